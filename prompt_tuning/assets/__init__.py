@@ -1,0 +1,8 @@
+"""Files that ship with the package: the model t5_mini and the data set reviews."""
+
+import importlib.resources
+
+
+def path(name: str) -> str:
+    """The path of an embedded file or folder, e.g. "t5_mini" or "reviews/train.tsv"."""
+    return str(importlib.resources.files(__name__) / name)

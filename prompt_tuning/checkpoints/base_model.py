@@ -1,0 +1,56 @@
+"""The frozen model, from whichever format INITIAL_CHECKPOINT_PATH points to."""
+
+import types
+
+from etils import epath
+
+from prompt_tuning import params
+from prompt_tuning.checkpoints import huggingface, t5x
+
+FORMATS = (t5x, huggingface)
+ORBAX_FILES = ("_CHECKPOINT_METADATA", "_METADATA", "commit_success.txt", "state")
+
+
+def load(path: epath.PathLike, abstract: params.Tree) -> tuple[dict, int | None]:
+    """Reads the weights that `abstract` lists, in its dtypes.
+
+    Args:
+      path: a folder in T5X's or Hugging Face's format.
+      abstract: nested dicts of jax.ShapeDtypeStruct.
+
+    Returns:
+      Nested dicts of numpy arrays, and the step where the format tells it.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+      ValueError: the format is not known, or the weights do not fit.
+    """
+    checkpoint = _format(path)
+    return checkpoint.load(path, abstract), checkpoint.read_step(path)
+
+
+def digest(path: epath.PathLike, abstract: params.Tree) -> str:
+    """Identity of the model: its folder's name, step, paths, shapes and dtypes.
+
+    The same wherever the folder lies.
+    """
+    step = _format(path).read_step(path)
+    return params.structure_digest(abstract, f"{epath.Path(path).name} {step}")
+
+
+def _format(path: epath.PathLike) -> types.ModuleType:
+    path = epath.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; check INITIAL_CHECKPOINT_PATH")
+    for checkpoint in FORMATS:
+        if checkpoint.is_checkpoint(path):
+            return checkpoint
+    if any((path / name).exists() for name in ORBAX_FILES):
+        raise ValueError(
+            f"{path} is an Orbax checkpoint, which is not read yet; INITIAL_CHECKPOINT_PATH can be "
+            "a Hugging Face model or a T5X checkpoint written with use_orbax=False"
+        )
+    raise ValueError(
+        f"{path} has neither a file `checkpoint` (T5X) nor `config.json` (Hugging Face); check "
+        "INITIAL_CHECKPOINT_PATH: T5X's folders are named checkpoint_<step>"
+    )

@@ -1,0 +1,337 @@
+"""T5 in Hugging Face's format: config.json, model.safetensors, tokenizer files.
+
+Facts about the format: torch stores a kernel as [outputs, inputs]; an output layer
+of its own (`lm_head.weight`) is present exactly when the logits are not tied.
+"""
+
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import leaves
+from prompt_tuning.models import network
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+STEP_KEY = "training_steps"
+ACTIVATIONS = {
+    "relu": ("relu",),
+    "gated-gelu": ("gelu", "linear"),
+    "gated-silu": ("silu", "linear"),
+}
+SIZES = {"vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers"}
+# Our path -> their name. [qkvo] is the first letter of query, key, value, out.
+NAMES = (
+    (r"token_embedder/embedding", "shared.weight"),
+    (r"decoder/logits_dense/kernel", "lm_head.weight"),
+    (
+        r"(\w+)/relpos_bias/rel_embedding",
+        r"\1.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    ),
+    (r"(\w+)/\1_norm/scale", r"\1.final_layer_norm.weight"),
+    (
+        r"encoder/layers_(\d+)/attention/([qkvo])\w+/kernel",
+        r"encoder.block.\1.layer.0.SelfAttention.\2.weight",
+    ),
+    (
+        r"encoder/layers_(\d+)/mlp/(\w+)/kernel",
+        r"encoder.block.\1.layer.1.DenseReluDense.\2.weight",
+    ),
+    (
+        r"encoder/layers_(\d+)/pre_attention_layer_norm/scale",
+        r"encoder.block.\1.layer.0.layer_norm.weight",
+    ),
+    (
+        r"encoder/layers_(\d+)/pre_mlp_layer_norm/scale",
+        r"encoder.block.\1.layer.1.layer_norm.weight",
+    ),
+    (
+        r"decoder/layers_(\d+)/self_attention/([qkvo])\w+/kernel",
+        r"decoder.block.\1.layer.0.SelfAttention.\2.weight",
+    ),
+    (
+        r"decoder/layers_(\d+)/encoder_decoder_attention/([qkvo])\w+/kernel",
+        r"decoder.block.\1.layer.1.EncDecAttention.\2.weight",
+    ),
+    (
+        r"decoder/layers_(\d+)/mlp/(\w+)/kernel",
+        r"decoder.block.\1.layer.2.DenseReluDense.\2.weight",
+    ),
+    (
+        r"decoder/layers_(\d+)/pre_self_attention_layer_norm/scale",
+        r"decoder.block.\1.layer.0.layer_norm.weight",
+    ),
+    (
+        r"decoder/layers_(\d+)/pre_cross_attention_layer_norm/scale",
+        r"decoder.block.\1.layer.1.layer_norm.weight",
+    ),
+    (
+        r"decoder/layers_(\d+)/pre_mlp_layer_norm/scale",
+        r"decoder.block.\1.layer.2.layer_norm.weight",
+    ),
+)
+# Some files hold the token embedding under these names too.
+EMBEDDING_COPIES = {
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    "lm_head.weight",
+}
+# In the first T5 1.0 files; no implementation ever used it.
+UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+
+
+def is_checkpoint(path: epath.PathLike) -> bool:
+    """Whether `path` is a folder with a config.json."""
+    return (epath.Path(path) / "config.json").exists()
+
+
+def read_step(path: epath.PathLike) -> int | None:
+    """The pre-training step, where this package wrote the checkpoint."""
+    return _read_json(epath.Path(path) / "config.json").get(STEP_KEY)
+
+
+def read_config(
+    path: epath.PathLike, *, dropout_rate: float = 0.0, dtype: str = "float32"
+) -> network.T5Config:
+    """The network that config.json and the weights describe.
+
+    Raises:
+      ValueError: a model that is not a T5 or a variant that the network does not have.
+    """
+    path = epath.Path(path)
+    config = _read_json(path / "config.json")
+    if missing := SIZES - config.keys():
+        raise ValueError(f"{path}/config.json lacks {sorted(missing)}; copy the model again")
+    kind, feed_forward = config.get("model_type"), config.get("feed_forward_proj", "relu")
+    if kind not in ("t5", "mt5") or feed_forward not in ACTIVATIONS:
+        raise ValueError(
+            f"{path}/config.json has model_type {kind!r} and feed_forward_proj "
+            f"{feed_forward!r}; supported are t5 and mt5 with {sorted(ACTIVATIONS)}: choose "
+            "another INITIAL_CHECKPOINT_PATH"
+        )
+    return network.T5Config(
+        vocab_size=config["vocab_size"],
+        embed_dim=config["d_model"],
+        num_heads=config["num_heads"],
+        head_dim=config["d_kv"],
+        mlp_dim=config["d_ff"],
+        num_encoder_layers=config["num_layers"],
+        num_decoder_layers=config.get("num_decoder_layers") or config["num_layers"],
+        mlp_activations=ACTIVATIONS[feed_forward],
+        dropout_rate=dropout_rate,
+        logits_via_embedding=_is_tied(path, config),
+        relative_attention_buckets=config.get("relative_attention_num_buckets", 32),
+        relative_attention_max_distance=config.get("relative_attention_max_distance", 128),
+        layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
+        dtype=dtype,
+    )
+
+
+def load(path: epath.PathLike, abstract: params_lib.Tree) -> dict:
+    """Reads the weights that `abstract` lists, in its dtypes.
+
+    Args:
+      path: folder with model.safetensors, or with its index and shards.
+      abstract: nested dicts of jax.ShapeDtypeStruct in our names.
+
+    Returns:
+      Nested dicts of numpy arrays.
+
+    Raises:
+      ValueError: weights are missing, surplus, of another shape, or a file is damaged.
+    """
+    path = epath.Path(path)
+    ours = {_their_name(name): name for name in params_lib.flatten(abstract)}
+    with _open_tensors(path) as stored:
+        for name in EMBEDDING_COPIES - ours.keys():
+            if _is_copy_of_embedding(stored, name):
+                del stored[name]
+        stored.pop(UNUSED, None)
+        found = {ours.get(name, name): leaf for name, leaf in stored.items()}
+        found = {
+            name: _transposed(leaf) if _is_transposed(name) else leaf
+            for name, leaf in found.items()
+        }
+        return leaves.read(found, abstract, str(path))
+
+
+def save(
+    path: epath.PathLike,
+    params: params_lib.Tree,
+    config: network.T5Config,
+    *,
+    vocabulary_file: epath.PathLike,
+    step: int,
+    dtype: str = "bfloat16",
+) -> None:
+    """Writes a model that transformers can load; the folder appears whole or not at all.
+
+    Args:
+      path: the folder to make.
+      params: all parameters of the network, without a prompt.
+      config: the network's sizes.
+      vocabulary_file: sentencepiece model; the tokenizer adds the 100 extra ids.
+      step: pre-training steps so far; `read_step` gives it back.
+      dtype: of the stored weights.
+
+    Raises:
+      FileExistsError: `path` exists.
+      ValueError: the format has no place for the network or its vocabulary.
+    """
+    path = epath.Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists; remove it or export to another folder")
+    special_ids = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+    texts = {
+        "config.json": _config_json(config, dtype) | special_ids | {STEP_KEY: step},
+        "generation_config.json": special_ids,
+        "tokenizer_config.json": {"tokenizer_class": "T5Tokenizer", "extra_ids": 100},
+    }
+    files = {name: (json.dumps(text, indent=2) + "\n").encode() for name, text in texts.items()}
+    files["spiece.model"] = epath.Path(vocabulary_file).read_bytes()
+    if b"<extra_id_0>" in files["spiece.model"]:
+        raise ValueError(
+            f"{vocabulary_file} holds its extra ids already; the exported tokenizer adds them: "
+            "set VOCABULARY_FILE to the model without them"
+        )
+    files[WEIGHTS] = safetensors.numpy.save(_their_tensors(params, dtype), {"format": "pt"})
+    _write_folder(path, files)
+
+
+def _write_folder(path: epath.Path, files: Mapping[str, bytes]) -> None:
+    temporary = path.parent / f"{path.name}.tmp"
+    if temporary.exists():
+        temporary.rmtree()
+    temporary.mkdir(parents=True)
+    for name, content in files.items():
+        (temporary / name).write_bytes(content)
+    temporary.rename(path)
+
+
+def _their_tensors(params: params_lib.Tree, dtype: str) -> dict[str, np.ndarray]:
+    tensors = {}
+    for name, leaf in params_lib.flatten(params).items():
+        array = np.asarray(leaf)
+        array = array.T if _is_transposed(name) else array
+        tensors[_their_name(name)] = np.asarray(array, jnp.dtype(dtype), order="C")
+    return tensors
+
+
+def _config_json(config: network.T5Config, dtype: str) -> dict:
+    feed_forward = {value: key for key, value in ACTIVATIONS.items()}
+    if config.mlp_activations not in feed_forward:
+        raise ValueError(
+            f"mlp_activations {config.mlp_activations} has no name in this format; "
+            f"it knows {sorted(feed_forward)}"
+        )
+    tied = config.logits_via_embedding
+    return {
+        "architectures": ["T5ForConditionalGeneration"],
+        "model_type": "t5",
+        "is_encoder_decoder": True,
+        "vocab_size": config.vocab_size,
+        "d_model": config.embed_dim,
+        "num_heads": config.num_heads,
+        "d_kv": config.head_dim,
+        "d_ff": config.mlp_dim,
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "feed_forward_proj": feed_forward[config.mlp_activations],
+        "dropout_rate": config.dropout_rate,
+        "tie_word_embeddings": tied,
+        "scale_decoder_outputs": tied,
+        "relative_attention_num_buckets": config.relative_attention_buckets,
+        "relative_attention_max_distance": config.relative_attention_max_distance,
+        "layer_norm_epsilon": config.layer_norm_epsilon,
+        "torch_dtype": dtype,
+    }
+
+
+def _their_name(path: str) -> str:
+    for pattern, template in NAMES:
+        if match := re.fullmatch(pattern, path):
+            return match.expand(template)
+    raise ValueError(f"parameter {path!r} has no place in a T5 of this format")
+
+
+def _is_transposed(path: str) -> bool:
+    return path.endswith(("/kernel", "/rel_embedding"))
+
+
+def _transposed(leaf: leaves.Leaf) -> leaves.Leaf:
+    return leaves.Leaf(leaf.shape[::-1], lambda: leaf.read().T)
+
+
+def _is_tied(path: epath.Path, config: dict) -> bool:
+    """Tied exactly when no other lm_head is stored; config.json must agree on the scaling."""
+    # transformers >= 5 writes tie_word_embeddings: true for every T5.
+    scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
+    with _open_tensors(path) as stored:
+        tied = "lm_head.weight" not in stored or (
+            scaled and _is_copy_of_embedding(stored, "lm_head.weight")
+        )
+    if tied != scaled:
+        raise ValueError(
+            f"{path}: lm_head.weight is {'absent' if tied else 'present'}, but config.json says "
+            f"that logits are {'scaled' if scaled else 'not scaled'}; the network scales tied "
+            "logits by 1/sqrt(D) and no others: mend scale_decoder_outputs in config.json or "
+            "choose another INITIAL_CHECKPOINT_PATH"
+        )
+    return tied
+
+
+def _is_copy_of_embedding(stored: dict[str, leaves.Leaf], name: str) -> bool:
+    return {name, "shared.weight"} <= stored.keys() and np.array_equal(
+        stored[name].read(), stored["shared.weight"].read()
+    )
+
+
+@contextlib.contextmanager
+def _open_tensors(path: epath.Path) -> Iterator[dict[str, leaves.Leaf]]:
+    """{name: leaf} over all weight files, which stay open meanwhile."""
+    if (path / INDEX).exists():
+        files = sorted(set(_read_json(path / INDEX)["weight_map"].values()))
+    else:
+        files = [WEIGHTS]
+    stored = {}
+    with contextlib.ExitStack() as stack:
+        for name in files:
+            if not (path / name).exists():
+                raise FileNotFoundError(
+                    f"{path / name} is missing; INITIAL_CHECKPOINT_PATH must be a folder with "
+                    f"{WEIGHTS} (convert pytorch_model.bin with transformers)"
+                )
+            local = stack.enter_context(_local(path / name))
+            try:
+                file = stack.enter_context(safetensors.safe_open(local, framework="numpy"))
+            except safetensors.SafetensorError as error:
+                raise ValueError(f"{path / name} is damaged ({error}); copy it again") from error
+            for key in file.keys():  # noqa: SIM118, it is not a mapping
+                shape = tuple(file.get_slice(key).get_shape())
+                stored[key] = leaves.Leaf(shape, lambda f=file, k=key: f.get_tensor(k))
+        yield stored
+
+
+@contextlib.contextmanager
+def _local(path: epath.Path) -> Iterator[str]:
+    """The file itself, or a copy while it is needed: safetensors maps local files only."""
+    if "://" not in str(path):
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield str(path.copy(epath.Path(folder) / path.name))
+
+
+def _read_json(path: epath.Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error

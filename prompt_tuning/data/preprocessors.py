@@ -1,0 +1,177 @@
+"""tf.data transformations of examples: text formats and pre-training objectives."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import seqio
+import tensorflow as tf
+
+
+def glue(
+    dataset: tf.data.Dataset, benchmark_name: str, label_names: Sequence[str]
+) -> tf.data.Dataset:
+    """T5's text format of a GLUE task: "BENCHMARK KEY: VALUE KEY: VALUE" -> the label's name.
+
+    Keys are in order of the alphabet, without idx and label; label -1, of a test split
+    without answers, becomes "<unk>".
+    """
+    names = tf.constant(["<unk>", *label_names])
+
+    def convert(example):
+        parts = [benchmark_name]
+        for key in sorted(example.keys() - {"idx", "label"}):
+            parts += [f"{key}:", example[key]]
+        return {
+            "inputs": tf.strings.join(parts, separator=" "),
+            "targets": tf.gather(names, example["label"] + 1),
+            "idx": example["idx"],
+        }
+
+    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def remove_first_text_token(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Takes the first word, which names the task, off the inputs."""
+
+    def convert(example):
+        return {**example, "inputs": tf.strings.regex_replace(example["inputs"], r"^\S+\s", "")}
+
+    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def concatenate_and_chunk(dataset: tf.data.Dataset, length: int, eos_id: int) -> tf.data.Dataset:
+    """Joins all documents, EOS after each, and cuts them to chunks of `length` tokens.
+
+    Args:
+      dataset: of {"targets": int32[N]} documents.
+      length: of a chunk; what is left at the very end is dropped.
+      eos_id: the token between documents.
+    """
+
+    def cut(rest, documents):
+        ended = tf.concat([documents, tf.fill([documents.nrows(), 1], eos_id)], axis=1)
+        tokens = tf.concat([rest, ended.flat_values], axis=0)
+        whole = tf.size(tokens) // length * length
+        return tokens[whole:], {"targets": tf.reshape(tokens[:whole], [-1, length])}
+
+    # Several documents at once, for speed: they may be single sentences.
+    documents = dataset.map(lambda example: example["targets"]).ragged_batch(64)
+    return documents.scan(tf.zeros([0], tf.int32), cut).unbatch()
+
+
+def span_corruption(
+    dataset: tf.data.Dataset,
+    sequence_length: Mapping[str, int],
+    output_features: Mapping[str, seqio.Feature],
+    noise_density: float = 0.15,
+    mean_span_length: float = 3.0,
+) -> tf.data.Dataset:
+    """T5's objective (Raffel et al., 2020, section 3.1.4) on running text.
+
+    Each noise span becomes one sentinel in the inputs; the targets are each sentinel
+    followed by its span, and one more sentinel. Sentinel i is the i-th id from the
+    vocabulary's end. Chunks are as long as `sequence_length` lets them be; EOS is to be
+    appended later.
+
+    Args:
+      dataset: of {"targets": int32[N]} documents.
+      sequence_length: of inputs and targets, with sentinels and EOS.
+      output_features: their vocabulary has the sentinels.
+      noise_density: share of tokens to be predicted.
+      mean_span_length: of noise spans, in tokens.
+    """
+    count = functools.partial(_noise_counts, noise_density, mean_span_length)
+    length = _longest_chunk(count, sequence_length)
+    noise, spans = count(length)
+    vocabulary = output_features["targets"].vocabulary
+    last = f"<extra_id_{spans}>"
+    if vocabulary.decode([vocabulary.vocab_size - 1 - spans]).strip() != last:
+        raise ValueError(
+            f"span corruption of {length} tokens needs the sentinels <extra_id_0> to {last} at the "
+            "vocabulary's end, which it lacks; set EXTRA_IDS, or a shorter TASK_FEATURE_LENGTHS"
+        )
+    chunks = concatenate_and_chunk(dataset, length, vocabulary.eos_id)
+    return _corrupt(chunks, length, noise, spans, vocabulary.vocab_size)
+
+
+def _noise_counts(density: float, mean_span_length: float, length: int) -> tuple[int, int]:
+    """(noise tokens, noise spans) of a chunk; each kind of span has at least one token."""
+    noise = min(max(round(length * density), 1), length - 1)
+    return noise, min(max(round(noise / mean_span_length), 1), length - noise)
+
+
+def _longest_chunk(count, sequence_length: Mapping[str, int]) -> int:
+    """The longest chunk that fits after corruption."""
+
+    def fits(length):
+        noise, spans = count(length)
+        inputs, targets = length - noise + spans + 1, noise + spans + 2
+        return inputs <= sequence_length["inputs"] and targets <= sequence_length["targets"]
+
+    if not fits(2):
+        raise ValueError(
+            f"TASK_FEATURE_LENGTHS {dict(sequence_length)} has no room for a corrupted span; "
+            "expected at least {'inputs': 3, 'targets': 4}"
+        )
+    length = 2
+    while fits(length + 1):
+        length += 1
+    return length
+
+
+@seqio.map_over_dataset(num_seeds=2)
+def _corrupt(example, length: int, noise: int, spans: int, vocabulary_size: int, seeds=None):
+    tokens = example["targets"]
+    kept_lengths = _random_partition(length - noise, spans, seeds[0])
+    noise_lengths = _random_partition(noise, spans, seeds[1])
+    lengths = tf.reshape(tf.stack([kept_lengths, noise_lengths], axis=1), [-1])
+    is_noise = tf.repeat(tf.tile([False, True], [spans]), lengths)
+    starts = tf.concat([[False], is_noise[1:] & ~is_noise[:-1]], axis=0)
+    sentinels = vocabulary_size - tf.range(spans + 1, dtype=tf.int32) - 1
+    spans_of_noise = tf.RaggedTensor.from_row_lengths(tokens[is_noise], noise_lengths)
+    answers = tf.concat([sentinels[:spans, tf.newaxis], spans_of_noise], axis=1).flat_values
+    marked = tf.tensor_scatter_nd_update(tokens, tf.where(starts), sentinels[:spans])
+    return {
+        "inputs": marked[~is_noise | starts],
+        "targets": tf.concat([answers, sentinels[spans:]], axis=0),
+    }
+
+
+def _random_partition(total: int, parts: int, seed: tf.Tensor) -> tf.Tensor:
+    """int32[parts] positive lengths that sum to `total`, each way equally likely."""
+    gaps = tf.random.experimental.stateless_shuffle(tf.range(1, total), seed)
+    edges = tf.concat([[0], tf.sort(gaps[: parts - 1]), [total]], axis=0)
+    return edges[1:] - edges[:-1]
+
+
+def prefix_lm(
+    dataset: tf.data.Dataset,
+    sequence_length: Mapping[str, int],
+    output_features: Mapping[str, seqio.Feature],
+) -> tf.data.Dataset:
+    """Running text cut in two at random: go on from the inputs with the targets.
+
+    A chunk is as long as the longer of inputs and targets, less their EOS, which is to be
+    appended later. The cut is uniform over the places where both sides fit.
+
+    Args:
+      dataset: of {"targets": int32[N]} documents.
+      sequence_length: of inputs and targets, with EOS.
+      output_features: their vocabulary says which id is EOS.
+    """
+    inputs, targets = (sequence_length[name] - 1 for name in ("inputs", "targets"))
+    length = max(inputs, targets)
+    if min(inputs, targets) < 1 or length < 2:
+        raise ValueError(
+            f"TASK_FEATURE_LENGTHS {dict(sequence_length)} has no room for a prefix and the rest; "
+            "expected at least {'inputs': 3, 'targets': 2}"
+        )
+    eos_id = output_features["targets"].vocabulary.eos_id
+    chunks = concatenate_and_chunk(dataset, length, eos_id)
+    return _split(chunks, max(1, length - targets), min(length - 1, inputs))
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def _split(example, first: int, last: int, seed=None):
+    place = tf.random.stateless_uniform([], seed, first, last + 1, tf.int32)
+    return {"inputs": example["targets"][:place], "targets": example["targets"][place:]}

@@ -1,0 +1,121 @@
+"""Where examples come from: a registered seqio task, your own files, or running text."""
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Mapping, Sequence
+
+from prompt_tuning.data import vocabularies
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSource:
+    """A registered seqio task or mixture, or your own files.
+
+    Attributes:
+      name: MIXTURE_OR_TASK_NAME, or None where files are given.
+      module: MIXTURE_OR_TASK_MODULE, imported first so that it can register the task.
+      train_file: TRAIN_FILE, a TSV, CSV or JSONL file, gzip too.
+      eval_file: EVAL_FILE, read as the split "validation".
+      infer_file: INFER_FILE, read as the split "infer"; needs no target.
+      input_template: INPUT_TEMPLATE, e.g. "sst2 sentence: {sentence}".
+      target_column: TARGET_COLUMN.
+      label_map: LABEL_MAP from what the file says to what the model shall answer.
+    """
+
+    name: str | None = None
+    module: str | None = None
+    train_file: str | None = None
+    eval_file: str | None = None
+    infer_file: str | None = None
+    input_template: str = "{text}"
+    target_column: str = "label"
+    label_map: Mapping[str, str] | None = None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that are given, by setting."""
+        files = {
+            "TRAIN_FILE": self.train_file,
+            "EVAL_FILE": self.eval_file,
+            "INFER_FILE": self.infer_file,
+        }
+        return {setting: file for setting, file in files.items() if file}
+
+    def open(self, vocabulary: vocabularies.SentencePiece):
+        """The seqio task or mixture, tokenising with `vocabulary`.
+
+        Raises:
+          ValueError: neither or both of a name and files, or an unknown name.
+        """
+        if self.name and self.files:
+            raise ValueError(
+                f"both MIXTURE_OR_TASK_NAME ({self.name}) and {sorted(self.files)} are set; set one"
+            )
+        if self.files:
+            from prompt_tuning.data import files
+
+            return files.file_task(
+                vocabulary=vocabulary.for_seqio(),
+                train_file=self.train_file,
+                eval_file=self.eval_file,
+                infer_file=self.infer_file,
+                input_template=self.input_template,
+                target_column=self.target_column,
+                label_map=self.label_map,
+            )
+        if not self.name:
+            raise ValueError(
+                "no data: set MIXTURE_OR_TASK_NAME (with MIXTURE_OR_TASK_MODULE), "
+                "or TRAIN_FILE / EVAL_FILE / INFER_FILE"
+            )
+        return self._registered()
+
+    def _registered(self):
+        import seqio
+
+        if self.module:
+            try:
+                importlib.import_module(self.module)
+            except ModuleNotFoundError as error:
+                raise ValueError(
+                    f"MIXTURE_OR_TASK_MODULE {self.module!r} cannot be imported: {error}"
+                ) from error
+        names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+        if self.name not in names:
+            nearest = difflib.get_close_matches(self.name, names, n=3)
+            raise ValueError(
+                f"MIXTURE_OR_TASK_NAME {self.name!r} is no registered task or mixture"
+                + (f"; nearest: {', '.join(nearest)}" if nearest else "")
+                + "; set MIXTURE_OR_TASK_MODULE to the module that registers it"
+            )
+        return seqio.get_mixture_or_task(self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSource:
+    """Running text to pre-train on, with text-to-text examples beside it if given.
+
+    Attributes:
+      text_files: TEXT_FILES, paths or patterns of .txt or .jsonl ("text") files.
+      objectives: (objective, rate) pairs; objectives: span_corruption, prefix_lm.
+      train_file: TRAIN_FILE of text-to-text examples (JSONL with inputs and targets).
+      train_file_rate: their rate in the mixture.
+    """
+
+    text_files: Sequence[str]
+    objectives: Sequence[tuple[str, float]]
+    train_file: str | None = None
+    train_file_rate: float = 1.0
+
+    def open(self, vocabulary: vocabularies.SentencePiece):
+        """The seqio mixture."""
+        from prompt_tuning.data.tasks import text
+
+        return text.pretraining_mixture(
+            vocabulary=vocabulary.for_seqio(),
+            text_files=self.text_files,
+            objectives=self.objectives,
+            train_file=self.train_file,
+            train_file_rate=self.train_file_rate,
+        )

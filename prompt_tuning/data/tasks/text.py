@@ -1,0 +1,112 @@
+"""Running text to pre-train on, in files of your own."""
+
+import functools
+from collections.abc import Sequence
+
+import seqio
+from etils import epath
+
+from prompt_tuning.data import features, files, in_memory, preprocessors
+
+OBJECTIVES = {
+    "span_corruption": preprocessors.span_corruption,
+    "prefix_lm": preprocessors.prefix_lm,
+}
+VALIDATION_EVERY = 200
+
+
+def read_documents(text_files: Sequence[str]) -> in_memory.InMemory:
+    """The documents of files: each non-empty line of .txt, "text" of each line of .jsonl.
+
+    Every 200th document is split "validation", the others are "train".
+
+    Args:
+      text_files: TEXT_FILES, paths or patterns such as "corpus/*.jsonl"; .gz too.
+
+    Raises:
+      FileNotFoundError, ValueError: with file, line and the setting to mend.
+    """
+    documents = [
+        {"targets": text} for path in _paths(text_files) for text in _file_documents(path) if text
+    ]
+    if not documents:
+        raise ValueError(f"TEXT_FILES {list(text_files)} hold no text")
+    validation = documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]
+    del documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]
+    splits = {"train": documents, "validation": validation}
+    return in_memory.InMemory({split: some for split, some in splits.items() if some})
+
+
+def _paths(text_files: Sequence[str]) -> list[str]:
+    if isinstance(text_files, str):
+        raise ValueError(f"TEXT_FILES is {text_files!r}; expected a list, [{text_files!r}]")
+    paths = []
+    for pattern in map(epath.Path, text_files):
+        found = sorted(pattern.parent.glob(pattern.name))
+        if not found:
+            raise FileNotFoundError(f"TEXT_FILES {pattern} matches no file")
+        paths += map(str, found)
+    return paths
+
+
+def _file_documents(path: str) -> list[str]:
+    if path.removesuffix(".gz").endswith(".txt"):
+        return [line.strip() for line in files.read_text(path, "TEXT_FILES").split("\n")]
+    return [
+        files.column(row, "text", f"TEXT_FILES {path}, line {number}", "TEXT_FILES")
+        for number, row in files.read_rows(path, "TEXT_FILES")
+    ]
+
+
+def text_task(
+    objective: str, documents: seqio.DataSource, vocabulary: seqio.Vocabulary
+) -> seqio.Task:
+    """A task, not registered and named after its objective, on `documents`.
+
+    Args:
+      objective: span_corruption or prefix_lm.
+      documents: of {"targets": text}; see `read_documents`.
+      vocabulary: the model's.
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(f"OBJECTIVES has {objective!r}; expected one of {', '.join(OBJECTIVES)}")
+    return seqio.Task(
+        objective,
+        source=documents,
+        preprocessors=[
+            functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
+            OBJECTIVES[objective],
+            seqio.preprocessors.append_eos_after_trim,
+        ],
+        output_features=features.features(vocabulary),
+    )
+
+
+def pretraining_mixture(
+    *,
+    vocabulary: seqio.Vocabulary,
+    text_files: Sequence[str],
+    objectives: Sequence[tuple[str, float]],
+    train_file: str | None = None,
+    train_file_rate: float = 1.0,
+) -> seqio.Mixture:
+    """Objectives on running text, and text-to-text examples beside them, at given rates.
+
+    Args:
+      vocabulary: the model's.
+      text_files: see `read_documents`.
+      objectives: (name, rate) pairs.
+      train_file: rows with "inputs" and "targets"; see `files.read_examples`.
+      train_file_rate: rate of these rows.
+    """
+    documents = read_documents(text_files)
+    tasks = [(text_task(name, documents, vocabulary), rate) for name, rate in objectives]
+    if train_file:
+        examples = files.file_task(
+            vocabulary=vocabulary,
+            train_file=train_file,
+            input_template="{inputs}",
+            target_column="targets",
+        )
+        tasks.append((examples, train_file_rate))
+    return seqio.Mixture("pretraining", tasks)

@@ -1,0 +1,158 @@
+"""Adafactor as T5X and the paper use it, learning-rate schedules, freezing.
+
+optax.adafactor is close but not equal: its decay counts from another step, it
+multiplies weight decay by the learning rate, and it cannot start at step
+1,100,000 as prompt tuning of an LM-adapted checkpoint does.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from prompt_tuning import params as params_lib
+
+Schedule = Callable[[Array], Array]
+MIN_DIM_TO_FACTOR = 128
+
+
+class AdafactorState(NamedTuple):
+    """`step` is absolute; `v` is full, or {"row", "column"} where factored."""
+
+    step: Array
+    v: dict
+
+
+def learning_rate_schedule(
+    factors: str = "constant",
+    base_learning_rate: float = 0.3,
+    warmup_steps: int = 1000,
+    decay_steps: int = 100_000,
+) -> Schedule:
+    """The product of named factors, as T5X's create_learning_rate_scheduler.
+
+    Args:
+      factors: names joined by "*": constant, linear_warmup (rises to 1 over
+        `warmup_steps`), rsqrt_decay (1/sqrt(max(step, warmup_steps))),
+        linear_decay (falls from 1 after warm-up to 0 at `decay_steps`).
+      base_learning_rate: the value of "constant".
+      warmup_steps: see above.
+      decay_steps: see above.
+    """
+    known: dict[str, Schedule] = {
+        "constant": lambda step: jnp.asarray(base_learning_rate, jnp.float32),
+        "linear_warmup": lambda step: jnp.minimum(1.0, step / warmup_steps),
+        "rsqrt_decay": lambda step: jax.lax.rsqrt(jnp.maximum(step, warmup_steps * 1.0)),
+        "linear_decay": lambda step: jnp.clip(
+            (decay_steps - step) / max(decay_steps - warmup_steps, 1), 0.0, 1.0
+        ),
+    }
+    names = [name.strip() for name in factors.split("*")]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"unknown learning rate factor {unknown}; known: {sorted(known)}")
+
+    def schedule(step: Array) -> Array:
+        step = jnp.asarray(step, jnp.float32)
+        rate = jnp.asarray(1.0, jnp.float32)
+        for name in names:
+            rate = rate * known[name](step)
+        return rate
+
+    return schedule
+
+
+def adafactor(
+    learning_rate: float | Schedule,
+    *,
+    start_step: int = 0,
+    decay_rate: float = 0.8,
+    clipping_threshold: float = 1.0,
+    weight_decay_rate: float = 0.0,
+    multiply_by_parameter_scale: bool = False,
+    factored: bool = False,
+    epsilon1: float = 1e-30,
+    epsilon2: float = 1e-3,
+) -> optax.GradientTransformation:
+    """Adafactor (Shazeer & Stern, 2018) with T5X's conventions.
+
+    At absolute step t, counted from `start_step`: β = 1 − (t + 1)^−decay_rate;
+    v ← β v + (1 − β)(g² + ε1); u = g / sqrt(v), divided by max(1, RMS(u) / clipping);
+    p ← p − rate(t) u [max(ε2, RMS(p)) if scaled by the parameter] − weight_decay_rate p.
+    With a large `start_step` and v = 0, β is almost 1 and u is clipped for tens of
+    thousands of steps: each step moves p by an RMS of exactly the learning rate.
+
+    Args:
+      learning_rate: a number, or a function of the absolute step.
+      start_step: the step of the checkpoint that training goes on from.
+      decay_rate: see above.
+      clipping_threshold: largest RMS of an update, before the learning rate.
+      weight_decay_rate: not multiplied by the learning rate.
+      multiply_by_parameter_scale: T5's setting for pre-training.
+      factored: keeps row and column means of v for matrices of 128 × 128 and above.
+      epsilon1: see above.
+      epsilon2: see above.
+    """
+    schedule = learning_rate if callable(learning_rate) else lambda step: learning_rate
+
+    def is_factored(p: Array) -> bool:
+        return factored and p.ndim == 2 and min(p.shape) >= MIN_DIM_TO_FACTOR
+
+    def first_v(p: Array):
+        if is_factored(p):
+            return {"row": jnp.zeros(p.shape[0]), "column": jnp.zeros(p.shape[1])}
+        return jnp.zeros(p.shape, jnp.float32)
+
+    def init(params) -> AdafactorState:
+        return AdafactorState(jnp.asarray(start_step, jnp.int32), jax.tree.map(first_v, params))
+
+    def update(gradients, state, params):
+        beta = 1.0 - (state.step.astype(jnp.float32) + 1.0) ** -decay_rate
+        rate = schedule(state.step)
+
+        def blend(old, new):
+            return beta * old + (1.0 - beta) * new
+
+        def one(g, v, p):
+            g, p = g.astype(jnp.float32), p.astype(jnp.float32)
+            square = g * g + epsilon1
+            if is_factored(p):
+                row = blend(v["row"], jnp.mean(square, axis=1))
+                column = blend(v["column"], jnp.mean(square, axis=0))
+                v = {"row": row, "column": column}
+                scale = jax.lax.rsqrt(row / jnp.mean(row))[:, None] * jax.lax.rsqrt(column)[None]
+            else:
+                v = blend(v, square)
+                scale = jax.lax.rsqrt(v)
+            u = g * scale
+            u = u / jnp.maximum(1.0, _rms(u) / clipping_threshold)
+            size = jnp.maximum(epsilon2, _rms(p)) if multiply_by_parameter_scale else 1.0
+            return -rate * size * u - weight_decay_rate * p, v
+
+        leaves, tree = jax.tree.flatten(gradients)
+        rows = zip(leaves, tree.flatten_up_to(state.v), tree.flatten_up_to(params), strict=True)
+        updates, v = zip(*(one(*row) for row in rows), strict=True)
+        return tree.unflatten(updates), AdafactorState(state.step + 1, tree.unflatten(v))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _rms(x: Array) -> Array:
+    return jnp.sqrt(jnp.mean(jnp.square(x)))
+
+
+def for_trainable(
+    optimizer: optax.GradientTransformation, trainable: tuple[str, ...]
+) -> optax.GradientTransformation:
+    """`optimizer` for what a pattern of `trainable` matches; nothing else moves.
+
+    Our trainer hands it only trainable leaves; under a trainer that differentiates
+    the whole model the frozen leaves get zero updates and no slots.
+    """
+
+    return optax.multi_transform(
+        {params_lib.TRAINABLE: optimizer, params_lib.FROZEN: optax.set_to_zero()},
+        lambda tree: params_lib.trainable_labels(tree, trainable),
+    )

@@ -1,0 +1,101 @@
+"""The mesh of devices, and which dimension of what lies along which of its axes.
+
+The mesh is data × model. Parameters and activations carry logical axis names; the
+rules, T5X's, send them to mesh axes.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+DATA, MODEL = "data", "model"
+RULES: tuple[tuple[str, str | None], ...] = (
+    ("batch", DATA),
+    ("vocab", MODEL),
+    ("mlp", MODEL),
+    ("heads", MODEL),
+    ("joined_kv", MODEL),
+    ("embed", None),
+    ("kv", None),
+    ("relpos_buckets", None),
+    ("length", None),
+    ("embed_activations", None),
+    # Replicated, so that a prompt is always one small file.
+    ("prompt", None),
+    ("prompt_embed", None),
+)
+
+
+def make_mesh(num_partitions: int = 1) -> Mesh:
+    """All devices as (devices / num_partitions) × num_partitions.
+
+    Raises:
+      ValueError: `num_partitions` (NUM_PARTITIONS) does not divide the devices.
+    """
+    devices = jax.device_count()
+    if num_partitions < 1 or devices % num_partitions:
+        raise ValueError(
+            f"NUM_PARTITIONS is {num_partitions}; expected a divisor of the {devices} devices"
+        )
+    shape = (devices // num_partitions, num_partitions)
+    # Linen's logical constraints need axes that the compiler may shard by itself.
+    return jax.make_mesh(shape, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def activation_dtype() -> str:
+    """The dtype that the devices compute fastest in: float32 on a CPU, else bfloat16."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh) -> Iterator[None]:
+    """Within it, logical axis names of activations mean axes of this mesh."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        yield
+
+
+def shardings(boxed: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """A sharding for each parameter.
+
+    Args:
+      boxed: abstract parameters with their logical axes (model.abstract_params()).
+      mesh: the devices.
+
+    Returns:
+      The tree of NamedSharding. A dimension that the mesh does not divide is replicated.
+    """
+    specs = nn.logical_to_mesh(nn.get_partition_spec(boxed), RULES)
+
+    def sharding(leaf, spec: PartitionSpec) -> NamedSharding:
+        axes = [
+            axis if axis is not None and leaf.shape[i] % mesh.shape[axis] == 0 else None
+            for i, axis in enumerate(spec)
+        ]
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    return jax.tree.map(sharding, nn.unbox(boxed), specs)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch_size(rows: int, mesh: Mesh, setting: str = "BATCH_SIZE") -> None:
+    """Raises ValueError where the mesh cannot divide a batch."""
+    shards = mesh.shape[DATA]
+    if rows % shards:
+        raise ValueError(
+            f"{setting} is {rows}; expected a multiple of the {shards} data-parallel shards of the "
+            f"mesh {dict(mesh.shape)}; set {setting} or NUM_PARTITIONS"
+        )
+
+
+def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts a batch on the mesh, its rows along the data axis."""
+    return jax.device_put(dict(batch), NamedSharding(mesh, PartitionSpec(DATA)))

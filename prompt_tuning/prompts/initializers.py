@@ -1,0 +1,123 @@
+"""How a prompt starts (paper section 3.2): each is a frozen dataclass that makes [P, D].
+
+All see the embedding of the loaded model, so none reads the checkpoint a second time.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Encode = Callable[[str], Sequence[int]]
+POPULATION = 5000
+
+
+class Initializer(Protocol):
+    """(rng, P, token embedding [V, D], text -> ids) -> [P, D] float32."""
+
+    def __call__(
+        self, rng: Array, length: int, embedding: Float[Array, "V D"], encode: Encode
+    ) -> Float[Array, "P D"]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomUniform:
+    """U[−scale, scale], the paper's random start; far from the embeddings, and slow to learn."""
+
+    scale: float = 0.5
+
+    def __call__(self, rng, length, embedding, encode):
+        """See Initializer."""
+        shape = (length, embedding.shape[1])
+        return jax.random.uniform(rng, shape, jnp.float32, -self.scale, self.scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledVocabulary:
+    """Rows drawn from the first `population` of the embedding, the most common pieces.
+
+    Without replacement as long as there are enough.
+    """
+
+    population: int = POPULATION
+
+    def __post_init__(self):
+        if self.population < 1:
+            raise ValueError(f"population is {self.population}; expected at least 1")
+
+    def __call__(self, rng, length, embedding, encode):
+        """See Initializer."""
+        rows = min(self.population, embedding.shape[0])
+        ids = jax.random.choice(rng, rows, (length,), replace=length > rows)
+        return jnp.take(embedding, ids, axis=0).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassLabels:
+    """Row i is the mean embedding of the pieces of label i; the other rows are sampled.
+
+    Attributes:
+      labels: CLASS_LABELS, what the model shall answer; none makes this SampledVocabulary.
+      population: see SampledVocabulary.
+    """
+
+    labels: Sequence[str] = ()
+    population: int = POPULATION
+
+    def __call__(self, rng, length, embedding, encode):
+        """See Initializer."""
+        if isinstance(self.labels, str):
+            raise ValueError(f"CLASS_LABELS is the string {self.labels!r}; expected a list of strings")
+        if len(self.labels) > length:
+            raise ValueError(
+                f"CLASS_LABELS has {len(self.labels)} labels, the prompt only {length} tokens; "
+                f"set PROMPT_LENGTH to at least {len(self.labels)}"
+            )
+        prompt = SampledVocabulary(self.population)(rng, length, embedding, encode)
+        for row, label in enumerate(self.labels):
+            pieces = jnp.asarray(encode(label), jnp.int32)
+            if not pieces.size:
+                raise ValueError(f"label {label!r} of CLASS_LABELS has no piece in the vocabulary")
+            mean = jnp.mean(jnp.take(embedding, pieces, axis=0).astype(jnp.float32), axis=0)
+            prompt = prompt.at[row].set(mean)
+        return prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class String:
+    """Row i is the embedding of piece i of a text; the rows behind it are sampled."""
+
+    text: str
+    population: int = POPULATION
+
+    def __call__(self, rng, length, embedding, encode):
+        """See Initializer."""
+        pieces = jnp.asarray(encode(self.text), jnp.int32)
+        if pieces.size > length:
+            raise ValueError(
+                f"PROMPT_TEXT has {pieces.size} pieces, the prompt only {length} tokens; "
+                f"set PROMPT_LENGTH to at least {pieces.size}, or a shorter text"
+            )
+        prompt = SampledVocabulary(self.population)(rng, length, embedding, encode)
+        rows = jnp.take(embedding, pieces, axis=0).astype(jnp.float32)
+        return prompt.at[: pieces.size].set(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class FromArray:
+    """A prompt that is there already, such as one read from PROMPT_FILE."""
+
+    array: Float[Array, "P D"]
+
+    def __call__(self, rng, length, embedding, encode):
+        """See Initializer."""
+        wanted = (length, embedding.shape[1])
+        if tuple(self.array.shape) != wanted:
+            raise ValueError(
+                f"the prompt of PROMPT_FILE is {tuple(self.array.shape)}, the model expects {wanted}; "
+                "set PROMPT_LENGTH, or the model that it was trained with"
+            )
+        return jnp.asarray(self.array, jnp.float32)

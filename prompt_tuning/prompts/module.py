@@ -1,0 +1,43 @@
+"""The prompt: a table of vectors that stand for the ids beyond the vocabulary."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+PATH = "encoder/prompt/prompt"
+
+
+class Prompt(nn.Module):
+    """Fills the rows of soft tokens (paper section 2).
+
+    Soft id 0 is row 0 of the table, and so on. A table may hold several prompts:
+    `num_prompts` of `length` rows each, prompt i in rows i·length to (i+1)·length.
+
+    Attributes:
+      length: P, soft tokens of one prompt.
+      num_prompts: prompts in the table.
+      initializer: (rng, shape, dtype) -> array, for a table made with the model. The
+        trainer replaces it by an initializer that sees the token embedding.
+    """
+
+    length: int
+    num_prompts: int = 1
+    initializer: Callable = nn.initializers.uniform(0.5)
+
+    @nn.compact
+    def __call__(
+        self, soft_ids: Int[Array, "B S"], x: Float[Array, "B S D"]
+    ) -> Float[Array, "B S D"]:
+        """Replaces x where soft_ids >= 0 by the rows they name."""
+        rows = self.length * self.num_prompts
+        axes = ("prompt", "prompt_embed")
+        table = self.param(
+            "prompt",
+            nn.with_logical_partitioning(self.initializer, axes),
+            (rows, x.shape[-1]),
+            jnp.float32,
+        )
+        vectors = jnp.take(table, jnp.clip(soft_ids, 0, rows - 1), axis=0).astype(x.dtype)
+        return jnp.where((soft_ids >= 0)[..., None], vectors, x)

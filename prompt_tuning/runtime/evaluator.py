@@ -1,0 +1,141 @@
+"""Answers the examples of tasks and computes the tasks' metrics."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from prompt_tuning import partitioning
+from prompt_tuning.data import pipeline, vocabularies
+from prompt_tuning.models import model as model_lib
+from prompt_tuning.prompts import initializers
+from prompt_tuning.runtime import reporting, state
+
+
+class Answerer:
+    """Compiled `predict` and `score` of a model, for batches of numpy arrays."""
+
+    def __init__(self, loaded: state.LoadedModel, seed: int = 0):
+        """`seed` matters where the decoder samples."""
+        self._loaded, self._seed = loaded, seed
+        model = loaded.model
+        self._predict = jax.jit(model.predict, static_argnums=2)
+        self._score = jax.jit(model.score)
+
+    def predict(self, params, batch, max_length: int, index: int = 0) -> tuple[np.ndarray, ...]:
+        """Tokens [B, N, L] and scores [B, N] of a batch; `index` varies the randomness."""
+        rng = jax.random.fold_in(jax.random.key(self._seed), index)
+        with partitioning.use(self._loaded.mesh):
+            ids = partitioning.place_batch(batch, self._loaded.mesh)["encoder_input_tokens"]
+            return jax.device_get(self._predict(params, ids, max_length, rng))
+
+    def score(self, params, batch) -> np.ndarray:
+        """Log-likelihood [B] of the targets."""
+        with partitioning.use(self._loaded.mesh):
+            placed = partitioning.place_batch(batch, self._loaded.mesh)
+            return jax.device_get(self._score(params, placed))
+
+    def answers(
+        self, params, task: pipeline.EvaluationTask, batch_size: int
+    ) -> tuple[list[str], list[float] | None]:
+        """The best decode of each example as text, and target scores where a metric wants them."""
+        texts: list[str] = []
+        scores: list[float] = []
+        for i, batch in enumerate(task.batches(batch_size, self._loaded.soft_ids)):
+            tokens, _ = self.predict(params, batch, task.lengths.targets, i)
+            texts += [self._loaded.vocabulary.decode(row[0]) for row in tokens]
+            if task.needs_scores:
+                scores += [float(x) for x in self.score(params, batch)]
+        count = len(task.examples)
+        return texts[:count], scores[:count] if task.needs_scores else None
+
+
+def evaluate_tasks(
+    answerer: Answerer,
+    params,
+    tasks: Sequence[pipeline.EvaluationTask],
+    batch_size: int,
+    *,
+    output_dir: epath.PathLike | None = None,
+    step: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Metrics of each task; with `output_dir` also the answers, one JSON line an example."""
+    results = {}
+    for task in tasks:
+        texts, scores = answerer.answers(params, task, batch_size)
+        results[task.name] = task.metrics(texts, scores)
+        targets = {pipeline.text_of(e, "targets") for e in task.examples}
+        if len(texts) > 1 and len(targets) > 1 and len(set(texts)) == 1:
+            logging.warning(
+                "%s: every answer is %r (%d examples); the prompt has not learned to tell them apart",
+                task.name, texts[0], len(texts),
+            )  # fmt: skip
+        if output_dir is not None:
+            lines = [
+                json.dumps(
+                    {
+                        "input": pipeline.text_of(example, "inputs"),
+                        "target": pipeline.text_of(example, "targets"),
+                        "prediction": text,
+                    }
+                )
+                for example, text in zip(task.examples, texts, strict=True)
+            ]
+            name = f"{task.name}-{step:06d}.jsonl"
+            reporting.write_text(epath.Path(output_dir) / name, "\n".join(lines) + "\n")
+    return results
+
+
+def majority_share(task: pipeline.EvaluationTask) -> float:
+    """Percent of the most common target: what always answering it would score."""
+    counts = Counter(pipeline.text_of(e, "targets") for e in task.examples)
+    return 100 * max(counts.values()) / max(len(task.examples), 1)
+
+
+def evaluate(
+    *,
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.SentencePiece,
+    checkpoint: str,
+    prompt_initializer: initializers.Initializer,
+    dataset: pipeline.DatasetConfig,
+    output_dir: str,
+    num_examples: int | None = None,
+    num_partitions: int = 1,
+    config_text: str = "",
+) -> dict[str, dict[str, float]]:
+    """`prompt-tuning eval`: a base checkpoint + a prompt, on a split of a task.
+
+    Writes to `output_dir`: config.gin, inference_eval/<task>-metrics.jsonl and
+    inference_eval/<task>-<step>.jsonl with the answers.
+
+    Returns:
+      {task: {metric: value}}.
+    """
+    loaded = state.load_model(
+        model,
+        vocabulary,
+        checkpoint=checkpoint,
+        prompt_initializer=prompt_initializer,
+        num_partitions=num_partitions,
+    )
+    partitioning.check_batch_size(dataset.batch_size, loaded.mesh)
+    tasks = pipeline.evaluation_tasks(dataset, vocabulary, num_examples)
+    folder = epath.Path(output_dir) / "inference_eval"
+    results = evaluate_tasks(
+        Answerer(loaded), loaded.params, tasks, dataset.batch_size, output_dir=folder
+    )
+    reporting.write_text(epath.Path(output_dir) / "config.gin", config_text)
+    rows: list[tuple[str, str]] = []
+    for task in tasks:
+        metrics: dict[str, Any] = {**results[task.name], "majority": majority_share(task)}
+        line = json.dumps({"step": loaded.step or 0, **metrics})
+        reporting.write_text(folder / f"{task.name}-metrics.jsonl", line + "\n")
+        rows += [(f"{task.name} {name}", f"{value:.2f}") for name, value in metrics.items()]
+    print(reporting.table(rows))
+    return results

@@ -1,0 +1,102 @@
+"""What a run changes (TrainState), and the model it works on (LoadedModel)."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from prompt_tuning import params as params_lib
+from prompt_tuning import partitioning
+from prompt_tuning.checkpoints import base_model
+from prompt_tuning.data import vocabularies
+from prompt_tuning.models import model as model_lib
+from prompt_tuning.prompts import initializers, module
+
+Tree = Mapping[str, Any]
+
+
+class TrainState(NamedTuple):
+    """What a step changes and a checkpoint keeps: the frozen weights are not in it."""
+
+    step: jax.Array
+    trainable: Tree
+    optimizer: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model with its parameters on a mesh.
+
+    Attributes:
+      model: network, loss and decoder.
+      vocabulary: that it was trained with.
+      params: all parameters, the prompt among them, placed on the mesh.
+      mesh: the devices.
+      checkpoint: where the base came from, or None for random weights.
+      step: of the checkpoint, or None where it does not say.
+      digest: identity of the base.
+    """
+
+    model: model_lib.EncoderDecoderModel
+    vocabulary: vocabularies.SentencePiece
+    params: Tree
+    mesh: Mesh
+    checkpoint: str | None
+    step: int | None
+    digest: str
+
+    @property
+    def soft_ids(self) -> np.ndarray:
+        """The ids of the prompt, beyond the vocabulary; none for a model without prompt."""
+        prompt = self.model.prompt
+        length = 0 if prompt is None else prompt.length
+        return self.model.config.vocab_size + np.arange(length, dtype=np.int32)
+
+
+def load_model(
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.SentencePiece,
+    *,
+    checkpoint: str | None,
+    prompt_initializer: initializers.Initializer | None = None,
+    num_partitions: int = 1,
+    seed: int = 0,
+) -> LoadedModel:
+    """Reads the base, makes the prompt, and places both on the devices.
+
+    Args:
+      model: what to fill.
+      vocabulary: its vocabulary.
+      checkpoint: INITIAL_CHECKPOINT_PATH, a T5X or Hugging Face folder; None for random
+        weights, which only pre-training wants.
+      prompt_initializer: makes the prompt from the base's embedding.
+      num_partitions: devices that share one copy of the weights.
+      seed: of what is random.
+    """
+    vocabulary.check_fits(model.config.vocab_size)
+    mesh = partitioning.make_mesh(num_partitions)
+    boxed = model.abstract_params()
+    abstract = params_lib.flatten(nn.unbox(boxed))
+    base = params_lib.unflatten({p: x for p, x in abstract.items() if p != module.PATH})
+    if checkpoint is None:
+        logging.info("random weights: no INITIAL_CHECKPOINT_PATH")
+        params, step = jax.jit(model.init)(jax.random.key(seed)), 0
+        digest = params_lib.structure_digest(base, f"random {seed}")
+    else:
+        params, step = base_model.load(checkpoint, base)
+        digest = base_model.digest(checkpoint, base)
+    if model.prompt is not None:
+        rng = jax.random.fold_in(jax.random.key(seed), 1)
+        embedding = jnp.asarray(params["token_embedder"]["embedding"])
+        initializer = prompt_initializer or initializers.SampledVocabulary()
+        prompt = initializer(rng, abstract[module.PATH].shape[0], embedding, vocabulary.encode)
+        flat = params_lib.flatten(params)
+        params = params_lib.unflatten({**flat, module.PATH: prompt})
+    params = jax.device_put(params, partitioning.shardings(boxed, mesh))
+    return LoadedModel(model, vocabulary, params, mesh, checkpoint, step, digest)

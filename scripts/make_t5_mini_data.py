@@ -1,0 +1,412 @@
+"""Makes the pre-training data of t5_mini: plain text, text-to-text examples, a vocabulary.
+
+T5 1.0 was pre-trained on a mixture of span corruption and text-to-text tasks. This
+script makes such tasks from free text (novels, an encyclopedia) and from word lists:
+each question names its possible answers, and the same sentence is asked about in
+several ways, so that the question decides the answer. No sentence about reviews is
+kept, and no tone is asked for in the domains that the demonstration uses.
+
+  python scripts/make_t5_mini_data.py --novels books.jsonl --encyclopedia wiki.jsonl \
+      --lexicon lexicon/ --output data/
+
+reads JSON lines {"title", "text"} and pleasant.txt, unpleasant.txt (a word or phrase a
+line), synonyms.tsv, opposites.tsv (two words a line); writes text.jsonl {"text"},
+text_to_text.jsonl {"task", "inputs", "targets"}, vocabulary.model, vocabulary.vocab.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import pathlib
+import random
+import re
+from collections.abc import Iterable, Iterator
+
+import sentencepiece
+
+TONE_NAMES = (
+    ("good", "bad"),
+    ("pleasant", "unpleasant"),
+    ("happy", "sad"),
+    ("bright", "dark"),
+    ("praise", "blame"),
+)
+# For words and phrases only: no sentence is ever called positive or negative.
+PHRASE_TONE_NAMES = (("positive", "negative"),) * 3 + TONE_NAMES
+UNUSED_TEXT = re.compile(r"\breview|\bcritic", re.I)
+UNUSED_DOMAIN = re.compile(
+    r"\b(films?|movies?|cinemas?|pictures?|restaurants?|caf[eé]s?|diners?|gadgets?|phones?|"
+    r"screens?|actors?|actress(es)?|camera|laptops?|headphones)\b",
+    re.I,
+)
+NEGATIONS = frozenset(
+    "not no never without hardly scarcely barely neither nor cannot nothing none lack lacks lacked".split()
+)
+LISTED_REPEATS = 100
+KINDS = (
+    "footballer politician singer writer painter actor village town city river mountain lake "
+    "island album song band novel species genus moth beetle plant company school university "
+    "church bridge ship railway station stadium team tournament battle war language disease"
+).split()
+QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": " - ", "–": "-", "_": ""})
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentence:
+    """A sentence of a document, and whether it is the first one."""
+
+    text: str
+    title: str
+    novel: bool
+    first: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Lexicon:
+    """Tone by word or phrase (+1, -1), and pairs of related words."""
+
+    tones: dict[str, int]
+    synonyms: list[tuple[str, str]]
+    opposites: list[tuple[str, str]]
+
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> "Lexicon":
+        """Reads the four lists."""
+
+        def lines(name):
+            return (folder / name).read_text("utf-8").split("\n")
+
+        def pairs(name):
+            return [tuple(line.split("\t")) for line in lines(name) if "\t" in line]
+
+        tones = {term: -1 for term in lines("unpleasant.txt") if term}
+        tones |= {term: 1 for term in lines("pleasant.txt") if term}
+        return cls(tones, pairs("synonyms.tsv"), pairs("opposites.tsv"))
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words; n't is a word of its own."""
+    return re.findall(r"n't|[a-z]+(?=n't)|[a-z]+", text.lower())
+
+
+def tone_hits(words: list[str], lexicon: Lexicon) -> list[int]:
+    """The tone of each lexicon term among the words; a negation shortly before flips it."""
+    hits, end = [], 0
+    for start in range(len(words)):
+        for size in (4, 3, 2, 1):
+            tone = lexicon.tones.get(" ".join(words[start : start + size]))
+            if tone and start + size <= len(words) and start >= end:
+                before = words[max(end, start - 3) : start]
+                negated = any(word in NEGATIONS or word == "n't" for word in before)
+                hits.append(-tone if negated else tone)
+                end = start + size
+    return hits
+
+
+def tone_of(text: str, lexicon: Lexicon) -> int:
+    """+1 or -1 where all lexicon terms of the text agree, else 0."""
+    hits = set(tone_hits(words_of(text), lexicon))
+    return hits.pop() if len(hits) == 1 else 0
+
+
+def read_documents(path: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
+    """Yields (title, paragraphs), each paragraph a line of text without reviews."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            document = json.loads(line)
+            lines = document["text"].translate(QUOTES).split("\n")
+            yield document["title"], [" ".join(x.split()) for x in lines if x.strip()]
+
+
+def split_sentences(paragraph: str) -> list[str]:
+    """Cuts after . ! ? (and a closing quote) before a capital letter or a quote."""
+    cuts = re.split(r"(?<=[a-z][.!?])\s+(?=[A-Z\"'])|(?<=[a-z][.!?][\"'])\s+(?=[A-Z\"'])", paragraph)
+    return [cut for cut in cuts if not UNUSED_TEXT.search(cut)]
+
+
+def chunks(sentences: list[str], size: int = 60) -> Iterator[str]:
+    """Joins neighbouring sentences to texts of at least `size` words."""
+    chunk: list[str] = []
+    for sentence in sentences:
+        chunk += sentence.split()
+        if len(chunk) >= size:
+            yield " ".join(chunk)
+            chunk = []
+    if len(chunk) >= 5:
+        yield " ".join(chunk)
+
+
+def ask(rng: random.Random, options: Iterable[str], about: str) -> str:
+    """A question that names its answers, in random order."""
+    options = rng.sample(list(options), k=len(list(options)))
+    return f"{' or '.join(options)}? {about}"
+
+
+def ask_tone(rng: random.Random, tone: int, about: str, names=TONE_NAMES) -> tuple[str, str]:
+    """(inputs, targets) of a question for the tone."""
+    good, bad = rng.choice(names)
+    return ask(rng, (good, bad), about), good if tone > 0 else bad
+
+
+def balanced(rng: random.Random, items: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """As many of tone +1 as of tone -1."""
+    sides = [[item for item in items if item[0] == tone] for tone in (1, -1)]
+    size = min(map(len, sides))
+    return [item for side in sides for item in rng.sample(side, size)]
+
+
+def clauses(text: str) -> Iterator[str]:
+    """The sentence if it is short, and its parts between commas and conjunctions."""
+    if len(text.split()) <= 30:
+        yield text
+    for part in re.split(r"[,;:]| - | and | but | because | which | when |[.!?\"]", text):
+        if 3 <= len(part.split()) <= 16:
+            yield part.strip()
+
+
+def toned_texts(sentences: list[Sentence], lexicon: Lexicon) -> list[tuple[int, str]]:
+    """(tone, text) of sentences and clauses with a clear tone, each text once."""
+    found = {}
+    for sentence in sentences:
+        if not UNUSED_DOMAIN.search(sentence.text):
+            for text in clauses(sentence.text):
+                if tone := tone_of(text, lexicon):
+                    found[text] = tone
+    return [(tone, text) for text, tone in found.items()]
+
+
+def tone_examples(rng, sentences, lexicon, size):
+    """Questions for the tone of sentences and clauses, alone, joined and opposed."""
+    texts = balanced(rng, toned_texts(sentences, lexicon))
+    short = {tone: [x for t, x in texts if t == tone and len(x.split()) <= 9] for tone in (1, -1)}
+    for tone, text in rng.sample(texts, min(size, len(texts))):
+        yield ask_tone(rng, tone, text)
+    for _ in range(size // 4):
+        tone = rng.choice((1, -1))
+        same, other = rng.sample(short[tone], 2), rng.choice(short[-tone])
+        yield ask_tone(rng, tone, f"{same[0]}, and {same[1]}.")
+        # What follows "but" outweighs what is granted before it.
+        opposed = rng.choice(("{1}, but {0}.", "although {1}, {0}.", "despite {1}, {0}."))
+        yield ask_tone(rng, tone, opposed.format(same[0], other))
+
+
+def phrase_examples(rng, sentences, lexicon, size):
+    """Questions for the tone of terms, alone and with a few words around them."""
+    terms = balanced(rng, [(tone, term) for term, tone in lexicon.tones.items()])
+    for _ in range(size // 2):
+        tone, term = rng.choice(terms)
+        yield ask_tone(rng, tone, term, PHRASE_TONE_NAMES)
+    windows = []
+    for sentence in rng.sample(sentences, min(len(sentences), 2 * size)):
+        words = words_of(sentence.text)
+        for i, word in enumerate(words):
+            if word in lexicon.tones:
+                window = " ".join(words[max(0, i - rng.randint(0, 3)) : i + rng.randint(1, 3)])
+                windows.append((tone_of(window, lexicon), window))
+    windows = balanced(rng, windows)
+    for tone, window in rng.sample(windows, min(len(windows), size // 2)):
+        yield ask_tone(rng, tone, window, PHRASE_TONE_NAMES)
+
+
+SUBJECTS = (
+    "the garden|the weather|the journey|her voice|his letter|the house|our neighbour|the horse|"
+    "the old man|the village|the speech|this road|that winter|my room|the river|the teacher|"
+    "the work|our walk|the child|the whole day|everything|the plan|it|this|what he said"
+).split("|")
+PATTERNS = (
+    (1, "{s} was {w}"),
+    (1, "{s} is so {w}"),
+    (1, "{s} could hardly be more {w}"),
+    (1, "{s} is as {w} as ever"),
+    (1, "not only {w}, {s} is also {v}"),
+    (1, "{s} is both {w} and {v}"),
+    (1, "I found {s} {w}"),
+    (1, "how {w} {s} is!"),
+    (1, "nothing is as {w} as {s}"),
+    (1, "never has {s} been so {w}"),
+    (-1, "{s} was not {w}"),
+    (-1, "{s} is hardly {w}"),
+    (-1, "{s} is anything but {w}"),
+    (-1, "{s} is far from {w}"),
+    (-1, "there is nothing {w} about {s}"),
+    (-1, "{s} is neither {w} nor {v}"),
+    (-1, "{s} tries to be {w} and fails"),
+    (-1, "I wish {s} were {w}"),
+    (-1, "{s} was supposed to be {w}"),
+    (-1, "{s} is never {w}"),
+    (-1, "nobody would call {s} {w}"),
+    (-1, "{s} used to be {w}"),
+)
+
+
+def adjectives(sentences: list[Sentence], lexicon: Lexicon) -> dict[int, list[str]]:
+    """Lexicon words that the corpus uses after very, so, too, quite, rather, as."""
+    counts = collections.Counter()
+    for sentence in sentences:
+        counts.update(re.findall(r"\b(?:very|so|too|quite|rather|as) ([a-z]+)", sentence.text))
+    found = [w for w in lexicon.tones if counts[w] >= 3 and not w.endswith("ly")]
+    return {tone: [w for w in found if lexicon.tones[w] == tone] for tone in (1, -1)}
+
+
+def pattern_examples(rng, sentences, lexicon, size):
+    """Questions for the tone of short made-up sentences, half of them negated."""
+    words = adjectives(sentences, lexicon)
+    for _ in range(size):
+        sign, pattern = rng.choice(PATTERNS)
+        tone = rng.choice((1, -1))
+        w, v = rng.sample(words[tone * sign], 2)
+        yield ask_tone(rng, tone, pattern.format(s=rng.choice(SUBJECTS), w=w, v=v))
+
+
+def relation_examples(rng, lexicon, size):
+    """Opposites, words of like meaning, and which of the two a pair is."""
+    for _ in range(size // 3):
+        pairs, name = rng.choice([(lexicon.synonyms, "same"), (lexicon.opposites, "opposite")])
+        pair = rng.choice(pairs)
+        first, second = rng.sample(pair, 2)
+        yield f"{name} meaning? {first}", second
+        yield ask(rng, ("same", "opposite"), f"{first}, {second}"), name
+        tone = lexicon.tones.get(first)
+        if tone and name == "same":
+            yield ask_tone(rng, tone, f"{first} and {second}", PHRASE_TONE_NAMES)
+
+
+def source_examples(rng, sentences, size):
+    """Where a sentence comes from, whether it holds speech, its time, its title."""
+    novels = [s for s in sentences if s.novel]
+    articles = [s for s in sentences if not s.novel]
+    for _ in range(size // 3):
+        sentence = rng.choice(rng.choice((novels, articles)))
+        yield (
+            ask(rng, ("novel", "encyclopedia"), sentence.text),
+            "novel" if sentence.novel else "encyclopedia",
+        )
+        spoken = rng.choice(novels)
+        yield (
+            ask(rng, ("speech", "story"), spoken.text.replace('"', "")),
+            "speech" if '"' in spoken.text else "story",
+        )
+        if time := time_of(sentence.text):
+            yield ask(rng, ("past", "present"), sentence.text), time
+
+
+def time_of(text: str) -> str | None:
+    """"past" or "present" by forms of be, have and do; None where unclear."""
+    words = set(words_of(text))
+    past, present = words & {"was", "were", "had", "did"}, words & {"is", "are", "has", "does"}
+    return None if bool(past) == bool(present) else "past" if past else "present"
+
+
+def article_examples(rng, sentences, size):
+    """What an article is about: its title and its kind from its first sentence."""
+    firsts = [s for s in sentences if s.first and not s.novel]
+    kind = re.compile(rf"\b(?:is|was|are|were) an? .{{0,60}}?\b({'|'.join(KINDS)})\b")
+    kinds = [(m[1], s.text) for s in firsts if (m := kind.search(s.text))]
+    for _ in range(size // 2):
+        first = rng.choice(firsts)
+        yield f"title? {first.text}", first.title
+        answer, text = rng.choice(kinds)
+        other = rng.choice([k for k in KINDS if k != answer])
+        yield ask(rng, (answer, other), text), answer
+
+
+def order_examples(rng, sentences, size):
+    """Whether two halves belong together; words put into order."""
+    for first, second in (rng.sample(sentences, 2) for _ in range(size // 2)):
+        words, others = first.text.split(), second.text.split()
+        if len(words) < 8 or len(others) < 8:
+            continue
+        answer = rng.choice(("together", "apart"))
+        end = words[len(words) // 2 :] if answer == "together" else others[len(others) // 2 :]
+        halves = f"{' '.join(words[: len(words) // 2])} / {' '.join(end)}"
+        yield ask(rng, ("together", "apart"), halves), answer
+        start = rng.randrange(len(words) - 5)
+        span = words[start : start + 5]
+        yield f"order? {' '.join(rng.sample(span, 5))}", " ".join(span)
+
+
+def read_sentences(path: pathlib.Path, novel: bool) -> tuple[list[str], list[Sentence]]:
+    """Texts for span corruption, and sentences of 5 to 40 words."""
+    texts, sentences = [], []
+    for title, paragraphs in read_documents(path):
+        cut = [s for paragraph in paragraphs for s in split_sentences(paragraph)]
+        texts += chunks(cut)
+        sentences += [
+            Sentence(s, title, novel, i == 0)
+            for i, s in enumerate(cut)
+            if 5 <= len(s.split()) <= 40
+        ]
+    return texts, sentences
+
+
+def train_vocabulary(rng, texts: list[str], lexicon: Lexicon, pieces: int, prefix: pathlib.Path):
+    """A unigram vocabulary; the words of the lists are repeated, so that most are one piece."""
+    related = [word for pair in lexicon.synonyms + lexicon.opposites for word in pair]
+    names = [name for pair in PHRASE_TONE_NAMES for name in pair]
+    listed = [*lexicon.tones, *related, *names] * LISTED_REPEATS
+    rng.shuffle(listed)
+    listed = [" ".join(listed[i : i + 10]) for i in range(0, len(listed), 10)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(rng.sample(texts, min(len(texts), 60_000)) + listed),
+        model_prefix=str(prefix),
+        vocab_size=pieces,
+        model_type="unigram",
+        normalization_rule_name="nmt_nfkc_cf",
+        character_coverage=0.9995,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=2,
+        minloglevel=1,
+    )
+
+
+def write_lines(path: pathlib.Path, rows: Iterable[dict]) -> None:
+    """Writes JSON lines."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def main() -> None:
+    """Reads the corpus, writes the data."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--novels", type=pathlib.Path, required=True)
+    parser.add_argument("--encyclopedia", type=pathlib.Path, required=True)
+    parser.add_argument("--lexicon", type=pathlib.Path, required=True)
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--examples", type=int, default=500_000)
+    parser.add_argument("--pieces", type=int, default=8092)
+    args = parser.parse_args()
+    rng = random.Random(0)
+    lexicon = Lexicon.read(args.lexicon)
+    texts, sentences = [], []
+    for path, novel in ((args.novels, True), (args.encyclopedia, False)):
+        more_texts, more_sentences = read_sentences(path, novel)
+        texts, sentences = texts + more_texts, sentences + more_sentences
+    size = args.examples // 20
+    tasks = {
+        "phrase_tone": phrase_examples(rng, sentences, lexicon, 8 * size),
+        "tone": tone_examples(rng, sentences, lexicon, 4 * size),
+        "pattern_tone": pattern_examples(rng, sentences, lexicon, 2 * size),
+        "relation": relation_examples(rng, lexicon, size),
+        "source": source_examples(rng, sentences, 2 * size),
+        "article": article_examples(rng, sentences, size),
+        "order": order_examples(rng, sentences, size),
+    }
+    examples = [
+        {"task": task, "inputs": inputs, "targets": targets}
+        for task, pairs in tasks.items()
+        for inputs, targets in pairs
+    ]
+    rng.shuffle(examples)
+    rng.shuffle(texts)
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_lines(args.output / "text.jsonl", ({"text": text} for text in texts))
+    write_lines(args.output / "text_to_text.jsonl", examples)
+    train_vocabulary(rng, texts, lexicon, args.pieces, args.output / "vocabulary")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The main job on the embedded model, step by step, with the product's own commands.
+
+train -> eval (in domain and out of it) -> infer -> neighbors, each a command line that
+is printed, then a table and `summary.json` in the output folder. What is there already
+is not done again.
+"""
+
+import json
+import pathlib
+import shlex
+import sys
+import time
+
+import numpy as np
+
+from prompt_tuning import assets, cli
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import huggingface
+from prompt_tuning.models import model
+from prompt_tuning.prompts import module
+
+STEPS = 600
+PROMPT_LENGTH = 20
+MODEL = ["--gin_file=models/t5_mini.gin", "--gin_file=tasks/reviews.gin"]
+SENTENCES = (
+    "a warm and funny film that i would happily see again",
+    "the plot makes no sense and the jokes fall flat",
+    "beautifully shot, with a wonderful performance in the lead",
+    "i wanted my money back long before the end",
+)
+
+
+def command(verb: str, *arguments: str) -> object:
+    """Prints a command line and runs it in this process, so that JAX is imported once."""
+    line = [verb, *MODEL, f"--gin_file=runs/{verb}.gin", *arguments]
+    print(f"\n$ prompt-tuning {shlex.join(line)}", flush=True)
+    return cli.run(line)
+
+
+def binding(name: str, value: object) -> str:
+    """A --gin flag."""
+    return f"--gin.{name}={value!r}"
+
+
+def main(out: pathlib.Path) -> None:
+    """Runs everything; see the module's docstring."""
+    run = out / "train"
+    if (out / "summary.json").exists():
+        print(f"{out} holds a finished quickstart; to start anew: rm -r {out}")
+        print_table(json.loads((out / "summary.json").read_text()))
+        return
+    first = huggingface.read_step(assets.path("t5_mini"))
+    started = time.monotonic()
+    command(
+        "train",
+        binding("MODEL_DIR", str(run)),
+        binding("TRAIN_STEPS", first + STEPS),
+        binding("PROMPT_LENGTH", PROMPT_LENGTH),
+        binding("EVAL_PERIOD", 100),
+        binding("LOG_PERIOD", 50),
+    )
+    seconds = time.monotonic() - started
+    prompt_file = run / "prompts" / "best.npy"
+    prompt = binding("PROMPT_FILE", str(prompt_file))
+    scores = {}
+    for domain in ("restaurants", "gadgets"):
+        file = f"--gin.EVAL_FILE=@{domain}/assets.path()"
+        folder = binding("EVAL_OUTPUT_DIR", str(out / domain))
+        results = command("eval", prompt, file, folder)
+        scores[domain] = next(iter(results.values()))["accuracy"]
+    answer(out, prompt)
+    command("neighbors", prompt, "--gin.NUM_NEIGHBORS=4")
+    summary = summarize(run, prompt_file, seconds, scores)
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print_table(summary)
+
+
+def answer(out: pathlib.Path, prompt: str) -> None:
+    """Answers sentences that no data set holds, and shows them."""
+    questions = out / "sentences.jsonl"
+    questions.write_text("".join(json.dumps({"sentence": s}) + "\n" for s in SENTENCES))
+    paths = command(
+        "infer",
+        prompt,
+        binding("INFER_FILE", str(questions)),
+        binding("INFER_OUTPUT_DIR", str(out / "answers")),
+    )
+    for line in pathlib.Path(paths[0]).read_text().splitlines():
+        row = json.loads(line)
+        print(f"  {row['prediction']:10} {row['inputs']}")
+
+
+def summarize(
+    run: pathlib.Path, prompt_file: pathlib.Path, seconds: float, scores: dict[str, float]
+) -> dict:
+    """The figures of summary.json; accuracies in percent."""
+    lines = [json.loads(x) for x in next((run / "inference_eval").glob("*-metrics.jsonl")).open()]
+    targets = [
+        json.loads(x)["target"]
+        for x in next((run / "inference_eval").glob("*-[0-9]*.jsonl")).open()
+    ]
+    config = huggingface.read_config(assets.path("t5_mini"))
+    shapes = model.EncoderDecoderModel(config, module.Prompt(PROMPT_LENGTH)).abstract_params()
+    return {
+        "validation_accuracy": {
+            "majority": 100 * max(map(targets.count, set(targets))) / len(targets),
+            "untuned_prompt": lines[0]["accuracy"],
+            "tuned_prompt": max(line["accuracy"] for line in lines),
+        },
+        "out_of_domain_accuracy": scores,
+        "trainable_params": int(np.load(prompt_file).size),
+        "total_params": params_lib.count(shapes),
+        "prompt_file": str(prompt_file),
+        "prompt_file_bytes": prompt_file.stat().st_size,
+        "train_seconds": round(seconds, 1),
+        "steps": STEPS,
+    }
+
+
+def print_table(summary: dict) -> None:
+    """The same for people."""
+    accuracy = summary["validation_accuracy"]
+    share = 100 * summary["trainable_params"] / summary["total_params"]
+    rows = [
+        ("movie reviews: always the majority class", f"{accuracy['majority']:.1f} %"),
+        ("movie reviews: untuned prompt", f"{accuracy['untuned_prompt']:.1f} %"),
+        ("movie reviews: tuned prompt", f"{accuracy['tuned_prompt']:.1f} %"),
+        *((f"{name}: the same prompt", f"{value:.1f} %")
+          for name, value in summary["out_of_domain_accuracy"].items()),
+        ("trained numbers", f"{summary['trainable_params']:,} of {summary['total_params']:,} ({share:.2f} %)"),
+        ("prompt file", f"{summary['prompt_file']}, {summary['prompt_file_bytes']:,} bytes"),
+        ("training", f"{summary['steps']} steps, {summary['train_seconds']:.0f} s"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    print("\n" + "\n".join(f"  {name:<{width}}  {value}" for name, value in rows))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

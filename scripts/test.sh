@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Everything that CI checks: set-up, lint, all tests.
+# Usage: scripts/test.sh [pytest arguments]
+set -euo pipefail
+
+case "${1:-}" in -h | --help) sed -n '2,3s/^# //p' "$0"; exit ;; esac
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=scripts/environment.sh
+source "$repo/scripts/environment.sh" "[test]"
+cd "$repo"
+ruff check .
+ruff format --check .
+python -m pytest "$@"

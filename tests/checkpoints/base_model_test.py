@@ -1,0 +1,85 @@
+"""Which format a folder is in, and the identity of the model in it."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import serialization
+
+from prompt_tuning.checkpoints import base_model, huggingface
+from prompt_tuning.models import model, network
+
+CONFIG = network.T5Config(24, 8, 2, 3, 10, 1, 1)
+
+
+@pytest.fixture
+def params():
+    return model.EncoderDecoderModel(CONFIG).init(jax.random.key(0))
+
+
+@pytest.fixture
+def abstract():
+    return nn.unbox(model.EncoderDecoderModel(CONFIG).abstract_params())
+
+
+def write_t5x(folder, params, step=3):
+    """A checkpoint whose leaves are all inside the index."""
+    folder.mkdir(parents=True)
+    target = jax.tree.map(np.asarray, params)
+    optimizer = {"target": target, "state": {"step": np.asarray(step)}}
+    content = serialization.msgpack_serialize({"version": 3, "optimizer": optimizer})
+    (folder / "checkpoint").write_bytes(content)
+    return folder
+
+
+def write_huggingface(folder, params, step):
+    vocabulary = folder.parent / "vocabulary.model"
+    vocabulary.write_bytes(b"pieces")
+    huggingface.save(folder, params, CONFIG, vocabulary_file=vocabulary, step=step, dtype="float32")
+    return folder
+
+
+def test_both_formats_give_the_same_tree_and_their_step(tmp_path, params, abstract):
+    for folder, step in (
+        (write_t5x(tmp_path / "checkpoint_3", params, 3), 3),
+        (write_huggingface(tmp_path / "hf", params, 9), 9),
+    ):
+        tree, found_step = base_model.load(folder, abstract)
+        jax.tree.map(np.testing.assert_array_equal, tree, params)
+        assert found_step == step
+
+
+def test_digest_follows_name_step_and_structure_but_not_place(tmp_path, params, abstract):
+    folder = write_t5x(tmp_path / "a" / "checkpoint_3", params)
+    digest = base_model.digest(folder, abstract)
+    moved = shutil.copytree(folder, tmp_path / "b" / "checkpoint_3")
+    assert base_model.digest(f"{moved}/", abstract) == digest
+    renamed = shutil.copytree(folder, tmp_path / "b" / "checkpoint_other")
+    later = write_t5x(tmp_path / "c" / "checkpoint_3", params, step=4)
+    smaller = {"token_embedder": abstract["token_embedder"]}
+    others = [
+        base_model.digest(renamed, abstract),
+        base_model.digest(later, abstract),
+        base_model.digest(folder, smaller),
+    ]
+    assert len({digest, *others}) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        (None, FileNotFoundError, "does not exist; check INITIAL_CHECKPOINT_PATH"),
+        ("notes.txt", ValueError, "neither a file `checkpoint`"),
+        ("_CHECKPOINT_METADATA", ValueError, "Orbax checkpoint, which is not read yet"),
+    ],
+)
+def test_other_folders_are_refused(tmp_path, abstract, name, error, message):
+    folder = tmp_path / "folder"
+    if name:
+        folder.mkdir()
+        (folder / name).touch()
+    for call in (base_model.load, base_model.digest):
+        with pytest.raises(error, match=message):
+            call(folder, abstract)

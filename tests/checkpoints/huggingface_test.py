@@ -1,0 +1,270 @@
+"""Hugging Face's format: names, orientation, variants, and what is wrong with a file."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import linen as nn
+
+from prompt_tuning import params
+from prompt_tuning.checkpoints import huggingface
+from prompt_tuning.models import model, network
+
+CONFIG = network.T5Config(
+    vocab_size=24,
+    embed_dim=8,
+    num_heads=2,
+    head_dim=3,
+    mlp_dim=10,
+    num_encoder_layers=2,
+    num_decoder_layers=1,
+    relative_attention_buckets=4,
+    relative_attention_max_distance=6,
+)
+TIED = network.T5Config(24, 8, 2, 3, 10, 1, 1, ("relu",), logits_via_embedding=True)
+E = "encoder.block.1.layer."
+D = "decoder.block.0.layer."
+# Written down by hand from the format's description: our path, their name, transposed or not.
+EXAMPLES = [
+    ("token_embedder/embedding", "shared.weight", False),
+    ("decoder/logits_dense/kernel", "lm_head.weight", True),
+    (
+        "encoder/relpos_bias/rel_embedding",
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        True,
+    ),
+    (
+        "decoder/relpos_bias/rel_embedding",
+        "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        True,
+    ),
+    ("encoder/encoder_norm/scale", "encoder.final_layer_norm.weight", False),
+    ("decoder/decoder_norm/scale", "decoder.final_layer_norm.weight", False),
+    ("encoder/layers_1/attention/query/kernel", E + "0.SelfAttention.q.weight", True),
+    ("encoder/layers_1/attention/out/kernel", E + "0.SelfAttention.o.weight", True),
+    ("encoder/layers_1/pre_attention_layer_norm/scale", E + "0.layer_norm.weight", False),
+    ("encoder/layers_1/mlp/wi_0/kernel", E + "1.DenseReluDense.wi_0.weight", True),
+    ("encoder/layers_1/mlp/wo/kernel", E + "1.DenseReluDense.wo.weight", True),
+    ("encoder/layers_1/pre_mlp_layer_norm/scale", E + "1.layer_norm.weight", False),
+    ("decoder/layers_0/self_attention/key/kernel", D + "0.SelfAttention.k.weight", True),
+    ("decoder/layers_0/pre_self_attention_layer_norm/scale", D + "0.layer_norm.weight", False),
+    (
+        "decoder/layers_0/encoder_decoder_attention/value/kernel",
+        D + "1.EncDecAttention.v.weight",
+        True,
+    ),
+    ("decoder/layers_0/pre_cross_attention_layer_norm/scale", D + "1.layer_norm.weight", False),
+    ("decoder/layers_0/mlp/wi_1/kernel", D + "2.DenseReluDense.wi_1.weight", True),
+    ("decoder/layers_0/pre_mlp_layer_norm/scale", D + "2.layer_norm.weight", False),
+]
+
+
+def abstract(config):
+    return nn.unbox(model.EncoderDecoderModel(config).abstract_params())
+
+
+def random_params(config):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), abstract(config))
+
+
+def assert_equal(left, right):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y, strict=True), left, right)
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+    path = tmp_path / "vocabulary.model"
+    path.write_bytes(b"pieces")
+    return path
+
+
+@pytest.fixture
+def saved(tmp_path, vocabulary):
+    """Folder and parameters of an untied model in float32."""
+    tree = random_params(CONFIG)
+    folder = tmp_path / "model"
+    huggingface.save(folder, tree, CONFIG, vocabulary_file=vocabulary, step=7, dtype="float32")
+    return folder, tree
+
+
+def rewrite(folder, change):
+    """Applies `change` to the dict of stored tensors."""
+    file = folder / "model.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    change(tensors)
+    safetensors.numpy.save_file(tensors, file)
+
+
+def edit_config(folder, **changes):
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({k: v for k, v in config.items() if v != "absent"}))
+
+
+@pytest.mark.parametrize(("ours", "theirs", "transposed"), EXAMPLES)
+def test_each_kind_of_weight_has_their_name_and_orientation(saved, ours, theirs, transposed):
+    folder, tree = saved
+    stored = safetensors.numpy.load_file(folder / "model.safetensors")[theirs]
+    expected = params.flatten(tree)[ours]
+    np.testing.assert_array_equal(stored, expected.T if transposed else expected)
+
+
+@pytest.mark.parametrize("config", [CONFIG, TIED], ids=["gated-untied", "relu-tied"])
+def test_what_is_saved_is_loaded(tmp_path, vocabulary, config):
+    tree = random_params(config)
+    folder = tmp_path / "model"
+    huggingface.save(folder, tree, config, vocabulary_file=vocabulary, step=7, dtype="float32")
+    assert huggingface.is_checkpoint(folder)
+    assert huggingface.read_config(folder) == config
+    assert huggingface.read_step(folder) == 7
+    assert_equal(huggingface.load(folder, abstract(config)), tree)
+    assert (folder / "spiece.model").read_bytes() == b"pieces"
+    assert json.loads((folder / "tokenizer_config.json").read_text())["extra_ids"] == 100
+
+
+def test_bfloat16_is_stored_and_widened_as_asked(tmp_path, vocabulary):
+    tree = random_params(CONFIG)
+    huggingface.save(tmp_path / "m", tree, CONFIG, vocabulary_file=vocabulary, step=0)
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)
+    wide = huggingface.load(tmp_path / "m", abstract(CONFIG))
+    assert_equal(wide, jax.tree.map(lambda x: x.astype(np.float32), rounded))
+    narrow = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), tree)
+    assert_equal(huggingface.load(tmp_path / "m", narrow), rounded)
+
+
+def test_shards_are_read_as_one(saved):
+    folder, tree = saved
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    shards = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(tensors)}
+    for shard in set(shards.values()):
+        part = {name: tensors[name] for name in tensors if shards[name] == shard}
+        safetensors.numpy.save_file(part, folder / shard)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": shards}))
+    assert_equal(huggingface.load(folder, abstract(CONFIG)), tree)
+    (folder / "model-1.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model-1\.safetensors is missing"):
+        huggingface.load(folder, abstract(CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("config", "tie", "scale", "expected"),
+    [
+        (CONFIG, False, "absent", False),  # T5 1.1 as transformers 4 writes it
+        (CONFIG, True, False, False),  # T5 1.1 as transformers 5 writes it
+        (TIED, "absent", "absent", True),  # T5 1.0, first files
+        (TIED, True, True, True),  # T5 1.0 as transformers 5 writes it
+        (CONFIG, True, "absent", "lm_head.weight is present"),
+        (TIED, True, False, "lm_head.weight is absent"),
+        (TIED, False, "absent", "lm_head.weight is absent"),
+    ],
+)
+def test_weights_decide_tying_and_config_must_agree(
+    tmp_path, vocabulary, config, tie, scale, expected
+):
+    folder = tmp_path / "m"
+    huggingface.save(folder, random_params(config), config, vocabulary_file=vocabulary, step=0)
+    edit_config(folder, tie_word_embeddings=tie, scale_decoder_outputs=scale)
+    if isinstance(expected, bool):
+        assert huggingface.read_config(folder).logits_via_embedding is expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            huggingface.read_config(folder)
+
+
+def test_copies_of_the_embedding_and_the_unused_bias_are_no_surplus(tmp_path, vocabulary):
+    tree = random_params(TIED)
+    folder = tmp_path / "m"
+    huggingface.save(folder, tree, TIED, vocabulary_file=vocabulary, step=0, dtype="float32")
+    copies = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"]
+    unused = D + "1.EncDecAttention.relative_attention_bias.weight"
+
+    def add(tensors):
+        tensors |= {name: tensors["shared.weight"].copy() for name in copies}
+        tensors[unused] = np.zeros((4, 2), np.float32)
+
+    rewrite(folder, add)
+    assert huggingface.read_config(folder).logits_via_embedding
+    assert_equal(huggingface.load(folder, abstract(TIED)), tree)
+
+    rewrite(folder, lambda tensors: tensors.update({copies[0]: np.zeros((24, 8), np.float32)}))
+    with pytest.raises(ValueError, match=r"surplus: encoder\.embed_tokens\.weight"):
+        huggingface.load(folder, abstract(TIED))
+
+
+def test_one_error_lists_all_that_does_not_fit(saved):
+    folder, _ = saved
+
+    def spoil(tensors):
+        del tensors["shared.weight"]
+        tensors["encoder.block.2.layer.0.layer_norm.weight"] = np.ones(8, np.float32)
+        tensors[E + "0.SelfAttention.q.weight"] = np.ones((6, 9), np.float32)
+
+    rewrite(folder, spoil)
+    with pytest.raises(ValueError, match="INITIAL_CHECKPOINT_PATH") as error:
+        huggingface.load(folder, abstract(CONFIG))
+    lines = [line.strip() for line in str(error.value).splitlines()[1:-1]]
+    assert lines == [
+        "missing: token_embedder/embedding (24, 8)",
+        "shape: encoder/layers_1/attention/query/kernel is (9, 6), the model has (8, 6)",
+        "surplus: encoder.block.2.layer.0.layer_norm.weight (8,)",
+    ]
+
+
+def test_damaged_and_foreign_files_are_named(saved):
+    folder, _ = saved
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-10])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        huggingface.load(folder, abstract(CONFIG))
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match="INITIAL_CHECKPOINT_PATH"):
+        huggingface.load(folder, abstract(CONFIG))
+    weights.write_bytes(content)
+    rewrite(folder, lambda t: t.update({"shared.weight": np.ones((24, 8), np.int32)}))
+    with pytest.raises(ValueError, match="expected floats"):
+        huggingface.load(folder, abstract(CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "umt5"}, "umt5"),
+        ({"feed_forward_proj": "gated-swish"}, "gated-swish"),
+        ({"d_model": "absent"}, r"lacks \['d_model'\]"),
+    ],
+)
+def test_config_of_another_model_is_refused(saved, changes, message):
+    folder, _ = saved
+    edit_config(folder, **changes)
+    with pytest.raises(ValueError, match=message):
+        huggingface.read_config(folder)
+
+
+def test_config_that_is_not_json_is_named(saved):
+    folder, _ = saved
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+        huggingface.read_config(folder)
+
+
+def test_save_refuses_and_leaves_nothing_behind(saved, tmp_path, vocabulary):
+    folder, tree = saved
+    before = (folder / "model.safetensors").read_bytes()
+    save = dict(vocabulary_file=vocabulary, step=0)
+    with pytest.raises(FileExistsError, match="exists"):
+        huggingface.save(folder, tree, CONFIG, **save)
+    assert (folder / "model.safetensors").read_bytes() == before
+    prompted = params.merge(tree, {"encoder": {"prompt": {"prompt": np.ones((2, 8))}}})
+    with pytest.raises(ValueError, match="encoder/prompt/prompt"):
+        huggingface.save(tmp_path / "new", prompted, CONFIG, **save)
+    vocabulary.write_bytes(b"..<extra_id_0>..")
+    with pytest.raises(ValueError, match="VOCABULARY_FILE"):
+        huggingface.save(tmp_path / "new", tree, CONFIG, **save)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "vocabulary.model"]

@@ -1,0 +1,179 @@
+"""T5X's native format: each kind of leaf, each place it was written to, and damage."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorstore
+from flax import serialization
+
+from prompt_tuning import params
+from prompt_tuning.checkpoints import t5x
+
+RNG = np.random.default_rng(0)
+TREE = {
+    "token_embedder": {"embedding": RNG.normal(size=(6, 4)).astype(np.float32)},
+    "encoder": {
+        "encoder_norm": {"scale": RNG.normal(size=4).astype(np.float32)},
+        "layers_0": {"mlp": {"wo": {"kernel": RNG.normal(size=(4, 3)).astype(np.float32)}}},
+    },
+}
+ABSTRACT = params.shapes(TREE)
+
+
+def write_zarr(folder, array, dtype):
+    spec = {
+        "driver": "zarr",
+        "kvstore": {"driver": "file", "path": f"{folder}/"},
+        "metadata": {
+            "shape": array.shape,
+            "chunks": [2, array.shape[1]],
+            "dtype": dtype,
+            "compressor": {"id": "gzip", "level": 1},
+        },
+    }
+    tensorstore.open(spec, create=True).result().write(array).result()
+
+
+def spec_of(name, array, driver="gfile"):
+    spec = {
+        "driver": "zarr",
+        "dtype": "float32",
+        "kvstore": {"driver": driver, "path": name},
+        "metadata": {"shape": list(array.shape), "chunks": list(array.shape)},
+    }
+    if driver == "gcs":
+        spec["kvstore"]["bucket"] = "t5x-dummy-bucket"
+    return spec
+
+
+def write_index(folder, target, step=3, version=3):
+    folder = pathlib.Path(folder)
+    folder.mkdir(exist_ok=True)
+    optimizer = {"target": target, "state": {"step": np.asarray(step), "param_states": {}}}
+    content = serialization.msgpack_serialize({"version": version, "optimizer": optimizer})
+    (folder / "checkpoint").write_bytes(content)
+
+
+def write(folder, tree=TREE, *, driver="gfile", dtype="<f4", slash=""):
+    """Matrices beside the index, vectors inside it, as T5X writes them."""
+    target = {}
+    for path, array in params.flatten(tree).items():
+        if array.ndim < 2:
+            target[path] = array
+            continue
+        name = "target." + path.replace("/", ".")
+        write_zarr(folder / name, array, dtype)
+        target[path] = spec_of(name + slash, array, driver)
+    write_index(folder, params.unflatten(target))
+    return folder
+
+
+def assert_equal(left, right):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y, strict=True), left, right)
+
+
+@pytest.mark.parametrize("driver", ["file", "gfile", "gcs"])
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_arrays_are_found_where_they_lie_now(tmp_path, driver, slash):
+    folder = write(tmp_path / "checkpoint_3", driver=driver, slash=slash)
+    assert t5x.is_checkpoint(folder)
+    assert t5x.read_step(folder) == 3
+    loaded = t5x.load(folder, ABSTRACT)
+    assert_equal(loaded, TREE)
+
+
+def test_a_relative_path_is_read(tmp_path, monkeypatch):
+    write(tmp_path / "checkpoint_3")
+    monkeypatch.chdir(tmp_path)
+    assert_equal(t5x.load("checkpoint_3", ABSTRACT), TREE)
+
+
+def test_stored_and_wanted_dtypes_may_differ(tmp_path):
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), TREE)
+    folder = write(tmp_path / "checkpoint_3", rounded, dtype="bfloat16")
+    assert_equal(t5x.load(folder, ABSTRACT), jax.tree.map(lambda x: x.astype(np.float32), rounded))
+    assert_equal(t5x.load(folder, params.shapes(rounded)), rounded)
+
+
+def test_a_prompt_in_the_checkpoint_is_left_out(tmp_path):
+    prompt = {"encoder": {"prompt": {"prompt": {"prompt": np.ones((2, 4), np.float32)}}}}
+    folder = write(tmp_path / "checkpoint_3", params.merge(TREE, prompt))
+    assert_equal(t5x.load(folder, ABSTRACT), TREE)
+
+
+def test_one_error_lists_all_that_does_not_fit(tmp_path):
+    folder = write(tmp_path / "checkpoint_3")
+    shape = jax.ShapeDtypeStruct
+    other = {
+        "token_embedder": {"embedding": shape((7, 4), np.float32)},
+        "decoder": {"decoder_norm": {"scale": shape((4,), np.float32)}},
+        "encoder": {"encoder_norm": ABSTRACT["encoder"]["encoder_norm"]},
+    }
+    with pytest.raises(ValueError, match="INITIAL_CHECKPOINT_PATH") as error:
+        t5x.load(folder, other)
+    assert [line.strip() for line in str(error.value).splitlines()[1:-1]] == [
+        "missing: decoder/decoder_norm/scale (4,)",
+        "shape: token_embedder/embedding is (6, 4), the model has (7, 4)",
+        "surplus: encoder/layers_0/mlp/wo/kernel (4, 3)",
+    ]
+
+
+@pytest.mark.parametrize("name", ["/elsewhere", "../elsewhere", "..", "", "a/../../b"])
+def test_a_path_out_of_the_folder_is_refused(tmp_path, name):
+    write_zarr(tmp_path / "elsewhere", np.ones((2, 2), np.float32), "<f4")
+    write_index(tmp_path / "c", {"a": spec_of(name, np.ones((2, 2)))})
+    with pytest.raises(ValueError, match="points out of its folder"):
+        t5x.load(tmp_path / "c", {"a": jax.ShapeDtypeStruct((2, 2), np.float32)})
+
+
+@pytest.mark.parametrize("lost", ["0.0", "2.0", ".zarray"])
+def test_a_lost_file_is_an_error_not_zeros(tmp_path, lost):
+    folder = write(tmp_path / "checkpoint_3")
+    (folder / "target.token_embedder.embedding" / lost).unlink()
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        t5x.load(folder, ABSTRACT)
+
+
+def test_a_cut_file_is_an_error(tmp_path):
+    folder = write(tmp_path / "checkpoint_3")
+    chunk = folder / "target.token_embedder.embedding" / "0.0"
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        t5x.load(folder, ABSTRACT)
+
+
+@pytest.mark.parametrize("array", [np.ones((3, 2), np.float32), np.ones((2, 2), np.uint16)])
+def test_an_array_unlike_its_index_is_an_error(tmp_path, array):
+    write_zarr(tmp_path / "c" / "target.a", array, array.dtype.str)
+    write_index(tmp_path / "c", {"a": spec_of("target.a", np.ones((2, 2)))})
+    with pytest.raises(ValueError, match=r"expected floats \(2, 2\)"):
+        t5x.load(tmp_path / "c", {"a": jax.ShapeDtypeStruct((2, 2), np.float32)})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'model_checkpoint_path: "model.ckpt-1000000"\n',  # TensorFlow's file of that name
+        serialization.msgpack_serialize({"version": 3}),
+        serialization.msgpack_serialize([1, 2]),
+    ],
+)
+def test_another_file_of_that_name_is_an_error(tmp_path, content):
+    (tmp_path / "checkpoint").write_bytes(content)
+    with pytest.raises(ValueError, match="not a T5X checkpoint or is damaged"):
+        t5x.read_step(tmp_path)
+
+
+def test_a_cut_index_and_an_old_version_are_errors(tmp_path):
+    folder = write(tmp_path / "checkpoint_3")
+    index = folder / "checkpoint"
+    index.write_bytes(index.read_bytes()[:-5])
+    with pytest.raises(ValueError, match="damaged"):
+        t5x.load(folder, ABSTRACT)
+    write_index(folder, {}, version=1)
+    with pytest.raises(ValueError, match="version 1"):
+        t5x.load(folder, {})

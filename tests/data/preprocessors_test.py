@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from prompt_tuning.data import features, preprocessors, vocabularies
+
+
+def documents(*lengths):
+    """Documents that together count from 3 to 42, again and again."""
+    ends = np.cumsum(lengths)
+    tokens = np.arange(sum(lengths), dtype=np.int32) % 40 + 3
+    ragged = tf.RaggedTensor.from_row_limits(tokens, ends)
+    dataset = tf.data.Dataset.range(len(lengths))
+    return dataset.map(lambda i: {"targets": ragged[i]})
+
+
+def sst2(**extra):
+    return tf.data.Dataset.from_tensors(
+        {"idx": tf.constant(7), "label": tf.constant(1, tf.int64), "sentence": b"a fine film "}
+        | extra
+    )
+
+
+LABELS = ("negative", "positive")
+
+
+def test_glue_format():
+    [example] = preprocessors.glue(sst2(), "sst2", LABELS).as_numpy_iterator()
+    assert example == {"inputs": b"sst2 sentence: a fine film ", "targets": b"positive", "idx": 7}
+
+
+def test_glue_keys_are_in_alphabetic_order():
+    dataset = sst2(premise=b"p", hypothesis=b"h")
+    [example] = preprocessors.glue(dataset, "mnli", LABELS).as_numpy_iterator()
+    assert example["inputs"] == b"mnli hypothesis: h premise: p sentence: a fine film "
+
+
+@pytest.mark.parametrize(("label", "name"), [(0, b"negative"), (-1, b"<unk>")])
+def test_glue_labels(label, name):
+    dataset = sst2(label=tf.constant(label, tf.int64))
+    [example] = preprocessors.glue(dataset, "sst2", LABELS).as_numpy_iterator()
+    assert example["targets"] == name
+
+
+def test_remove_first_text_token():
+    dataset = tf.data.Dataset.from_tensors({"inputs": b"sst2 sentence: sst2 x", "targets": b"y z"})
+    [example] = preprocessors.remove_first_text_token(dataset).as_numpy_iterator()
+    assert example == {"inputs": b"sentence: sst2 x", "targets": b"y z"}
+
+
+def test_chunks_hold_all_tokens_in_order_with_eos_between_documents():
+    lengths = [3, 1, 40, 2, 5] * 30  # more documents than one batch of them
+    chunks = preprocessors.concatenate_and_chunk(documents(*lengths), 7, eos_id=1)
+    got = [chunk["targets"] for chunk in chunks.as_numpy_iterator()]
+    expected = [
+        token
+        for document in documents(*lengths).as_numpy_iterator()
+        for token in [*document["targets"], 1]
+    ]
+    assert {len(chunk) for chunk in got} == {7}
+    assert np.concatenate(got).tolist() == expected[: len(expected) // 7 * 7]
+
+
+LENGTHS = {"inputs": 100, "targets": 100}
+
+
+def run(objective, vocabulary, lengths=LENGTHS, seed=0, count=3):
+    output_features = features.features(vocabulary.for_seqio())
+    with seqio.utils.map_seed_manager(seed):
+        dataset = objective(documents(5000), lengths, output_features)
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+def restore(example, sentinels):
+    """Puts spans back in place of their sentinels: (tokens, spans)."""
+    spans = []
+    for token in example["targets"].tolist():
+        if token in sentinels:
+            spans.append([])
+            assert token == sentinels[len(spans) - 1]
+        else:
+            spans[-1].append(token)
+    assert not spans.pop()  # the last sentinel ends the targets
+    left = iter(spans)
+    tokens = []
+    for token in example["inputs"].tolist():
+        tokens += next(left) if token in sentinels else [token]
+    assert [t for t in example["inputs"] if t in sentinels] == sentinels[: len(spans)]
+    return tokens, spans
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_span_corruption_loses_nothing(vocabulary, seed):
+    sentinels = [vocabulary.size - 1 - i for i in range(100)]
+    text = np.arange(3 * 110) % 40 + 3
+    for i, example in enumerate(run(preprocessors.span_corruption, vocabulary, seed=seed)):
+        tokens, spans = restore(example, sentinels)
+        assert tokens == text[110 * i : 110 * (i + 1)].tolist()
+        # round(0.15 * 110) tokens in round(16 / 3) spans
+        assert len(spans) == 5 and sum(map(len, spans)) == 16 and min(map(len, spans)) >= 1
+        assert example["inputs"][0] == tokens[0]
+
+
+@pytest.mark.parametrize(
+    ("room", "sizes"),
+    [
+        # T5 pre-trains on 568 tokens with 512 inputs: 85 noise tokens in 28 spans.
+        ((512, 512), (512 - 1, 85 + 28 + 1)),
+        ((512, 64), (310 - 46 + 15, 46 + 15 + 1)),
+        ((3, 4), (2, 3)),
+    ],
+)
+def test_span_corruption_fills_the_room(vocabulary, room, sizes):
+    lengths = dict(zip(("inputs", "targets"), room, strict=True))
+    [example] = run(preprocessors.span_corruption, vocabulary, lengths, count=1)
+    assert (len(example["inputs"]), len(example["targets"])) == sizes
+
+
+def test_every_place_is_masked_equally_often(vocabulary):
+    masked = np.zeros(110)
+    sentinels = [vocabulary.size - 1 - i for i in range(100)]
+    for example in run(preprocessors.span_corruption, vocabulary, count=40):
+        tokens, spans = restore(example, sentinels)
+        left, place = iter(spans), 0
+        for token in example["inputs"].tolist():
+            length = len(next(left)) if token in sentinels else 1
+            masked[place : place + length] += token in sentinels
+            place += length
+        assert place == len(tokens)
+    halves = masked.reshape(2, 55).mean(axis=1) / 40
+    assert np.all(np.abs(halves - 0.15) < 0.05)
+
+
+@pytest.mark.parametrize("objective", [preprocessors.span_corruption, preprocessors.prefix_lm])
+def test_objectives_depend_on_the_seed_only(vocabulary, objective):
+    def sizes(seed):
+        return [e["inputs"].tolist() for e in run(objective, vocabulary, seed=seed)]
+
+    assert sizes(1) == sizes(1) != sizes(2)
+
+
+@pytest.mark.parametrize("room", [(2, 4), (3, 3)])
+def test_span_corruption_needs_room(vocabulary, room):
+    lengths = dict(zip(("inputs", "targets"), room, strict=True))
+    with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS"):
+        run(preprocessors.span_corruption, vocabulary, lengths)
+
+
+def test_span_corruption_needs_sentinels(vocabulary):
+    plain = vocabularies.SentencePiece(vocabulary.path, extra_ids=5)
+    with pytest.raises(ValueError, match=r"<extra_id_5> .*EXTRA_IDS"):
+        run(preprocessors.span_corruption, plain)
+
+
+@pytest.mark.parametrize("room", [(32, 32), (32, 12), (12, 32), (3, 2)])
+def test_prefix_lm_cuts_text_in_two_that_fit(vocabulary, room):
+    lengths = dict(zip(("inputs", "targets"), room, strict=True))
+    chunk = max(room) - 1
+    text = np.arange(100 * chunk) % 40 + 3
+    examples = run(preprocessors.prefix_lm, vocabulary, lengths, count=100)
+    joined = np.concatenate([e[name] for e in examples for name in ("inputs", "targets")])
+    assert joined.tolist() == text.tolist()
+    cuts = {len(e["inputs"]) for e in examples}
+    assert min(cuts) >= max(1, chunk - room[1] + 1) and max(cuts) <= min(chunk - 1, room[0] - 1)
+    assert len(cuts) == 1 or len(cuts) > (max(cuts) - min(cuts)) / 2
+
+
+def test_prefix_lm_needs_room(vocabulary):
+    with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS"):
+        run(preprocessors.prefix_lm, vocabulary, {"inputs": 32, "targets": 1})

@@ -1,0 +1,190 @@
+"""The model as a trainer sees it: loss, score, predict, gradients and their cost."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prompt_tuning import params
+from prompt_tuning.models import decoding, model, network
+from prompt_tuning.prompts import module
+
+PROMPT_LENGTH = 20
+TEXT_LENGTH = 64
+CONFIG = network.T5Config(
+    vocab_size=64,
+    embed_dim=64,
+    num_heads=4,
+    head_dim=16,
+    mlp_dim=128,
+    num_encoder_layers=4,
+    num_decoder_layers=4,
+    dropout_rate=0.1,
+)
+TRAINABLE = ("encoder/prompt/.*",)
+
+
+@pytest.fixture(scope="module")
+def prompted() -> model.EncoderDecoderModel:
+    return model.EncoderDecoderModel(CONFIG, module.Prompt(PROMPT_LENGTH))
+
+
+@pytest.fixture(scope="module")
+def weights(prompted):
+    return jax.jit(prompted.init)(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(1)
+    soft = np.tile(64 + np.arange(PROMPT_LENGTH), (2, 1))
+    targets = np.array([[5, 9, 33, 1, 0, 0], [40, 1, 0, 0, 0, 0]], np.int32)
+    inputs = np.concatenate([soft, rng.integers(2, 64, (2, TEXT_LENGTH))], axis=1)
+    return {
+        "encoder_input_tokens": inputs.astype(np.int32),
+        "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": targets,
+        "decoder_loss_weights": (targets > 0).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def log_probs(prompted, weights, batch):
+    """log softmax and log Z of every target position, float64."""
+    logits = np.asarray(jax.jit(prompted.logits)(weights, batch), np.float64)
+    log_z = np.log(np.exp(logits).sum(-1))
+    return logits - log_z[..., None], log_z
+
+
+def of_targets(log_probs, batch):
+    return np.take_along_axis(log_probs, batch["decoder_target_tokens"][..., None], -1)[..., 0]
+
+
+@pytest.mark.parametrize(
+    ("factor", "divisor"), [(None, 1), ("NUM_REAL_TARGET_TOKENS", 6), ("AVERAGE_PER_SEQUENCE", 2)]
+)
+def test_loss_and_sums(prompted, weights, batch, log_probs, factor, divisor):
+    settings = {"z_loss": 0.01, "loss_normalizing_factor": factor}
+    tuned = dataclasses.replace(prompted, **settings)
+    loss, sums = jax.jit(tuned.loss)(weights, batch)
+    log_probs, log_z = log_probs
+    real = batch["decoder_target_tokens"] > 0
+    z_loss = 0.01 * (log_z[real] ** 2).sum()
+    total = -of_targets(log_probs, batch)[real].sum() + z_loss
+    expected = {
+        "loss": total,
+        "z_loss": z_loss,
+        "correct": (log_probs.argmax(-1) == batch["decoder_target_tokens"])[real].sum(),
+        "tokens": 6,
+    }
+    assert sums.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_allclose(sums[name], expected[name], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(loss, total / divisor, rtol=1e-5)
+
+
+def test_weights_weigh_the_tokens(prompted, weights, batch, log_probs):
+    shares = np.array([[0, 2, 0, 0.5, 0, 0], [0, 0, 0, 0, 0, 0]], np.float32)
+    plain = dataclasses.replace(prompted, z_loss=0.0)
+    loss, sums = jax.jit(plain.loss)(weights, batch | {"decoder_loss_weights": shares})
+    expected = -(of_targets(log_probs[0], batch) * shares).sum()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert float(sums["tokens"]) == 2.5
+
+
+def test_score_is_the_log_probability_without_z_loss_and_smoothing(
+    prompted, weights, batch, log_probs
+):
+    smoothed = dataclasses.replace(prompted, z_loss=1.0, label_smoothing=0.5)
+    expected = (of_targets(log_probs[0], batch) * batch["decoder_loss_weights"]).sum(-1)
+    found = jax.jit(smoothed.score)(weights, batch)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_dropout_acts_only_with_an_rng_and_follows_it(prompted, weights, batch):
+    loss = jax.jit(lambda rng: prompted.loss(weights, batch, rng)[0])
+    once, again, other = (float(loss(jax.random.key(i))) for i in (1, 1, 2))
+    still = float(loss(None))
+    assert once == again
+    assert len({once, other, still}) == 3
+
+
+def test_greedy_and_beam_search_give_what_transformers_gives(golden):
+    ids, stored = golden.arrays["inputs"], golden.arrays
+    length = stored["greedy"].shape[1]
+    greedy = model.EncoderDecoderModel(golden.config, decoder=decoding.Greedy())
+    tokens, _ = jax.jit(greedy.predict, static_argnums=2)(golden.params, ids, length)
+    np.testing.assert_array_equal(tokens[:, 0], stored["greedy"])
+    beams = dataclasses.replace(greedy, decoder=decoding.BeamSearch(4, alpha=0.0))
+    tokens, scores = jax.jit(beams.predict, static_argnums=2)(golden.params, ids, length)
+    np.testing.assert_array_equal(tokens, stored["beams"])
+    np.testing.assert_allclose(scores, stored["beam_scores"], rtol=0, atol=1e-5)
+
+
+def test_beam_scores_are_those_of_score(prompted, weights, batch):
+    """The soft tokens are read in decoding as in scoring."""
+    searching = dataclasses.replace(prompted, decoder=decoding.BeamSearch(2, alpha=0.0))
+    ids = batch["encoder_input_tokens"]
+    predict = jax.jit(searching.predict, static_argnums=2)
+    tokens, scores = predict(weights, ids, 6)
+    for n in range(2):
+        targets = np.asarray(tokens[:, n])
+        found = {
+            "encoder_input_tokens": ids,
+            "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+            "decoder_target_tokens": targets,
+            "decoder_loss_weights": (targets > 0).astype(np.float32),
+        }
+        expected = jax.jit(prompted.score)(weights, found)
+        np.testing.assert_allclose(scores[:, n], expected, rtol=1e-4)
+    other_prompt = params.merge(
+        params.split(weights, TRAINABLE)[1],
+        params.unflatten({module.PATH: weights["encoder"]["prompt"]["prompt"] + 1}),
+    )
+    assert not np.allclose(predict(other_prompt, ids, 6)[1], scores)
+
+
+def loss_of_split(prompted, frozen, batch):
+    return lambda trainable: prompted.loss(params.merge(trainable, frozen), batch)[0]
+
+
+def test_gradient_is_for_the_prompt_alone(prompted, weights, batch):
+    trainable, frozen = params.split(weights, TRAINABLE)
+    gradient = jax.jit(jax.grad(loss_of_split(prompted, frozen, batch)))(trainable)
+    (path, values), *others = params.flatten(gradient).items()
+    assert (path, values.shape, others) == (module.PATH, (PROMPT_LENGTH, 64), [])
+    # Against a central difference along the gradient itself.
+    direction = jax.tree.map(lambda g: g / jnp.linalg.norm(g), gradient)
+    loss = jax.jit(loss_of_split(prompted, frozen, batch))
+    ahead, behind = (
+        float(loss(jax.tree.map(lambda p, d: p + step * d, trainable, direction)))  # noqa: B023
+        for step in (0.01, -0.01)
+    )
+    np.testing.assert_allclose((ahead - behind) / 0.02, jnp.linalg.norm(values), rtol=2e-2)
+
+
+def flops(prompted, weights, batch, trainable_patterns) -> float:
+    """Of one compiled loss and gradient."""
+    trainable, frozen = params.split(weights, trainable_patterns)
+
+    def step(trainable, frozen):
+        return jax.value_and_grad(loss_of_split(prompted, frozen, batch))(trainable)
+
+    return jax.jit(step).lower(trainable, frozen).compile().cost_analysis()["flops"]
+
+
+def test_prompt_tuning_costs_at_most_0_70_of_full_fine_tuning(prompted, weights, batch):
+    tuning = flops(prompted, weights, batch, TRAINABLE)
+    assert tuning <= 0.70 * flops(prompted, weights, batch, (".*",))
+
+
+def test_logits_are_the_same_on_one_device_and_on_eight(prompted, weights, batch, log_probs):
+    mesh = jax.sharding.Mesh(jax.devices(), ("data",))
+    assert mesh.size == 8
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    many = {key: jax.device_put(np.tile(ids, (4, 1)), rows) for key, ids in batch.items()}
+    found = jax.nn.log_softmax(jax.jit(prompted.logits)(weights, many))
+    real = batch["decoder_target_tokens"] > 0
+    np.testing.assert_allclose(found[:2][real], log_probs[0][real], rtol=0, atol=2e-5)

@@ -1,0 +1,251 @@
+"""The network: against transformers and PEFT, packing, masks, cache, sizes, names."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from prompt_tuning import params
+from prompt_tuning.models import model, network
+from prompt_tuning.prompts import module
+
+SIZES = {
+    "small": (512, 6, 1024, 8, 76_961_152),
+    "base": (768, 12, 2048, 12, 247_577_856),
+    "large": (1024, 16, 2816, 24, 783_150_080),
+    "xl": (2048, 32, 5120, 24, 2_849_757_184),
+    "xxl": (4096, 64, 10240, 24, 11_135_332_352),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompted:
+    """A golden model with its prompt, and its jitted logits."""
+
+    model: model.EncoderDecoderModel
+    params: dict
+    length: int
+
+    def __post_init__(self):
+        object.__setattr__(self, "logits", jax.jit(self.model.logits))
+
+    @property
+    def soft_ids(self) -> np.ndarray:
+        """[P]: the ids of the prompt."""
+        return self.model.config.vocab_size + np.arange(self.length, dtype=np.int32)
+
+    def prefixed(self, ids: np.ndarray) -> np.ndarray:
+        """Rows of ids [B, T] with the prompt in front: [B, P + T]."""
+        return np.concatenate([np.tile(self.soft_ids, (len(ids), 1)), ids], axis=1)
+
+
+@pytest.fixture(scope="module")
+def prompted(golden) -> Prompted:
+    prompt = golden.arrays["prompt"]
+    weights = params.merge(golden.params, params.unflatten({module.PATH: prompt}))
+    with_prompt = model.EncoderDecoderModel(golden.config, module.Prompt(len(prompt)))
+    return Prompted(with_prompt, weights, len(prompt))
+
+
+@pytest.fixture(scope="module")
+def prompted_teacher(golden, prompted):
+    """The golden's batch with soft tokens, and the logits of its real targets are known."""
+    inputs = prompted.prefixed(golden.arrays["inputs"])
+    return golden.teacher | {"encoder_input_tokens": inputs}
+
+
+def test_logits_are_those_of_transformers(golden):
+    plain = model.EncoderDecoderModel(golden.config)
+    found = jax.jit(plain.logits)(golden.params, golden.teacher)
+    real = golden.arrays["targets"] > 0
+    np.testing.assert_allclose(found[real], golden.arrays["logits"][real], rtol=0, atol=2e-5)
+
+
+def test_logits_with_a_prompt_are_those_of_peft(golden, prompted, prompted_teacher):
+    found = prompted.logits(prompted.params, prompted_teacher)
+    real = golden.arrays["targets"] > 0
+    expected = golden.arrays["prompt_logits"][real]
+    np.testing.assert_allclose(found[real], expected, rtol=0, atol=2e-5)
+
+
+def test_ids_without_a_prompt_do_not_read_it(golden, prompted):
+    found = prompted.logits(prompted.params, golden.teacher)
+    real = golden.arrays["targets"] > 0
+    np.testing.assert_allclose(found[real], golden.arrays["logits"][real], rtol=0, atol=2e-5)
+
+
+def test_bfloat16_gives_float32_logits_near_those_of_float32(golden):
+    config = dataclasses.replace(golden.config, dtype="bfloat16")
+    found = jax.jit(model.EncoderDecoderModel(config).logits)(golden.params, golden.teacher)
+    real = golden.arrays["targets"] > 0
+    assert found.dtype == jnp.float32
+    error = np.asarray(found)[real] - golden.arrays["logits"][real]
+    # Rounding of 2^-9 through five layers, not the std of 2 of an unrelated network.
+    assert np.sqrt((error**2).mean()) < 0.1
+
+
+def pack(rows: list[list[int]], width: int) -> dict[str, np.ndarray]:
+    """One row of examples behind each other: ids, segment ids from 1, positions from 0."""
+    tail = [0] * (width - sum(map(len, rows)))
+    segments = [segment for segment, row in enumerate(rows, 1) for _ in row]
+    positions = [i for row in rows for i in range(len(row))]
+    columns = {"ids": sum(rows, []), "segment_ids": segments, "positions": positions}
+    return {name: np.array([[*column, *tail]], np.int32) for name, column in columns.items()}
+
+
+def test_packed_examples_have_the_logits_they_have_alone(golden, prompted, prompted_teacher):
+    def real(rows):
+        return [[int(i) for i in row if i > 0] for row in rows]
+
+    alone = np.asarray(prompted.logits(prompted.params, prompted_teacher))
+    targets = real(prompted_teacher["decoder_target_tokens"])
+    encoder = pack(real(prompted_teacher["encoder_input_tokens"]), width=60)
+    decoder = pack(targets, width=40)
+    starts = [[0, *row[:-1]] for row in targets]
+    batch = {
+        "encoder_input_tokens": encoder["ids"],
+        "encoder_segment_ids": encoder["segment_ids"],
+        "encoder_positions": encoder["positions"],
+        "decoder_target_tokens": decoder["ids"],
+        "decoder_input_tokens": pack(starts, width=40)["ids"],
+        "decoder_segment_ids": decoder["segment_ids"],
+        "decoder_positions": decoder["positions"],
+    }
+    together = np.asarray(prompted.logits(prompted.params, batch))[0]
+    begin = 0
+    for row, target in zip(alone, targets, strict=True):
+        found = together[begin : begin + len(target)]
+        np.testing.assert_allclose(found, row[: len(target)], rtol=0, atol=1e-5)
+        begin += len(target)
+
+
+def test_more_padding_changes_nothing(golden, prompted, prompted_teacher):
+    real = golden.arrays["targets"] > 0
+    wide = {key: np.pad(ids, ((0, 1), (0, 6))) for key, ids in prompted_teacher.items()}
+    expected = np.asarray(prompted.logits(prompted.params, prompted_teacher))
+    found = np.asarray(prompted.logits(prompted.params, wide))
+    np.testing.assert_allclose(found[:-1, :-6][real], expected[real], rtol=0, atol=1e-5)
+    assert np.isfinite(found).all()
+
+
+def test_encoder_reads_nothing_of_padding(golden):
+    plain, ids = model.EncoderDecoderModel(golden.config).module, golden.arrays["inputs"]
+    encode = jax.jit(lambda weights: plain.apply({"params": weights}, ids, method=plain.encode))
+    table = golden.params["token_embedder"]["embedding"].copy()
+    table[0] += 100
+    moved = golden.params | {"token_embedder": {"embedding": table}}
+    real = ids > 0
+    before, after = encode(golden.params), encode(moved)
+    np.testing.assert_array_equal(before[real], after[real])
+
+
+def test_decoder_is_causal_and_encoder_is_not(golden, prompted, prompted_teacher):
+    before = np.asarray(prompted.logits(prompted.params, prompted_teacher))[1]
+    ids = prompted_teacher["decoder_input_tokens"].copy()
+    ids[1, 7] = 5 if ids[1, 7] != 5 else 6
+    after = prompted.logits(prompted.params, prompted_teacher | {"decoder_input_tokens": ids})[1]
+    moved = np.abs(after - before).max(-1)
+    assert (moved[:7] == 0).all()
+    assert (moved[7:] > 1e-3).all()
+    ids = prompted_teacher["encoder_input_tokens"].copy()
+    ids[1, -1 - int((ids[1] == 0).sum())] = 5  # its last real token
+    after = prompted.logits(prompted.params, prompted_teacher | {"encoder_input_tokens": ids})[1]
+    assert (np.abs(after - before).max(-1) > 1e-4).all()
+
+
+def test_cached_steps_give_the_teacher_forced_logits(golden, prompted, prompted_teacher):
+    net, variables = prompted.model.module, {"params": prompted.params}
+    encoder_ids = prompted_teacher["encoder_input_tokens"]
+    inputs = prompted_teacher["decoder_input_tokens"]
+    expected = np.asarray(prompted.logits(prompted.params, prompted_teacher))
+    encoded = net.apply(variables, encoder_ids, method=net.encode)
+    cache = net.apply(variables, encoded, inputs.shape[1] + 2, method=net.start_cache)
+
+    @jax.jit
+    def step(ids, index, cache):
+        return net.apply(variables, ids, index, cache, encoder_ids, method=net.step)
+
+    for i in range(inputs.shape[1]):
+        found, cache = step(inputs[:, i], jnp.int32(i), cache)
+        real = golden.arrays["targets"][:, i] > 0
+        np.testing.assert_allclose(found[real], expected[real, i], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_parameter_counts_of_t5_1_1(size):
+    embed_dim, heads, mlp_dim, depth, expected = SIZES[size]
+    config = network.T5Config(32128, embed_dim, heads, 64, mlp_dim, depth, depth)
+    plain = nn.unbox(model.EncoderDecoderModel(config).abstract_params())
+    assert params.count(plain) == expected
+
+
+def test_a_prompt_for_xxl_holds_409_600_numbers():
+    embed_dim, heads, mlp_dim, depth, plain = SIZES["xxl"]
+    config = network.T5Config(32128, embed_dim, heads, 64, mlp_dim, depth, depth)
+    prompted = model.EncoderDecoderModel(config, module.Prompt(100))
+    assert params.count(nn.unbox(prompted.abstract_params())) == plain + 409_600
+
+
+def attention_paths(parent: str, width: int, joined: int) -> dict[str, tuple[int, int]]:
+    inner = {f"{parent}/{name}/kernel": (width, joined) for name in ("query", "key", "value")}
+    return inner | {f"{parent}/out/kernel": (joined, width)}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_parameter_tree_is_that_of_t5x(tied):
+    v, d, h, c, f = 16, 6, 2, 4, 10
+    activations = ("relu",) if tied else ("gelu", "linear")
+    config = network.T5Config(v, d, h, c, f, 2, 1, activations, logits_via_embedding=tied)
+    expected = {"token_embedder/embedding": (v, d)}
+    for stack, layers, attentions, norms in [
+        ("encoder", 2, ["attention"], ["attention", "mlp"]),
+        (
+            "decoder",
+            1,
+            ["self_attention", "encoder_decoder_attention"],
+            ["self_attention", "cross_attention", "mlp"],
+        ),
+    ]:
+        expected[f"{stack}/relpos_bias/rel_embedding"] = (h, 32)
+        expected[f"{stack}/{stack}_norm/scale"] = (d,)
+        for layer in (f"{stack}/layers_{i}" for i in range(layers)):
+            for name in attentions:
+                expected |= attention_paths(f"{layer}/{name}", d, h * c)
+            expected |= {f"{layer}/pre_{name}_layer_norm/scale": (d,) for name in norms}
+            for name in ("wi",) if tied else ("wi_0", "wi_1"):
+                expected[f"{layer}/mlp/{name}/kernel"] = (d, f)
+            expected[f"{layer}/mlp/wo/kernel"] = (f, d)
+    if not tied:
+        expected["decoder/logits_dense/kernel"] = (d, v)
+    found = params.flatten(nn.unbox(model.EncoderDecoderModel(config).abstract_params()))
+    assert {path: leaf.shape for path, leaf in found.items()} == expected
+    assert {leaf.dtype for leaf in found.values()} == {jnp.dtype("float32")}
+
+
+def test_initial_weights_have_the_spread_of_t5():
+    # Mesh TensorFlow's: queries (D·C)^-1/2, keys and values D^-1/2, out (H·C)^-1/2.
+    d, h, c, f = 64, 8, 16, 96
+    config = network.T5Config(256, d, h, c, f, 1, 1)
+    weights = params.flatten(model.EncoderDecoderModel(config).init(jax.random.key(0)))
+    for name, spread in {
+        "encoder/layers_0/attention/query/kernel": (d * c) ** -0.5,
+        "encoder/layers_0/attention/key/kernel": d**-0.5,
+        "encoder/layers_0/attention/out/kernel": (h * c) ** -0.5,
+        "encoder/layers_0/mlp/wi_0/kernel": d**-0.5,
+        "encoder/layers_0/mlp/wo/kernel": f**-0.5,
+        "token_embedder/embedding": 1.0,
+    }.items():
+        assert math.isclose(float(weights[name].std()), spread, rel_tol=0.05), name
+
+
+def test_unknown_activation_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"swish.*gelu"):
+        network.T5Config(16, 8, 2, 4, 8, 1, 1, ("swish",))
+
+
+def test_a_config_from_lists_hashes():
+    assert hash(network.T5Config(16, 8, 2, 4, 8, 1, 1, ["gelu", "linear"]))
