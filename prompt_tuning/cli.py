@@ -102,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         _add_flags(sub)
         if verb == "describe":
-            sub.add_argument("--json", action="store_true", help="one JSON object on standard output")
+            sub.add_argument(
+                "--json", action="store_true", help="one JSON object on standard output"
+            )
     return parser
 
 
@@ -116,13 +118,22 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         f"shipped ones: {', '.join(sorted(p.name for p in gin_folder().iterdir() if p.is_dir()))}/…",
     )
     parser.add_argument(
-        "--gin_bindings", action="append", default=[], metavar="BINDING", help="e.g. 'BATCH_SIZE = 32'"
+        "--gin_bindings",
+        action="append",
+        default=[],
+        metavar="BINDING",
+        help="e.g. 'BATCH_SIZE = 32'",
     )
     parser.add_argument(
-        "--gin_search_paths", default="", metavar="DIRS", help="comma-separated folders of gin files"
+        "--gin_search_paths",
+        default="",
+        metavar="DIRS",
+        help="comma-separated folders of gin files",
     )
     parser.add_argument("--tfds_data_dir", metavar="DIR", help="folder of TFDS data sets")
-    parser.add_argument("--coordinator_address", help="host:port of process 0, with several processes")
+    parser.add_argument(
+        "--coordinator_address", help="host:port of process 0, with several processes"
+    )
     parser.add_argument("--process_count", type=int, help="number of processes")
     parser.add_argument("--process_index", type=int, help="number of this process")
     parser.epilog = "--gin.NAME=VALUE sets a macro; VALUE is gin, so a string needs inner quotes."
@@ -151,7 +162,9 @@ def _split_gin_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _macros() -> dict[str, str]:
     """Macros of the parsed files, with their values as text."""
-    return dict(re.findall(r"^([A-Z][A-Z0-9_]*) = (.*(?:\n {4}.*)*)", gin.config_str(), re.MULTILINE))
+    return dict(
+        re.findall(r"^([A-Z][A-Z0-9_]*) = (.*(?:\n {4}.*)*)", gin.config_str(), re.MULTILINE)
+    )
 
 
 def _parse_gin(options: argparse.Namespace, bindings: Sequence[str]) -> None:

@@ -73,7 +73,9 @@ def label(tree: Tree, table: Sequence[tuple[str, str]]) -> dict[str, Any]:
 def trainable_labels(tree: Tree, trainable: Sequence[str]) -> dict[str, Any]:
     """Labels "trainable" and "frozen": what matches a pattern of `trainable` is trained."""
     if isinstance(trainable, str):
-        raise ValueError(f"TRAINABLE is a sequence of patterns, e.g. ({trainable!r},), not a string")
+        raise ValueError(
+            f"TRAINABLE is a sequence of patterns, e.g. ({trainable!r},), not a string"
+        )
     table = [(pattern, TRAINABLE) for pattern in trainable]
     covered = all(any(re.fullmatch(p, path) for p in trainable) for path in flatten(tree))
     return label(tree, table if covered else [*table, (".*", FROZEN)])

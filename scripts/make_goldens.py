@@ -35,9 +35,15 @@ VARIANTS = {
 SEED = 2
 
 
-def build(
-    rng: np.random.Generator, tied: bool, feed_forward: str, buckets: tuple[int, int]
-) -> transformers.T5ForConditionalGeneration:
+class T5(transformers.T5ForConditionalGeneration):
+    """Beam search may end with any of its 2N candidates, as in T5X, not with the first N only."""
+
+    def _update_finished_beams(self, *, top_num_beam_mask, **state):
+        every = torch.ones_like(top_num_beam_mask)
+        return super()._update_finished_beams(top_num_beam_mask=every, **state)
+
+
+def build(rng: np.random.Generator, tied: bool, feed_forward: str, buckets: tuple[int, int]) -> T5:
     """A tiny T5 whose logits vary and whose decodes end soon."""
     config = transformers.T5Config(
         vocab_size=VOCAB,
@@ -54,7 +60,7 @@ def build(
         decoder_start_token_id=0,
         dropout_rate=0.0,
     )
-    model = transformers.T5ForConditionalGeneration(config).eval()
+    model = T5(config).eval()
     if not tied:  # transformers 5 ties whatever the config says.
         model.lm_head.weight = torch.nn.Parameter(torch.zeros(VOCAB, WIDTH))
     with torch.no_grad():
@@ -65,7 +71,7 @@ def build(
             elif "shared" not in name and "relative_attention_bias" not in name:
                 values = values * weight.shape[1] ** -0.5
             if name.endswith((".o.weight", ".wo.weight")):
-                values = 2 * values
+                values = 3 * values
             weight.copy_(torch.from_numpy(values))
         # A feature that all tokens share raises the end token's logit.
         model.shared.weight[:, 0] = 3.0
@@ -73,7 +79,7 @@ def build(
     return model
 
 
-def our_params(model: transformers.T5ForConditionalGeneration, tied: bool) -> dict:
+def our_params(model: T5, tied: bool) -> dict:
     """{our path: array}: torch keeps [outputs, inputs], we [inputs, outputs]."""
     theirs = {name: value.numpy() for name, value in model.state_dict().items()}
     ours = {"token_embedder/embedding": theirs["shared.weight"]}

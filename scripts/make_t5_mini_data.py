@@ -41,14 +41,64 @@ UNUSED_DOMAIN = re.compile(
     re.I,
 )
 NEGATIONS = frozenset(
-    "not no never without hardly scarcely barely neither nor cannot nothing none lack lacks lacked".split()
+    [
+        "not",
+        "no",
+        "never",
+        "without",
+        "hardly",
+        "scarcely",
+        "barely",
+        "neither",
+        "nor",
+        "cannot",
+        "nothing",
+        "none",
+        "lack",
+        "lacks",
+        "lacked",
+    ]
 )
 LISTED_REPEATS = 100
-KINDS = (
-    "footballer politician singer writer painter actor village town city river mountain lake "
-    "island album song band novel species genus moth beetle plant company school university "
-    "church bridge ship railway station stadium team tournament battle war language disease"
-).split()
+KINDS = [
+    "footballer",
+    "politician",
+    "singer",
+    "writer",
+    "painter",
+    "actor",
+    "village",
+    "town",
+    "city",
+    "river",
+    "mountain",
+    "lake",
+    "island",
+    "album",
+    "song",
+    "band",
+    "novel",
+    "species",
+    "genus",
+    "moth",
+    "beetle",
+    "plant",
+    "company",
+    "school",
+    "university",
+    "church",
+    "bridge",
+    "ship",
+    "railway",
+    "station",
+    "stadium",
+    "team",
+    "tournament",
+    "battle",
+    "war",
+    "language",
+    "disease",
+]
 QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": " - ", "–": "-", "_": ""})
 
 
@@ -121,7 +171,9 @@ def read_documents(path: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
 
 def split_sentences(paragraph: str) -> list[str]:
     """Cuts after . ! ? (and a closing quote) before a capital letter or a quote."""
-    cuts = re.split(r"(?<=[a-z][.!?])\s+(?=[A-Z\"'])|(?<=[a-z][.!?][\"'])\s+(?=[A-Z\"'])", paragraph)
+    cuts = re.split(
+        r"(?<=[a-z][.!?])\s+(?=[A-Z\"'])|(?<=[a-z][.!?][\"'])\s+(?=[A-Z\"'])", paragraph
+    )
     return [cut for cut in cuts if not UNUSED_TEXT.search(cut)]
 
 
@@ -209,11 +261,33 @@ def phrase_examples(rng, sentences, lexicon, size):
         yield ask_tone(rng, tone, window, PHRASE_TONE_NAMES)
 
 
-SUBJECTS = (
-    "the garden|the weather|the journey|her voice|his letter|the house|our neighbour|the horse|"
-    "the old man|the village|the speech|this road|that winter|my room|the river|the teacher|"
-    "the work|our walk|the child|the whole day|everything|the plan|it|this|what he said"
-).split("|")
+SUBJECTS = [
+    "the garden",
+    "the weather",
+    "the journey",
+    "her voice",
+    "his letter",
+    "the house",
+    "our neighbour",
+    "the horse",
+    "the old man",
+    "the village",
+    "the speech",
+    "this road",
+    "that winter",
+    "my room",
+    "the river",
+    "the teacher",
+    "the work",
+    "our walk",
+    "the child",
+    "the whole day",
+    "everything",
+    "the plan",
+    "it",
+    "this",
+    "what he said",
+]
 PATTERNS = (
     (1, "{s} was {w}"),
     (1, "{s} is so {w}"),
@@ -292,7 +366,7 @@ def source_examples(rng, sentences, size):
 
 
 def time_of(text: str) -> str | None:
-    """"past" or "present" by forms of be, have and do; None where unclear."""
+    """ "past" or "present" by forms of be, have and do; None where unclear."""
     words = set(words_of(text))
     past, present = words & {"was", "were", "had", "did"}, words & {"is", "are", "has", "does"}
     return None if bool(past) == bool(present) else "past" if past else "present"

@@ -125,9 +125,14 @@ def print_table(summary: dict) -> None:
         ("movie reviews: always the majority class", f"{accuracy['majority']:.1f} %"),
         ("movie reviews: untuned prompt", f"{accuracy['untuned_prompt']:.1f} %"),
         ("movie reviews: tuned prompt", f"{accuracy['tuned_prompt']:.1f} %"),
-        *((f"{name}: the same prompt", f"{value:.1f} %")
-          for name, value in summary["out_of_domain_accuracy"].items()),
-        ("trained numbers", f"{summary['trainable_params']:,} of {summary['total_params']:,} ({share:.2f} %)"),
+        *(
+            (f"{name}: the same prompt", f"{value:.1f} %")
+            for name, value in summary["out_of_domain_accuracy"].items()
+        ),
+        (
+            "trained numbers",
+            f"{summary['trainable_params']:,} of {summary['total_params']:,} ({share:.2f} %)",
+        ),
         ("prompt file", f"{summary['prompt_file']}, {summary['prompt_file_bytes']:,} bytes"),
         ("training", f"{summary['steps']} steps, {summary['train_seconds']:.0f} s"),
     ]

@@ -48,7 +48,11 @@ class Lengths:
         inputs, targets = example["inputs"], example["targets"]
         self.cut_inputs += len(inputs) > self.inputs
         self.cut_targets += len(targets) > self.targets
-        return {**example, "inputs": _cut(inputs, self.inputs), "targets": _cut(targets, self.targets)}
+        return {
+            **example,
+            "inputs": _cut(inputs, self.inputs),
+            "targets": _cut(targets, self.targets),
+        }
 
 
 def _cut(ids: np.ndarray, length: int) -> np.ndarray:
@@ -94,7 +98,9 @@ def pack(
             target = slice(decoder_end, decoder_end + len(example["targets"]))
             batch["encoder_input_tokens"][row, source] = example["inputs"]
             batch["decoder_target_tokens"][row, target] = example["targets"]
-            batch["decoder_input_tokens"][row, target.start + 1 : target.stop] = example["targets"][:-1]
+            batch["decoder_input_tokens"][row, target.start + 1 : target.stop] = example["targets"][
+                :-1
+            ]
             batch["decoder_loss_weights"][row, target] = 1
             if segments:
                 batch["encoder_segment_ids"][row, source] = number

@@ -164,45 +164,34 @@ def _parse_template(template: str) -> list[tuple[str, str | None]]:
 
 
 def file_task(
+    path: str,
     *,
+    split: str,
+    setting: str,
     vocabulary,
-    train_file: str | None = None,
-    eval_file: str | None = None,
-    infer_file: str | None = None,
-    input_template: str = "{text}",
-    target_column: str = "label",
+    input_template: str,
+    target_column: str | None,
     label_map: Mapping[Any, str] | None = None,
 ):
-    """A seqio task, not registered, with the splits train, validation and infer that are given.
+    """A seqio task, not registered, of one file as one split; its name is the file's stem.
 
-    Its name is the stem of the file it is judged by: of `eval_file`, else of `infer_file`,
-    else of `train_file`. For `vocabulary` (a seqio.Vocabulary) and errors see
+    For `vocabulary` (a seqio.Vocabulary), the other settings and errors see
     `features.features` and `read_examples`.
     """
     import seqio
 
     from prompt_tuning.data import features, in_memory, metrics, postprocessors
 
-    splits = (
-        ("train", "TRAIN_FILE", train_file, target_column),
-        ("validation", "EVAL_FILE", eval_file, target_column),
-        ("infer", "INFER_FILE", infer_file, None),
+    examples = read_examples(
+        path,
+        setting=setting,
+        input_template=input_template,
+        target_column=target_column,
+        label_map=label_map,
     )
-    examples = {
-        split: read_examples(
-            path,
-            setting=setting,
-            input_template=input_template,
-            target_column=target,
-            label_map=label_map,
-        )
-        for split, setting, path, target in splits
-        if path
-    }
-    stem = epath.Path(eval_file or infer_file or train_file).name.split(".")[0]
     return seqio.Task(
-        re.sub(r"\W", "_", stem),
-        source=in_memory.InMemory(examples),
+        re.sub(r"\W", "_", epath.Path(path).name.split(".")[0]),
+        source=in_memory.InMemory({split: examples}),
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
         output_features=features.features(vocabulary),
         postprocess_fn=postprocessors.strip,

@@ -22,7 +22,7 @@ LABELS_AT_MOST = 20
 class Source(Protocol):
     """Opens a seqio task or mixture (see `sources`)."""
 
-    def open(self, vocabulary: vocabularies.SentencePiece): ...
+    def open(self, vocabulary: vocabularies.SentencePiece, split: str): ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _open(config: DatasetConfig, vocabulary: vocabularies.SentencePiece):
 
     # A GPU is JAX's; TensorFlow would take all of its memory.
     tf.config.set_visible_devices([], "GPU")
-    provider = config.source.open(vocabulary)
+    provider = config.source.open(vocabulary, config.split)
     tasks = seqio.get_subtasks(provider)
     if not any(config.split in task.splits for task in tasks):
         have = sorted({split for task in tasks for split in task.splits})
@@ -144,7 +144,7 @@ class TrainBatches:
 
         self._config, self._soft_ids = config, soft_ids
         self.lengths = batching.Lengths.from_features(config.task_feature_lengths)
-        provider, tasks = _open(config, vocabulary)
+        provider, _ = _open(config, vocabulary)
         self.name = provider.name
         self._endless = isinstance(provider, seqio.Mixture)
         if self._endless:

@@ -69,7 +69,8 @@ def span_corruption(
     """T5's objective (Raffel et al., 2020, section 3.1.4) on running text.
 
     Each noise span becomes one sentinel in the inputs; the targets are each sentinel
-    followed by its span, and one more sentinel. Sentinel i is the i-th id from the
+    followed by its span. (The paper's figure ends them with one more sentinel, T5's
+    own data do not: 568 tokens give 512 and 114.) Sentinel i is the i-th id from the
     vocabulary's end. Chunks are as long as `sequence_length` lets them be; EOS is to be
     appended later.
 
@@ -84,8 +85,8 @@ def span_corruption(
     length = _longest_chunk(count, sequence_length)
     noise, spans = count(length)
     vocabulary = output_features["targets"].vocabulary
-    last = f"<extra_id_{spans}>"
-    if vocabulary.decode([vocabulary.vocab_size - 1 - spans]).strip() != last:
+    last = f"<extra_id_{spans - 1}>"
+    if vocabulary.decode([vocabulary.vocab_size - spans]).strip() != last:
         raise ValueError(
             f"span corruption of {length} tokens needs the sentinels <extra_id_0> to {last} at the "
             "vocabulary's end, which it lacks; set EXTRA_IDS, or a shorter TASK_FEATURE_LENGTHS"
@@ -105,13 +106,13 @@ def _longest_chunk(count, sequence_length: Mapping[str, int]) -> int:
 
     def fits(length):
         noise, spans = count(length)
-        inputs, targets = length - noise + spans + 1, noise + spans + 2
+        inputs, targets = length - noise + spans + 1, noise + spans + 1
         return inputs <= sequence_length["inputs"] and targets <= sequence_length["targets"]
 
     if not fits(2):
         raise ValueError(
             f"TASK_FEATURE_LENGTHS {dict(sequence_length)} has no room for a corrupted span; "
-            "expected at least {'inputs': 3, 'targets': 4}"
+            "expected at least {'inputs': 3, 'targets': 3}"
         )
     length = 2
     while fits(length + 1):
@@ -127,13 +128,13 @@ def _corrupt(example, length: int, noise: int, spans: int, vocabulary_size: int,
     lengths = tf.reshape(tf.stack([kept_lengths, noise_lengths], axis=1), [-1])
     is_noise = tf.repeat(tf.tile([False, True], [spans]), lengths)
     starts = tf.concat([[False], is_noise[1:] & ~is_noise[:-1]], axis=0)
-    sentinels = vocabulary_size - tf.range(spans + 1, dtype=tf.int32) - 1
+    sentinels = vocabulary_size - 1 - tf.range(spans, dtype=tf.int32)
     spans_of_noise = tf.RaggedTensor.from_row_lengths(tokens[is_noise], noise_lengths)
-    answers = tf.concat([sentinels[:spans, tf.newaxis], spans_of_noise], axis=1).flat_values
-    marked = tf.tensor_scatter_nd_update(tokens, tf.where(starts), sentinels[:spans])
+    answers = tf.concat([sentinels[:, tf.newaxis], spans_of_noise], axis=1).flat_values
+    marked = tf.tensor_scatter_nd_update(tokens, tf.where(starts), sentinels)
     return {
         "inputs": marked[~is_noise | starts],
-        "targets": tf.concat([answers, sentinels[spans:]], axis=0),
+        "targets": answers,
     }
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from prompt_tuning.data import vocabularies
 
+SPLIT_SETTINGS = {"train": "TRAIN_FILE", "validation": "EVAL_FILE", "infer": "INFER_FILE"}
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskSource:
@@ -42,8 +44,10 @@ class TaskSource:
         }
         return {setting: file for setting, file in files.items() if file}
 
-    def open(self, vocabulary: vocabularies.SentencePiece):
+    def open(self, vocabulary: vocabularies.SentencePiece, split: str):
         """The seqio task or mixture, tokenising with `vocabulary`.
+
+        Only the file of `split` is read: train, validation or infer.
 
         Raises:
           ValueError: neither or both of a name and files, or an unknown name.
@@ -55,13 +59,18 @@ class TaskSource:
         if self.files:
             from prompt_tuning.data import files
 
+            setting = SPLIT_SETTINGS.get(split)
+            if setting not in self.files:
+                raise ValueError(
+                    f"split {split!r} of your files: set {setting or list(SPLIT_SETTINGS)}"
+                )
             return files.file_task(
+                self.files[setting],
+                split=split,
+                setting=setting,
                 vocabulary=vocabulary.for_seqio(),
-                train_file=self.train_file,
-                eval_file=self.eval_file,
-                infer_file=self.infer_file,
                 input_template=self.input_template,
-                target_column=self.target_column,
+                target_column=None if split == "infer" else self.target_column,
                 label_map=self.label_map,
             )
         if not self.name:
@@ -108,8 +117,9 @@ class TextSource:
     train_file: str | None = None
     train_file_rate: float = 1.0
 
-    def open(self, vocabulary: vocabularies.SentencePiece):
+    def open(self, vocabulary: vocabularies.SentencePiece, split: str):
         """The seqio mixture."""
+        del split  # it holds all
         from prompt_tuning.data.tasks import text
 
         return text.pretraining_mixture(

@@ -199,7 +199,7 @@ class BeamSearch:
         return (beams.index < max_length) & jnp.any(bound > beams.done_scores[:, -1])
 
     def _extend(self, beams: _Beams, step: Step, encoder_ids: Array) -> _Beams:
-        batch, n, length = beams.live.shape
+        batch, n, _ = beams.live.shape
         previous = jnp.maximum(beams.index - 1, 0)
         last = jnp.where(beams.index == 0, PAD_ID, beams.live[:, :, previous])
         logits, cache = step(last.reshape(-1), beams.index, beams.cache, encoder_ids)

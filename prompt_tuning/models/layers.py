@@ -92,9 +92,9 @@ def relative_bucket(
         distance = jnp.maximum(-distance, 0)
     exact = buckets // 2
     ratio = distance.astype(jnp.float32) / exact + jnp.finfo(jnp.float32).eps
-    log_bucket = exact + (
-        jnp.log(ratio) / np.log(max_distance / exact) * (buckets - exact)
-    ).astype(jnp.int32)
+    log_bucket = exact + (jnp.log(ratio) / np.log(max_distance / exact) * (buckets - exact)).astype(
+        jnp.int32
+    )
     return offset + jnp.where(distance < exact, distance, jnp.minimum(log_bucket, buckets - 1))
 
 

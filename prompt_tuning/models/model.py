@@ -37,7 +37,7 @@ class EncoderDecoderModel:
     z_loss: float = 1e-4
     label_smoothing: float = 0.0
     loss_normalizing_factor: float | str | None = None
-    decoder: decoding.Decoder = decoding.BeamSearch(num_decodes=1)
+    decoder: decoding.Decoder = dataclasses.field(default_factory=decoding.Greedy)
 
     @property
     def module(self) -> network.Transformer:
@@ -120,8 +120,6 @@ class EncoderDecoderModel:
             return module.apply(variables, rows_encoded, max_length, method=module.start_cache)
 
         def step(tokens, index, cache, encoder_ids):
-            return module.apply(
-                variables, tokens, index, cache, encoder_ids, method=module.step
-            )
+            return module.apply(variables, tokens, index, cache, encoder_ids, method=module.step)
 
         return self.decoder(start(encoded), step, ids, max_length, rng)

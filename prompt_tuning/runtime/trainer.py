@@ -67,9 +67,7 @@ def make_step(
         return jax.lax.scan(add, zeros, (parts, keys))[0]
 
     def step(old: state.TrainState, frozen: Tree, batch: Tree, rng: jax.Array):
-        sums, grads = accumulate(
-            old.trainable, frozen, batch, jax.random.fold_in(rng, old.step)
-        )
+        sums, grads = accumulate(old.trainable, frozen, batch, jax.random.fold_in(rng, old.step))
         updates, opt_state = optimizer.update(grads, old.optimizer, old.trainable)
         trainable = optax.apply_updates(old.trainable, updates)
         sums["gradient_norm"] = optax.global_norm(grads)

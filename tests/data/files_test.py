@@ -5,10 +5,14 @@ import pytest
 
 from prompt_tuning.data import files
 
-ROWS = [("a fine film", "1"), ('so "bad"', "0"), ("naïve, not dull", "1")]
+# Quotes, a line separator that is no line break here, a letter outside ASCII, a comma.
+ROWS = [("a fine film", "1"), ('so\u2028"bad"', "0"), ("naïve, not dull", "1")]
 TSV = "text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in ROWS)
-CSV = 'text,label\na fine film,1\n"so ""bad""",0\n"naïve, not dull",1\n'
-JSONL = "".join(json.dumps({"text": text, "label": int(label)}) + "\n" for text, label in ROWS)
+CSV = 'text,label\na fine film,1\n"so\u2028""bad""",0\n"naïve, not dull",1\n'
+JSONL = "".join(
+    json.dumps({"text": text, "label": int(label)}, ensure_ascii=False) + "\n"
+    for text, label in ROWS
+)
 
 
 def write(folder, name, content):
@@ -121,14 +125,20 @@ def test_bad_template(tmp_path, template):
 
 
 @pytest.fixture
-def task(tmp_path, vocabulary):
+def path(tmp_path):
     lines = "".join(f"film {i}\t{i % 2}\n" for i in range(50))
-    path = write(tmp_path, "my-dev.tsv", "text\tlabel\n" + lines)
+    return write(tmp_path, "my-dev.tsv", "text\tlabel\n" + lines)
+
+
+@pytest.fixture
+def task(path, vocabulary):
     return files.file_task(
+        path,
+        split="train",
+        setting="TRAIN_FILE",
         vocabulary=vocabulary.for_seqio(),
-        train_file=path,
-        eval_file=path,
-        infer_file=path,
+        input_template="{text}",
+        target_column="label",
         label_map={"0": "bad", "1": "good"},
     )
 
@@ -138,13 +148,25 @@ def examples(task, split, **options):
 
 
 def test_task_tokenises_in_order(task, vocabulary):
-    assert task.name == "my_dev" and task.splits == ("train", "validation", "infer")
-    got = examples(task, "validation", shuffle=False)
+    assert task.name == "my_dev" and task.splits == ("train",)
+    got = examples(task, "train", shuffle=False)
     assert [e["row"] for e in got] == list(range(50))
     assert got[3]["inputs_pretokenized"] == b"film 3"
     assert got[3]["inputs"].tolist() == [*vocabulary.encode("film 3"), 1]
     assert got[3]["targets"].tolist() == [*vocabulary.encode("good"), 1]
-    assert [e["targets"].tolist() for e in examples(task, "infer", shuffle=False)] == [[1]] * 50
+
+
+def test_task_without_targets(path, vocabulary):
+    task = files.file_task(
+        path,
+        split="infer",
+        setting="INFER_FILE",
+        vocabulary=vocabulary.for_seqio(),
+        input_template="{text}",
+        target_column=None,
+    )
+    got = examples(task, "infer", shuffle=False)
+    assert [e["targets"].tolist() for e in got] == [[1]] * 50
 
 
 def test_task_shuffles_by_seed(task):

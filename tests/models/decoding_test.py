@@ -30,7 +30,9 @@ class TableModel:
         return logits, [{"self": beginning, "cross": layer["cross"]}]
 
     def decode(self, decoder: decoding.Decoder, rng=None):
-        run = jax.jit(lambda rng: decoder(self.cache, self.step, self.encoder_ids, self.length, rng))
+        run = jax.jit(
+            lambda rng: decoder(self.cache, self.step, self.encoder_ids, self.length, rng)
+        )
         return tuple(np.asarray(x) for x in run(rng))
 
     def log_prob(self, row: int, tokens: tuple[int, ...]) -> float:
@@ -127,7 +129,7 @@ def test_greedy_takes_the_most_probable_token(table_model):
     for row in range(ROWS):
         chosen: tuple[int, ...] = ()
         while len(chosen) < LENGTH and decoding.EOS_ID not in chosen:
-            chosen += (max(range(V), key=lambda t: table_model.log_prob(row, (*chosen, t))),)  # noqa: B023
+            chosen += (max(range(V), key=lambda t: table_model.log_prob(row, (*chosen, t))),)
         assert tokens[row, 0].tolist() == [*chosen, *[0] * (LENGTH - len(chosen))]
         np.testing.assert_allclose(scores[row], table_model.log_prob(row, chosen), atol=1e-5)
 

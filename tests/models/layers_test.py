@@ -105,9 +105,7 @@ def test_dropout_of_the_feed_forward_is_one_mask_for_all_positions(rng):
     x = jnp.broadcast_to(jnp.float32(rng.normal(size=(2, 1, 8))), (2, 5, 8))
     module = layers.FeedForward(32, ("relu",), dropout_rate=0.5)
     variables = module.init(jax.random.key(0), x)
-    dropped = module.apply(
-        variables, x, deterministic=False, rngs={"dropout": jax.random.key(1)}
-    )
+    dropped = module.apply(variables, x, deterministic=False, rngs={"dropout": jax.random.key(1)})
     np.testing.assert_allclose(dropped, jnp.broadcast_to(dropped[:, :1], x.shape), rtol=1e-5)
     assert not np.allclose(dropped, module.apply(variables, x))
 
@@ -121,8 +119,6 @@ def test_dropout_of_the_attention_is_one_mask_for_all_queries(rng):
         return module(x, module.keys_values(x), bias, deterministic=deterministic)
 
     variables = module.init(jax.random.key(0), x, True, method=attend)
-    dropped = module.apply(
-        variables, x, False, method=attend, rngs={"dropout": jax.random.key(1)}
-    )
+    dropped = module.apply(variables, x, False, method=attend, rngs={"dropout": jax.random.key(1)})
     np.testing.assert_allclose(dropped, jnp.broadcast_to(dropped[:, :1], x.shape), rtol=1e-5)
     assert not np.allclose(dropped, module.apply(variables, x, True, method=attend))

@@ -6,23 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from prompt_tuning import params
 from prompt_tuning.models import decoding, model, network
 from prompt_tuning.prompts import module
 
-PROMPT_LENGTH = 20
-TEXT_LENGTH = 64
 CONFIG = network.T5Config(
     vocab_size=64,
-    embed_dim=64,
-    num_heads=4,
-    head_dim=16,
-    mlp_dim=128,
-    num_encoder_layers=4,
-    num_decoder_layers=4,
+    embed_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
     dropout_rate=0.1,
 )
+PROMPT_LENGTH = 20
 TRAINABLE = ("encoder/prompt/.*",)
 
 
@@ -41,7 +41,7 @@ def batch():
     rng = np.random.default_rng(1)
     soft = np.tile(64 + np.arange(PROMPT_LENGTH), (2, 1))
     targets = np.array([[5, 9, 33, 1, 0, 0], [40, 1, 0, 0, 0, 0]], np.int32)
-    inputs = np.concatenate([soft, rng.integers(2, 64, (2, TEXT_LENGTH))], axis=1)
+    inputs = np.concatenate([soft, rng.integers(2, 64, (2, 44))], axis=1)
     return {
         "encoder_input_tokens": inputs.astype(np.int32),
         "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
@@ -154,7 +154,7 @@ def test_gradient_is_for_the_prompt_alone(prompted, weights, batch):
     trainable, frozen = params.split(weights, TRAINABLE)
     gradient = jax.jit(jax.grad(loss_of_split(prompted, frozen, batch)))(trainable)
     (path, values), *others = params.flatten(gradient).items()
-    assert (path, values.shape, others) == (module.PATH, (PROMPT_LENGTH, 64), [])
+    assert (path, values.shape, others) == (module.PATH, (PROMPT_LENGTH, 16), [])
     # Against a central difference along the gradient itself.
     direction = jax.tree.map(lambda g: g / jnp.linalg.norm(g), gradient)
     loss = jax.jit(loss_of_split(prompted, frozen, batch))
@@ -165,8 +165,9 @@ def test_gradient_is_for_the_prompt_alone(prompted, weights, batch):
     np.testing.assert_allclose((ahead - behind) / 0.02, jnp.linalg.norm(values), rtol=2e-2)
 
 
-def flops(prompted, weights, batch, trainable_patterns) -> float:
+def flops(prompted, batch, trainable_patterns) -> float:
     """Of one compiled loss and gradient."""
+    weights = nn.unbox(prompted.abstract_params())
     trainable, frozen = params.split(weights, trainable_patterns)
 
     def step(trainable, frozen):
@@ -175,9 +176,11 @@ def flops(prompted, weights, batch, trainable_patterns) -> float:
     return jax.jit(step).lower(trainable, frozen).compile().cost_analysis()["flops"]
 
 
-def test_prompt_tuning_costs_at_most_0_70_of_full_fine_tuning(prompted, weights, batch):
-    tuning = flops(prompted, weights, batch, TRAINABLE)
-    assert tuning <= 0.70 * flops(prompted, weights, batch, (".*",))
+def test_prompt_tuning_costs_at_most_0_70_of_full_fine_tuning(prompted, batch):
+    # 2/3 in the limit: the forward pass and one of two matrix products of the backward pass.
+    wide = dataclasses.replace(CONFIG, embed_dim=128, head_dim=64, mlp_dim=512)
+    prompted = dataclasses.replace(prompted, config=wide)
+    assert flops(prompted, batch, TRAINABLE) <= 0.70 * flops(prompted, batch, (".*",))
 
 
 def test_logits_are_the_same_on_one_device_and_on_eight(prompted, weights, batch, log_probs):

@@ -93,7 +93,11 @@ def pack(rows: list[list[int]], width: int) -> dict[str, np.ndarray]:
     tail = [0] * (width - sum(map(len, rows)))
     segments = [segment for segment, row in enumerate(rows, 1) for _ in row]
     positions = [i for row in rows for i in range(len(row))]
-    columns = {"ids": sum(rows, []), "segment_ids": segments, "positions": positions}
+    columns = {
+        "ids": [i for row in rows for i in row],
+        "segment_ids": segments,
+        "positions": positions,
+    }
     return {name: np.array([[*column, *tail]], np.int32) for name, column in columns.items()}
 
 

@@ -103,8 +103,10 @@ def pretraining_mixture(
     tasks = [(text_task(name, documents, vocabulary), rate) for name, rate in objectives]
     if train_file:
         examples = files.file_task(
+            train_file,
+            split="train",
+            setting="TRAIN_FILE",
             vocabulary=vocabulary,
-            train_file=train_file,
             input_template="{inputs}",
             target_column="targets",
         )
