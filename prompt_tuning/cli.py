@@ -1,59 +1,53 @@
-"""The command `prompt-tuning`: flags -> gin -> a call. The only file that knows gin.
-
-gin-config 0.5 uses importlib.util without importing it; hence the import below.
-"""
+"""The command `prompt-tuning`: flags -> gin -> a call. The only file that knows gin."""
 
 import argparse
 import difflib
-import importlib.util
-import logging
+import importlib
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gin
 
 import prompt_tuning
 
+# Command -> module and function; gin/runs/<command>.gin says what it does and needs.
 VERBS = {
-    "train": (
-        "prompt_tuning.runtime.trainer",
-        "train",
-        "Tune a prompt (or whatever TRAINABLE names) on a frozen T5.",
-        "prompt-tuning train --gin_file=models/t5_mini.gin --gin_file=tasks/reviews.gin \\\n"
-        "    --gin_file=runs/train.gin --gin.MODEL_DIR=\"'my_run'\"",
-    ),
-    "eval": (
-        "prompt_tuning.runtime.evaluator",
-        "evaluate",
-        "Evaluate a base checkpoint with a prompt file.",
-        "prompt-tuning eval --gin_file=models/t5_mini.gin --gin_file=tasks/reviews.gin \\\n"
-        "    --gin_file=runs/eval.gin --gin.PROMPT_FILE=\"'my_run/prompts/best.npy'\" \\\n"
-        "    --gin.EVAL_OUTPUT_DIR=\"'my_eval'\"",
-    ),
-    "infer": (
-        "prompt_tuning.runtime.inferencer",
-        "infer",
-        "Answer inputs with a base checkpoint and a prompt file.",
-        "prompt-tuning infer --gin_file=models/t5_mini.gin --gin_file=tasks/reviews.gin \\\n"
-        "    --gin_file=runs/infer.gin --gin.PROMPT_FILE=\"'my_run/prompts/best.npy'\" \\\n"
-        "    --gin.INFER_OUTPUT_DIR=\"'my_answers'\"",
-    ),
-    "neighbors": (
-        "prompt_tuning.analysis.neighbors",
-        "neighbors",
-        "Print the words that each prompt vector is near.",
-        "prompt-tuning neighbors --gin_file=models/t5_mini.gin --gin_file=runs/neighbors.gin \\\n"
-        "    --gin.PROMPT_FILE=\"'my_run/prompts/best.npy'\"",
-    ),
-    "describe": (
-        "prompt_tuning.runtime.describer",
-        "describe",
-        "Count parameters and bytes without allocating a weight.",
-        "prompt-tuning describe --gin_file=models/t5_1_1_xxl.gin --gin_file=runs/describe.gin",
-    ),
+    "train": ("prompt_tuning.runtime.trainer", "train"),
+    "eval": ("prompt_tuning.runtime.evaluator", "evaluate"),
+    "infer": ("prompt_tuning.runtime.inferencer", "infer"),
+    "neighbors": ("prompt_tuning.analysis.neighbors", "neighbors"),
+    "describe": ("prompt_tuning.runtime.describer", "describe"),
+}
+FLAGS: Mapping[str, Mapping[str, Any]] = {
+    "--gin_file": {
+        "action": "append",
+        "default": [],
+        "metavar": "FILE",
+        "help": "gin file; several are read in order, later over earlier: "
+        "a model, then perhaps a task, a prompt and a decoder, then a run",
+    },
+    "--gin_bindings": {
+        "action": "append",
+        "default": [],
+        "metavar": "BINDING",
+        "help": "e.g. 'BATCH_SIZE = 32'; --gin.BATCH_SIZE=32 is the same",
+    },
+    "--gin_search_paths": {
+        "default": "",
+        "metavar": "DIRS",
+        "help": "comma-separated folders of gin files of your own",
+    },
+    "--tfds_data_dir": {"metavar": "DIR", "help": "folder of TFDS data sets"},
+    "--coordinator_address": {
+        "metavar": "HOST:PORT",
+        "help": "where process 0 listens, with several processes",
+    },
+    "--process_count": {"type": int, "metavar": "N", "help": "number of processes"},
+    "--process_index": {"type": int, "metavar": "I", "help": "number of this process"},
 }
 
 # What T5X's documents bind on the command line -> the macro that means it here.
@@ -86,21 +80,32 @@ def gin_folder() -> pathlib.Path:
     return inside if inside.is_dir() else package.parent / "gin"
 
 
+def header(file: pathlib.Path) -> str:
+    """The comment that a gin file opens with: what it provides, requires, a command, the result."""
+    lines = file.read_text().split("\n")
+    count = next(i for i, line in enumerate([*lines, ""]) if not line.startswith("#"))
+    return "\n".join(line[2:] for line in lines[:count])
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prompt-tuning", description=prompt_tuning.__doc__, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=prompt_tuning.__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="command")
-    for verb, (_, _, summary, example) in VERBS.items():
+    for verb in VERBS:
+        text = header(gin_folder() / "runs" / f"{verb}.gin")
         sub = verbs.add_parser(
             verb,
-            help=summary,
-            description=f"{summary}\n\n{_requirements(verb)}\n\nexample:\n  {example}",
+            help=text.partition("\n")[0],
+            description=text,
+            epilog="--gin.NAME=VALUE sets a macro; VALUE is gin, so a string needs inner quotes: "
+            "--gin.NAME=\"'text'\"\n\nshipped gin files:\n  " + "\n  ".join(_shipped()),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        _add_flags(sub)
+        for flag, options in FLAGS.items():
+            sub.add_argument(flag, **options)
         if verb == "describe":
             sub.add_argument(
                 "--json", action="store_true", help="one JSON object on standard output"
@@ -108,93 +113,55 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="gin file; several are read in order, later over earlier; "
-        f"shipped ones: {', '.join(sorted(p.name for p in gin_folder().iterdir() if p.is_dir()))}/…",
-    )
-    parser.add_argument(
-        "--gin_bindings",
-        action="append",
-        default=[],
-        metavar="BINDING",
-        help="e.g. 'BATCH_SIZE = 32'",
-    )
-    parser.add_argument(
-        "--gin_search_paths",
-        default="",
-        metavar="DIRS",
-        help="comma-separated folders of gin files",
-    )
-    parser.add_argument("--tfds_data_dir", metavar="DIR", help="folder of TFDS data sets")
-    parser.add_argument(
-        "--coordinator_address", help="host:port of process 0, with several processes"
-    )
-    parser.add_argument("--process_count", type=int, help="number of processes")
-    parser.add_argument("--process_index", type=int, help="number of this process")
-    parser.epilog = "--gin.NAME=VALUE sets a macro; VALUE is gin, so a string needs inner quotes."
+def _shipped() -> list[str]:
+    folder = gin_folder()
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*.gin"))
 
 
-def _requirements(verb: str) -> str:
-    """The header of the run file of a verb: what it provides and requires."""
-    lines = (gin_folder() / "runs" / f"{verb}.gin").read_text().splitlines()
-    header = [line for line in lines if line.startswith("#")]
-    return "\n".join(line.lstrip("# ") if line.strip() == "#" else line[2:] for line in header)
-
-
-def _split_gin_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Takes `--gin.NAME=VALUE` out: (other arguments, bindings `NAME = VALUE`)."""
-    others, bindings = [], []
+def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Flags, and the bindings `NAME = VALUE` of --gin.NAME=VALUE and --gin_bindings."""
+    others = [argument for argument in arguments if not argument.startswith("--gin.")]
+    options, unknown = _parser().parse_known_args(others)
+    if unknown:
+        raise UsageError(f"unknown argument {unknown[0]}; {_nearest(unknown[0], FLAGS)}")
+    bindings = list(options.gin_bindings)
     for argument in arguments:
-        if not argument.startswith("--gin."):
-            others.append(argument)
-            continue
-        name, equals, value = argument.removeprefix("--gin.").partition("=")
-        if not equals:
-            raise UsageError(f"{argument} has no value; expected --gin.{name}=VALUE")
-        bindings.append(f"{T5X_BINDINGS.get(name, name)} = {value}")
-    return others, bindings
+        if argument.startswith("--gin."):
+            name, equals, value = argument.removeprefix("--gin.").partition("=")
+            if not equals:
+                raise UsageError(f"{argument} has no value; expected --gin.{name}=VALUE")
+            bindings.append(f"{name} = {value}")
+    return options, bindings
 
 
-def _macros() -> dict[str, str]:
-    """Macros of the parsed files, with their values as text."""
-    return dict(
-        re.findall(r"^([A-Z][A-Z0-9_]*) = (.*(?:\n {4}.*)*)", gin.config_str(), re.MULTILINE)
-    )
+def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"
 
 
 def _parse_gin(options: argparse.Namespace, bindings: Sequence[str]) -> None:
-    """Reads files, then bindings; all macros known, all required ones set."""
+    """Reads files, then bindings; every macro is known and every required one set."""
+    run_file = gin_folder() / "runs" / f"{options.verb}.gin"
     if not options.gin_file:
-        raise UsageError(
-            f"no --gin_file; expected a model, perhaps a task, and a run, as in\n"
-            f"  {VERBS[options.verb][3]}"
-        )
+        raise UsageError(f"no --gin_file is given; this is what is needed:\n{header(run_file)}")
     folders = [*filter(None, options.gin_search_paths.split(",")), str(gin_folder())]
     files = [_find(name, folders) for name in options.gin_file]
-    for folder in folders:
-        gin.add_config_file_search_path(folder)
-    bindings = [*options.gin_bindings, *bindings]
-    # gin logs an error for each folder that an included file is not in.
-    logging.disable()
-    try:
-        gin.parse_config_files_and_bindings(files, None, finalize_config=False)
-        known = _macros()
-        for binding in bindings:
-            _check_macro(binding.partition("=")[0].strip(), known)
-        gin.parse_config(bindings)
-    except (SyntaxError, NameError, ValueError, ImportError, OSError, TypeError) as error:
-        raise UsageError(f"gin: {error}") from error
-    finally:
-        logging.disable(logging.NOTSET)
-    missing = [name for name, value in _macros().items() if value.strip() == "%gin.REQUIRED"]
-    if missing:
-        flags = "\n  ".join(f"--gin.{name}=…" for name in missing)
-        raise UsageError(f"missing settings of these gin files:\n  {flags}")
+    gin.clear_config()
+    gin.config._LOCATION_PREFIXES[:] = ["", *folders]
+    # The second reader takes a folder for a Python package: it logs each miss as an error,
+    # and fails where there is a folder `models` or `runs` on Python's path.
+    del gin.config._FILE_READERS[1:]
+    for file in files:
+        _read(gin.parse_config_file, file, f"--gin_file {file}")
+    _check_order(files)
+    known = _macros()
+    for binding in bindings:
+        name, _, value = (part.strip() for part in binding.partition("="))
+        macro = T5X_BINDINGS.get(name, name)
+        if macro not in known and "." not in macro:
+            raise UsageError(f"unknown macro {macro}; {_set_in(macro) or _nearest(macro, known)}")
+        _read(gin.parse_config, f"{macro} = {value}", f"--gin.{name}={value}")
+    _check_complete(options.verb)
     gin.finalize()
 
 
@@ -202,18 +169,52 @@ def _find(name: str, folders: Sequence[str]) -> str:
     for folder in ("", *folders):
         if os.path.isfile(path := os.path.join(folder, name)):
             return path
-    shipped = [str(p.relative_to(gin_folder())) for p in gin_folder().rglob("*.gin")]
-    nearest = difflib.get_close_matches(name, shipped, n=3)
-    hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
-    raise UsageError(f"--gin_file {name} is in none of {['.', *folders]}{hint}")
+    raise UsageError(
+        f"--gin_file {name} is in none of {['.', *folders]}; {_nearest(name, _shipped())}"
+    )
 
 
-def _check_macro(name: str, known: dict[str, str]) -> None:
-    if "." in name or "/" in name or name in known:
-        return
-    nearest = difflib.get_close_matches(name, known, n=3)
-    hint = f"; nearest: {', '.join(nearest)}" if nearest else f"; known: {', '.join(known)}"
-    raise UsageError(f"unknown macro {name}{hint}")
+def _read(parse, what: str, flag: str) -> None:
+    try:
+        parse(what)
+    except SyntaxError as error:
+        raise UsageError(
+            f"{flag} is not gin: {error}\na string needs inner quotes: --gin.NAME=\"'text'\""
+        ) from error
+    except (NameError, ValueError, ImportError, OSError) as error:
+        raise UsageError(f"{flag}: {error}") from error
+
+
+def _check_order(files: Sequence[str]) -> None:
+    """A model file after another file would undo what that one sets."""
+    is_model = [os.path.basename(os.path.dirname(file)) == "models" for file in files]
+    if is_model != sorted(is_model, reverse=True):
+        raise UsageError(f"a model's gin file sets defaults, so it must be the first of {files}")
+
+
+def _macros() -> dict[str, str]:
+    """Macros that are set, with their values as text."""
+    return dict(
+        re.findall(r"^([A-Z][A-Z0-9_]*) = (.*(?:\n {4}.*)*)", gin.config_str(), re.MULTILINE)
+    )
+
+
+def _set_in(macro: str) -> str:
+    """The shipped files that set a macro, as advice; "" where none does."""
+    files = [f for f in _shipped() if f"\n{macro} = " in (gin_folder() / f).read_text()]
+    return f"add --gin_file={' or '.join(files)}" if files else ""
+
+
+def _check_complete(verb: str) -> None:
+    macros = _macros()
+    module, function = VERBS[verb]
+    if f"\n{module.rpartition('.')[2]}.{function}.model = " not in gin.config_str():
+        raise UsageError(f"no run of this command is given; add --gin_file=runs/{verb}.gin")
+    if "MODEL" not in macros:
+        raise UsageError(f"no model is given; {_set_in('MODEL')} or one of its sizes")
+    if missing := [name for name, value in macros.items() if value.strip() == "%gin.REQUIRED"]:
+        flags = "".join(f"\n  --gin.{name}=…" for name in missing)
+        raise UsageError(f"missing settings of these gin files:{flags}")
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -225,21 +226,24 @@ def _prepare(options: argparse.Namespace) -> None:
             options.coordinator_address, options.process_count, options.process_index
         )
     if options.tfds_data_dir:
-        import seqio
+        from prompt_tuning.data import sources
 
-        seqio.set_tfds_data_dir_override(options.tfds_data_dir)
+        sources.set_tfds_data_dir(options.tfds_data_dir)
 
 
-def run(arguments: Sequence[str]):
-    """Runs a command line (without the program's name); returns what its function returns."""
-    others, bindings = _split_gin_flags(arguments)
-    options = _parser().parse_args(others)
-    module, name, _, _ = VERBS[options.verb]
+def run(arguments: Sequence[str]) -> Any:
+    """Runs a command line (without the program's name); returns what its function returns.
+
+    What gin was told before is forgotten. Raises UsageError, ValueError and OSError with a
+    message for the user.
+    """
+    options, bindings = _parse(arguments)
     from prompt_tuning.runtime import reporting
 
     reporting.set_up_logging()
     _parse_gin(options, bindings)
     _prepare(options)
+    module, name = VERBS[options.verb]
     function = gin.get_configurable(getattr(importlib.import_module(module), name))
     if options.verb == "describe":
         return function(as_json=options.json)
@@ -257,6 +261,3 @@ def main() -> None:
         message = str(error).split("\n  In call to configurable")[0]
         print(f"prompt-tuning: {message}", file=sys.stderr)
         sys.exit(2)
-
-
-assert importlib.util  # see the module's docstring

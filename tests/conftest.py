@@ -13,6 +13,7 @@ from prompt_tuning.models import network
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_disable_most_optimizations", True)  # Compiling is most of a test's time.
 
 TESTDATA = pathlib.Path(__file__).parent / "testdata"
 

@@ -6,6 +6,7 @@ from etils import epath
 
 from prompt_tuning import params
 from prompt_tuning.checkpoints import huggingface, t5x
+from prompt_tuning.models import network
 
 FORMATS = (t5x, huggingface)
 ORBAX_FILES = ("_CHECKPOINT_METADATA", "_METADATA", "commit_success.txt", "state")
@@ -25,8 +26,21 @@ def load(path: epath.PathLike, abstract: params.Tree) -> tuple[dict, int | None]
       FileNotFoundError: there is no such folder.
       ValueError: the format is not known, or the weights do not fit.
     """
-    checkpoint = _format(path)
-    return checkpoint.load(path, abstract), checkpoint.read_step(path)
+    return _format(path).load(path, abstract), read_step(path)
+
+
+def read_step(path: epath.PathLike) -> int | None:
+    """The step of the checkpoint, where the format tells it. Raises as `load`."""
+    return _format(path).read_step(path)
+
+
+def check_config(path: epath.PathLike, config: network.T5Config) -> None:
+    """Raises ValueError where the checkpoint says that it is another network than `config`.
+
+    Only Hugging Face's format says so; of T5X's the shapes are all there is.
+    """
+    if _format(path) is huggingface:
+        huggingface.check_config(path, config)
 
 
 def digest(path: epath.PathLike, abstract: params.Tree) -> str:
@@ -34,8 +48,7 @@ def digest(path: epath.PathLike, abstract: params.Tree) -> str:
 
     The same wherever the folder lies.
     """
-    step = _format(path).read_step(path)
-    return params.structure_digest(abstract, f"{epath.Path(path).name} {step}")
+    return params.structure_digest(abstract, f"{epath.Path(path).name} {read_step(path)}")
 
 
 def _format(path: epath.PathLike) -> types.ModuleType:

@@ -5,6 +5,7 @@ of its own (`lm_head.weight`) is present exactly when the logits are not tied.
 """
 
 import contextlib
+import dataclasses
 import json
 import re
 import tempfile
@@ -133,6 +134,21 @@ def read_config(
         layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
         dtype=dtype,
     )
+
+
+def check_config(path: epath.PathLike, config: network.T5Config) -> None:
+    """Raises ValueError where config.json describes another network than `config`."""
+    found = read_config(path, dropout_rate=config.dropout_rate, dtype=config.dtype)
+    lines = [
+        f"{field.name} is {have!r}, the model has {want!r}"
+        for field in dataclasses.fields(config)
+        if (have := getattr(found, field.name)) != (want := getattr(config, field.name))
+    ]
+    if lines:
+        raise ValueError(
+            f"{path}/config.json is of another model:\n  " + "\n  ".join(lines) + "\n"
+            "INITIAL_CHECKPOINT_PATH and the model's gin file must name the same model"
+        )
 
 
 def load(path: epath.PathLike, abstract: params_lib.Tree) -> dict:

@@ -129,3 +129,10 @@ class TextSource:
             train_file=self.train_file,
             train_file_rate=self.train_file_rate,
         )
+
+
+def set_tfds_data_dir(folder: str) -> None:
+    """Where TFDS data sets lie (--tfds_data_dir)."""
+    import seqio
+
+    seqio.set_tfds_data_dir_override(folder)

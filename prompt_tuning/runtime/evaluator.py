@@ -117,6 +117,8 @@ def evaluate(
     Returns:
       {task: {metric: value}}.
     """
+    partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
+    tasks = pipeline.evaluation_tasks(dataset, vocabulary, num_examples)
     loaded = state.load_model(
         model,
         vocabulary,
@@ -124,13 +126,11 @@ def evaluate(
         prompt_initializer=prompt_initializer,
         num_partitions=num_partitions,
     )
-    partitioning.check_batch_size(dataset.batch_size, loaded.mesh)
-    tasks = pipeline.evaluation_tasks(dataset, vocabulary, num_examples)
+    reporting.start_folder(output_dir, config_text, "EVAL_OUTPUT_DIR")
     folder = epath.Path(output_dir) / "inference_eval"
     results = evaluate_tasks(
         Answerer(loaded), loaded.params, tasks, dataset.batch_size, output_dir=folder
     )
-    reporting.write_text(epath.Path(output_dir) / "config.gin", config_text)
     rows: list[tuple[str, str]] = []
     for task in tasks:
         metrics: dict[str, Any] = {**results[task.name], "majority": majority_share(task)}

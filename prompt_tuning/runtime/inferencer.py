@@ -33,6 +33,8 @@ def infer(
     Returns:
       The paths of the files.
     """
+    partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
+    tasks = pipeline.evaluation_tasks(dataset, vocabulary)
     loaded = state.load_model(
         model,
         vocabulary,
@@ -40,9 +42,7 @@ def infer(
         prompt_initializer=prompt_initializer,
         num_partitions=num_partitions,
     )
-    partitioning.check_batch_size(dataset.batch_size, loaded.mesh)
-    tasks = pipeline.evaluation_tasks(dataset, vocabulary)
-    reporting.write_text(epath.Path(output_dir) / "config.gin", config_text)
+    reporting.start_folder(output_dir, config_text, "INFER_OUTPUT_DIR")
     answerer = evaluator.Answerer(loaded, seed)
     paths = []
     for task in tasks:

@@ -55,6 +55,17 @@ def write_text(path: epath.PathLike, text: str) -> None:
     temporary.replace(path)
 
 
+def start_folder(folder: epath.PathLike, config_text: str, setting: str) -> None:
+    """Writes config.gin, a run's first file: what is wrong with `setting`, the folder, shows here."""
+    try:
+        write_text(epath.Path(folder) / "config.gin", config_text)
+    except OSError as error:
+        raise OSError(
+            f"cannot write to {setting} {folder}: {error}; set {setting} to a folder that you may "
+            "write to"
+        ) from error
+
+
 def progress(total: int, done: int = 0, unit: str = "steps") -> rich.progress.Progress:
     """A progress bar with one task, shown on a terminal only. Use as a context manager."""
     bar = rich.progress.Progress(

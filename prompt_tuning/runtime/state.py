@@ -53,10 +53,14 @@ class LoadedModel:
 
     @property
     def soft_ids(self) -> np.ndarray:
-        """The ids of the prompt, beyond the vocabulary; none for a model without prompt."""
-        prompt = self.model.prompt
-        length = 0 if prompt is None else prompt.length
-        return self.model.config.vocab_size + np.arange(length, dtype=np.int32)
+        """See the function of this name."""
+        return soft_ids(self.model)
+
+
+def soft_ids(model: model_lib.EncoderDecoderModel) -> np.ndarray:
+    """The ids of the prompt, beyond the vocabulary; none for a model without prompt."""
+    length = 0 if model.prompt is None else model.prompt.length
+    return model.config.vocab_size + np.arange(length, dtype=np.int32)
 
 
 def load_model(
@@ -69,6 +73,8 @@ def load_model(
     seed: int = 0,
 ) -> LoadedModel:
     """Reads the base, makes the prompt, and places both on the devices.
+
+    What can be wrong with the settings is looked at before the weights are read.
 
     Args:
       model: what to fill.
@@ -84,18 +90,24 @@ def load_model(
     boxed = model.abstract_params()
     abstract = params_lib.flatten(nn.unbox(boxed))
     base = params_lib.unflatten({p: x for p, x in abstract.items() if p != module.PATH})
+
+    def make_prompt(embedding: jax.Array) -> jax.Array:
+        rng = jax.random.fold_in(jax.random.key(seed), 1)
+        initializer = prompt_initializer or initializers.SampledVocabulary()
+        return initializer(rng, abstract[module.PATH].shape[0], embedding, vocabulary.encode)
+
+    if model.prompt is not None:
+        jax.eval_shape(make_prompt, base["token_embedder"]["embedding"])
     if checkpoint is None:
         logging.info("random weights: no INITIAL_CHECKPOINT_PATH")
         params, step = jax.jit(model.init)(jax.random.key(seed)), 0
         digest = params_lib.structure_digest(base, f"random {seed}")
     else:
+        base_model.check_config(checkpoint, model.config)
         params, step = base_model.load(checkpoint, base)
         digest = base_model.digest(checkpoint, base)
     if model.prompt is not None:
-        rng = jax.random.fold_in(jax.random.key(seed), 1)
-        embedding = jnp.asarray(params["token_embedder"]["embedding"])
-        initializer = prompt_initializer or initializers.SampledVocabulary()
-        prompt = initializer(rng, abstract[module.PATH].shape[0], embedding, vocabulary.encode)
+        prompt = make_prompt(jnp.asarray(params["token_embedder"]["embedding"]))
         flat = params_lib.flatten(params)
         params = params_lib.unflatten({**flat, module.PATH: prompt})
     params = jax.device_put(params, partitioning.shardings(boxed, mesh))

@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 import prompt_tuning
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import huggingface, prompt_files, train_state
+from prompt_tuning.checkpoints import base_model, huggingface, prompt_files, train_state
 from prompt_tuning.data import pipeline, vocabularies
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import initializers, module
@@ -133,6 +133,9 @@ class Run:
         step = jax.device_put(jnp.asarray(first_step), partitioning.replicated(loaded.mesh))
         self.state = state.TrainState(step, tuned, opt_state)
         self.initial_prompt = self.prompt()
+        self.position: Mapping[str, int] = {}
+        self.saved: int | None = None
+        self.evaluated: int | None = None
         self.best: float | None = None
         self.metrics: dict[str, Any] = {}
 
@@ -152,15 +155,15 @@ class Run:
         flat = params_lib.flatten(self.params())
         return np.asarray(jax.device_get(flat[module.PATH]), np.float32)
 
-    def resume(self) -> Mapping[str, int] | None:
-        """Takes the latest state in MODEL_DIR, if any; returns the data's position.
+    def resume(self) -> None:
+        """Takes the latest state in MODEL_DIR, if any.
 
         Raises:
           ValueError: the folder holds a run with another model or other trainable parameters.
         """
         latest = train_state.latest_step(self.model_dir)
         if latest is None:
-            return None
+            return
         kept = train_state.read_metadata(self.model_dir, latest)
         if kept["digest"] != self.digest():
             raise ValueError(
@@ -173,24 +176,26 @@ class Run:
         where = jax.tree.map(lambda x: x.sharding, self.state)
         self.state = jax.device_put(state.TrainState(**tree), where)
         self.best, self.first_step = metadata["best"], metadata["first_step"]
+        self.saved, self.evaluated = latest, metadata.get("evaluated")
         logging.info("going on from step %d in %s", latest, self.model_dir)
-        return metadata["position"]
 
     def digest(self) -> str:
         """Identity of what is trained on what."""
         return params_lib.structure_digest(self.state.trainable, self.loaded.digest)
 
-    def save(self, position: Mapping[str, int]) -> None:
-        """Writes the state, and the prompt with its card."""
+    def save(self) -> None:
+        """Writes the state, if this step's is not there yet, and the prompt with its card."""
         metadata = {
-            "position": dict(position),
+            "position": dict(self.position),
             "digest": self.digest(),
             "best": self.best,
             "first_step": self.first_step,
+            "evaluated": self.evaluated,
         }
-        train_state.save(
-            self.model_dir, self.step, self.state._asdict(), metadata, keep=self.schedule.keep
-        )
+        if self.saved != self.step:
+            tree, keep = self.state._asdict(), self.schedule.keep
+            train_state.save(self.model_dir, self.step, tree, metadata, keep=keep)
+            self.saved = self.step
         self._save_prompt(f"prompt_{self.step}")
 
     def record(self, results: Mapping[str, Mapping[str, float]]) -> None:
@@ -201,6 +206,7 @@ class Run:
         if mean is not None and (self.best is None or mean > self.best):
             self.best = mean
             self._save_prompt("best")
+        self.evaluated = self.step
 
     def _save_prompt(self, name: str) -> None:
         prompt = self.prompt()
@@ -269,6 +275,15 @@ def train(
       {"step", "metrics", "prompt_file"}.
     """
     folder = epath.Path(model_dir)
+    mesh = partitioning.make_mesh(num_partitions)
+    _check_batch(train_dataset.batch_size, num_microbatches, mesh)
+    first_step = schedule.first_step(0 if checkpoint is None else base_model.read_step(checkpoint))
+    batches = pipeline.TrainBatches(
+        train_dataset, vocabulary, state.soft_ids(model), _data_position(folder)
+    )
+    tasks = []
+    if eval_dataset is not None:
+        tasks = pipeline.evaluation_tasks(eval_dataset, vocabulary, eval_examples)
     loaded = state.load_model(
         model,
         vocabulary,
@@ -277,17 +292,12 @@ def train(
         num_partitions=num_partitions,
         seed=seed,
     )
-    first_step = schedule.first_step(loaded.step)
-    _check_batch(train_dataset.batch_size, num_microbatches, loaded.mesh)
     tuner = optimizers.for_trainable(optimizer(start_step=first_step), tuple(trainable))
     task = getattr(train_dataset.source, "name", None) or "own files"
     run = Run(loaded, tuner, trainable, folder, schedule, task, first_step)
-    position = run.resume()
-    batches = pipeline.TrainBatches(train_dataset, vocabulary, loaded.soft_ids, position)
-    tasks = [] if eval_dataset is None else pipeline.evaluation_tasks(
-        eval_dataset, vocabulary, eval_examples
-    )  # fmt: skip
-    _start_folder(run, config_text)
+    run.resume()
+    reporting.start_folder(folder, config_text, "MODEL_DIR")
+    _write_model_info(run)
     step = make_step(model, tuner, num_microbatches)
     with partitioning.use(loaded.mesh):
         _loop(run, step, batches, tasks, eval_dataset, seed)
@@ -302,15 +312,13 @@ def _check_batch(batch_size: int, num_microbatches: int, mesh: Mesh) -> None:
     partitioning.check_batch_size(batch_size // num_microbatches, mesh)
 
 
-def _start_folder(run: Run, config_text: str) -> None:
-    """The first writes of a run: what is wrong with MODEL_DIR shows here."""
-    try:
-        reporting.write_text(run.model_dir / "config.gin", config_text)
-    except OSError as error:
-        raise OSError(
-            f"cannot write to MODEL_DIR {run.model_dir}: {error}; set MODEL_DIR to a folder that "
-            "you may write to"
-        ) from error
+def _data_position(model_dir: epath.Path) -> Mapping[str, int] | None:
+    """Where in the data the run in a folder, if any, stopped."""
+    latest = train_state.latest_step(model_dir)
+    return None if latest is None else train_state.read_metadata(model_dir, latest)["position"]
+
+
+def _write_model_info(run: Run) -> None:
     where = jax.tree.map(lambda x: x.sharding, run.loaded.params)
     info = reporting.model_info(run.state.trainable, run.loaded.params, where)
     reporting.write_text(run.model_dir / "model-info.txt", info)
@@ -341,13 +349,11 @@ def _loop(
     }
 
     def evaluate() -> None:
-        if not tasks:
-            return
         results = evaluator.evaluate_tasks(
             answerer,
             run.params(),
             tasks,
-            eval_dataset.batch_size,
+            0 if eval_dataset is None else eval_dataset.batch_size,
             output_dir=run.model_dir / "inference_eval",
             step=run.step,
         )
@@ -357,13 +363,11 @@ def _loop(
             logging.info("step %d  %s: %s", run.step, name, shown)
         run.record(results)
 
-    if start == run.first_step:
-        evaluate()
-        run.save(batches.position)
+    run.position = batches.position
     try:
         _steps(run, step, batches, rng, train_log, evaluate)
     except KeyboardInterrupt:
-        run.save(batches.position)
+        run.save()
         logging.warning(
             "interrupted; step %d is saved in %s: the same command goes on from there",
             run.step, run.model_dir,
@@ -377,7 +381,7 @@ def _loop(
 def _steps(
     run: Run,
     step: Callable,
-    batches: Iterator,
+    batches: pipeline.TrainBatches,
     rng: jax.Array,
     train_log: reporting.MetricWriter,
     evaluate: Callable[[], None],
@@ -386,16 +390,25 @@ def _steps(
     waiting: list[dict[str, jax.Array]] = []
     since = time.monotonic()
     total = schedule.train_steps - run.first_step
+
+    def is_due(period: int) -> bool:
+        return (done - run.first_step) % period == 0 or done == schedule.train_steps
+
     with reporting.progress(total, done - run.first_step) as bar:
-        while done < schedule.train_steps:
+        while True:
+            if is_due(schedule.eval_period) and run.evaluated != done:
+                evaluate()
+                run.save()
+                since = time.monotonic()
+            if done == schedule.train_steps:
+                break
             batch = partitioning.place_batch(next(batches), run.loaded.mesh)
             run.state, sums = step(run.state, run.frozen, batch, rng)
+            run.position = batches.position
             waiting.append(sums)
             done += 1
             bar.advance(0)
-            past = done - run.first_step
-            last = done == schedule.train_steps
-            if past % schedule.log_period == 0 or last:
+            if is_due(schedule.log_period):
                 scalars = _summary(waiting, time.monotonic() - since) | run.moved()
                 train_log.write(done, scalars)
                 note = f"loss {scalars['loss_per_target_token']:.3f}"
@@ -405,10 +418,6 @@ def _steps(
                     done, note, scalars["accuracy"], scalars["steps_per_second"],
                 )  # fmt: skip
                 waiting, since = [], time.monotonic()
-            if past % schedule.eval_period == 0 or last:
-                evaluate()
-                run.save(batches.position)
-                since = time.monotonic()
 
 
 def _summary(waiting: Sequence[Mapping[str, jax.Array]], seconds: float) -> dict[str, float]:

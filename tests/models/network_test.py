@@ -234,7 +234,7 @@ def test_initial_weights_have_the_spread_of_t5():
     # Mesh TensorFlow's: queries (D·C)^-1/2, keys and values D^-1/2, out (H·C)^-1/2.
     d, h, c, f = 64, 8, 16, 96
     config = network.T5Config(256, d, h, c, f, 1, 1)
-    weights = params.flatten(model.EncoderDecoderModel(config).init(jax.random.key(0)))
+    weights = params.flatten(jax.jit(model.EncoderDecoderModel(config).init)(jax.random.key(0)))
     for name, spread in {
         "encoder/layers_0/attention/query/kernel": (d * c) ** -0.5,
         "encoder/layers_0/attention/key/kernel": d**-0.5,

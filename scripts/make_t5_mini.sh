@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Makes the embedded model t5_mini: data, vocabulary, pre-training, LM adaptation, bfloat16.
+# Usage: scripts/make_t5_mini.sh NOVELS.jsonl ENCYCLOPEDIA.jsonl OUTPUT   ({"title", "text"} a line)
+# Each step goes on where it was stopped. The result is OUTPUT/t5_mini, a Hugging Face folder.
+set -euo pipefail
+
+case "${1:-}" in "" | -h | --help) sed -n '2,4s/^# //p' "$0"; exit ;; esac
+novels=$1 encyclopedia=$2 out=$3
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+pretrain_steps=${PRETRAIN_STEPS:-PRETRAIN_DEFAULT} adapt_steps=${ADAPT_STEPS:-ADAPT_DEFAULT}
+
+if [ ! -f "$out/data/vocabulary.model" ]; then
+  python "$scripts/make_t5_mini_data.py" --novels "$novels" --encyclopedia "$encyclopedia" \
+    --lexicon "$scripts/t5_mini_lexicon" --output "$out/data"
+fi
+
+train() { # run file, folder, steps, objectives, more flags
+  local run=$1 folder=$2 steps=$3 objectives=$4
+  shift 4
+  prompt-tuning train --gin_file=models/t5_mini.gin --gin_file="runs/$run.gin" \
+    --gin.MODEL_DIR="'$folder'" --gin.TRAIN_STEPS="$steps" --gin.OBJECTIVES="$objectives" \
+    --gin.VOCABULARY_FILE="'$out/data/vocabulary.model'" --gin.TEXT_FILES="['$out/data/text.jsonl']" \
+    --gin.TRAIN_FILE="'$out/data/text_to_text.jsonl'" --gin.TRAIN_FILE_RATE=0.93 \
+    --gin.TASK_FEATURE_LENGTHS="{'inputs': 128, 'targets': 32}" --gin.BATCH_SIZE=64 \
+    --gin.LEARNING_RATE_FACTORS="'constant * linear_warmup * rsqrt_decay'" \
+    --gin.LEARNING_RATE=1.0 --gin.WARMUP_STEPS=200 --gin.LOG_PERIOD=200 "$@"
+}
+
+train pretrain "$out/pretrained" "$pretrain_steps" "(('span_corruption', 0.07),)"
+train lm_adapt "$out/adapted" $((pretrain_steps + adapt_steps)) "(('prefix_lm', 0.07),)" \
+  --gin.INITIAL_CHECKPOINT_PATH="'$out/pretrained/model_$pretrain_steps'"
+
+python - "$out" $((pretrain_steps + adapt_steps)) <<'PYTHON'
+import sys
+
+from flax import linen as nn
+
+from prompt_tuning.checkpoints import huggingface
+from prompt_tuning.models import model
+
+out, step = sys.argv[1], int(sys.argv[2])
+source = f"{out}/adapted/model_{step}"
+config = huggingface.read_config(source)
+abstract = nn.unbox(model.EncoderDecoderModel(config).abstract_params())
+huggingface.save(
+    f"{out}/t5_mini",
+    huggingface.load(source, abstract),
+    config,
+    vocabulary_file=f"{out}/data/vocabulary.model",
+    step=step,
+    dtype="bfloat16",
+)
+PYTHON
