@@ -8,7 +8,8 @@ import setuptools
 
 setuptools.setup(
     packages=[
-        *setuptools.find_packages(include=["prompt_tuning*"]),
+        # Folders of data are packages too: without __init__.py, hence "namespace".
+        *setuptools.find_namespace_packages(include=["prompt_tuning*"]),
         "prompt_tuning.gin_configs",
         "prompt_tuning.gin_configs.models",
         "prompt_tuning.gin_configs.prompts",
@@ -18,5 +19,5 @@ setuptools.setup(
         "prompt_tuning.gin_configs.tasks",
     ],
     package_dir={"prompt_tuning.gin_configs": "gin"},
-    package_data={"": ["*.gin"], "prompt_tuning.assets": ["**/*"]},
+    package_data={"": ["*"]},
 )

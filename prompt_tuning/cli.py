@@ -231,17 +231,22 @@ def _prepare(options: argparse.Namespace) -> None:
         sources.set_tfds_data_dir(options.tfds_data_dir)
 
 
+def read(arguments: Sequence[str]) -> argparse.Namespace:
+    """Reads flags and gin files; then gin knows every setting, and nothing of earlier ones."""
+    options, bindings = _parse(arguments)
+    _parse_gin(options, bindings)
+    return options
+
+
 def run(arguments: Sequence[str]) -> Any:
     """Runs a command line (without the program's name); returns what its function returns.
 
-    What gin was told before is forgotten. Raises UsageError, ValueError and OSError with a
-    message for the user.
+    Raises UsageError, ValueError and OSError with a message for the user.
     """
-    options, bindings = _parse(arguments)
+    options = read(arguments)
     from prompt_tuning.runtime import reporting
 
     reporting.set_up_logging()
-    _parse_gin(options, bindings)
     _prepare(options)
     module, name = VERBS[options.verb]
     function = gin.get_configurable(getattr(importlib.import_module(module), name))
@@ -255,6 +260,7 @@ def main() -> None:
     try:
         run(sys.argv[1:])
     except KeyboardInterrupt:
+        print("prompt-tuning: interrupted", file=sys.stderr)
         sys.exit(130)
     except (UsageError, ValueError, OSError) as error:
         # gin adds where it was called from, behind the message.

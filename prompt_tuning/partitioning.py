@@ -13,6 +13,8 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from prompt_tuning import params as params_lib
+
 DATA, MODEL = "data", "model"
 RULES: tuple[tuple[str, str | None], ...] = (
     ("batch", DATA),
@@ -79,6 +81,27 @@ def shardings(boxed: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
         return NamedSharding(mesh, PartitionSpec(*axes))
 
     return jax.tree.map(sharding, nn.unbox(boxed), specs)
+
+
+def slot_shardings(slots: Any, params: Mapping[str, Any], mesh: Mesh) -> Any:
+    """A sharding for each optimizer slot: its parameter's where it has that path and shape.
+
+    Args:
+      slots: abstract state of an optimizer, with the parameters' paths inside.
+      params: on the mesh.
+      mesh: the devices; what is no parameter's is the same on all.
+    """
+    placed = params_lib.flatten(params)
+
+    def sharding(path, leaf) -> NamedSharding:
+        keys = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]
+        for start in range(len(keys)):
+            param = placed.get("/".join(keys[start:]))
+            if param is not None and param.shape == leaf.shape:
+                return param.sharding
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(sharding, slots)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -19,4 +19,4 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
   source "$repo/.venv/bin/activate"
 fi
 echo "installing (some minutes the first time)"
-python -m pip install --quiet --disable-pip-version-check -e "$repo$1"
+python -m pip install -qq --disable-pip-version-check -e "$repo$1"

@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy as np
+from flax import linen as nn
 
 from prompt_tuning import assets, cli
 from prompt_tuning import params as params_lib
@@ -100,7 +101,7 @@ def summarize(
         for x in next((run / "inference_eval").glob("*-[0-9]*.jsonl")).open()
     ]
     config = huggingface.read_config(assets.path("t5_mini"))
-    shapes = model.EncoderDecoderModel(config, module.Prompt(PROMPT_LENGTH)).abstract_params()
+    abstract = model.EncoderDecoderModel(config, module.Prompt(PROMPT_LENGTH)).abstract_params()
     return {
         "validation_accuracy": {
             "majority": 100 * max(map(targets.count, set(targets))) / len(targets),
@@ -109,7 +110,7 @@ def summarize(
         },
         "out_of_domain_accuracy": scores,
         "trainable_params": int(np.load(prompt_file).size),
-        "total_params": params_lib.count(shapes),
+        "total_params": params_lib.count(nn.unbox(abstract)),
         "prompt_file": str(prompt_file),
         "prompt_file_bytes": prompt_file.stat().st_size,
         "train_seconds": round(seconds, 1),

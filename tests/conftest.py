@@ -1,4 +1,4 @@
-"""What all tests share: 8 host devices, strict dtypes, a seeded generator, the goldens."""
+"""What all tests share: 8 host devices, strict dtypes, a vocabulary, a tiny model and job, goldens."""
 
 import json
 import pathlib
@@ -7,15 +7,27 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+import sentencepiece
 
 from prompt_tuning import params
-from prompt_tuning.models import network
+from prompt_tuning.checkpoints import huggingface
+from prompt_tuning.data import vocabularies
+from prompt_tuning.models import model, network
+from prompt_tuning.prompts import module
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)  # Compiling is most of a test's time.
 
 TESTDATA = pathlib.Path(__file__).parent / "testdata"
+SENTENCES = [
+    f"{who} {verb} the {how} {what} in the {place} ."
+    for who in ("she", "he", "nobody", "everyone")
+    for verb in ("liked", "hated", "saw", "forgot")
+    for how in ("good", "bad", "long", "dull")
+    for what in ("film", "story", "song")
+    for place in ("park", "town")
+]
 
 
 class Golden(NamedTuple):
@@ -55,3 +67,113 @@ def golden(request) -> Golden:
 def rng() -> np.random.Generator:
     """The same numbers in every run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory) -> vocabularies.SentencePiece:
+    """About 50 pieces, letters and a few words, and 100 sentinels."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter([*SENTENCES, "abcdefghijklmnopqrstuvwxyz0123456789:,'\""]),
+        model_prefix=str(folder / "tiny"),
+        vocab_size=100,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return vocabularies.SentencePiece(str(folder / "tiny.model"), extra_ids=100)
+
+
+class Tiny(NamedTuple):
+    """A prompted T5 of one layer a stack, small enough to train in a test.
+
+    `checkpoint` is a Hugging Face folder at step 1,000 with the weights `base`.
+    """
+
+    model: model.EncoderDecoderModel
+    vocabulary: vocabularies.SentencePiece
+    checkpoint: str
+    base: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def tiny(vocabulary, tmp_path_factory) -> Tiny:
+    """Heads, rows and columns that 8 devices can share; a prompt of 4 vectors."""
+    config = network.T5Config(
+        vocab_size=256,
+        embed_dim=16,
+        num_heads=8,
+        head_dim=2,
+        mlp_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        dropout_rate=0.1,
+    )
+    base = jax.device_get(jax.jit(model.EncoderDecoderModel(config).init)(jax.random.key(0)))
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    huggingface.save(
+        folder, base, config, vocabulary_file=vocabulary.path, step=1000, dtype="float32"
+    )
+    prompted = model.EncoderDecoderModel(config, module.Prompt(4))
+    return Tiny(prompted, vocabulary, str(folder), base)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory) -> None:
+    """What one test has compiled no other compiles again."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+class TinyJob(NamedTuple):
+    """A folder with tiny.gin (the tiny model and its data), and train, eval, infer and text files."""
+
+    folder: pathlib.Path
+
+    def command(self, verb: str, *gin_files: str, **macros: Any) -> list[str]:
+        """A command line on tiny.gin; without gin files the verb's own run."""
+        files = [self.folder / "tiny.gin", *(gin_files or [f"runs/{verb}.gin"])]
+        flags = [f"--gin.{name}={_gin_value(value)}" for name, value in macros.items()]
+        return [verb, *(f"--gin_file={file}" for file in files), *flags]
+
+
+def _gin_value(value: Any) -> str:
+    return repr(str(value) if isinstance(value, pathlib.Path) else value)
+
+
+@pytest.fixture(scope="session")
+def tiny_job(tmp_path_factory, tiny) -> TinyJob:
+    """Made once: tests write elsewhere."""
+    folder = tmp_path_factory.mktemp("job")
+    rows = [(text, how) for text in SENTENCES for how in ("good", "bad") if f" {how} " in text]
+    lines = [f"{text}\t{how}\n" for text, how in rows]
+    for name, some in (("train.tsv", lines[:-30]), ("eval.tsv", lines[-30:])):
+        (folder / name).write_text("text\tlabel\n" + "".join(some))
+    asked = "".join(json.dumps({"text": text}) + "\n" for text, _ in rows[-20:])
+    (folder / "infer.jsonl").write_text(asked)
+    (folder / "text.txt").write_text("".join(f"{text}\n" for text in SENTENCES))
+    config = tiny.model.config
+    macros = {
+        "NUM_EMBEDDINGS": config.vocab_size,
+        "EMBED_DIM": config.embed_dim,
+        "NUM_HEADS": config.num_heads,
+        "HEAD_DIM": config.head_dim,
+        "MLP_DIM": config.mlp_dim,
+        "NUM_ENCODER_LAYERS": config.num_encoder_layers,
+        "NUM_DECODER_LAYERS": config.num_decoder_layers,
+        "INITIAL_CHECKPOINT_PATH": tiny.checkpoint,
+        "VOCABULARY_FILE": tiny.vocabulary.path,
+        "EXTRA_IDS": tiny.vocabulary.extra_ids,
+        "PROMPT_LENGTH": tiny.model.prompt.length,
+        "TASK_FEATURE_LENGTHS": {"inputs": 40, "targets": 8},
+        "TRAIN_FILE": folder / "train.tsv",
+        "EVAL_FILE": folder / "eval.tsv",
+        "INFER_FILE": folder / "infer.jsonl",
+    }
+    text = "".join(f"{name} = {_gin_value(value)}\n" for name, value in macros.items())
+    (folder / "tiny.gin").write_text(f"include 'models/t5_1_1.gin'\n\n{text}")
+    return TinyJob(folder)

@@ -46,9 +46,11 @@ def check_config(path: epath.PathLike, config: network.T5Config) -> None:
 def digest(path: epath.PathLike, abstract: params.Tree) -> str:
     """Identity of the model: its folder's name, step, paths, shapes and dtypes.
 
-    The same wherever the folder lies.
+    The same wherever the folder lies. T5X names the model by the folder above checkpoint_<step>.
     """
-    return params.structure_digest(abstract, f"{epath.Path(path).name} {read_step(path)}")
+    names = epath.Path(path).parts[-2:]
+    name = "/".join(names) if names[-1].startswith("checkpoint_") else names[-1]
+    return params.structure_digest(abstract, f"{name} {read_step(path)}")
 
 
 def _format(path: epath.PathLike) -> types.ModuleType:

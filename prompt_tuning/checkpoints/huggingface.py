@@ -109,8 +109,6 @@ def read_config(
     """
     path = epath.Path(path)
     config = _read_json(path / "config.json")
-    if missing := SIZES - config.keys():
-        raise ValueError(f"{path}/config.json lacks {sorted(missing)}; copy the model again")
     kind, feed_forward = config.get("model_type"), config.get("feed_forward_proj", "relu")
     if kind not in ("t5", "mt5") or feed_forward not in ACTIVATIONS:
         raise ValueError(
@@ -118,6 +116,8 @@ def read_config(
             f"{feed_forward!r}; supported are t5 and mt5 with {sorted(ACTIVATIONS)}: choose "
             "another INITIAL_CHECKPOINT_PATH"
         )
+    if missing := SIZES - config.keys():
+        raise ValueError(f"{path}/config.json lacks {sorted(missing)}; copy the model again")
     return network.T5Config(
         vocab_size=config["vocab_size"],
         embed_dim=config["d_model"],

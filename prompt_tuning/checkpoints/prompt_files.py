@@ -47,24 +47,29 @@ def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarr
     """
     path = epath.Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"there is no prompt file {path}; check PROMPT_FILE")
+        raise FileNotFoundError(f"PROMPT_FILE {path} does not exist")
     try:
         prompt = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except ValueError as error:
-        raise ValueError(f"{path} is not a .npy file of numbers ({error})") from error
+        raise ValueError(f"PROMPT_FILE {path} is not a .npy file of numbers ({error})") from error
     if prompt.dtype == np.dtype("V2"):  # numpy's name for bfloat16
         prompt = prompt.view(ml_dtypes.bfloat16)
     if prompt.ndim != 2 or prompt.dtype not in (np.float32, np.float16, ml_dtypes.bfloat16):
-        raise ValueError(f"{path} holds {prompt.dtype} {prompt.shape}, not a float table [P, D]")
+        raise ValueError(
+            f"PROMPT_FILE {path} holds {prompt.dtype} {prompt.shape}, not a float table [P, D]"
+        )
     if shape is not None and prompt.shape != tuple(shape):
         raise ValueError(
-            f"{path} holds a prompt of shape {prompt.shape}, the model needs {tuple(shape)}; "
+            f"PROMPT_FILE {path} holds a prompt of shape {prompt.shape}, the model needs {tuple(shape)}; "
             f"PROMPT_LENGTH must be {prompt.shape[0]} and the model gin file one of width "
             f"{prompt.shape[1]}"
         )
     prompt = prompt.astype(np.float32)
     if not np.isfinite(prompt).all():
-        raise ValueError(f"{path} has NaN or infinite values; the run that wrote it diverged")
+        raise ValueError(
+            f"PROMPT_FILE {path} has NaN or infinite values; expected finite ones: the run that "
+            "wrote it diverged"
+        )
     return prompt
 
 

@@ -15,21 +15,17 @@ Batch = dict[str, np.ndarray]
 EOS_ID = 1
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Lengths:
-    """The room for an example, and how many did not fit.
+    """The room for an example.
 
     Attributes:
       inputs: input tokens kept (TASK_FEATURE_LENGTHS["inputs"]), soft tokens not counted.
       targets: target tokens kept.
-      cut_inputs: examples whose input was cut so far.
-      cut_targets: examples whose target was cut so far.
     """
 
     inputs: int
     targets: int
-    cut_inputs: int = 0
-    cut_targets: int = 0
 
     @classmethod
     def from_features(cls, lengths: Mapping[str, int]) -> "Lengths":
@@ -44,14 +40,11 @@ class Lengths:
         return cls(lengths["inputs"], lengths["targets"])
 
     def trim(self, example: Example) -> dict[str, np.ndarray]:
-        """The example cut to fit, its last token kept an end token; counts what was cut."""
-        inputs, targets = example["inputs"], example["targets"]
-        self.cut_inputs += len(inputs) > self.inputs
-        self.cut_targets += len(targets) > self.targets
+        """The example cut to fit, its last token kept an end token."""
         return {
             **example,
-            "inputs": _cut(inputs, self.inputs),
-            "targets": _cut(targets, self.targets),
+            "inputs": _cut(example["inputs"], self.inputs),
+            "targets": _cut(example["targets"], self.targets),
         }
 
 

@@ -4,6 +4,7 @@ Numpy batches are the border of TensorFlow and seqio, which this module imports 
 when a dataset is opened.
 """
 
+import copy
 import dataclasses
 import inspect
 import itertools
@@ -48,9 +49,14 @@ class DatasetConfig:
     pack: bool = False
 
     def __post_init__(self):
-        batching.Lengths.from_features(self.task_feature_lengths)
+        _ = self.room  # raises where the lengths are wrong
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ValueError(f"BATCH_SIZE is {self.batch_size!r}; expected a positive number")
+
+    @property
+    def room(self) -> batching.Lengths:
+        """For the tokens of an example."""
+        return batching.Lengths.from_features(self.task_feature_lengths)
 
 
 def _use_vocabulary(task, vocabulary: vocabularies.SentencePiece):
@@ -58,8 +64,6 @@ def _use_vocabulary(task, vocabulary: vocabularies.SentencePiece):
 
     Raises ValueError where the task has been registered with another one.
     """
-    import seqio
-
     from prompt_tuning.data import features
 
     wanted = vocabulary.for_seqio()
@@ -72,46 +76,79 @@ def _use_vocabulary(task, vocabulary: vocabularies.SentencePiece):
                 f"{vocabulary.extra_ids} extra ids; set VOCABULARY_FILE and EXTRA_IDS, or another task"
             )
         replaced[name] = dataclasses.replace(feature, vocabulary=wanted)
-    return seqio.Task(
-        task.name,
-        source=task.source,
-        preprocessors=task.preprocessors,
-        output_features=replaced,
-        shuffle_buffer_size=task._shuffle_buffer_size,
-    )
+    task = copy.copy(task)
+    task._output_features = replaced
+    return task
 
 
 def _open(config: DatasetConfig, vocabulary: vocabularies.SentencePiece):
+    """The task or mixture, and its tasks that have the split, reading with `vocabulary`."""
     import seqio
     import tensorflow as tf
 
     # A GPU is JAX's; TensorFlow would take all of its memory.
     tf.config.set_visible_devices([], "GPU")
     provider = config.source.open(vocabulary, config.split)
-    tasks = seqio.get_subtasks(provider)
-    if not any(config.split in task.splits for task in tasks):
-        have = sorted({split for task in tasks for split in task.splits})
+    originals = [t for t in seqio.get_subtasks(provider) if config.split in t.splits]
+    if not originals:
         raise ValueError(
-            f"{provider.name} has no split {config.split!r}; it has {have}; "
-            "set EVAL_FILE / INFER_FILE, or the split"
+            f"{provider.name} has no split {config.split!r}; it has {sorted(provider.splits)}; "
+            "set SPLIT to one of them"
         )
-    return provider, tasks
+    tasks = [_use_vocabulary(task, vocabulary) for task in originals]
+    if not isinstance(provider, seqio.Mixture):
+        return tasks[0], tasks
+    rated = [(mine, provider.get_rate(own)) for mine, own in zip(tasks, originals, strict=True)]
+    return seqio.Mixture(provider.name, rated, sample_fn=provider._sample_fn), tasks
 
 
-def _sequence_length(task, lengths: Mapping[str, int]) -> Mapping[str, int] | None:
-    """The lengths where a preprocessor must know them; else None, so that cuts are ours to count."""
-    for preprocessor in task.preprocessors:
-        parameter = _parameters(preprocessor).get("sequence_length")
-        if parameter is not None and parameter.default is inspect.Parameter.empty:
-            return lengths
-    return None
+def _read(config: DatasetConfig, provider, tasks: Sequence, *, shuffle: bool, seed: int):
+    """The examples of a task once, or those of a mixture without end, as a tf.data.Dataset."""
+    # Lengths only where a preprocessor must know them, so that cuts are ours to count.
+    steps = itertools.chain.from_iterable(task.preprocessors for task in tasks)
+    lengths = config.task_feature_lengths if any(map(_needs_lengths, steps)) else None
+    return provider.get_dataset(
+        sequence_length=lengths,
+        split=config.split,
+        use_cached=config.use_cached,
+        shuffle=shuffle,
+        seed=seed,
+    )
 
 
-def _parameters(function: Callable) -> Mapping[str, inspect.Parameter]:
+def _needs_lengths(preprocessor: Callable) -> bool:
     try:
-        return inspect.signature(function).parameters
+        parameters = inspect.signature(preprocessor).parameters
     except (TypeError, ValueError):
-        return {}
+        return False
+    wanted = parameters.get("sequence_length")
+    return wanted is not None and wanted.default is inspect.Parameter.empty
+
+
+def _check_fit(name: str, examples: Sequence[batching.Example], config: DatasetConfig) -> None:
+    """Raises ValueError where there is no example, or where labels are cut; warns of other cuts."""
+    room = config.room
+    if not examples:
+        raise ValueError(
+            f"{name} has no example in split {config.split!r}; choose another split or data set"
+        )
+    sizes = {key: [len(example[key]) for example in examples] for key in ("inputs", "targets")}
+    cut_inputs = sum(size > room.inputs for size in sizes["inputs"])
+    cut_targets = sum(size > room.targets for size in sizes["targets"])
+    distinct = len({tuple(example["targets"]) for example in examples})
+    # Targets that recur are labels; one that is cut can be neither learned nor answered.
+    if cut_targets and distinct <= min(LABELS_AT_MOST, len(examples) // 2):
+        raise ValueError(
+            f"{cut_targets} of the first {len(examples)} labels of {name} are longer than "
+            f"TASK_FEATURE_LENGTHS['targets'] = {room.targets} tokens; "
+            f"set at least {max(sizes['targets'])}"
+        )
+    if cut_inputs or cut_targets:
+        logging.warning(
+            "of the first %d examples of %s, %d inputs are cut to %d tokens and %d targets to %d "
+            "(TASK_FEATURE_LENGTHS)",
+            len(examples), name, cut_inputs, room.inputs, cut_targets, room.targets,
+        )  # fmt: skip
 
 
 class TrainBatches:
@@ -127,7 +164,7 @@ class TrainBatches:
         config: DatasetConfig,
         vocabulary: vocabularies.SentencePiece,
         soft_ids: np.ndarray,
-        position: Mapping[str, int] | None = None,
+        row_multiple: int = 1,
     ):
         """Opens the data.
 
@@ -135,92 +172,59 @@ class TrainBatches:
           config: what to read.
           vocabulary: the model's.
           soft_ids: [P] ids to put in front of each input.
-          position: {"epoch", "examples"} to start from; None for the beginning.
+          row_multiple: what the rows of a packed batch are a multiple of.
 
         Raises:
           ValueError: no such task or split, no example, or labels that do not fit.
         """
-        import seqio
+        self._config, self._soft_ids, self._row_multiple = config, soft_ids, row_multiple
+        self._provider, self._tasks = _open(config, vocabulary)
+        for task in self._tasks:
+            sample = _read(config, task, [task], shuffle=False, seed=0).take(CHECKED_EXAMPLES)
+            _check_fit(task.name, list(sample.as_numpy_iterator()), config)
+        self.position = {"epoch": 0, "examples": 0}
 
-        self._config, self._soft_ids = config, soft_ids
-        self.lengths = batching.Lengths.from_features(config.task_feature_lengths)
-        provider, _ = _open(config, vocabulary)
-        self.name = provider.name
-        self._endless = isinstance(provider, seqio.Mixture)
-        if self._endless:
-            self._provider, self._sequence_length = provider, dict(config.task_feature_lengths)
-        else:
-            self._provider = _use_vocabulary(provider, vocabulary)
-            self._sequence_length = _sequence_length(provider, config.task_feature_lengths)
-            self._check_lengths()
-        position = position or {"epoch": 0, "examples": 0}
+    @property
+    def name(self) -> str:
+        """Of the task or mixture."""
+        return self._provider.name
+
+    @property
+    def position(self) -> dict[str, int]:
+        """Where the next batch begins: {"epoch", "examples"}. Set it to go on from there."""
+        return {"epoch": self._epoch, "examples": self._taken}
+
+    @position.setter
+    def position(self, position: Mapping[str, int]) -> None:
         self._epoch, self._taken = position["epoch"], position["examples"]
         self._examples = self._epoch_examples(skip=self._taken)
 
-    def _dataset(self, shuffle: bool, seed: int):
-        return self._provider.get_dataset(
-            sequence_length=self._sequence_length,
-            split=self._config.split,
-            use_cached=self._config.use_cached,
-            shuffle=shuffle,
-            seed=seed,
-            num_epochs=None if self._endless else 1,
-        )
+    def _epoch_examples(self, skip: int = 0) -> Iterator[batching.Example]:
+        seed = self._config.seed + self._epoch
+        dataset = _read(self._config, self._provider, self._tasks, shuffle=True, seed=seed)
+        return dataset.skip(skip).prefetch(4 * self._config.batch_size).as_numpy_iterator()
 
-    def _check_lengths(self) -> None:
-        """Reads the first examples: are there any, and do targets that are labels fit?"""
-        lengths = dataclasses.replace(self.lengths)
-        sample = list(self._dataset(False, 0).take(CHECKED_EXAMPLES).as_numpy_iterator())
-        if not sample:
-            raise ValueError(f"{self.name} has no example in split {self._config.split!r}")
-        for example in sample:
-            lengths.trim(example)
-        longest = max(len(example["targets"]) for example in sample)
-        distinct = {tuple(example["targets"]) for example in sample}
-        if lengths.cut_targets and len(distinct) <= LABELS_AT_MOST:
-            raise ValueError(
-                f"{lengths.cut_targets} of the first {len(sample)} labels of {self.name} are longer than "
-                f"TASK_FEATURE_LENGTHS['targets'] = {lengths.targets} tokens; set at least {longest}"
-            )
-        if lengths.cut_inputs or lengths.cut_targets:
-            logging.warning(
-                "of the first %d examples of %s, %d inputs are cut to %d tokens and %d targets to %d "
-                "(TASK_FEATURE_LENGTHS)",
-                len(sample), self.name, lengths.cut_inputs, lengths.inputs,
-                lengths.cut_targets, lengths.targets,
-            )  # fmt: skip
-
-    def _epoch_examples(self, skip: int = 0) -> Iterator[Mapping[str, np.ndarray]]:
-        dataset = self._dataset(True, self._config.seed + self._epoch).skip(skip)
-        return dataset.prefetch(4 * self._config.batch_size).as_numpy_iterator()
-
-    def _next_example(self) -> Mapping[str, np.ndarray]:
+    def _next_example(self) -> batching.Example:
         example = next(self._examples, None)
         if example is None:
             self._epoch, self._taken = self._epoch + 1, 0
             self._examples = self._epoch_examples()
             example = next(self._examples)
         self._taken += 1
-        return example
-
-    @property
-    def position(self) -> dict[str, int]:
-        """Where the next batch begins."""
-        return {"epoch": self._epoch, "examples": self._taken}
+        return batching.add_soft_ids(self._config.room.trim(example), self._soft_ids)
 
     def __iter__(self) -> Iterator[batching.Batch]:
         return self
 
     def __next__(self) -> batching.Batch:
-        size = self._config.batch_size
-        examples = [self.lengths.trim(self._next_example()) for _ in range(size)]
-        examples = [batching.add_soft_ids(example, self._soft_ids) for example in examples]
-        inputs, targets = self.lengths.inputs + len(self._soft_ids), self.lengths.targets
+        size, room = self._config.batch_size, self._config.room
+        examples = [self._next_example() for _ in range(size)]
+        inputs, targets = room.inputs + len(self._soft_ids), room.targets
         if not self._config.pack:
             return batching.pad(examples, size, inputs, targets)
         groups = batching.fill_rows(examples, inputs, targets)
         # Few shapes, so that the step is compiled few times.
-        multiple = max(1, size // 16)
+        multiple = self._row_multiple * max(1, size // (16 * self._row_multiple))
         rows = -(-len(groups) // multiple) * multiple
         return batching.pack(groups, rows, inputs, targets)
 
@@ -234,12 +238,14 @@ class EvaluationTask:
       examples: {"inputs", "targets"} ids, and the task's other features.
       lengths: the room for an example.
       task: the seqio task.
+      vocabulary: the model's.
     """
 
     name: str
     examples: Sequence[Mapping[str, Any]]
     lengths: batching.Lengths
     task: Any
+    vocabulary: vocabularies.SentencePiece
 
     def batches(self, batch_size: int, soft_ids: np.ndarray) -> Iterator[batching.Batch]:
         """Batches in order; the last is filled up with empty rows."""
@@ -254,32 +260,29 @@ class EvaluationTask:
         """Whether a metric wants the log-likelihood of the targets."""
         return bool(self.task.score_metric_fns)
 
-    def targets(self) -> list[Any]:
-        """The targets as metrics want them."""
-        return [
-            self.task.postprocess_fn(text_of(e, "targets"), example=e, is_target=True)
-            for e in self.examples
-        ]
+    def text(self, example: Mapping[str, Any], feature: str) -> str:
+        """A feature's text before tokenising, or what its ids spell where that is not kept."""
+        value = example.get(f"{feature}_pretokenized")
+        if value is None:
+            return self.vocabulary.decode(example[feature])
+        return value.decode() if isinstance(value, bytes) else str(value)
 
     def metrics(self, texts: Sequence[str], scores: Sequence[float] | None) -> dict[str, float]:
         """The task's metrics of the answers to its examples."""
-        targets = self.targets()
+        postprocess = self.task.postprocess_fn
+        targets = [
+            postprocess(self.text(e, "targets"), example=e, is_target=True) for e in self.examples
+        ]
         predictions = [
-            self.task.postprocess_fn(text, example=e, is_target=False)
+            postprocess(text, example=e, is_target=False)
             for text, e in zip(texts, self.examples, strict=True)
         ]
-        values: dict[str, float] = {}
+        values: dict[str, Any] = {}
         for metric in self.task.predict_metric_fns:
             values |= metric(targets, predictions)
         for metric in self.task.score_metric_fns:
             values |= metric(targets, scores)
         return {name: float(getattr(value, "value", value)) for name, value in values.items()}
-
-
-def text_of(example: Mapping[str, Any], feature: str) -> str:
-    """A feature's text before tokenising."""
-    value = example[f"{feature}_pretokenized"]
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def evaluation_tasks(
@@ -292,19 +295,10 @@ def evaluation_tasks(
       vocabulary: the model's.
       limit: examples to keep of each task; None for all.
     """
-    _, tasks = _open(config, vocabulary)
     opened = []
-    for task in tasks:
-        if config.split not in task.splits:
-            continue
-        dataset = _use_vocabulary(task, vocabulary).get_dataset(
-            sequence_length=_sequence_length(task, config.task_feature_lengths),
-            split=config.split,
-            use_cached=config.use_cached,
-            shuffle=False,
-            seed=config.seed,
-        )
+    for task in _open(config, vocabulary)[1]:
+        dataset = _read(config, task, [task], shuffle=False, seed=config.seed)
         examples = list(itertools.islice(dataset.as_numpy_iterator(), limit))
-        lengths = batching.Lengths.from_features(config.task_feature_lengths)
-        opened.append(EvaluationTask(task.name, examples, lengths, task))
+        _check_fit(task.name, examples, config)
+        opened.append(EvaluationTask(task.name, examples, config.room, task, vocabulary))
     return opened

@@ -60,9 +60,15 @@ class TaskSource:
             from prompt_tuning.data import files
 
             setting = SPLIT_SETTINGS.get(split)
+            if setting is None:
+                raise ValueError(
+                    f"SPLIT is {split!r}; expected one of {', '.join(SPLIT_SETTINGS)}, which "
+                    f"are read from {', '.join(SPLIT_SETTINGS.values())}"
+                )
             if setting not in self.files:
                 raise ValueError(
-                    f"split {split!r} of your files: set {setting or list(SPLIT_SETTINGS)}"
+                    f"split {split!r} is read from {setting}, which is not set; set it beside "
+                    f"{', '.join(self.files)}"
                 )
             return files.file_task(
                 self.files[setting],

@@ -69,7 +69,7 @@ def evaluate_tasks(
     for task in tasks:
         texts, scores = answerer.answers(params, task, batch_size)
         results[task.name] = task.metrics(texts, scores)
-        targets = {pipeline.text_of(e, "targets") for e in task.examples}
+        targets = {task.text(e, "targets") for e in task.examples}
         if len(texts) > 1 and len(targets) > 1 and len(set(texts)) == 1:
             logging.warning(
                 "%s: every answer is %r (%d examples); the prompt has not learned to tell them apart",
@@ -79,8 +79,8 @@ def evaluate_tasks(
             lines = [
                 json.dumps(
                     {
-                        "input": pipeline.text_of(example, "inputs"),
-                        "target": pipeline.text_of(example, "targets"),
+                        "input": task.text(example, "inputs"),
+                        "target": task.text(example, "targets"),
                         "prediction": text,
                     }
                 )
@@ -91,9 +91,58 @@ def evaluate_tasks(
     return results
 
 
+class Validation:
+    """Evaluates a run as it goes on. Use as a context manager."""
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        tasks: Sequence[pipeline.EvaluationTask],
+        batch_size: int,
+        folder: epath.PathLike,
+        *,
+        after_step: int,
+    ):
+        """`folder` gets answers and metrics; what a run left there of later steps is dropped."""
+        self._answerer, self._tasks, self._batch_size = answerer, tasks, batch_size
+        self._folder = epath.Path(folder)
+        self._logs = {
+            task.name: reporting.MetricWriter(
+                self._folder / f"{task.name}-metrics.jsonl",
+                events=self._folder / task.name,
+                after_step=after_step,
+                prefix="eval/",
+            )
+            for task in tasks
+        }
+
+    def evaluate(self, params, step: int) -> dict[str, dict[str, float]]:
+        """Metrics of each task, which are also written down."""
+        results = evaluate_tasks(
+            self._answerer,
+            params,
+            self._tasks,
+            self._batch_size,
+            output_dir=self._folder,
+            step=step,
+        )
+        for name, metrics in results.items():
+            self._logs[name].write(step, metrics)
+            shown = ", ".join(f"{key} {value:.2f}" for key, value in metrics.items())
+            logging.info("step %d  %s: %s", step, name, shown)
+        return results
+
+    def __enter__(self) -> "Validation":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for log in self._logs.values():
+            log.close()
+
+
 def majority_share(task: pipeline.EvaluationTask) -> float:
     """Percent of the most common target: what always answering it would score."""
-    counts = Counter(pipeline.text_of(e, "targets") for e in task.examples)
+    counts = Counter(task.text(e, "targets") for e in task.examples)
     return 100 * max(counts.values()) / max(len(task.examples), 1)
 
 
@@ -127,14 +176,14 @@ def evaluate(
         num_partitions=num_partitions,
     )
     reporting.start_folder(output_dir, config_text, "EVAL_OUTPUT_DIR")
-    folder = epath.Path(output_dir) / "inference_eval"
+    folder, step = epath.Path(output_dir) / "inference_eval", loaded.step or 0
     results = evaluate_tasks(
-        Answerer(loaded), loaded.params, tasks, dataset.batch_size, output_dir=folder
+        Answerer(loaded), loaded.params, tasks, dataset.batch_size, output_dir=folder, step=step
     )
     rows: list[tuple[str, str]] = []
     for task in tasks:
         metrics: dict[str, Any] = {**results[task.name], "majority": majority_share(task)}
-        line = json.dumps({"step": loaded.step or 0, **metrics})
+        line = json.dumps({"step": step, **metrics})
         reporting.write_text(folder / f"{task.name}-metrics.jsonl", line + "\n")
         rows += [(f"{task.name} {name}", f"{value:.2f}") for name, value in metrics.items()]
     print(reporting.table(rows))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 
 from etils import epath
 
@@ -28,13 +29,16 @@ def infer(
 
     A line is {"inputs", "prediction", "score"}; with several decodes also
     "predictions" and "scores". A file that was begun is gone on with; one that is
-    complete is left alone.
+    complete is left alone; one of other settings is an error.
 
     Returns:
       The paths of the files.
     """
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     tasks = pipeline.evaluation_tasks(dataset, vocabulary)
+    folder = epath.Path(output_dir)
+    paths = [folder / f"{task.name}-predict.jsonl" for task in tasks]
+    _check_settings(folder, paths, config_text)
     loaded = state.load_model(
         model,
         vocabulary,
@@ -44,15 +48,29 @@ def infer(
     )
     reporting.start_folder(output_dir, config_text, "INFER_OUTPUT_DIR")
     answerer = evaluator.Answerer(loaded, seed)
-    paths = []
-    for task in tasks:
-        path = epath.Path(output_dir) / f"{task.name}-predict.jsonl"
+    for task, path in zip(tasks, paths, strict=True):
         if path.exists():
             logging.info("%s is complete; delete it to answer again", path)
         else:
             _answer(answerer, loaded, task, dataset.batch_size, path)
-        paths.append(str(path))
-    return paths
+    return [str(path) for path in paths]
+
+
+def _check_settings(folder: epath.Path, paths: Sequence[epath.Path], config_text: str) -> None:
+    """Answers of two prompts, or of two models, must not get into one file."""
+    config = folder / "config.gin"
+    if not config.exists() or config.read_text() == config_text:
+        return
+    for path in paths:
+        if path.exists() or _partial(path).exists():
+            raise ValueError(
+                f"{path} has answers of other settings, those of {config}; delete it, or set "
+                "another INFER_OUTPUT_DIR"
+            )
+
+
+def _partial(path: epath.Path) -> epath.Path:
+    return path.with_name(f"{path.name}.partial")
 
 
 def _answer(
@@ -63,7 +81,7 @@ def _answer(
     path: epath.Path,
 ) -> None:
     """Appends batch by batch to a partial file, and renames it when it is whole."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = _partial(path)
     lines = partial.read_text().split("\n")[:-1] if partial.exists() else []
     # Whole batches only: a batch's randomness belongs to its number.
     first_batch = len(lines) // batch_size
@@ -77,17 +95,17 @@ def _answer(
             tokens, scores = answerer.predict(loaded.params, batch, task.lengths.targets, i)
             examples = task.examples[i * batch_size : (i + 1) * batch_size]
             for example, ids, score in zip(examples, tokens, scores, strict=False):
-                out.write(json.dumps(_line(loaded, example, ids, score)) + "\n")
+                out.write(json.dumps(_line(task, example, ids, score)) + "\n")
             out.flush()
             bar.advance(0, len(examples))
     partial.replace(path)
     logging.info("%d answers: %s", total, path)
 
 
-def _line(loaded: state.LoadedModel, example, ids, scores) -> dict:
-    texts = [loaded.vocabulary.decode(decode) for decode in ids]
+def _line(task: pipeline.EvaluationTask, example, ids, scores) -> dict:
+    texts = [task.vocabulary.decode(decode) for decode in ids]
     line = {
-        "inputs": pipeline.text_of(example, "inputs"),
+        "inputs": task.text(example, "inputs"),
         "prediction": texts[0],
         "score": round(float(scores[0]), 4),
     }

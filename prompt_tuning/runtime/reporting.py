@@ -2,10 +2,13 @@
 
 import json
 import logging
+import math
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import rich.progress
 import tensorboardX
 from etils import epath
@@ -18,23 +21,31 @@ Tree = Mapping[str, Any]
 class MetricWriter:
     """Writes scalars of one kind of a run to TensorBoard and to a JSON-lines file.
 
-    A run that goes on from a step first drops the lines after it, so that no line is
+    A run that goes on from a step first drops what is after it, so that nothing is
     there twice.
     """
 
-    def __init__(self, folder: epath.PathLike, jsonl: str, *, after_step: int, prefix: str = ""):
-        """Opens `folder` for events and `folder/jsonl` for lines; `prefix` starts the tags."""
-        self._folder, self._prefix = epath.Path(folder), prefix
+    def __init__(
+        self, jsonl: epath.PathLike, *, events: epath.PathLike, after_step: int, prefix: str
+    ):
+        """Reads `jsonl` if it is there; `events` is TensorBoard's folder, `prefix` starts its tags."""
+        self._jsonl, self._folder = epath.Path(jsonl), epath.Path(events)
+        self._prefix, self._after_step = prefix, after_step
         self._events: tensorboardX.SummaryWriter | None = None
-        self._jsonl = self._folder / jsonl
         lines = self._jsonl.read_text().splitlines() if self._jsonl.exists() else []
         self._lines = [line for line in lines if json.loads(line)["step"] <= after_step]
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds a line and an event for each scalar."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         if self._events is None:
-            self._events = tensorboardX.SummaryWriter(str(self._folder), flush_secs=10)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._events = tensorboardX.SummaryWriter(
+                str(self._folder),
+                purge_step=self._after_step + 1,
+                flush_secs=10,
+                # The rest of the name is the second.
+                filename_suffix=f".{self._after_step}",
+            )
         for name, value in scalars.items():
             self._events.add_scalar(f"{self._prefix}{name}", value, step)
         self._lines.append(json.dumps({"step": step, **scalars}))
@@ -44,6 +55,70 @@ class MetricWriter:
         """Flushes the events."""
         if self._events is not None:
             self._events.close()
+
+
+class StepLog:
+    """Tells how training goes: a progress bar, log lines, `folder`. Use as a context manager."""
+
+    def __init__(self, folder: epath.PathLike, *, first_step: int, step: int, last_step: int):
+        """A run from `first_step` to `last_step` that is at `step`."""
+        folder = epath.Path(folder)
+        self._writer = MetricWriter(
+            folder / "metrics.jsonl", events=folder, after_step=step, prefix="train/"
+        )
+        self._bar = progress(last_step - first_step, step - first_step)
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts the clock; what took time before is not the steps'."""
+        self._waiting: list[Mapping[str, jax.Array]] = []
+        self._since = time.monotonic()
+
+    def add(self, sums: Mapping[str, jax.Array]) -> None:
+        """Takes the sums of a step; does not wait for the device."""
+        self._waiting.append(sums)
+        self._bar.advance(0)
+
+    def write(self, step: int, others: Mapping[str, float]) -> None:
+        """Tells the means over the steps since the last time, and `others`.
+
+        Raises ValueError where the loss is no number.
+        """
+        means = _means(jax.device_get(self._waiting), time.monotonic() - self._since)
+        self._writer.write(step, {**means, **others})
+        note = f"loss {means['loss_per_target_token']:.3f}"
+        self._bar.update(0, note=note)
+        logging.info(
+            "step %d  %s  accuracy %.3f  %.2f steps/s",
+            step, note, means["accuracy"], means["steps_per_second"],
+        )  # fmt: skip
+        self.restart()
+
+    def __enter__(self) -> "StepLog":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+        self._writer.close()
+
+
+def _means(sums: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, float]:
+    total = {name: sum(float(each[name]) for each in sums) for name in sums[0]}
+    if not math.isfinite(total["loss"]):
+        raise ValueError(
+            "the loss is not a finite number; lower LEARNING_RATE, or look at the data of this step"
+        )
+    tokens = max(total["tokens"], 1.0)
+    return {
+        "loss_per_target_token": total["loss"] / tokens,
+        "loss": total["loss"] / len(sums),
+        "z_loss": total["z_loss"] / len(sums),
+        "accuracy": total["correct"] / tokens,
+        "gradient_norm": float(sums[-1]["gradient_norm"]),
+        "steps_per_second": len(sums) / seconds,
+        "target_tokens_per_second": tokens / seconds,
+    }
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
@@ -91,15 +166,13 @@ def set_up_logging() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def model_info(trainable: Tree, params: Tree, shardings: Tree) -> str:
-    """One line a parameter (T5X's model-info.txt): path, size, shape, partition, trained or not."""
+def model_info(trainable: Tree, params: Tree) -> str:
+    """One line a parameter (T5X's model-info.txt): trained or not, path, size, shape, partition."""
     trained = params_lib.flatten(trainable)
-    specs = params_lib.flatten(shardings)
     lines = []
     for path, leaf in params_lib.flatten(params).items():
-        kind = "trained" if path in trained else "frozen"
-        spec = specs[path].spec
-        lines.append(f"{kind:8} {path:70} {leaf.size:>12,}  {tuple(leaf.shape)}  {spec}")
+        kind, shape = "trained" if path in trained else "frozen", tuple(leaf.shape)
+        lines.append(f"{kind:8} {path:70} {leaf.size:>12,}  {shape}  {tuple(leaf.sharding.spec)}")
     total, tuned = params_lib.count(params), params_lib.count(trainable)
     lines.append(f"Total number of parameters: {total}")
     lines.append(f"Trainable parameters: {tuned} ({100 * tuned / total:.4f} %)")

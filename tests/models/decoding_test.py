@@ -1,5 +1,6 @@
 """Decoders against a random language model whose every sequence can be listed."""
 
+import functools
 import itertools
 
 import jax
@@ -129,7 +130,8 @@ def test_greedy_takes_the_most_probable_token(table_model):
     for row in range(ROWS):
         chosen: tuple[int, ...] = ()
         while len(chosen) < LENGTH and decoding.EOS_ID not in chosen:
-            chosen += (max(range(V), key=lambda t: table_model.log_prob(row, (*chosen, t))),)
+            longer = [(*chosen, token) for token in range(V)]
+            chosen = max(longer, key=functools.partial(table_model.log_prob, row))
         assert tokens[row, 0].tolist() == [*chosen, *[0] * (LENGTH - len(chosen))]
         np.testing.assert_allclose(scores[row], table_model.log_prob(row, chosen), atol=1e-5)
 
@@ -209,6 +211,13 @@ def test_temperature_flattens_the_draws():
     tokens, _ = model.decode(decoder, jax.random.key(1))
     expected = PROBABILITIES**0.5 / (PROBABILITIES**0.5).sum()
     np.testing.assert_allclose(np.bincount(tokens.reshape(-1)) / 4000, expected, atol=0.03)
+
+
+def test_draws_of_two_steps_are_independent():
+    model = TableModel(np.zeros((1, 2, V, V)))
+    tokens, _ = model.decode(decoding.Sampling(num_decodes=4000), jax.random.key(1))
+    first, second = tokens[0][tokens[0, :, 0] != decoding.EOS_ID].T
+    assert abs((first == second).mean() - 1 / V) < 0.03
 
 
 def test_draws_follow_the_rng(table_model):

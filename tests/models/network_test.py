@@ -53,7 +53,7 @@ def prompted(golden) -> Prompted:
 
 @pytest.fixture(scope="module")
 def prompted_teacher(golden, prompted):
-    """The golden's batch with soft tokens, and the logits of its real targets are known."""
+    """The golden's batch with the prompt in front: what `prompt_logits` are of."""
     inputs = prompted.prefixed(golden.arrays["inputs"])
     return golden.teacher | {"encoder_input_tokens": inputs}
 
@@ -125,6 +125,32 @@ def test_packed_examples_have_the_logits_they_have_alone(golden, prompted, promp
         found = together[begin : begin + len(target)]
         np.testing.assert_allclose(found, row[: len(target)], rtol=0, atol=1e-5)
         begin += len(target)
+
+
+def test_encoder_tokens_may_stand_in_any_order_beside_their_positions(golden, rng):
+    plain, ids = model.EncoderDecoderModel(golden.config).module, golden.arrays["inputs"]
+    order = rng.permutation(ids.shape[1]).astype(np.int32)
+
+    @jax.jit
+    def encode(ids, positions):
+        return plain.apply({"params": golden.params}, ids, None, positions, method=plain.encode)
+
+    in_order = np.arange(len(order), dtype=np.int32)[None]
+    expected = np.asarray(encode(ids, in_order))
+    np.testing.assert_allclose(encode(ids[:, order], order[None]), expected[:, order], atol=1e-5)
+
+
+def test_decoder_reads_its_positions(golden, prompted, prompted_teacher):
+    def logits(positions):
+        batch = prompted_teacher | {"decoder_positions": np.tile(positions, (3, 1))}
+        return np.asarray(prompted.logits(prompted.params, batch))
+
+    real = golden.arrays["targets"] > 0
+    in_order = np.arange(real.shape[1], dtype=np.int32)
+    expected = np.asarray(prompted.logits(prompted.params, prompted_teacher))
+    # Only distances count, and three tokens further apart is another bucket.
+    np.testing.assert_allclose(logits(in_order + 7)[real], expected[real], atol=1e-5)
+    assert np.abs(logits(in_order * 3) - expected)[real].max() > 0.01
 
 
 def test_more_padding_changes_nothing(golden, prompted, prompted_teacher):

@@ -1,0 +1,218 @@
+"""A run in progress: when it does what, its state, and its folder."""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+
+import prompt_tuning
+from prompt_tuning import optimizers, partitioning
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import prompt_files, train_state
+from prompt_tuning.prompts import module
+from prompt_tuning.runtime import state
+
+Tree = Mapping[str, Any]
+OptimizerFactory = Callable[..., optax.GradientTransformation]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When a run does what; all counts are steps.
+
+    Attributes:
+      train_steps: TRAIN_STEPS, the absolute step to end at.
+      start_step: START_STEP, where counting begins; None for the checkpoint's own step.
+      eval_period: EVAL_PERIOD, also how often prompt and state are saved.
+      log_period: LOG_PERIOD.
+      keep: KEEP, states kept; None for all.
+    """
+
+    train_steps: int
+    start_step: int | None = None
+    eval_period: int = 1000
+    log_period: int = 100
+    keep: int | None = 1
+
+    def __post_init__(self):
+        for name in ("eval_period", "log_period", "keep"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name.upper()} is {count}; expected at least 1")
+
+    def first_step(self, checkpoint_step: int | None) -> int:
+        """The absolute step that training begins at. Raises ValueError where there is nothing to do."""
+        first = self.start_step if self.start_step is not None else checkpoint_step
+        if first is None:
+            raise ValueError(
+                "the checkpoint does not say its step; set START_STEP (1_100_000 for LM-adapted "
+                "T5 1.1, 1_000_000 for T5 1.1): the optimizer's decay depends on it"
+            )
+        if self.train_steps <= first:
+            raise ValueError(
+                f"TRAIN_STEPS is {self.train_steps}, not beyond the starting step {first}; it is absolute: "
+                f"set {first} + the number of steps to train"
+            )
+        return first
+
+
+class Run:
+    """A model in training: what changes, what does not, and how far it is.
+
+    Attributes:
+      loaded: the model that training starts from.
+      optimizer: moves what is trained.
+      state: what a step changes.
+      frozen: the parameters that no step changes.
+      position: in the data, where the next batch begins; None before the first.
+      first_step: the absolute step that training began at.
+      best: the highest mean of the tasks' first metrics so far.
+      metrics: of the last evaluation.
+    """
+
+    def __init__(
+        self,
+        loaded: state.LoadedModel,
+        schedule: Schedule,
+        model_dir: epath.PathLike,
+        *,
+        trainable: Sequence[str],
+        optimizer: OptimizerFactory,
+        task: str,
+    ):
+        """Splits the parameters and makes the first state; see `resume`."""
+        self.loaded, self.schedule, self.task = loaded, schedule, task
+        self.model_dir = epath.Path(model_dir)
+        self.first_step = schedule.first_step(loaded.step)
+        self.optimizer = optimizers.for_trainable(
+            optimizer(start_step=self.first_step), tuple(trainable)
+        )
+        tuned, self.frozen = params_lib.split(loaded.params, trainable)
+        where = partitioning.slot_shardings(
+            jax.eval_shape(self.optimizer.init, tuned), tuned, loaded.mesh
+        )
+        slots = jax.jit(self.optimizer.init, out_shardings=where)(tuned)
+        step = jax.device_put(jnp.asarray(self.first_step), partitioning.replicated(loaded.mesh))
+        self.state = state.TrainState(step, tuned, slots)
+        self.position: Mapping[str, int] | None = None
+        self.best: float | None = None
+        self.metrics: dict[str, Any] = {}
+        self._initial_prompt = self.prompt()
+
+    @property
+    def step(self) -> int:
+        """Steps done, absolute."""
+        return int(self.state.step)
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether tasks are evaluated and the state is saved after this step."""
+        return self._is_due(step, self.schedule.eval_period)
+
+    def logs_at(self, step: int) -> bool:
+        """Whether the numbers of the steps are told after this one."""
+        return self._is_due(step, self.schedule.log_period)
+
+    def _is_due(self, step: int, period: int) -> bool:
+        return (step - self.first_step) % period == 0 or step == self.schedule.train_steps
+
+    def params(self) -> Tree:
+        """Trainable and frozen parameters in one tree."""
+        return params_lib.merge(self.state.trainable, self.frozen)
+
+    def prompt(self) -> np.ndarray | None:
+        """The prompt as it is now [P, D]; None for a model without."""
+        if self.loaded.model.prompt is None:
+            return None
+        flat = params_lib.flatten(self.params())
+        return np.asarray(jax.device_get(flat[module.PATH]), np.float32)
+
+    def moved(self) -> dict[str, float]:
+        """How far the prompt has gone: mean distance of its rows from their start."""
+        now = self.prompt()
+        if now is None:
+            return {}
+        distance = np.linalg.norm(now - self._initial_prompt, axis=-1)
+        return {"prompt_distance": float(np.mean(distance))}
+
+    def digest(self) -> str:
+        """Identity of what is trained on what."""
+        return params_lib.structure_digest(self.state.trainable, self.loaded.digest)
+
+    def resume(self) -> None:
+        """Takes the latest state in MODEL_DIR, if any.
+
+        Raises:
+          ValueError: the folder holds a run with another model or other trainable parameters,
+            or one beyond TRAIN_STEPS.
+        """
+        latest = train_state.latest_step(self.model_dir)
+        if latest is None:
+            return
+        kept = train_state.read_metadata(self.model_dir, latest)
+        if kept["digest"] != self.digest():
+            raise ValueError(
+                f"MODEL_DIR {self.model_dir} holds a run with another base model or other trainable "
+                "parameters; set another MODEL_DIR, or the INITIAL_CHECKPOINT_PATH, PROMPT_LENGTH and "
+                "TRAINABLE of that run"
+            )
+        if latest > self.schedule.train_steps:
+            raise ValueError(
+                f"TRAIN_STEPS is {self.schedule.train_steps}, but the run in MODEL_DIR "
+                f"{self.model_dir} is at step {latest} already; set TRAIN_STEPS beyond it, or "
+                "another MODEL_DIR"
+            )
+        tree, _ = train_state.restore(
+            self.model_dir, latest, params_lib.shapes(self.state._asdict())
+        )
+        self.state = jax.device_put(
+            state.TrainState(**tree), jax.tree.map(lambda x: x.sharding, self.state)
+        )
+        self.position, self.best = kept["position"], kept["best"]
+        self.first_step = kept["first_step"]
+        logging.info("going on from step %d in %s", latest, self.model_dir)
+
+    def save(self) -> None:
+        """Writes the state, and the prompt with its card."""
+        metadata = {
+            "position": dict(self.position or {}),
+            "digest": self.digest(),
+            "best": self.best,
+            "first_step": self.first_step,
+        }
+        train_state.save(
+            self.model_dir, self.step, self.state._asdict(), metadata, keep=self.schedule.keep
+        )
+        self._save_prompt(f"prompt_{self.step}")
+
+    def record(self, results: Mapping[str, Mapping[str, float]]) -> None:
+        """Takes an evaluation; keeps the prompt apart where it is the best so far."""
+        self.metrics = {task: dict(values) for task, values in results.items()}
+        firsts = [next(iter(values.values())) for values in results.values() if values]
+        mean = sum(firsts) / len(firsts) if firsts else math.nan
+        # A correlation of answers that are all the same is no number.
+        if not math.isnan(mean) and (self.best is None or mean > self.best):
+            self.best = mean
+            self._save_prompt("best")
+
+    def _save_prompt(self, name: str) -> None:
+        prompt = self.prompt()
+        if prompt is None:
+            return
+        card = {
+            "length": prompt.shape[0],
+            "embed_dim": prompt.shape[1],
+            "base_model": self.loaded.checkpoint,
+            "base_model_digest": self.loaded.digest,
+            "task": self.task,
+            "step": self.step,
+            "metrics": self.metrics,
+            "created_by": f"prompt-tuning {prompt_tuning.__version__}",
+        }
+        prompt_files.save(self.model_dir / "prompts" / f"{name}.npy", prompt, card)

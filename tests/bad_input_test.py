@@ -1,0 +1,398 @@
+"""Every mistake is answered with what was given, what was expected and the setting to mend.
+
+The exit code is 2, it comes before the weights are read, and nothing is written.
+"""
+
+import dataclasses
+import gzip
+import json
+import os
+import pathlib
+import pickle
+import shutil
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from flax import serialization
+
+from prompt_tuning import cli
+from prompt_tuning.checkpoints import base_model
+from prompt_tuning.runtime import trainer
+
+ABSENT = object()
+TSV = "text\tlabel\nshe liked the good film .\tgood\nhe saw the bad film .\tbad\n"
+TASK_MODULE = """
+import seqio
+from prompt_tuning.data import features
+seqio.TaskRegistry.add(
+    "films",
+    source=seqio.FunctionDataSource(lambda *_, **__: None, splits=["train", "test"]),
+    preprocessors=[],
+    output_features=features.features(),
+)
+"""
+
+
+@dataclasses.dataclass
+class Broken:
+    """Makes what is wrong, in a folder of its own."""
+
+    folder: pathlib.Path
+    model: pathlib.Path
+
+    def file(self, content: str | bytes = TSV, name: str = "a.tsv") -> pathlib.Path:
+        path = self.folder / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    def checkpoint(self, **config: Any) -> pathlib.Path:
+        """A copy of the model with another config.json."""
+        copy = pathlib.Path(shutil.copytree(self.model, self.folder / "copy"))
+        text = json.loads((copy / "config.json").read_text()) | config
+        (copy / "config.json").write_text(json.dumps(text))
+        return copy
+
+    def truncated(self, name: str) -> pathlib.Path:
+        copy = self.checkpoint()
+        os.truncate(copy / name, (copy / name).stat().st_size - 9)
+        return copy
+
+    def t5x(self, content: Any) -> pathlib.Path:
+        """A T5X checkpoint with this in its index."""
+        optimizer = {"target": content, "state": {"step": np.asarray(3)}}
+        index = serialization.msgpack_serialize({"version": 3, "optimizer": optimizer})
+        (self.folder / "checkpoint_3").mkdir()
+        (self.folder / "checkpoint_3" / "checkpoint").write_bytes(index)
+        return self.folder / "checkpoint_3"
+
+    def bert(self) -> pathlib.Path:
+        (self.folder / "bert").mkdir()
+        self.file('{"model_type": "bert", "hidden_size": 768}', "bert/config.json")
+        return self.folder / "bert"
+
+    def prompt(self, array: Any) -> pathlib.Path:
+        np.save(self.folder / "p.npy", array)
+        return self.folder / "p.npy"
+
+    def task(self, name: str, **settings: Any) -> dict[str, Any]:
+        """Settings that read a registered task."""
+        (self.folder / "film_tasks.py").write_text(TASK_MODULE)
+        files = dict.fromkeys(("TRAIN_FILE", "EVAL_FILE", "INFER_FILE"))
+        names = {"MIXTURE_OR_TASK_NAME": name, "MIXTURE_OR_TASK_MODULE": "film_tasks"}
+        return files | names | settings
+
+
+# Name -> (command, settings, what the message says).
+CASES = {
+    "misspelt macro": ("train", {"TRAIN_STESP": 3}, ["TRAIN_STESP", "nearest: TRAIN_STEPS"]),
+    "required macro": (
+        "train",
+        {"TRAIN_STEPS": ABSENT},
+        ["missing settings", "--gin.TRAIN_STEPS="],
+    ),
+    "steps behind": ("train", {"TRAIN_STEPS": 6}, ["TRAIN_STEPS is 6", "starting step 1000"]),
+    "missing file": (
+        "train",
+        {"TRAIN_FILE": "none.tsv"},
+        ["TRAIN_FILE none.tsv does not exist"],
+    ),
+    "empty file": (
+        "train",
+        lambda broken: {"EVAL_FILE": broken.file("")},
+        ["EVAL_FILE", "a.tsv has no row of data; expected at least one"],
+    ),
+    "truncated gzip": (
+        "train",
+        lambda broken: {"TRAIN_FILE": broken.file(gzip.compress(TSV.encode())[:-9], "a.tsv.gz")},
+        ["TRAIN_FILE", "a.tsv.gz is no whole gzip file"],
+    ),
+    "not UTF-8": (
+        "train",
+        lambda broken: {"TRAIN_FILE": broken.file(TSV.encode() + b"na\xefve\tbad\n")},
+        ["TRAIN_FILE", "a.tsv, line 4: not UTF-8"],
+    ),
+    "column of the input": (
+        "infer",
+        {"INPUT_TEMPLATE": "sentence: {sentence}"},
+        ["INFER_FILE", "line 1: no column 'sentence'; it has ['text']; set INPUT_TEMPLATE"],
+    ),
+    "column of the target": (
+        "eval",
+        {"TARGET_COLUMN": "gold"},
+        ["EVAL_FILE", "no column 'gold'; it has ['text', 'label']; set TARGET_COLUMN"],
+    ),
+    "label outside the map": (
+        "train",
+        lambda broken: {"TRAIN_FILE": broken.file(), "LABEL_MAP": {"good": "1"}},
+        ["TRAIN_FILE", "a.tsv, line 3: label 'bad'; LABEL_MAP has ['good']"],
+    ),
+    "cut label": (
+        "train",
+        {"TASK_FEATURE_LENGTHS": {"inputs": 40, "targets": 1}},
+        ["labels of train are longer than TASK_FEATURE_LENGTHS['targets'] = 1", "set at least"],
+    ),
+    "cut label to evaluate": (
+        "eval",
+        {"TASK_FEATURE_LENGTHS": {"inputs": 40, "targets": 1}},
+        ["labels of eval are longer than TASK_FEATURE_LENGTHS['targets'] = 1", "set at least"],
+    ),
+    "lengths": (
+        "train",
+        {"TASK_FEATURE_LENGTHS": {"input": 40}},
+        ["TASK_FEATURE_LENGTHS is {'input': 40}", "'inputs' and 'targets'"],
+    ),
+    "no data": (
+        "train",
+        {"TRAIN_FILE": None, "EVAL_FILE": None, "INFER_FILE": None},
+        ["no data", "MIXTURE_OR_TASK_NAME", "TRAIN_FILE"],
+    ),
+    "no file for the split": (
+        "train",
+        {"EVAL_FILE": None},
+        ["'validation'", "EVAL_FILE, which is not set"],
+    ),
+    "name and file": (
+        "train",
+        {"MIXTURE_OR_TASK_NAME": "films"},
+        ["both MIXTURE_OR_TASK_NAME (films) and", "'TRAIN_FILE'", "set one"],
+    ),
+    "split of files": (
+        "eval",
+        {"SPLIT": "tset"},
+        ["SPLIT is 'tset'; expected one of train, validation, infer"],
+    ),
+    "split of a task": (
+        "eval",
+        lambda broken: broken.task("films", SPLIT="tset"),
+        ["films has no split 'tset'; it has ['test', 'train']", "set SPLIT"],
+    ),
+    "task": (
+        "eval",
+        lambda broken: broken.task("flims"),
+        ["MIXTURE_OR_TASK_NAME 'flims'", "nearest: films", "MIXTURE_OR_TASK_MODULE"],
+    ),
+    "module": (
+        "eval",
+        lambda broken: broken.task("films", MIXTURE_OR_TASK_MODULE="none"),
+        ["MIXTURE_OR_TASK_MODULE 'none' cannot be imported"],
+    ),
+    "missing checkpoint": (
+        "train",
+        {"INITIAL_CHECKPOINT_PATH": "none"},
+        ["none does not exist; check INITIAL_CHECKPOINT_PATH"],
+    ),
+    "no checkpoint": (
+        "eval",
+        lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.folder},
+        ["neither a file `checkpoint` (T5X) nor `config.json`", "INITIAL_CHECKPOINT_PATH"],
+    ),
+    "checkpoint of another size": (
+        "eval",
+        {"EMBED_DIM": 32},
+        ["embed_dim is 16, the model has 32", "INITIAL_CHECKPOINT_PATH", "gin file"],
+    ),
+    "T5X checkpoint of another size": (
+        "train",
+        lambda broken: {
+            "INITIAL_CHECKPOINT_PATH": broken.t5x({"a": {"b": np.ones(3, np.float32)}})
+        },
+        ["surplus: a/b (3,)", "missing: token_embedder/embedding", "INITIAL_CHECKPOINT_PATH"],
+    ),
+    "truncated weights": (
+        "train",
+        lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.truncated("model.safetensors")},
+        ["copy/model.safetensors is damaged", "copy it again"],
+    ),
+    "truncated config": (
+        "train",
+        lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.truncated("config.json")},
+        ["copy/config.json is not JSON"],
+    ),
+    "relu checkpoint": (
+        "train",
+        lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.checkpoint(feed_forward_proj="relu")},
+        ["mlp_activations is ('relu',), the model has ('gelu', 'linear')", "gin file"],
+    ),
+    "relu model": (
+        "train",
+        {"MLP_ACTIVATIONS": ("relu",)},
+        ["mlp_activations is ('gelu', 'linear'), the model has ('relu',)"],
+    ),
+    "mT5": (
+        "eval",
+        lambda broken: {
+            "INITIAL_CHECKPOINT_PATH": broken.checkpoint(model_type="mt5", vocab_size=250112)
+        },
+        ["vocab_size is 250112, the model has 256", "INITIAL_CHECKPOINT_PATH"],
+    ),
+    "BERT": (
+        "eval",
+        lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.bert()},
+        ["model_type 'bert'", "supported are t5 and mt5", "INITIAL_CHECKPOINT_PATH"],
+    ),
+    "vocabulary of another model": (
+        "train",
+        {"EXTRA_IDS": 300},
+        ["the model's embedding 256 rows", "VOCABULARY_FILE and EXTRA_IDS"],
+    ),
+    "missing vocabulary": (
+        "train",
+        {"VOCABULARY_FILE": "none.model"},
+        ["none.model does not exist", "VOCABULARY_FILE"],
+    ),
+    "no vocabulary": (
+        "train",
+        lambda broken: {"VOCABULARY_FILE": broken.file()},
+        ["a.tsv is not a sentencepiece model", "VOCABULARY_FILE"],
+    ),
+    "more labels than prompt": (
+        "train",
+        {"CLASS_LABELS": ["good", "bad", "long", "dull", "film"]},
+        ["CLASS_LABELS has 5 labels, the prompt only 4", "set PROMPT_LENGTH to at least 5"],
+    ),
+    "missing prompt": (
+        "eval",
+        {"PROMPT_FILE": "none.npy"},
+        ["PROMPT_FILE none.npy does not exist"],
+    ),
+    "prompt of another shape": (
+        "infer",
+        lambda broken: {"PROMPT_FILE": broken.prompt(np.ones((4, 8), np.float32))},
+        ["PROMPT_FILE is (4, 8), the model expects (4, 16)"],
+    ),
+    "prompt with NaN": (
+        "eval",
+        lambda broken: {"PROMPT_FILE": broken.prompt(np.full((4, 16), np.nan, np.float32))},
+        ["PROMPT_FILE", "p.npy has NaN"],
+    ),
+    "prompt of objects": (
+        "neighbors",
+        lambda broken: {"PROMPT_FILE": broken.prompt(np.array([{}], object))},
+        ["PROMPT_FILE", "p.npy is not a .npy file of numbers"],
+    ),
+    "pickled prompt": (
+        "eval",
+        lambda broken: {"PROMPT_FILE": broken.file(pickle.dumps(np.ones((4, 16))), "p.npy")},
+        ["PROMPT_FILE", "p.npy is not a .npy file of numbers"],
+    ),
+    "batch": (
+        "train",
+        {"BATCH_SIZE": 12},
+        ["12", "expected a multiple of the 8 data-parallel shards", "BATCH_SIZE"],
+    ),
+    "batch to answer": (
+        "infer",
+        {"BATCH_SIZE": 12},
+        ["BATCH_SIZE is 12; expected a multiple of the 8 data-parallel shards"],
+    ),
+    "microbatches": (
+        "train",
+        {"NUM_MICROBATCHES": 3},
+        ["NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE 16"],
+    ),
+    "partitions": ("train", {"NUM_PARTITIONS": 3}, ["NUM_PARTITIONS is 3", "8 devices"]),
+    "trainable": (
+        "train",
+        {"TRAINABLE": ["encoder/promt/.*"]},
+        ["encoder/promt/.*", "TRAINABLE"],
+    ),
+}
+# What only reading the weights, or the model's parameters, tells.
+LATE = {"T5X checkpoint of another size", "trainable"}
+FOLDERS = {"train": "MODEL_DIR", "eval": "EVAL_OUTPUT_DIR", "infer": "INFER_OUTPUT_DIR"}
+
+
+def unreachable(*_args, **_settings):
+    raise AssertionError("the mistake was not noticed in time")
+
+
+@pytest.fixture
+def answer(tiny_job, tmp_path, monkeypatch, capsys):
+    """(command, settings) -> message, of a command that must fail before the first step."""
+    prompt = tmp_path / "prompt.npy"
+    np.save(prompt, np.ones((4, 16), np.float32))
+    defaults = {
+        "train": {"TRAIN_STEPS": 1003, "BATCH_SIZE": 16},
+        "eval": {"PROMPT_FILE": prompt, "BATCH_SIZE": 16},
+        "infer": {"PROMPT_FILE": prompt, "BATCH_SIZE": 16},
+        "neighbors": {"PROMPT_FILE": prompt},
+    }
+    monkeypatch.setattr(trainer, "make_step", unreachable)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(verb, settings, folder=tmp_path / "out"):
+        given = defaults[verb] | ({FOLDERS[verb]: folder} if verb in FOLDERS else {}) | settings
+        given = {name: value for name, value in given.items() if value is not ABSENT}
+        monkeypatch.setattr(sys, "argv", ["prompt-tuning", *tiny_job.command(verb, **given)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert caught.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_is_answered_before_anything_is_done(answer, tiny, tmp_path, monkeypatch, case):
+    verb, settings, parts = CASES[case]
+    if callable(settings):
+        settings = settings(Broken(tmp_path, pathlib.Path(tiny.checkpoint)))
+    if case not in LATE:
+        monkeypatch.setattr(base_model, "load", unreachable)
+    message = answer(verb, settings)
+    assert all(part in message for part in parts), message
+    assert "In call to configurable" not in message and "Traceback" not in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", FOLDERS)
+def test_a_folder_that_cannot_be_written_is_named(answer, tmp_path, verb):
+    (tmp_path / "file").write_text("here")
+    message = answer(verb, {}, tmp_path / "file" / "run")
+    assert f"cannot write to {FOLDERS[verb]} {tmp_path}/file/run" in message
+    assert f"set {FOLDERS[verb]}" in message
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_job, tmp_path_factory):
+    """The folder of a run of one step."""
+    folder = tmp_path_factory.mktemp("finished")
+    cli.run(tiny_job.command("train", MODEL_DIR=folder, TRAIN_STEPS=1001, BATCH_SIZE=16))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"PROMPT_LENGTH": 5}, ["another base model", "PROMPT_LENGTH", "another MODEL_DIR"]),
+        ({"TRAINABLE": [".*"]}, ["other trainable parameters", "TRAINABLE"]),
+    ],
+)
+def test_a_folder_with_another_run_is_left_as_it_is(answer, finished, settings, parts):
+    before = {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
+    message = answer("train", settings, finished)
+    assert all(part in message for part in [f"MODEL_DIR {finished}", *parts]), message
+    assert {file: file.stat().st_mtime_ns for file in finished.rglob("*")} == before
+
+
+def test_cut_inputs_are_counted_and_told_once(tiny_job, tmp_path, capsys):
+    arguments = tiny_job.command(
+        "train",
+        MODEL_DIR=tmp_path,
+        TRAIN_STEPS=1002,
+        EVAL_PERIOD=1,
+        BATCH_SIZE=16,
+        TASK_FEATURE_LENGTHS={"inputs": 6, "targets": 8},
+    )
+    cli.run(arguments)
+    warnings = [line for line in capsys.readouterr().err.split("\n") if "are cut" in line]
+    assert len(warnings) == 2
+    for name, count in (("train", 162), ("eval", 30)):
+        (warning,) = (line for line in warnings if f"of {name}," in line)
+        assert (
+            f"of the first {count} examples of {name}, {count} inputs are cut to 6 tokens"
+            in warning
+        )
+        assert "TASK_FEATURE_LENGTHS" in warning

@@ -1,0 +1,186 @@
+"""The command line: flags, gin files, macros, help, and what a mistake is answered with."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import gin
+import jax
+import pytest
+import seqio
+
+import prompt_tuning
+from prompt_tuning import cli
+
+REPOSITORY = pathlib.Path(prompt_tuning.__file__).parents[1]
+TINY_GIN = "include 'models/t5_1_1_small.gin'\nPROMPT_LENGTH = 5\n"
+
+
+@pytest.fixture
+def describe(tmp_path):
+    """A command line on a model file of the user's."""
+    (tmp_path / "mine.gin").write_text(TINY_GIN)
+    return ["describe", f"--gin_file={tmp_path}/mine.gin", "--gin_file=runs/describe.gin"]
+
+
+def prompt_length(arguments):
+    cli.read(arguments)
+    return gin.query_parameter("%PROMPT_LENGTH")
+
+
+def message(arguments):
+    with pytest.raises(cli.UsageError) as caught:
+        cli.read(arguments)
+    return str(caught.value)
+
+
+def test_later_settings_win(describe, tmp_path):
+    (tmp_path / "more.gin").write_text("PROMPT_LENGTH = 6\n")
+    more = f"--gin_file={tmp_path}/more.gin"
+    assert prompt_length(describe) == 5
+    assert prompt_length([*describe, more]) == 6
+    assert prompt_length([*describe, "--gin.PROMPT_LENGTH=7", more]) == 7
+    assert prompt_length([*describe, "--gin.PROMPT_LENGTH=7", "--gin.PROMPT_LENGTH=8"]) == 8
+    assert prompt_length([*describe, "--gin_bindings=PROMPT_LENGTH = 9"]) == 9
+
+
+def test_nothing_is_left_of_earlier_settings(describe):
+    cli.run([*describe, "--gin.PROMPT_LENGTH=7"])
+    assert prompt_length(describe) == 5
+
+
+@pytest.mark.parametrize(("name", "macro"), cli.T5X_BINDINGS.items())
+def test_t5x_bindings_set_macros(tiny_job, name, macro):
+    file = f"decoding/{'beam_search' if name.startswith('decoding.beam') else 'sampling'}.gin"
+    arguments = tiny_job.command("train", file, "runs/train.gin", MODEL_DIR="run", TRAIN_STEPS=9)
+    for flag in (f"--gin.{name}=3", f"--gin_bindings={name} = 3"):
+        cli.read([*arguments, flag])
+        assert gin.query_parameter(f"%{macro}") == 3
+
+
+def test_files_are_found_in_search_paths_then_shipped_ones(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "t5_1_1_small.gin").write_text(TINY_GIN.replace("small", "base"))
+    files = ["--gin_file=models/t5_1_1_small.gin", "--gin_file=runs/describe.gin"]
+    assert prompt_length(["describe", *files, f"--gin_search_paths=none,{tmp_path}"]) == 5
+    assert gin.query_parameter("%EMBED_DIM") == 768
+    assert prompt_length(["describe", *files]) == 100
+    # What Python is started with `-m` in has the working folder on its path.
+    monkeypatch.syspath_prepend(tmp_path)
+    assert prompt_length(["describe", *files]) == 100
+    monkeypatch.chdir(tmp_path)
+    assert prompt_length(["describe", *files]) == 5
+
+
+def test_the_package_of_a_wheel_holds_its_gin_files(tmp_path, monkeypatch):
+    assert cli.gin_folder() == REPOSITORY / "gin"
+    shutil.copytree(REPOSITORY / "gin", tmp_path / "gin_configs")
+    monkeypatch.setattr(prompt_tuning, "__file__", str(tmp_path / "__init__.py"))
+    assert cli.gin_folder() == tmp_path / "gin_configs"
+    cli.read(["describe", "--gin_file=models/t5_1_1_small.gin", "--gin_file=runs/describe.gin"])
+
+
+def test_describe_prints_json(describe, capsys):
+    facts = cli.run([*describe, "--json"])
+    assert json.loads(capsys.readouterr().out) == facts
+    assert facts["trainable_params"] == 5 * 512
+
+
+def test_flags_of_data_and_of_several_processes(describe, monkeypatch):
+    given = []
+    monkeypatch.setattr(seqio, "set_tfds_data_dir_override", given.append)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *each: given.append(each))
+    several = ["--coordinator_address=host:1", "--process_count=2", "--process_index=1"]
+    cli.run([*describe, "--tfds_data_dir=gs://data", *several])
+    assert given == [("host:1", 2, 1), "gs://data"]
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_says_what_is_needed(verb, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run([verb, "--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    for part in ("requires: ", f"command: prompt-tuning {verb} ", *cli.FLAGS, "models/t5_mini.gin"):
+        assert part in text
+    assert "…" not in text, "an example works as printed"
+
+
+def test_main_help_names_the_commands(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["--help"])
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["train"], ["no --gin_file", "requires: ", "command: prompt-tuning train "]),
+        (["train", "--gin_fil=x"], ["--gin_fil=x", "nearest: --gin_file"]),
+        (["train", "now"], ["now", "known: --gin_file"]),
+        (["train", "--gin.TRAIN_STEPS"], ["expected --gin.TRAIN_STEPS=VALUE"]),
+        (["train", "--gin_file=models/t5mini.gin"], ["nearest: models/t5_mini.gin"]),
+        (["train", "--gin_file=models/t5_mini.gin"], ["add --gin_file=runs/train.gin"]),
+        (["train", "--gin_file=runs/eval.gin"], ["add --gin_file=runs/train.gin"]),
+        (["train", "--gin_file=runs/train.gin"], ["no model", "models/t5_1_1.gin"]),
+    ],
+)
+def test_a_mistake_in_flags_is_answered_with_what_was_meant(arguments, parts):
+    text = message(arguments)
+    assert all(part in text for part in parts), text
+
+
+@pytest.mark.parametrize(
+    ("flag", "parts"),
+    [
+        ("--gin.PROMPT_LENGHT=7", ["PROMPT_LENGHT", "nearest: PROMPT_LENGTH"]),
+        ("--gin_bindings=PROMPT_LENGHT = 7", ["PROMPT_LENGHT", "nearest: PROMPT_LENGTH"]),
+        ("--gin.ZZZ=7", ["ZZZ", "known: ", "EMBED_DIM"]),
+        ("--gin.BEAM_ALPHA=7", ["BEAM_ALPHA", "add --gin_file=decoding/beam_search.gin"]),
+        ("--gin.VOCABULARY_FILE=a/b", ["--gin.VOCABULARY_FILE=a/b", "inner quotes"]),
+        ("--gin.VOCABULARY_FILE=a", ["--gin.VOCABULARY_FILE=a", "inner quotes"]),
+        ("--gin.module.Prompt.lenght=7", ["--gin.module.Prompt.lenght", "'lenght'"]),
+        ("--gin.modul.Prompt=7", ["--gin.modul.Prompt=7", "No configurable"]),
+        ("--gin.EMBED_DIM=%gin.REQUIRED", ["missing settings", "--gin.EMBED_DIM=…"]),
+    ],
+)
+def test_a_mistake_in_a_setting_is_answered_with_what_was_meant(describe, flag, parts):
+    text = message([*describe, flag])
+    assert all(part in text for part in parts), text
+
+
+def test_a_model_after_what_it_sets_back_is_refused():
+    files = ["prompts/string.gin", "models/t5_1_1_small.gin", "runs/describe.gin"]
+    text = message(["describe", *(f"--gin_file={file}" for file in files)])
+    assert "must be the first of" in text and "models/t5_1_1_small.gin" in text
+
+
+def test_a_file_that_is_not_gin_is_named(describe, tmp_path):
+    (tmp_path / "mine.gin").write_text("PROMPT_LENGTH == 3\n")
+    assert f"--gin_file {tmp_path}/mine.gin" in message(describe)
+    (tmp_path / "mine.gin").write_text("include 'models/none.gin'\n")
+    assert "models/none.gin" in message(describe)
+
+
+def test_exit_codes(describe, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["prompt-tuning", *describe, "--gin.PROMPT_LENGHT=1"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("prompt-tuning: unknown macro PROMPT_LENGHT")
+    monkeypatch.setattr(sys, "argv", ["prompt-tuning", "trian"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert "invalid choice: 'trian' (choose from 'train'" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["prompt-tuning", *describe])
+    cli.main()
+
+
+def test_runs_as_a_module(tmp_path):
+    line = [sys.executable, "-m", "prompt_tuning", "--version"]
+    shown = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == prompt_tuning.__version__

@@ -1,0 +1,128 @@
+"""Which task a source opens, and what is wrong where it opens none."""
+
+import sys
+
+import pytest
+import seqio
+
+from prompt_tuning.data import features, in_memory, sources
+
+MODULE = """
+import seqio
+from prompt_tuning.data import features, in_memory
+
+seqio.TaskRegistry.add(
+    "sources_test_films",
+    source=in_memory.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
+    preprocessors=[],
+    output_features=features.features(),
+)
+"""
+
+
+@pytest.fixture
+def registered(tmp_path, monkeypatch):
+    """The name of a module that registers a task; the registry is as before at the end."""
+    (tmp_path / "films_module.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "films_module"
+    sys.modules.pop("films_module", None)
+    seqio.TaskRegistry.remove("sources_test_films")
+
+
+def test_a_registered_task_by_name(registered, vocabulary):
+    source = sources.TaskSource(name="sources_test_films", module=registered)
+    assert source.open(vocabulary, "train").name == "sources_test_films"
+
+
+def test_a_registered_mixture_by_name(vocabulary):
+    task = seqio.Task(
+        "sources_test_one",
+        source=in_memory.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
+        output_features=features.features(),
+    )
+    seqio.MixtureRegistry.add("sources_test_mixture", [(task, 1.0)])
+    opened = sources.TaskSource(name="sources_test_mixture").open(vocabulary, "train")
+    assert isinstance(opened, seqio.Mixture)
+    seqio.MixtureRegistry.remove("sources_test_mixture")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Settings with one row in each file."""
+    paths = {}
+    for setting in ("train_file", "eval_file", "infer_file"):
+        path = tmp_path / f"my-{setting}.tsv"
+        path.write_text(f"text\tlabel\n{setting}\t1\n")
+        paths[setting] = str(path)
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("split", "setting", "target"),
+    [
+        ("train", "train_file", b"yes"),
+        ("validation", "eval_file", b"yes"),
+        ("infer", "infer_file", b""),
+    ],
+)
+def test_a_split_of_your_files_is_one_file(files, vocabulary, split, setting, target):
+    for other in files.keys() - {setting}:  # is not even looked at
+        files[other] += ".gone"
+    source = sources.TaskSource(**files, input_template="film: {text}", label_map={"1": "yes"})
+    task = source.open(vocabulary, split)
+    assert (task.name, task.splits) == (f"my_{setting}", (split,))
+    (example,) = task.get_dataset(None, split).as_numpy_iterator()
+    assert example["inputs_pretokenized"] == f"film: {setting}".encode()
+    assert example["targets_pretokenized"] == target
+
+
+@pytest.mark.parametrize(
+    ("settings", "split", "part"),
+    [
+        ({}, "train", "no data: set MIXTURE_OR_TASK_NAME"),
+        (
+            {"name": "a", "train_file": "b"},
+            "train",
+            r"both MIXTURE_OR_TASK_NAME \(a\) and \['TRAIN_FILE'\]",
+        ),
+        ({"train_file": "b"}, "validation", "EVAL_FILE"),
+        ({"train_file": "b"}, "infer", "INFER_FILE"),
+        (
+            {"name": "a", "module": "no_such_module"},
+            "train",
+            "MIXTURE_OR_TASK_MODULE 'no_such_module'",
+        ),
+        (
+            {"name": "no such task"},
+            "train",
+            "is no registered task or mixture; set MIXTURE_OR_TASK_M",
+        ),
+    ],
+)
+def test_what_is_wrong(vocabulary, settings, split, part):
+    with pytest.raises(ValueError, match=part):
+        sources.TaskSource(**settings).open(vocabulary, split)
+
+
+def test_a_misspelt_name_gets_the_nearest(registered, vocabulary):
+    source = sources.TaskSource(name="source_test_film", module=registered)
+    with pytest.raises(ValueError, match="nearest: sources_test_films"):
+        source.open(vocabulary, "train")
+
+
+def test_running_text_is_a_mixture_of_objectives(tmp_path, vocabulary):
+    (tmp_path / "a.txt").write_text("she liked the good film .\n" * 300)
+    source = sources.TextSource(
+        [str(tmp_path / "*.txt")], [("span_corruption", 3.0), ("prefix_lm", 1.0)]
+    )
+    mixture = source.open(vocabulary, "train")
+    rates = {task.name: mixture.get_rate(task) for task in seqio.get_subtasks(mixture)}
+    assert rates == {"span_corruption": 3.0, "prefix_lm": 1.0}
+
+
+def test_folder_of_tfds(monkeypatch):
+    given = []
+    monkeypatch.setattr(seqio, "set_tfds_data_dir_override", given.append)
+    sources.set_tfds_data_dir("gs://data")
+    assert given == ["gs://data"]

@@ -1,0 +1,183 @@
+"""The shipped runs on a tiny model, through the command line: what is written, and that runs go on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from prompt_tuning import cli
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import huggingface, prompt_files, train_state
+
+LAST = 1006
+STOPS = {"EVAL_PERIOD": 3, "LOG_PERIOD": 3, "BATCH_SIZE": 16}
+
+
+def files(folder):
+    """The files below a folder that are ours: no event files, nothing of Orbax's."""
+    found = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+    return {str(f) for f in found if "tfevents" not in f.name and "checkpoint" not in f.parts[0]}
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_job, tmp_path_factory):
+    """(folder, what `train` returned) of six steps at once."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    arguments = tiny_job.command("train", MODEL_DIR=folder, TRAIN_STEPS=LAST, **STOPS)
+    return folder, cli.run(arguments)
+
+
+def test_train_writes_prompts_metrics_and_what_it_was_told(trained):
+    folder, result = trained
+    prompts = {f"prompts/{name}" for name in ("best", "prompt_1000", "prompt_1003", "prompt_1006")}
+    assert files(folder) == {
+        "config.gin",
+        "model-info.txt",
+        "train/metrics.jsonl",
+        "inference_eval/eval-metrics.jsonl",
+        *(f"inference_eval/eval-{step:06d}.jsonl" for step in (1000, 1003, 1006)),
+        *(f"{name}{suffix}" for name in prompts for suffix in (".npy", ".json")),
+    }
+    assert [line["step"] for line in lines(folder / "train/metrics.jsonl")] == [1003, 1006]
+    assert [x["step"] for x in lines(folder / "inference_eval/eval-metrics.jsonl")] == [
+        1000,
+        1003,
+        1006,
+    ]
+    assert "TRAIN_STEPS = 1006" in (folder / "config.gin").read_text()
+    assert "Trainable parameters: 64 (" in (folder / "model-info.txt").read_text()
+    assert result["prompt_file"] == str(folder / "prompts/prompt_1006.npy")
+    assert prompt_files.load(result["prompt_file"], (4, 16)).shape == (4, 16)
+    assert prompt_files.read_card(folder / "prompts/best.npy")["task"] == "train"
+    assert train_state.latest_step(folder) == LAST
+
+
+def test_settings_of_a_run_can_be_run_again(trained, tmp_path):
+    folder, _ = trained
+    again = [f"--gin_file={folder}/config.gin", f"--gin.MODEL_DIR='{tmp_path}'"]
+    cli.run(["train", *again, "--gin.TRAIN_STEPS=1003"])
+    for name in ("prompt_1000.npy", "prompt_1003.npy"):
+        assert (tmp_path / "prompts" / name).read_bytes() == (
+            folder / "prompts" / name
+        ).read_bytes()
+
+
+def test_resumed_equals_uninterrupted(trained, tiny_job, tmp_path, capsys):
+    folder, result = trained
+    for last in (1003, 1006, 1006):
+        again = cli.run(tiny_job.command("train", MODEL_DIR=tmp_path, TRAIN_STEPS=last, **STOPS))
+    assert capsys.readouterr().err.count("going on from step 1003") == 1
+    assert files(tmp_path) == files(folder)
+    for name in files(folder):
+        if name.endswith((".npy", "eval-metrics.jsonl", "1006.jsonl")):
+            assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+    assert again["best"] == result["best"]
+
+
+def test_eval_scores_the_prompt_as_training_did(trained, tiny_job, tmp_path, capsys):
+    folder, _ = trained
+    prompt = folder / "prompts" / "prompt_1006.npy"
+    result = cli.run(
+        tiny_job.command("eval", PROMPT_FILE=prompt, EVAL_OUTPUT_DIR=tmp_path, BATCH_SIZE=8)
+    )
+    in_training = lines(folder / "inference_eval/eval-metrics.jsonl")[-1]
+    (metrics,) = lines(tmp_path / "inference_eval/eval-metrics.jsonl")
+    assert metrics["accuracy"] == in_training["accuracy"] == result["eval"]["accuracy"]
+    assert metrics["majority"] == 50.0
+    assert "eval majority" in capsys.readouterr().out
+    (answers,) = (f for f in files(tmp_path) if f.endswith("0.jsonl"))
+    assert (tmp_path / answers).read_text() == (
+        folder / "inference_eval/eval-001006.jsonl"
+    ).read_text()
+    assert "config.gin" in files(tmp_path)
+
+
+DECODERS = {
+    "greedy": (["runs/infer.gin"], {}),
+    "beam": (["decoding/beam_search.gin", "runs/infer.gin"], {"NUM_DECODES": 3}),
+    "sampling": (["decoding/sampling.gin", "runs/infer.gin"], {"NUM_DECODES": 2, "RANDOM_SEED": 5}),
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_infer_answers_in_order_and_goes_on(trained, tiny_job, tmp_path, decoder):
+    gin_files, settings = DECODERS[decoder]
+    arguments = tiny_job.command(
+        "infer",
+        *gin_files,
+        PROMPT_FILE=trained[0] / "prompts" / "best.npy",
+        INFER_OUTPUT_DIR=tmp_path,
+        BATCH_SIZE=8,
+        **settings,
+    )
+    (path,) = cli.run(arguments)
+    whole = (tmp_path / "infer-predict.jsonl").read_text()
+    assert path == str(tmp_path / "infer-predict.jsonl")
+    answers, asked = lines(tmp_path / "infer-predict.jsonl"), lines(tiny_job.folder / "infer.jsonl")
+    assert [line["inputs"] for line in answers] == [line["text"] for line in asked]
+    for line in answers:
+        several = line.get("predictions", [line["prediction"]])
+        assert len(several) == settings.get("NUM_DECODES", 1) and several[0] == line["prediction"]
+        scores = line.get("scores", [line["score"]])
+        assert scores == sorted(scores, reverse=True) and scores[0] == line["score"]
+    # As a run leaves it that was stopped within line 12.
+    partial = "".join(whole.splitlines(keepends=True)[:11]) + '{"inputs": "she'
+    (tmp_path / "infer-predict.jsonl").unlink()
+    (tmp_path / "infer-predict.jsonl.partial").write_text(partial)
+    cli.run(arguments)
+    assert files(tmp_path) == {"config.gin", "infer-predict.jsonl"}
+    assert (tmp_path / "infer-predict.jsonl").read_text() == whole
+
+
+def test_neighbors_prints_a_line_for_each_vector(trained, tiny_job, capsys):
+    best = trained[0] / "prompts" / "best.npy"
+    found = cli.run(tiny_job.command("neighbors", PROMPT_FILE=best, NUM_NEIGHBORS=2))
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == len(found) == 4 and all(len(row) == 2 for row in found)
+    assert all(row[0].piece in line for row, line in zip(found, shown, strict=True))
+
+
+def read_weights(folder, tiny):
+    shapes = params_lib.shapes(tiny.base)
+    return params_lib.flatten(huggingface.load(folder, shapes))
+
+
+def test_full_fine_tuning_moves_and_exports_every_weight(tiny, tiny_job, tmp_path):
+    arguments = tiny_job.command(
+        "train",
+        "runs/train.gin",
+        "optimizers/weights.gin",
+        MODEL_DIR=tmp_path,
+        TRAIN_STEPS=1003,
+        **STOPS,
+    )
+    result = cli.run(arguments)
+    assert result["model"] == str(tmp_path / "model_1003")
+    assert huggingface.read_step(result["model"]) == 1003
+    weights = read_weights(result["model"], tiny)
+    for path, before in params_lib.flatten(tiny.base).items():
+        assert not np.array_equal(weights[path], before), path
+    first, last = (np.load(tmp_path / f"prompts/prompt_{step}.npy") for step in (1000, 1003))
+    assert not np.array_equal(first, last)
+
+
+@pytest.mark.parametrize(("run", "first"), [("pretrain", 0), ("lm_adapt", 1000)])
+def test_pretraining_runs_export_a_model(tiny, tiny_job, tmp_path, run, first):
+    arguments = tiny_job.command(
+        "train",
+        f"runs/{run}.gin",
+        TEXT_FILES=[str(tiny_job.folder / "text.txt")],
+        MODEL_DIR=tmp_path,
+        TRAIN_STEPS=first + 3,
+        TRAIN_FILE=None,
+        **STOPS,
+    )
+    result = cli.run(arguments)
+    weights = read_weights(tmp_path / f"model_{first + 3}", tiny)
+    assert result["step"] == first + 3 and all(np.isfinite(x).all() for x in weights.values())
+    assert not (tmp_path / "prompts").exists()
+    assert lines(tmp_path / "train/metrics.jsonl")[-1]["step"] == first + 3

@@ -1,0 +1,176 @@
+"""The shipped gin files: what their headers say is true, and they fit together."""
+
+import copy
+import importlib
+import inspect
+import pathlib
+import re
+import runpy
+import shlex
+
+import gin
+import pytest
+import setuptools
+
+import prompt_tuning
+from prompt_tuning import assets, cli
+from prompt_tuning.checkpoints import huggingface, prompt_files
+from prompt_tuning.models import model
+from prompt_tuning.prompts import initializers
+
+FOLDER = pathlib.Path(prompt_tuning.__file__).parents[1] / "gin"
+FILES = sorted(str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.gin"))
+MACRO = r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b|\b[A-Z]{3,}\b"
+# What a header may write in capitals that is no macro.
+WORDS = {"TSV", "CSV", "JSONL"}
+PROMPTS = {
+    "class_labels": (initializers.ClassLabels, {"CLASS_LABELS": ["good"]}),
+    "from_file": (initializers.FromArray, {"PROMPT_FILE": "prompt.npy"}),
+    "random_uniform": (initializers.RandomUniform, {}),
+    "sampled_vocabulary": (initializers.SampledVocabulary, {}),
+    "string": (initializers.String, {"PROMPT_TEXT": "good film"}),
+}
+REQUIRED = {
+    "train": {"MODEL_DIR": "run", "TRAIN_STEPS": 1003},
+    "eval": {"EVAL_OUTPUT_DIR": "scores", "PROMPT_FILE": "prompt.npy"},
+    "infer": {"INFER_OUTPUT_DIR": "answers", "PROMPT_FILE": "prompt.npy"},
+    "neighbors": {"PROMPT_FILE": "prompt.npy"},
+    "pretrain": {"MODEL_DIR": "run", "TRAIN_STEPS": 3, "TEXT_FILES": ["text.txt"]},
+    "lm_adapt": {"MODEL_DIR": "run", "TRAIN_STEPS": 1003, "TEXT_FILES": ["text.txt"]},
+    "describe": {},
+}
+
+
+def header(file):
+    """The title and the four parts of a file's header."""
+    parts = re.split(
+        r"^(provides|requires|command|result): ", cli.header(FOLDER / file), flags=re.M
+    )
+    return parts[0], dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def command(file):
+    """The words behind `prompt-tuning` in a header's command."""
+    words = shlex.split(header(file)[1]["command"].replace("\\\n", " "))
+    assert words[0] == "prompt-tuning"
+    return words[1:]
+
+
+def assigned(file):
+    """{macro: value as text} of a file and of what it includes."""
+    text = (FOLDER / file).read_text()
+    included = [assigned(each) for each in re.findall(r"^include '(.+)'", text, re.M)]
+    macros = {name: value for each in included for name, value in each.items()}
+    return macros | dict(re.findall(r"^([A-Z][A-Z0-9_]*) = (.*)", text, re.M))
+
+
+def macros_in(text):
+    return set(re.findall(MACRO, text)) - WORDS
+
+
+def value(name):
+    """What gin builds for a macro or a parameter."""
+    return copy.deepcopy(gin.query_parameter(name))
+
+
+def test_import_gin_is_the_library():
+    assert "gin" not in pathlib.Path(gin.__file__).relative_to(FOLDER.parent).parts[:1]
+    assert callable(gin.parse_config)
+    assert not list(FOLDER.rglob("*.py"))
+
+
+def test_setup_packs_every_folder(monkeypatch):
+    packed = {}
+    monkeypatch.setattr(setuptools, "setup", packed.update)
+    monkeypatch.chdir(FOLDER.parent)
+    runpy.run_path(str(FOLDER.parent / "setup.py"))
+    wanted = {
+        ".".join(["prompt_tuning", "gin_configs", *pathlib.Path(f).parts[:-1]]) for f in FILES
+    }
+    assert wanted <= set(packed["packages"])
+    assert packed["package_dir"]["prompt_tuning.gin_configs"] == "gin"
+    assert {p for p in packed["packages"] if "gin_configs" in p} == wanted | {
+        "prompt_tuning.gin_configs"
+    }
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_header_has_its_parts_in_order(file):
+    title, parts = header(file)
+    assert re.fullmatch(r"\S.*[.:?]\n(.*\.\n)?\n", title, re.S), title
+    assert list(parts) == ["provides", "requires", "command", "result"]
+    assert all(part.strip() for part in parts.values())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_header_tells_the_macros(file):
+    _, parts = header(file)
+    macros = assigned(file)
+    provided = macros_in(re.sub(r"\([^)]*\)", "", parts["provides"]))
+    assert provided <= macros.keys(), "provides what the file does not set"
+    own = set(re.findall(r"^([A-Z][A-Z0-9_]*) = %gin.REQUIRED", (FOLDER / file).read_text(), re.M))
+    assert own <= macros_in(parts["requires"] + parts["provides"]), "requires what it does not say"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_defaults_in_headers_are_those_of_the_file(file):
+    macros = assigned(file)
+    for name, default in re.findall(
+        r"([A-Z][A-Z0-9_]+) \(([\d,.e-]+)[):;]", header(file)[1]["provides"]
+    ):
+        assert float(default.rstrip(",").replace(",", "")) == float(macros[name]), name
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_command_in_the_header_is_complete_and_uses_the_file(file):
+    words = command(file)
+    cli.read(words)
+    flag = "--gin_file="
+    used = [word.removeprefix(flag) for word in words if word.startswith(flag)]
+    for each in used:
+        used += re.findall(r"^include '(.+)'", (FOLDER / each).read_text(), re.M)
+    assert file in used
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if command(f)[0] == "describe"])
+def test_described_numbers_are_true(file, capsys):
+    cli.run([word for word in command(file) if word != "--json"])
+    numbers = re.findall(r"\d[\d,]{3,}", header(file)[1]["result"])
+    shown = capsys.readouterr().out
+    assert all(number in shown for number in numbers)
+
+
+def test_examples_train_beyond_the_step_of_the_embedded_model():
+    step = huggingface.read_step(assets.path("t5_mini"))
+    for file in FILES:
+        flags = dict(re.findall(r"--gin\.(\w+)=(\S+)", " ".join(command(file))))
+        if "models/t5_mini.gin" in " ".join(command(file)) and "TRAIN_STEPS" in flags:
+            assert int(flags["TRAIN_STEPS"]) > step
+
+
+@pytest.mark.parametrize("run", REQUIRED)
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_every_prompt_goes_with_every_run(tiny_job, tmp_path, monkeypatch, prompt, run, rng):
+    monkeypatch.chdir(tmp_path)
+    prompt_files.save("prompt.npy", rng.normal(size=(3, 16)), {})
+    kind, settings = PROMPTS[prompt]
+    verb = "train" if run in ("pretrain", "lm_adapt") else run
+    files = [f"prompts/{prompt}.gin", f"runs/{run}.gin"]
+    if verb in ("eval", "infer", "neighbors"):  # which set the prompt themselves
+        files.reverse()
+    cli.read(tiny_job.command(verb, *files, **(REQUIRED[run] | settings)))
+    path, name = cli.VERBS[verb]
+    function = getattr(importlib.import_module(path), name)
+    built = {
+        each: value(f"{path}.{name}.{each}")
+        for each in inspect.signature(function).parameters
+        if each not in ("config_text", "as_json")
+    }
+    assert isinstance(built["model"], model.EncoderDecoderModel)
+    assert built["model"].config.embed_dim == 16
+    if run in ("pretrain", "lm_adapt"):
+        assert built["model"].prompt is None and built["prompt_initializer"] is None
+    elif run != "describe":
+        assert isinstance(built["prompt_initializer"], kind)
+    if run in ("train", "describe"):
+        assert built["model"].prompt.length == (3 if prompt == "from_file" else 4)

@@ -1,0 +1,160 @@
+"""Answers of the tiny model, and what is made of answers."""
+
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+import seqio
+
+from prompt_tuning import partitioning
+from prompt_tuning.data import batching, metrics, pipeline, sources
+from prompt_tuning.prompts import initializers
+from prompt_tuning.runtime import evaluator
+
+ROWS = [("a good film", "good"), ("a bad film", "bad"), ("a long story", "bad")]
+
+
+def task_of(vocabulary, rows=ROWS, score_metrics=(), name="films"):
+    """An EvaluationTask without seqio's reading."""
+    examples = [
+        {
+            "inputs": np.array([*vocabulary.encode(text), 1]),
+            "targets": np.array([*vocabulary.encode(target), 1]),
+            "inputs_pretokenized": text.encode(),
+            "targets_pretokenized": target.encode(),
+        }
+        for text, target in rows
+    ]
+    task = types.SimpleNamespace(
+        postprocess_fn=lambda text, **_: text,
+        predict_metric_fns=[metrics.accuracy],
+        score_metric_fns=list(score_metrics),
+    )
+    return pipeline.EvaluationTask(name, examples, batching.Lengths(12, 6), task, vocabulary)
+
+
+class FixedAnswers:
+    """In place of an Answerer."""
+
+    def __init__(self, *texts):
+        self.texts = list(texts)
+
+    def answers(self, params, task, batch_size):
+        return self.texts[: len(task.examples)], None
+
+
+@pytest.fixture(scope="module")
+def loaded(load):
+    return load((2, 1))
+
+
+@pytest.fixture(scope="module")
+def answerer(loaded):
+    return evaluator.Answerer(loaded)
+
+
+def test_answers_do_not_depend_on_the_batch_nor_on_its_padding(loaded, answerer):
+    task = task_of(loaded.vocabulary, [(f"film {i}", "good") for i in range(5)])
+    by_two, scores = answerer.answers(loaded.params, task, 2)
+    by_eight, _ = answerer.answers(loaded.params, task, 8)
+    assert by_two == by_eight and len(by_two) == 5
+    assert scores is None
+
+
+def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, answerer):
+    seen = []
+
+    def rank(targets, scores):
+        seen.append((targets, scores))
+        return {"rank": seqio.metrics.Scalar(2.5)}
+
+    task = task_of(loaded.vocabulary, score_metrics=[rank])
+    ((name, found),) = evaluator.evaluate_tasks(answerer, loaded.params, [task], 4).items()
+    (targets, scores) = seen[0]
+    assert (name, found["rank"], targets) == ("films", 2.5, ["good", "bad", "bad"])
+    assert len(scores) == 3 and max(scores) < 0
+    (batch,) = task.batches(4, loaded.soft_ids)
+    with partitioning.use(loaded.mesh):
+        expected = jax.jit(loaded.model.score)(loaded.params, batch)
+    np.testing.assert_allclose(scores, expected[:3], rtol=1e-5)
+
+
+def test_answers_are_written_beside_their_inputs(vocabulary, tmp_path):
+    task, other = task_of(vocabulary), task_of(vocabulary, ROWS[:1], name="other")
+    results = evaluator.evaluate_tasks(
+        FixedAnswers("good", "bad", "good"), None, [task, other], 2, output_dir=tmp_path, step=7
+    )
+    assert results == {"films": {"accuracy": 200 / 3}, "other": {"accuracy": 100.0}}
+    lines = (tmp_path / "films-000007.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"input": text, "target": target, "prediction": answer}
+        for (text, target), answer in zip(ROWS, ("good", "bad", "good"), strict=True)
+    ]
+    assert len((tmp_path / "other-000007.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "rows", "warns"),
+    [
+        (("bad",) * 3, ROWS, True),
+        (("good", "bad", "bad"), ROWS, False),
+        (("bad",) * 2, ROWS[1:], False),  # there is one right answer
+        (("good",), ROWS[:1], False),
+    ],
+)
+def test_warns_where_every_answer_is_the_same(vocabulary, caplog, answers, rows, warns):
+    task = task_of(vocabulary, rows)
+    evaluator.evaluate_tasks(FixedAnswers(*answers), None, [task], 2)
+    assert ("films: every answer is 'bad' (3 examples)" in caplog.text) == warns
+    assert bool(caplog.records) == warns
+
+
+def test_majority_is_what_always_answering_it_scores(vocabulary):
+    assert evaluator.majority_share(task_of(vocabulary)) == pytest.approx(200 / 3)
+
+
+def test_validation_logs_each_task(vocabulary, tmp_path, caplog):
+    tasks = [task_of(vocabulary), task_of(vocabulary, ROWS[1:], name="other")]
+    for after_step, steps in ((0, (1, 2)), (1, (2, 3))):
+        with (
+            evaluator.Validation(
+                FixedAnswers("good", "bad", "bad"), tasks, 2, tmp_path, after_step=after_step
+            ) as validation,
+            caplog.at_level("INFO"),
+        ):
+            for step in steps:
+                found = validation.evaluate(None, step)
+    assert found == {"films": {"accuracy": 100.0}, "other": {"accuracy": 50.0}}
+    lines = (tmp_path / "other-metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    assert "step 3  films: accuracy 100.00" in caplog.text
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"films", "other"}
+
+
+def test_evaluate_writes_metrics_and_answers(tiny, tiny_job, tmp_path, capsys):
+    dataset = pipeline.DatasetConfig(
+        sources.TaskSource(eval_file=str(tiny_job.folder / "eval.tsv")),
+        {"inputs": 40, "targets": 8},
+        "validation",
+        batch_size=8,
+    )
+    results = evaluator.evaluate(
+        model=tiny.model,
+        vocabulary=tiny.vocabulary,
+        checkpoint=tiny.checkpoint,
+        prompt_initializer=initializers.SampledVocabulary(),
+        dataset=dataset,
+        output_dir=str(tmp_path),
+        num_examples=10,
+        config_text="A = 1\n",
+    )
+    assert results.keys() == {"eval"} and results["eval"].keys() == {"accuracy"}
+    (line,) = (tmp_path / "inference_eval" / "eval-metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": 1000, **results["eval"], "majority": 60.0}
+    answers = (tmp_path / "inference_eval" / "eval-001000.jsonl").read_text().splitlines()
+    rows = (tiny_job.folder / "eval.tsv").read_text().splitlines()[1:11]
+    assert ["\t".join(list(json.loads(a).values())[:2]) for a in answers] == rows
+    assert (tmp_path / "config.gin").read_text() == "A = 1\n"
+    assert "eval majority  60.00" in capsys.readouterr().out

@@ -1,0 +1,119 @@
+"""Answer files: in the input's order, whole, and gone on with where they were begun."""
+
+import json
+
+import numpy as np
+import pytest
+
+from prompt_tuning.data import pipeline, sources
+from prompt_tuning.prompts import initializers
+from prompt_tuning.runtime import evaluator, inferencer
+
+TEXTS = [f"film {i}" for i in range(7)]
+
+
+class Echo:
+    """In place of an Answerer: answers 1 ... N to each row, marked with the batch's number."""
+
+    decodes = 1
+    batches: list[int]  # that were asked for
+
+    def __init__(self, loaded, seed=0):
+        self.loaded = loaded
+        Echo.batches = []
+
+    def predict(self, params, batch, max_length, index=0):
+        Echo.batches.append(index)
+        rows = len(batch["encoder_input_tokens"])
+        numbers = "123456789"
+        tokens = [
+            [
+                self.loaded.vocabulary.encode(f"{numbers[index]}{numbers[n]}")
+                for n in range(self.decodes)
+            ]
+            for _ in range(rows)
+        ]
+        return np.array(tokens), np.tile(-0.123456 * np.arange(1, 1 + self.decodes), (rows, 1))
+
+
+@pytest.fixture
+def infer(tiny, tmp_path, monkeypatch):
+    """Answers TEXTS in batches of 8 / NUM_PARTITIONS rows and gives back the file."""
+    monkeypatch.setattr(evaluator, "Answerer", Echo)
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    dataset = pipeline.DatasetConfig(
+        sources.TaskSource(infer_file=str(asked)), {"inputs": 20, "targets": 4}, "infer", 2
+    )
+
+    def run(config_text="A = 1\n"):
+        (path,) = inferencer.infer(
+            model=tiny.model,
+            vocabulary=tiny.vocabulary,
+            checkpoint=tiny.checkpoint,
+            prompt_initializer=initializers.SampledVocabulary(),
+            dataset=dataset,
+            output_dir=str(tmp_path / "out"),
+            num_partitions=8,
+            config_text=config_text,
+        )
+        assert path == str(tmp_path / "out" / "asked-predict.jsonl")
+        return tmp_path / "out" / "asked-predict.jsonl"
+
+    return run
+
+
+def expected():
+    return [
+        {"inputs": text, "prediction": f"{i // 2 + 1}1", "score": -0.1235}
+        for i, text in enumerate(TEXTS)
+    ]
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_line_for_each_input_in_order(infer):
+    path = infer()
+    assert lines(path) == expected()
+    assert sorted(p.name for p in path.parent.iterdir()) == ["asked-predict.jsonl", "config.gin"]
+
+
+def test_several_decodes(infer, monkeypatch):
+    monkeypatch.setattr(Echo, "decodes", 2)
+    first = lines(infer())[0]
+    assert first == expected()[0] | {"predictions": ["11", "12"], "scores": [-0.1235, -0.2469]}
+
+
+@pytest.mark.parametrize(
+    ("kept", "torn", "asked"),
+    [(0, "", [0, 1, 2, 3]), (3, "", [1, 2, 3]), (4, '{"inputs": "fil', [2, 3]), (7, "", [3])],
+)
+def test_a_file_that_was_begun_is_gone_on_with(infer, kept, torn, asked):
+    whole = infer()
+    text = whole.read_text()
+    whole.unlink()
+    partial = whole.with_name("asked-predict.jsonl.partial")
+    partial.write_text("".join(text.splitlines(keepends=True)[:kept]) + torn)
+    assert infer().read_text() == text
+    # Answered again: whole batches, since a batch's randomness follows its number.
+    assert Echo.batches == asked
+    assert not partial.exists()
+
+
+def test_a_whole_file_is_left_alone(infer):
+    path = infer()
+    path.write_text("mine\n")
+    assert infer().read_text() == "mine\n"
+    assert Echo.batches == []
+
+
+@pytest.mark.parametrize("suffix", ["", ".partial"])
+def test_answers_of_other_settings_are_not_mixed(infer, suffix):
+    path = infer()
+    path.rename(path.with_name(path.name + suffix))
+    with pytest.raises(ValueError, match=r"of other settings.*set another INFER_OUTPUT_DIR"):
+        infer("A = 2\n")
+    path.with_name(path.name + suffix).unlink()
+    assert lines(infer("A = 2\n")) == expected()

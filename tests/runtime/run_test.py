@@ -1,0 +1,154 @@
+"""A run's schedule, its state and its folder."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from prompt_tuning import params
+from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.models import model, network
+from prompt_tuning.prompts import module
+from prompt_tuning.runtime import run, state
+
+
+@pytest.mark.parametrize(
+    ("train_steps", "start_step", "checkpoint_step", "first"),
+    [(105, None, 100, 100), (5, 0, 100, 0), (105, 100, None, 100), (1, None, 0, 0)],
+)
+def test_first_step(train_steps, start_step, checkpoint_step, first):
+    assert run.Schedule(train_steps, start_step).first_step(checkpoint_step) == first
+
+
+@pytest.mark.parametrize(
+    ("train_steps", "start_step", "checkpoint_step", "part"),
+    [
+        (100, None, 100, "TRAIN_STEPS is 100, not beyond the starting step 100"),
+        (100, 200, 0, "TRAIN_STEPS is 100, not beyond the starting step 200"),
+        (100, None, None, "set START_STEP"),
+    ],
+)
+def test_schedules_that_do_nothing(train_steps, start_step, checkpoint_step, part):
+    with pytest.raises(ValueError, match=part):
+        run.Schedule(train_steps, start_step).first_step(checkpoint_step)
+
+
+@pytest.mark.parametrize("setting", ["eval_period", "log_period", "keep"])
+def test_periods_are_positive(setting):
+    with pytest.raises(ValueError, match=f"{setting.upper()} is 0; expected at least 1"):
+        run.Schedule(10, **{setting: 0})
+
+
+def test_stops_count_from_the_first_step_and_the_last_is_one(make_run):
+    tuning = make_run(steps=7, eval_period=3, log_period=2)
+    steps = range(1001, 1008)
+    assert [s for s in steps if tuning.evaluates_at(s)] == [1003, 1006, 1007]
+    assert [s for s in steps if tuning.logs_at(s)] == [1002, 1004, 1006, 1007]
+
+
+def test_state_holds_the_prompt_its_slot_and_the_steps(make_run):
+    tuning = make_run()
+    shapes = sorted(leaf.shape for leaf in jax.tree.leaves(tuning.state))
+    assert shapes == [(), (), (4, 16), (4, 16)]
+    assert list(params.flatten(tuning.state.trainable)) == [module.PATH]
+    both = params.flatten(tuning.params())
+    assert both.keys() == params.flatten(tuning.loaded.params).keys()
+
+
+def test_slots_of_trained_weights_lie_where_the_weights_lie(load, make_run):
+    tuning = make_run(load((2, 4)), trainable=(".*",))
+    slots = {
+        "/".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tuning.state.optimizer)
+    }
+    trained = params.flatten(tuning.state.trainable)
+    assert len(slots) == len(trained) + 1  # the optimizer's count of steps
+    for path, leaf in trained.items():
+        assert slots[f"trainable/{path}"].sharding == leaf.sharding, path
+
+
+def test_state_of_a_base_size_prompt_is_below_1_mb(make_run, load, rng):
+    wide = model.EncoderDecoderModel(network.T5Config(256, 768, 1, 2, 2, 1, 1), module.Prompt(100))
+    shapes = nn.unbox(wide.abstract_params())
+    weights = jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+    tuning = make_run(dataclasses.replace(load(), model=wide, params=weights))
+    # Numbers that cannot be compressed.
+    noise = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), tuning.state)
+    tuning.state = noise._replace(step=tuning.state.step)
+    tuning.save()
+    folder = pathlib.Path(tuning.model_dir) / "checkpoint_1000"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert 500_000 < size < 1_000_000
+
+
+def evaluation(*values):
+    """The first metric of each of some tasks."""
+    return {f"task {i}": {"accuracy": value, "other": 99.0} for i, value in enumerate(values)}
+
+
+def test_the_best_prompt_is_kept_apart(make_run):
+    tuning, nan = make_run(keep=None), float("nan")
+    scores = [(nan, 1.0), (50.0, 40.0), (75.0, 25.0), (nan, 90.0), (50.0, 50.0), (60.0, 20.0)]
+    best = []
+    for offset, values in enumerate(scores):
+        prompt = np.full((4, 16), offset, np.float32)
+        trainable = params.unflatten({module.PATH: jax.numpy.asarray(prompt)})
+        step = jax.numpy.asarray(1000 + offset)
+        tuning.state = state.TrainState(step, trainable, tuning.state.optimizer)
+        tuning.record(evaluation(*values))
+        tuning.save()
+        file = tuning.model_dir / "prompts" / "best.npy"
+        best.append(int(prompt_files.load(file)[0, 0]) if file.exists() else None)
+    assert best == [None, 1, 2, 2, 2, 2]
+    assert prompt_files.load(tuning.model_dir / "prompts" / "prompt_1005.npy")[0, 0] == 5
+    assert prompt_files.read_card(file)["metrics"] == evaluation(75.0, 25.0)
+    again = make_run()
+    again.resume()
+    assert (again.best, again.step) == (50.0, 1005)
+
+
+def test_a_card_says_what_a_prompt_belongs_to(make_run):
+    tuning = make_run()
+    tuning.record(evaluation(50.0))
+    tuning.save()
+    card = prompt_files.read_card(tuning.model_dir / "prompts" / "prompt_1000.npy")
+    assert card.pop("created_by").startswith("prompt-tuning ")
+    assert card == {
+        "length": 4,
+        "embed_dim": 16,
+        "base_model": "base",
+        "base_model_digest": "digest of the base",
+        "task": "a task",
+        "step": 1000,
+        "metrics": {"task 0": {"accuracy": 50.0, "other": 99.0}},
+    }
+    json.dumps(card)
+
+
+def test_a_prompt_moves_from_its_start(make_run):
+    tuning = make_run()
+    assert tuning.moved() == {"prompt_distance": 0.0}
+    moved = jax.tree.map(lambda x: x + 2.0, tuning.state.trainable)
+    tuning.state = tuning.state._replace(trainable=moved)
+    np.testing.assert_allclose(tuning.moved()["prompt_distance"], 8.0, rtol=1e-6)  # 2 sqrt(16)
+
+
+def test_a_folder_of_another_run_is_not_gone_on_with(make_run, load):
+    make_run().save()
+    with pytest.raises(ValueError, match=r"MODEL_DIR .*/run holds a run with another base"):
+        make_run(trainable=(".*/prompt/.*", "decoder/.*")).resume()
+    with pytest.raises(ValueError, match=r"TRAIN_STEPS is 1003, but the run in .* at step 1005"):
+        beyond = make_run(folder="long", steps=9)
+        beyond.state = beyond.state._replace(step=jax.numpy.asarray(1005))
+        beyond.save()
+        make_run(folder="long", steps=3).resume()
+
+
+def test_a_new_run_has_nothing_to_go_on_from(make_run):
+    tuning = make_run(folder="nothing there")
+    tuning.resume()
+    assert (tuning.step, tuning.position, tuning.best) == (1000, None, None)

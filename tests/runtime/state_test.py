@@ -1,0 +1,90 @@
+"""Loading a base and making its prompt."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from prompt_tuning import params
+from prompt_tuning.prompts import initializers, module
+from prompt_tuning.runtime import state
+
+PROMPT = np.arange(64, dtype=np.float32).reshape(4, 16)
+
+
+def load(tiny, **settings):
+    defaults = {"checkpoint": tiny.checkpoint, "num_partitions": 8}
+    return state.load_model(tiny.model, tiny.vocabulary, **(defaults | settings))
+
+
+def test_base_comes_from_the_checkpoint_and_the_prompt_from_its_initializer(tiny):
+    loaded = load(tiny, prompt_initializer=initializers.FromArray(PROMPT))
+    found = params.flatten(jax.device_get(loaded.params))
+    np.testing.assert_array_equal(found.pop(module.PATH), PROMPT)
+    base = params.flatten(tiny.base)
+    assert found.keys() == base.keys()
+    for path, leaf in base.items():
+        np.testing.assert_array_equal(found[path], leaf, err_msg=path)
+    assert (loaded.step, loaded.checkpoint) == (1000, tiny.checkpoint)
+    np.testing.assert_array_equal(loaded.soft_ids, [256, 257, 258, 259])
+
+
+def test_initializer_sees_the_embedding_and_the_vocabulary(tiny):
+    loaded = load(tiny, prompt_initializer=initializers.String("film"))
+    pieces = tiny.vocabulary.encode("film")
+    assert 1 <= len(pieces) <= 4
+    embedding = tiny.base["token_embedder"]["embedding"]
+    found = loaded.params["encoder"]["prompt"]["prompt"]
+    np.testing.assert_array_equal(found[: len(pieces)], embedding[np.array(pieces)])
+
+
+def test_prompt_follows_the_seed(tiny):
+    once, again, other = (
+        np.asarray(load(tiny, seed=seed).params["encoder"]["prompt"]["prompt"])
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(once, again)
+    assert not np.array_equal(once, other)
+
+
+def test_weights_are_shared_out(tiny):
+    for path, leaf in params.flatten(load(tiny).params).items():
+        is_shared = path.rpartition("/")[-1] in ("kernel", "embedding", "rel_embedding")
+        assert leaf.addressable_shards[0].data.size * (8 if is_shared else 1) == leaf.size, path
+
+
+def test_digest_knows_the_base_wherever_it_lies(tiny, tmp_path):
+    moved = shutil.copytree(tiny.checkpoint, tmp_path / "model")
+    renamed = shutil.copytree(tiny.checkpoint, tmp_path / "other")
+    first, same, other, random = (
+        load(tiny, checkpoint=path).digest for path in (tiny.checkpoint, moved, renamed, None)
+    )
+    assert first == same
+    assert len({first, other, random}) == 3
+
+
+def test_random_weights_need_no_checkpoint(tiny):
+    plain = tiny._replace(model=dataclasses.replace(tiny.model, prompt=None))
+    once, again, other = (load(plain, checkpoint=None, seed=seed) for seed in (1, 1, 2))
+    assert (once.step, once.checkpoint, once.soft_ids.size) == (0, None, 0)
+    assert module.PATH not in params.flatten(once.params)
+    kernels = [
+        np.asarray(m.params["decoder"]["logits_dense"]["kernel"]) for m in (once, again, other)
+    ]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+
+
+def test_what_does_not_fit_is_seen_before_the_weights_are_read(tiny, tmp_path):
+    nowhere = str(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="CLASS_LABELS has 5 labels, the prompt only 4 tokens"):
+        load(tiny, checkpoint=nowhere, prompt_initializer=initializers.ClassLabels(list("abcde")))
+    with pytest.raises(ValueError, match="they do not belong together; set VOCABULARY_FILE"):
+        small = dataclasses.replace(tiny.vocabulary, extra_ids=300)
+        load(tiny._replace(vocabulary=small), checkpoint=nowhere)
+    with pytest.raises(ValueError, match="NUM_PARTITIONS is 3"):
+        load(tiny, checkpoint=nowhere, num_partitions=3)
+    with pytest.raises(FileNotFoundError, match="INITIAL_CHECKPOINT_PATH"):
+        load(tiny, checkpoint=nowhere)
