@@ -206,12 +206,15 @@ def _set_in(macro: str) -> str:
 
 
 def _check_complete(verb: str) -> None:
-    macros = _macros()
+    macros, text = _macros(), gin.config_str()
     module, function = VERBS[verb]
-    if f"\n{module.rpartition('.')[2]}.{function}.model = " not in gin.config_str():
+    if f"\n{module.rpartition('.')[2]}.{function}.model = " not in text:
         raise UsageError(f"no run of this command is given; add --gin_file=runs/{verb}.gin")
     if "MODEL" not in macros:
         raise UsageError(f"no model is given; {_set_in('MODEL')} or one of its sizes")
+    if unset := set(re.findall(r"%([A-Z][A-Z0-9_]*)", text)) - macros.keys():
+        name = min(unset)
+        raise UsageError(f"macro {name} is used but not set; {_set_in(name) or 'set it'}")
     if missing := [name for name, value in macros.items() if value.strip() == "%gin.REQUIRED"]:
         flags = "".join(f"\n  --gin.{name}=…" for name in missing)
         raise UsageError(f"missing settings of these gin files:{flags}")

@@ -7,7 +7,7 @@ set -euo pipefail
 case "${1:-}" in "" | -h | --help) sed -n '2,4s/^# //p' "$0"; exit ;; esac
 novels=$1 encyclopedia=$2 out=$3
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-pretrain_steps=${PRETRAIN_STEPS:-PRETRAIN_DEFAULT} adapt_steps=${ADAPT_STEPS:-ADAPT_DEFAULT}
+pretrain_steps=${PRETRAIN_STEPS:-12000} adapt_steps=${ADAPT_STEPS:-2000}
 
 if [ ! -f "$out/data/vocabulary.model" ]; then
   python "$scripts/make_t5_mini_data.py" --novels "$novels" --encyclopedia "$encyclopedia" \

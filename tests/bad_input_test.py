@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flax import serialization
+from sentencepiece import sentencepiece_model_pb2
 
 from prompt_tuning import cli
 from prompt_tuning.checkpoints import base_model
@@ -28,7 +29,7 @@ import seqio
 from prompt_tuning.data import features
 seqio.TaskRegistry.add(
     "films",
-    source=seqio.FunctionDataSource(lambda *_, **__: None, splits=["train", "test"]),
+    source=seqio.FunctionDataSource(lambda split, shuffle_files: None, splits=["train", "test"]),
     preprocessors=[],
     output_features=features.features(),
 )
@@ -75,6 +76,14 @@ class Broken:
     def prompt(self, array: Any) -> pathlib.Path:
         np.save(self.folder / "p.npy", array)
         return self.folder / "p.npy"
+
+    def vocabulary(self) -> pathlib.Path:
+        """One that holds its extra ids, as T5X's does."""
+        proto = sentencepiece_model_pb2.ModelProto()
+        proto.ParseFromString((self.model / "spiece.model").read_bytes())
+        for i in reversed(range(100)):
+            proto.pieces.add(piece=f"<extra_id_{i}>", type=proto.SentencePiece.USER_DEFINED)
+        return self.file(proto.SerializeToString(), "full.model")
 
     def task(self, name: str, **settings: Any) -> dict[str, Any]:
         """Settings that read a registered task."""
@@ -247,6 +256,15 @@ CASES = {
         lambda broken: {"VOCABULARY_FILE": broken.file()},
         ["a.tsv is not a sentencepiece model", "VOCABULARY_FILE"],
     ),
+    "vocabulary that cannot be exported": (
+        "train",
+        lambda broken: {
+            "VOCABULARY_FILE": broken.vocabulary(),
+            "EXTRA_IDS": 0,
+            "TRAINABLE": [".*"],
+        },
+        ["full.model holds its extra ids already", "set VOCABULARY_FILE"],
+    ),
     "more labels than prompt": (
         "train",
         {"CLASS_LABELS": ["good", "bad", "long", "dull", "film"]},
@@ -300,7 +318,7 @@ CASES = {
     ),
 }
 # What only reading the weights, or the model's parameters, tells.
-LATE = {"T5X checkpoint of another size", "trainable"}
+LATE = {"T5X checkpoint of another size", "trainable", "vocabulary that cannot be exported"}
 FOLDERS = {"train": "MODEL_DIR", "eval": "EVAL_OUTPUT_DIR", "infer": "INFER_OUTPUT_DIR"}
 
 

@@ -144,6 +144,7 @@ def test_a_mistake_in_flags_is_answered_with_what_was_meant(arguments, parts):
         ("--gin.VOCABULARY_FILE=a", ["--gin.VOCABULARY_FILE=a", "inner quotes"]),
         ("--gin.module.Prompt.lenght=7", ["--gin.module.Prompt.lenght", "'lenght'"]),
         ("--gin.modul.Prompt=7", ["--gin.modul.Prompt=7", "No configurable"]),
+        ("--gin.EMBED_DIM=%MY_WIDTH", ["MY_WIDTH is used but not set"]),
         ("--gin.EMBED_DIM=%gin.REQUIRED", ["missing settings", "--gin.EMBED_DIM=…"]),
     ],
 )

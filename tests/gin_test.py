@@ -74,7 +74,7 @@ def value(name):
 
 
 def test_import_gin_is_the_library():
-    assert "gin" not in pathlib.Path(gin.__file__).relative_to(FOLDER.parent).parts[:1]
+    assert FOLDER not in pathlib.Path(gin.__file__).parents
     assert callable(gin.parse_config)
     assert not list(FOLDER.rglob("*.py"))
 
@@ -130,6 +130,14 @@ def test_command_in_the_header_is_complete_and_uses_the_file(file):
     for each in used:
         used += re.findall(r"^include '(.+)'", (FOLDER / each).read_text(), re.M)
     assert file in used
+
+
+def test_commands_in_the_readme_are_complete():
+    text = (FOLDER.parent / "README.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^prompt-tuning (.+)", text, re.M)
+    assert len(commands) >= 3
+    for words in map(shlex.split, commands):
+        cli.read(words)
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if command(f)[0] == "describe"])

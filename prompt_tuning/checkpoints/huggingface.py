@@ -212,14 +212,19 @@ def save(
         "tokenizer_config.json": {"tokenizer_class": "T5Tokenizer", "extra_ids": 100},
     }
     files = {name: (json.dumps(text, indent=2) + "\n").encode() for name, text in texts.items()}
+    check_vocabulary(vocabulary_file)
     files["spiece.model"] = epath.Path(vocabulary_file).read_bytes()
-    if b"<extra_id_0>" in files["spiece.model"]:
-        raise ValueError(
-            f"{vocabulary_file} holds its extra ids already; the exported tokenizer adds them: "
-            "set VOCABULARY_FILE to the model without them"
-        )
     files[WEIGHTS] = safetensors.numpy.save(_their_tensors(params, dtype), {"format": "pt"})
     _write_folder(path, files)
+
+
+def check_vocabulary(path: epath.PathLike) -> None:
+    """Raises ValueError where a sentencepiece model cannot be exported by `save`."""
+    if b"<extra_id_0>" in epath.Path(path).read_bytes():
+        raise ValueError(
+            f"{path} holds its extra ids already; the exported tokenizer adds them: set "
+            "VOCABULARY_FILE to the model without them, and EXTRA_IDS to 100"
+        )
 
 
 def _write_folder(path: epath.Path, files: Mapping[str, bytes]) -> None:

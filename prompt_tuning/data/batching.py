@@ -91,9 +91,8 @@ def pack(
             target = slice(decoder_end, decoder_end + len(example["targets"]))
             batch["encoder_input_tokens"][row, source] = example["inputs"]
             batch["decoder_target_tokens"][row, target] = example["targets"]
-            batch["decoder_input_tokens"][row, target.start + 1 : target.stop] = example["targets"][
-                :-1
-            ]
+            shifted = slice(target.start + 1, target.stop)
+            batch["decoder_input_tokens"][row, shifted] = example["targets"][:-1]
             batch["decoder_loss_weights"][row, target] = 1
             if segments:
                 batch["encoder_segment_ids"][row, source] = number

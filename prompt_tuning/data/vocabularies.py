@@ -79,7 +79,8 @@ class SentencePiece:
             )
 
     def for_seqio(self):
-        """The same vocabulary as seqio's class. Imports seqio."""
+        """The same vocabulary as seqio's class. Imports seqio; raises as `processor`."""
         import seqio
 
+        _ = self.processor  # seqio opens the file late, and says nothing of the setting
         return seqio.SentencePieceVocabulary(self.path, extra_ids=self.extra_ids)

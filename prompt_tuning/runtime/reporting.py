@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -157,11 +158,20 @@ def progress(total: int, done: int = 0, unit: str = "steps") -> rich.progress.Pr
     return bar
 
 
+class _Stderr(logging.Handler):
+    """Writes to what sys.stderr is now: while a bar is shown, that is rich's, which moves the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def set_up_logging() -> None:
-    """One plain line a message, on standard error; absl's and Orbax's chatter off."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
-    )
+    """One plain line a message, on standard error; the chatter of libraries off."""
+    # TensorFlow reads it when it is imported, later.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for noisy in ("absl", "jax", "orbax", "tensorflow", "seqio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -111,6 +111,11 @@ class Run:
         """Steps done, absolute."""
         return int(self.state.step)
 
+    @property
+    def trains_weights(self) -> bool:
+        """Whether more than the prompt is trained, so that a model is to be exported."""
+        return bool(params_lib.flatten(self.state.trainable).keys() - {module.PATH})
+
     def evaluates_at(self, step: int) -> bool:
         """Whether tasks are evaluated and the state is saved after this step."""
         return self._is_due(step, self.schedule.eval_period)

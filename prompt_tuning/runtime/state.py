@@ -86,6 +86,8 @@ def load_model(
       seed: of what is random.
     """
     vocabulary.check_fits(model.config.vocab_size)
+    if checkpoint is not None:
+        base_model.check_config(checkpoint, model.config)
     mesh = partitioning.make_mesh(num_partitions)
     boxed = model.abstract_params()
     abstract = params_lib.flatten(nn.unbox(boxed))
@@ -103,7 +105,6 @@ def load_model(
         params, step = jax.jit(model.init)(jax.random.key(seed)), 0
         digest = params_lib.structure_digest(base, f"random {seed}")
     else:
-        base_model.check_config(checkpoint, model.config)
         params, step = base_model.load(checkpoint, base)
         digest = base_model.digest(checkpoint, base)
     if model.prompt is not None:

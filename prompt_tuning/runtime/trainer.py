@@ -144,6 +144,8 @@ def train(
         loaded, schedule, model_dir, trainable=trainable, optimizer=optimizer, task=batches.name
     )
     run.resume()
+    if run.trains_weights:
+        huggingface.check_vocabulary(vocabulary.path)
     reporting.start_folder(run.model_dir, config_text, "MODEL_DIR")
     info = reporting.model_info(run.state.trainable, loaded.params)
     reporting.write_text(run.model_dir / "model-info.txt", info)
@@ -212,7 +214,7 @@ def _finish(run: run_lib.Run) -> dict[str, Any]:
     if run.loaded.model.prompt is not None:
         result["prompt_file"] = str(run.model_dir / "prompts" / f"prompt_{run.step}.npy")
         logging.info("prompt: %s", result["prompt_file"])
-    if params_lib.flatten(run.state.trainable).keys() - {module.PATH}:
+    if run.trains_weights:
         target = run.model_dir / f"model_{run.step}"
         params = params_lib.flatten(jax.device_get(run.params()))
         base = params_lib.unflatten({p: x for p, x in params.items() if p != module.PATH})

@@ -105,10 +105,12 @@ def test_the_best_prompt_is_kept_apart(make_run):
         best.append(int(prompt_files.load(file)[0, 0]) if file.exists() else None)
     assert best == [None, 1, 2, 2, 2, 2]
     assert prompt_files.load(tuning.model_dir / "prompts" / "prompt_1005.npy")[0, 0] == 5
-    assert prompt_files.read_card(file)["metrics"] == evaluation(75.0, 25.0)
-    again = make_run()
+    card = prompt_files.read_card(file)
+    assert (card["step"], card["metrics"]) == (1002, evaluation(75.0, 25.0))
+    again = make_run(start_step=500)
     again.resume()
-    assert (again.best, again.step) == (50.0, 1005)
+    # Stops are counted from where the run began, whatever START_STEP is now.
+    assert (again.best, again.step, again.first_step) == (50.0, 1005, 1000)
 
 
 def test_a_card_says_what_a_prompt_belongs_to(make_run):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
+from prompt_tuning.checkpoints import base_model
 from prompt_tuning.prompts import initializers, module
 from prompt_tuning.runtime import state
 
@@ -77,14 +78,16 @@ def test_random_weights_need_no_checkpoint(tiny):
     assert not np.array_equal(kernels[0], kernels[2])
 
 
-def test_what_does_not_fit_is_seen_before_the_weights_are_read(tiny, tmp_path):
-    nowhere = str(tmp_path / "nowhere")
+def test_what_does_not_fit_is_seen_before_the_weights_are_read(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(base_model, "load", lambda *_: pytest.fail("the weights were read"))
     with pytest.raises(ValueError, match="CLASS_LABELS has 5 labels, the prompt only 4 tokens"):
-        load(tiny, checkpoint=nowhere, prompt_initializer=initializers.ClassLabels(list("abcde")))
+        load(tiny, prompt_initializer=initializers.ClassLabels(list("abcde")))
     with pytest.raises(ValueError, match="they do not belong together; set VOCABULARY_FILE"):
-        small = dataclasses.replace(tiny.vocabulary, extra_ids=300)
-        load(tiny._replace(vocabulary=small), checkpoint=nowhere)
+        load(tiny._replace(vocabulary=dataclasses.replace(tiny.vocabulary, extra_ids=300)))
     with pytest.raises(ValueError, match="NUM_PARTITIONS is 3"):
-        load(tiny, checkpoint=nowhere, num_partitions=3)
+        load(tiny, num_partitions=3)
+    with pytest.raises(ValueError, match="num_heads is 8, the model has 4"):
+        config = dataclasses.replace(tiny.model.config, num_heads=4)
+        load(tiny._replace(model=dataclasses.replace(tiny.model, config=config)))
     with pytest.raises(FileNotFoundError, match="INITIAL_CHECKPOINT_PATH"):
-        load(tiny, checkpoint=nowhere)
+        load(tiny, checkpoint=str(tmp_path / "nowhere"))

@@ -1,6 +1,7 @@
 """The training step on any mesh, and the loop around it."""
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -20,9 +21,13 @@ STILL = {"dropout_rate": 0.0}
 
 
 class NoValidation:
-    """Nothing to evaluate."""
+    """Nothing to evaluate; notes when it is asked."""
+
+    def __init__(self):
+        self.steps = []
 
     def evaluate(self, params, step):
+        self.steps.append(step)
         return {}
 
 
@@ -87,19 +92,30 @@ def test_weights_are_shared_out_over_the_model_axis(load, shape):
         assert part * shape[1] == whole if is_shared else part == whole, path
 
 
-@pytest.mark.parametrize("factor", [None, "NUM_REAL_TARGET_TOKENS"])
-def test_microbatches_give_the_gradient_of_the_whole_batch(load, make_run, make_batches, factor):
-    found = []
-    for count in (1, 2, 4):
-        loaded = load((2, 1), **STILL)
-        model = dataclasses.replace(loaded.model, loss_normalizing_factor=factor)
-        loaded = dataclasses.replace(loaded, model=model)
-        run = make_run(loaded, optimizer=sgd)
-        losses = go(run, trainer.make_step(run, count), make_batches(), 1)
-        found.append((run.prompt(), losses))
-    for prompt, losses in found[1:]:
-        np.testing.assert_allclose(prompt, found[0][0], rtol=0, atol=1e-6)
-        np.testing.assert_allclose(losses, found[0][1], rtol=1e-6)
+def gradient(load, make_run, make_batches, factor, num_microbatches):
+    """What a step subtracts from the prompt, and its loss."""
+    loaded = load((2, 1), **STILL)
+    model = dataclasses.replace(loaded.model, loss_normalizing_factor=factor)
+    run = make_run(dataclasses.replace(loaded, model=model), optimizer=sgd)
+    before = run.prompt()
+    losses = go(run, trainer.make_step(run, num_microbatches), make_batches(), 1)
+    return before - run.prompt(), losses
+
+
+def test_microbatches_give_the_gradient_of_the_whole_batch(load, make_run, make_batches):
+    whole, loss = gradient(load, make_run, make_batches, None, 1)
+    tokens = next(make_batches())["decoder_loss_weights"].sum()
+    for factor, divisor, counts in ((None, 1, (2, 4)), ("NUM_REAL_TARGET_TOKENS", tokens, (1, 2))):
+        for count in counts:
+            part, part_loss = gradient(load, make_run, make_batches, factor, count)
+            np.testing.assert_allclose(part, whole / divisor, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(part_loss, loss, rtol=1e-6)
+
+
+def test_each_step_has_its_own_dropout(make_run, make_batches):
+    run = make_run(optimizer=lambda start_step: optax.set_to_zero())
+    losses = go(run, trainer.make_step(run), itertools.repeat(next(make_batches())), 3)
+    assert len(set(losses)) == 3
 
 
 def test_packed_examples_give_the_loss_and_gradient_of_rows_of_their_own(
@@ -134,6 +150,25 @@ def lines(run, name="train/metrics.jsonl"):
     return [json.loads(line) for line in (run.model_dir / name).read_text().splitlines()]
 
 
+def stopping(step, at, how):
+    """The step, in which something happens when it is taken from `at`."""
+
+    def stopped(old, *arguments):
+        if int(old.step) == at:
+            how()
+        return step(old, *arguments)
+
+    return stopped
+
+
+def crash():
+    raise RuntimeError("power cut")
+
+
+def control_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 @pytest.mark.parametrize("pack", [False, True])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     make_run, make_batches, shared_step, pack, caplog
@@ -142,29 +177,17 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     whole = make_run(folder="whole", **settings)
     loop(whole, shared_step(whole), make_batches(pack))
 
-    def stopping(at, how):
-        def step(old, *arguments):
-            if int(old.step) == at:
-                how()
-            return shared_step(None)(old, *arguments)
-
-        return step
-
-    def crash():
-        raise RuntimeError("power cut")
-
     # Saved at 1,002, dead in 1,003.
     first = make_run(**settings)
     with pytest.raises(RuntimeError):
-        loop(first, stopping(1003, crash), make_batches(pack))
+        loop(first, stopping(shared_step(None), 1003, crash), make_batches(pack))
     assert [line["step"] for line in lines(first)] == [1001, 1002, 1003]
     # Goes on; Ctrl-C within step 1,004 -> 1,005, which is no stop of the schedule.
     second = make_run(**settings)
     second.resume()
     assert (second.step, second.first_step) == (1002, 1000)
     with pytest.raises(KeyboardInterrupt):
-        control_c = stopping(1004, lambda: os.kill(os.getpid(), signal.SIGINT))
-        loop(second, control_c, make_batches(pack))
+        loop(second, stopping(shared_step(None), 1004, control_c), make_batches(pack))
     assert "step 1005 is saved" in caplog.text
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     third = make_run(**settings)
@@ -177,6 +200,16 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     same = ("step", "loss", "accuracy", "prompt_distance")
     ours, theirs = ([[line[k] for k in same] for line in lines(r)] for r in (third, whole))
     assert ours == theirs and [row[0] for row in ours] == list(range(1001, 1008))
+
+
+def test_a_run_that_died_in_its_first_step_goes_on(make_run, make_batches, shared_step):
+    run, validation = make_run(steps=2), NoValidation()
+    with pytest.raises(RuntimeError):
+        loop(run, stopping(shared_step(run), 1000, crash), make_batches(), validation)
+    again = make_run(steps=2)
+    again.resume()
+    loop(again, shared_step(None), make_batches(), validation)
+    assert validation.steps == [1000, 1002]
 
 
 def test_a_run_that_ended_is_left_as_it_is(make_run, make_batches, shared_step):

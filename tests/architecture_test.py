@@ -1,0 +1,154 @@
+"""The rules of CONTRIBUTING.md that a program can check: layers, imports, a test for each file."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import prompt_tuning
+
+PACKAGE = pathlib.Path(prompt_tuning.__file__).parent
+REPOSITORY = PACKAGE.parent
+TESTS = REPOSITORY / "tests"
+LAYERS = (
+    {"__init__", "params", "partitioning", "assets"},
+    {"prompts", "models", "optimizers"},
+    {"checkpoints", "data"},
+    {"runtime"},
+    {"analysis"},
+    {"cli", "__main__"},
+)
+RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
+APART = {"models": "prompts", "data": "checkpoints"}
+# What a part may import beside numpy, etils, jaxtyping, the standard library and this package.
+LIBRARIES = {
+    "__init__": set(),
+    "params": {"jax"},
+    "partitioning": {"jax", "flax"},
+    "assets": set(),
+    "prompts": {"jax", "flax"},
+    "models": {"jax", "flax"},
+    "optimizers": {"jax", "optax"},
+    "checkpoints": {"jax", "flax", "ml_dtypes", "msgpack", "orbax", "safetensors", "tensorstore"},
+    "data": {"sentencepiece", "seqio", "tensorflow"},
+    "runtime": {"jax", "flax", "optax", "rich", "tensorboardX"},
+    "analysis": {"jax"},
+    "cli": {"gin", "jax"},
+    "__main__": set(),
+}
+ANYWHERE = {"numpy", "etils", "jaxtyping", "prompt_tuning", *sys.stdlib_module_names}
+OF_FILES = {"etils", "io", "os", "pathlib", "shutil", "tempfile"}
+# tf.data code, and modules that register tasks: imported when a task is opened.
+TENSORFLOW_AT_ONCE = {
+    "data/features.py",
+    "data/in_memory.py",
+    "data/preprocessors.py",
+    "data/tasks/glue.py",
+    "data/tasks/text.py",
+}
+TESTED_ELSEWHERE = {
+    "__init__.py": "a version: cli_test.py",
+    "__main__.py": "a call: cli_test.py runs it",
+    "checkpoints/leaves.py": "reads for both formats: huggingface_test.py, t5x_test.py",
+    "data/features.py": "a constant and a constructor: tasks/text_test.py",
+    "data/in_memory.py": "the source of files and text: files_test.py, tasks/text_test.py",
+}
+
+
+def modules():
+    """(path in the package, part, tree) of each file with code in it."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if text := file.read_text():
+            path = file.relative_to(PACKAGE)
+            yield str(path), path.parts[0].removesuffix(".py"), ast.parse(text)
+
+
+def imported(nodes):
+    """Full names of what nodes import."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def libraries(nodes):
+    return {name.split(".")[0] for name in imported(nodes)}
+
+
+def parts(tree):
+    """The parts of the package that a tree imports."""
+    names = [name.split(".") for name in imported(ast.walk(tree))]
+    return {each[1] for each in names if each[0] == "prompt_tuning" and len(each) > 1}
+
+
+def test_a_part_imports_its_own_layer_or_a_lower_one():
+    for path, part, tree in modules():
+        assert max((RANKS[each] for each in parts(tree)), default=0) <= RANKS[part], path
+        assert APART.get(part) not in parts(tree), path
+
+
+def test_a_part_imports_its_libraries_only():
+    for path, part, tree in modules():
+        assert libraries(ast.walk(tree)) <= LIBRARIES[part] | ANYWHERE, path
+
+
+def test_the_lower_layers_know_no_files():
+    for path, part, tree in modules():
+        if RANKS[part] < RANKS["checkpoints"] and part != "assets":
+            calls = {getattr(n.func, "id", "") for n in ast.walk(tree) if isinstance(n, ast.Call)}
+            assert not libraries(ast.walk(tree)) & OF_FILES and "open" not in calls, path
+
+
+def test_tensorflow_and_seqio_are_imported_late():
+    at_once = {
+        path for path, _, tree in modules() if {"tensorflow", "seqio"} & libraries(tree.body)
+    }
+    assert at_once == TENSORFLOW_AT_ONCE
+
+
+def test_modules_are_imported_not_names():
+    for path, _, tree in modules():
+        for name in imported(ast.walk(tree)):
+            if name.startswith("prompt_tuning."):
+                file = REPOSITORY / name.replace(".", "/")
+                assert file.is_dir() or file.with_suffix(".py").exists(), (path, name)
+
+
+def test_nothing_is_unpickled():
+    for path, _, tree in modules():
+        assert not libraries(ast.walk(tree)) & {"pickle", "dill", "cloudpickle"}, path
+        assert "allow_pickle=True" not in (PACKAGE / path).read_text(), path
+
+
+def test_files_are_short_and_say_what_they_are():
+    for path, _, tree in modules():
+        assert ast.get_docstring(tree), path
+        assert len((PACKAGE / path).read_text().splitlines()) <= 400, path
+
+
+def test_every_module_has_its_test_and_every_test_its_module():
+    wanted = set()
+    for path, _, _ in modules():
+        if path not in TESTED_ELSEWHERE:
+            wanted.add(path.replace("/__init__.py", ".py").replace(".py", "_test.py"))
+    found = {str(test.relative_to(TESTS)) for test in TESTS.rglob("*_test.py")}
+    others = {f"{name}_test.py" for name in ("architecture", "bad_input", "end_to_end", "gin")}
+    others |= {f"{script.stem}_test.py" for script in (REPOSITORY / "scripts").glob("*.py")}
+    assert wanted - found == set()
+    assert found - wanted <= others
+
+
+def test_most_of_the_package_does_without_tensorflow():
+    names = ["prompt_tuning.runtime.describer"]
+    for path, part, _ in modules():
+        if part in ("__init__", "models", "prompts", "checkpoints", "analysis"):
+            name = f"prompt_tuning/{path}".removesuffix(".py").removesuffix("/__init__")
+            names.append(name.replace("/", "."))
+    program = f"import sys, {', '.join(names)}; print(sorted(sys.modules))"
+    line = [sys.executable, "-c", program]
+    shown = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(shown.stdout))
+    assert {"prompt_tuning.models.network", "prompt_tuning.analysis.neighbors"} <= loaded
+    assert not loaded & {"tensorflow", "seqio", "gin", "torch"}
