@@ -52,12 +52,13 @@ def test_both_formats_give_the_same_tree_and_their_step(tmp_path, params, abstra
 
 
 def test_digest_follows_name_step_and_structure_but_not_place(tmp_path, params, abstract):
-    folder = write_t5x(tmp_path / "a" / "checkpoint_3", params)
+    folder = write_t5x(tmp_path / "a" / "t5_base" / "checkpoint_3", params)
     digest = base_model.digest(folder, abstract)
-    moved = shutil.copytree(folder, tmp_path / "b" / "checkpoint_3")
+    moved = shutil.copytree(folder, tmp_path / "b" / "t5_base" / "checkpoint_3")
     assert base_model.digest(f"{moved}/", abstract) == digest
-    renamed = shutil.copytree(folder, tmp_path / "b" / "checkpoint_other")
-    later = write_t5x(tmp_path / "c" / "checkpoint_3", params, step=4)
+    # T5X calls the model by the folder above.
+    renamed = shutil.copytree(folder, tmp_path / "b" / "flan_t5_base" / "checkpoint_3")
+    later = write_t5x(tmp_path / "c" / "t5_base" / "checkpoint_3", params, step=4)
     smaller = {"token_embedder": abstract["token_embedder"]}
     others = [
         base_model.digest(renamed, abstract),
