@@ -4,11 +4,13 @@ Numpy batches are the border of TensorFlow and seqio, which this module imports 
 when a dataset is opened.
 """
 
+import contextlib
 import copy
 import dataclasses
 import inspect
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -81,13 +83,27 @@ def _use_vocabulary(task, vocabulary: vocabularies.SentencePiece):
     return task
 
 
+@contextlib.contextmanager
+def _native_stderr_off() -> Iterator[None]:
+    """Drops what TensorFlow's C++ says while it starts, which no setting of its own turns off."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _open(config: DatasetConfig, vocabulary: vocabularies.SentencePiece):
     """The task or mixture, and its tasks that have the split, reading with `vocabulary`."""
-    import seqio
-    import tensorflow as tf
+    with _native_stderr_off():
+        import seqio
+        import tensorflow as tf
 
-    # A GPU is JAX's; TensorFlow would take all of its memory.
-    tf.config.set_visible_devices([], "GPU")
+        # A GPU is JAX's; TensorFlow would take all of its memory.
+        tf.config.set_visible_devices([], "GPU")
     provider = config.source.open(vocabulary, config.split)
     originals = [t for t in seqio.get_subtasks(provider) if config.split in t.splits]
     if not originals:
