@@ -78,6 +78,11 @@ def length(path: epath.PathLike) -> int:
     return load(path).shape[0]
 
 
+def base_model_digest(path: epath.PathLike) -> str | None:
+    """Identity of the model that a prompt file was trained with; None where no card says it."""
+    return read_card(path).get("base_model_digest")
+
+
 def read_card(path: epath.PathLike) -> dict[str, Any]:
     """The card beside a prompt file; {} where there is none."""
     card = _card_path(epath.Path(path))

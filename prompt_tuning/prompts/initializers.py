@@ -110,9 +110,15 @@ class String:
 
 @dataclasses.dataclass(frozen=True)
 class FromArray:
-    """A prompt that is there already, such as one read from PROMPT_FILE."""
+    """A prompt that is there already, such as one read from PROMPT_FILE.
+
+    Attributes:
+      array: the prompt.
+      base_model_digest: of the model that it was trained with, where that is known.
+    """
 
     array: Float[Array, "P D"]
+    base_model_digest: str | None = None
 
     def __call__(self, rng, length, embedding, encode):
         """See Initializer."""

@@ -89,9 +89,10 @@ class StepLog:
         self._writer.write(step, {**means, **others})
         note = f"loss {means['loss_per_target_token']:.3f}"
         self._bar.update(0, note=note)
+        moved = "".join(f"  {name} {value:.2f}" for name, value in others.items())
         logging.info(
-            "step %d  %s  accuracy %.3f  %.2f steps/s",
-            step, note, means["accuracy"], means["steps_per_second"],
+            "step %d  %s  accuracy %.3f%s  %.2f steps/s",
+            step, note, means["accuracy"], moved, means["steps_per_second"],
         )  # fmt: skip
         self.restart()
 

@@ -42,10 +42,12 @@ class Schedule:
     keep: int | None = 1
 
     def __post_init__(self):
-        for name in ("eval_period", "log_period", "keep"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise ValueError(f"{name.upper()} is {count}; expected at least 1")
+        for field in dataclasses.fields(self):
+            count, name = getattr(self, field.name), field.name.upper()
+            if count is not None and not isinstance(count, int):
+                raise ValueError(f"{name} is {count!r}; expected a whole number")
+            if name in ("EVAL_PERIOD", "LOG_PERIOD", "KEEP") and count is not None and count < 1:
+                raise ValueError(f"{name} is {count}; expected at least 1")
 
     def first_step(self, checkpoint_step: int | None) -> int:
         """The absolute step that training begins at. Raises ValueError where there is nothing to do."""

@@ -107,6 +107,13 @@ def load_model(
     else:
         params, step = base_model.load(checkpoint, base)
         digest = base_model.digest(checkpoint, base)
+    if getattr(prompt_initializer, "base_model_digest", None) not in (None, digest):
+        # No error: the same weights in another folder or format have another identity.
+        logging.warning(
+            "the card of PROMPT_FILE names another base model than INITIAL_CHECKPOINT_PATH %s; "
+            "if it is not the same model, answers will be wrong",
+            checkpoint,
+        )
     if model.prompt is not None:
         prompt = make_prompt(jnp.asarray(params["token_embedder"]["embedding"]))
         flat = params_lib.flatten(params)

@@ -22,6 +22,15 @@ def test_prompt_and_card_are_read_again(tmp_path):
     assert sorted(p.name for p in path.parent.iterdir()) == ["sst2.v1.json", "sst2.v1.npy"]
 
 
+def test_what_settings_are_taken_from_a_file(tmp_path):
+    path = tmp_path / "p.npy"
+    prompt_files.save(path, PROMPT, CARD | {"base_model_digest": "abc"})
+    assert prompt_files.length(path) == 3
+    assert prompt_files.base_model_digest(path) == "abc"
+    path.with_suffix(".json").unlink()
+    assert prompt_files.base_model_digest(path) is None
+
+
 def test_saving_again_replaces_both(tmp_path):
     path = tmp_path / "p.npy"
     prompt_files.save(path, PROMPT, CARD)

@@ -43,6 +43,12 @@ def test_periods_are_positive(setting):
         run.Schedule(10, **{setting: 0})
 
 
+@pytest.mark.parametrize("setting", ["train_steps", "start_step", "eval_period"])
+def test_counts_are_whole_numbers(setting):
+    with pytest.raises(ValueError, match=f"{setting.upper()} is '5'; expected a whole number"):
+        run.Schedule(**{"train_steps": 10, setting: "5"})
+
+
 def test_stops_count_from_the_first_step_and_the_last_is_one(make_run):
     tuning = make_run(steps=7, eval_period=3, log_period=2)
     steps = range(1001, 1008)

@@ -41,6 +41,13 @@ def test_initializer_sees_the_embedding_and_the_vocabulary(tiny):
     np.testing.assert_array_equal(found[: len(pieces)], embedding[np.array(pieces)])
 
 
+@pytest.mark.parametrize(("known", "warns"), [(None, False), ("its own", False), ("other", True)])
+def test_a_prompt_of_another_base_is_told(tiny, caplog, known, warns):
+    digest = load(tiny).digest if known == "its own" else known
+    load(tiny, prompt_initializer=initializers.FromArray(PROMPT, digest))
+    assert ("names another base model" in caplog.text) == warns
+
+
 def test_prompt_follows_the_seed(tiny):
     once, again, other = (
         np.asarray(load(tiny, seed=seed).params["encoder"]["prompt"]["prompt"])
