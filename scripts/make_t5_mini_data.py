@@ -11,12 +11,13 @@ kept, and no tone is asked for in the domains that the demonstration uses.
 
 reads JSON lines {"title", "text"} and pleasant.txt, unpleasant.txt (a word or phrase a
 line), synonyms.tsv, opposites.tsv (two words a line); writes text.jsonl {"text"},
-text_to_text.jsonl {"task", "inputs", "targets"}, vocabulary.model, vocabulary.vocab.
+text_to_text.jsonl {"task", "inputs", "targets"}, vocabulary.model.
 """
 
 import argparse
 import collections
 import dataclasses
+import io
 import json
 import pathlib
 import random
@@ -341,16 +342,18 @@ def read_sentences(path: pathlib.Path, novel: bool) -> tuple[list[str], list[Sen
     return texts, sentences
 
 
-def train_vocabulary(rng, texts: list[str], lexicon: Lexicon, pieces: int, prefix: pathlib.Path):
+def train_vocabulary(rng, texts: list[str], lexicon: Lexicon, pieces: int, path: pathlib.Path):
     """A unigram vocabulary; the words of the lists are repeated, so that most are one piece."""
     related = [word for pair in lexicon.synonyms + lexicon.opposites for word in pair]
     names = [name for pair in PHRASE_TONE_NAMES for name in pair]
     listed = [*lexicon.tones, *related, *names] * LISTED_REPEATS
     rng.shuffle(listed)
     listed = [" ".join(listed[i : i + 10]) for i in range(0, len(listed), 10)]
+    # Not model_prefix: the model would keep the folder's name.
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(rng.sample(texts, min(len(texts), 60_000)) + listed),
-        model_prefix=str(prefix),
+        model_writer=model,
         vocab_size=pieces,
         model_type="unigram",
         normalization_rule_name="nmt_nfkc_cf",
@@ -362,6 +365,7 @@ def train_vocabulary(rng, texts: list[str], lexicon: Lexicon, pieces: int, prefi
         num_threads=2,
         minloglevel=1,
     )
+    path.write_bytes(model.getvalue())
 
 
 def write_lines(path: pathlib.Path, rows: Iterable[dict]) -> None:
@@ -404,7 +408,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     write_lines(args.output / "text.jsonl", ({"text": text} for text in texts))
     write_lines(args.output / "text_to_text.jsonl", examples)
-    train_vocabulary(rng, texts, lexicon, args.pieces, args.output / "vocabulary")
+    train_vocabulary(rng, texts, lexicon, args.pieces, args.output / "vocabulary.model")
 
 
 if __name__ == "__main__":
