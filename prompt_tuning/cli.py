@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib
+import math
 import os
 import pathlib
 import re
@@ -73,6 +74,27 @@ class UsageError(Exception):
     """What the user gave cannot be run; the message says what to change."""
 
 
+def _mesh(text: str) -> tuple[int, int]:
+    """8x4 -> (8, 4)."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text, re.ASCII):
+        raise UsageError(
+            f"--mesh is {text!r}; expected DATAxMODEL, the devices along each axis, e.g. --mesh 8x4"
+        )
+    data, model = map(int, text.split("x"))
+    return data, model
+
+
+FLAGS_OF_DESCRIBE: Mapping[str, Mapping[str, Any]] = {
+    "--json": {"action": "store_true", "help": "one JSON object on standard output"},
+    "--mesh": {
+        "type": _mesh,
+        "metavar": "DATAxMODEL",
+        "help": "e.g. 8x4: compiles a training step for 8 × 4 simulated devices, and tells the memory "
+        "of each and what they exchange",
+    },
+}
+
+
 def gin_folder() -> pathlib.Path:
     """The folder of the shipped gin files: inside the package, or beside it in a checkout."""
     package = pathlib.Path(prompt_tuning.__file__).parent
@@ -104,13 +126,13 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        for flag, options in FLAGS.items():
+        for flag, options in _flags(verb).items():
             sub.add_argument(flag, **options)
-        if verb == "describe":
-            sub.add_argument(
-                "--json", action="store_true", help="one JSON object on standard output"
-            )
     return parser
+
+
+def _flags(verb: str) -> Mapping[str, Mapping[str, Any]]:
+    return {**FLAGS, **FLAGS_OF_DESCRIBE} if verb == "describe" else FLAGS
 
 
 def _shipped() -> list[str]:
@@ -123,7 +145,9 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     others = [argument for argument in arguments if not argument.startswith("--gin.")]
     options, unknown = _parser().parse_known_args(others)
     if unknown:
-        raise UsageError(f"unknown argument {unknown[0]}; {_nearest(unknown[0], FLAGS)}")
+        raise UsageError(
+            f"unknown argument {unknown[0]}; {_nearest(unknown[0], _flags(options.verb))}"
+        )
     bindings = list(options.gin_bindings)
     for argument in arguments:
         if argument.startswith("--gin."):
@@ -222,6 +246,12 @@ def _check_complete(verb: str) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     """What must be set before the first array or data set is made."""
+    if options.verb == "describe" and options.mesh:
+        import jax
+
+        # Devices that are not there: nothing is run on them.
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", math.prod(options.mesh))
     if options.coordinator_address:
         import jax
 
@@ -254,12 +284,25 @@ def run(arguments: Sequence[str]) -> Any:
     module, name = VERBS[options.verb]
     function = gin.get_configurable(getattr(importlib.import_module(module), name))
     if options.verb == "describe":
-        return function(as_json=options.json)
+        return function(mesh=options.mesh, as_json=options.json)
     return function(config_text=gin.config_str())
+
+
+def start_process() -> None:
+    """Sets what holds for a whole process: before JAX is imported and before threads start."""
+    from prompt_tuning.runtime import host_memory
+
+    host_memory.keep_freed()
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault(
+        "JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "prompt_tuning", "compiled")
+    )
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
 def main() -> None:
     """Entry point: errors that a user can mend are one message and exit code 2."""
+    start_process()
     try:
         run(sys.argv[1:])
     except KeyboardInterrupt:

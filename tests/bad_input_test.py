@@ -20,7 +20,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from prompt_tuning import cli
 from prompt_tuning.checkpoints import base_model
-from prompt_tuning.runtime import trainer
+from prompt_tuning.runtime import step
 
 ABSENT = object()
 TSV = "text\tlabel\nshe liked the good film .\tgood\nhe saw the bad film .\tbad\n"
@@ -337,7 +337,7 @@ def answer(tiny_job, tmp_path, monkeypatch, capsys):
         "infer": {"PROMPT_FILE": prompt, "BATCH_SIZE": 16},
         "neighbors": {"PROMPT_FILE": prompt},
     }
-    monkeypatch.setattr(trainer, "make_step", unreachable)
+    monkeypatch.setattr(step, "make_step", unreachable)
     monkeypatch.syspath_prepend(tmp_path)
 
     def run(verb, settings, folder=tmp_path / "out"):

@@ -88,6 +88,21 @@ def test_describe_prints_json(describe, capsys):
     assert facts["trainable_params"] == 5 * 512
 
 
+def test_describe_simulates_the_devices_of_a_mesh(tiny_job):
+    command = tiny_job.command("describe", BATCH_SIZE=6)
+    line = [sys.executable, "-m", "prompt_tuning", *command, "--mesh=3x4", "--json"]
+    shown = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    facts = json.loads(shown.stdout)["mesh"]
+    assert (facts["data"], facts["model"], facts["batch_size"]) == (3, 4, 6)
+    assert "for 12 simulated devices" in shown.stderr
+
+
+@pytest.mark.parametrize("mesh", ["8", "0x4", "8x", "axb", "8x4x1", "-8x4", "8X4", "8 x4", "08x4"])
+def test_a_mesh_is_two_numbers(describe, mesh):
+    text = message([*describe, f"--mesh={mesh}"])
+    assert f"--mesh is '{mesh}'" in text and "--mesh 8x4" in text
+
+
 def test_flags_of_data_and_of_several_processes(describe, monkeypatch):
     given = []
     monkeypatch.setattr(seqio, "set_tfds_data_dir_override", given.append)
@@ -121,6 +136,8 @@ def test_main_help_names_the_commands(capsys):
         (["train"], ["no --gin_file", "requires: ", "command: prompt-tuning train "]),
         (["train", "--gin_fil=x"], ["--gin_fil=x", "nearest: --gin_file"]),
         (["train", "now"], ["now", "known: --gin_file"]),
+        (["train", "--mesh=8x4"], ["--mesh=8x4"]),
+        (["describe", "--msh=8x4"], ["--msh=8x4", "nearest: --mesh"]),
         (["train", "--gin.TRAIN_STEPS"], ["expected --gin.TRAIN_STEPS=VALUE"]),
         (["train", "--gin_file=models/t5mini.gin"], ["nearest: models/t5_mini.gin"]),
         (["train", "--gin_file=models/t5_mini.gin"], ["add --gin_file=runs/train.gin"]),

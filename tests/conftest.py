@@ -1,6 +1,7 @@
 """What all tests share: 8 host devices, strict dtypes, a vocabulary, a tiny model and job, goldens."""
 
 import json
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -123,8 +124,10 @@ def tiny(vocabulary, tmp_path_factory) -> Tiny:
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory) -> None:
-    """What one test has compiled no other compiles again."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    """What one test has compiled no other compiles again, nor a process that a test starts."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -11,7 +11,7 @@ import pytest
 from prompt_tuning import cli
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import huggingface, prompt_files, train_state
-from prompt_tuning.data import pipeline
+from prompt_tuning.runtime import reporting
 
 LAST = 1006
 STOPS = {"EVAL_PERIOD": 3, "LOG_PERIOD": 3, "BATCH_SIZE": 16}
@@ -88,15 +88,15 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     folder, _ = trained
     arguments = tiny_job.command("train", MODEL_DIR=tmp_path, TRAIN_STEPS=LAST, **STOPS)
     monkeypatch.setattr(sys, "argv", ["prompt-tuning", *arguments])
-    next_batch, taken = pipeline.TrainBatches.__next__, itertools.count(1)
+    add, taken = reporting.StepLog.add, itertools.count(1)
 
-    def interrupting(batches):
+    def interrupting(log, sums):
         if next(taken) == 2:
             signal.raise_signal(signal.SIGINT)
-        return next_batch(batches)
+        add(log, sums)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as caught:
-        patch.setattr(pipeline.TrainBatches, "__next__", interrupting)
+        patch.setattr(reporting.StepLog, "add", interrupting)
         cli.main()
     assert caught.value.code == 130
     message = capsys.readouterr().err

@@ -172,7 +172,7 @@ def test_every_prompt_goes_with_every_run(tiny_job, tmp_path, monkeypatch, promp
     built = {
         each: value(f"{path}.{name}.{each}")
         for each in inspect.signature(function).parameters
-        if each not in ("config_text", "as_json")
+        if each not in ("config_text", "as_json", "mesh")
     }
     assert isinstance(built["model"], model.EncoderDecoderModel)
     assert built["model"].config.embed_dim == 16

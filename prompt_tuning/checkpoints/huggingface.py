@@ -99,10 +99,11 @@ def read_step(path: epath.PathLike) -> int | None:
     return _read_json(epath.Path(path) / "config.json").get(STEP_KEY)
 
 
-def read_config(
-    path: epath.PathLike, *, dropout_rate: float = 0.0, dtype: str = "float32"
-) -> network.T5Config:
-    """The network that config.json and the weights describe.
+HOW_TO_RUN = {"dropout_rate", "dtype", "weights_dtype", "remat_policy"}
+
+
+def read_config(path: epath.PathLike) -> network.T5Config:
+    """The network that config.json and the weights describe; how it is to be run is not told.
 
     Raises:
       ValueError: a model that is not a T5 or a variant that the network does not have.
@@ -127,22 +128,21 @@ def read_config(
         num_encoder_layers=config["num_layers"],
         num_decoder_layers=config.get("num_decoder_layers") or config["num_layers"],
         mlp_activations=ACTIVATIONS[feed_forward],
-        dropout_rate=dropout_rate,
         logits_via_embedding=_is_tied(path, config),
         relative_attention_buckets=config.get("relative_attention_num_buckets", 32),
         relative_attention_max_distance=config.get("relative_attention_max_distance", 128),
         layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
-        dtype=dtype,
     )
 
 
 def check_config(path: epath.PathLike, config: network.T5Config) -> None:
     """Raises ValueError where config.json describes another network than `config`."""
-    found = read_config(path, dropout_rate=config.dropout_rate, dtype=config.dtype)
+    found = read_config(path)
     lines = [
         f"{field.name} is {have!r}, the model has {want!r}"
         for field in dataclasses.fields(config)
-        if (have := getattr(found, field.name)) != (want := getattr(config, field.name))
+        if field.name not in HOW_TO_RUN
+        and (have := getattr(found, field.name)) != (want := getattr(config, field.name))
     ]
     if lines:
         raise ValueError(

@@ -2,7 +2,8 @@
 
 A batch has `encoder_input_tokens`, `decoder_target_tokens`, `decoder_input_tokens`
 (targets shifted right, 0 first), `decoder_loss_weights`; a packed one also
-`{encoder,decoder}_{segment_ids,positions}`. All int32.
+`{encoder,decoder}_segment_ids`. All int32. Positions are not told: T5 sees distances only,
+and those within a segment are those within the row.
 """
 
 import dataclasses
@@ -97,38 +98,8 @@ def pack(
             if segments:
                 batch["encoder_segment_ids"][row, source] = number
                 batch["decoder_segment_ids"][row, target] = number
-                batch["encoder_positions"][row, source] = np.arange(len(example["inputs"]))
-                batch["decoder_positions"][row, target] = np.arange(len(example["targets"]))
             encoder_end, decoder_end = source.stop, target.stop
     return batch
 
 
-_SEGMENT_FIELDS = (
-    "encoder_segment_ids",
-    "decoder_segment_ids",
-    "encoder_positions",
-    "decoder_positions",
-)
-
-
-def fill_rows(examples: Sequence[Example], inputs: int, targets: int) -> list[list[Example]]:
-    """Groups examples into as few rows as first-fit in order of falling length finds.
-
-    Deterministic: examples of equal length keep their order.
-    """
-    order = sorted(range(len(examples)), key=lambda i: -len(examples[i]["inputs"]))
-    groups: list[list[Example]] = []
-    room: list[list[int]] = []
-    for i in order:
-        example = examples[i]
-        need = len(example["inputs"]), len(example["targets"])
-        for group, free in zip(groups, room, strict=True):
-            if need[0] <= free[0] and need[1] <= free[1]:
-                group.append(example)
-                free[0] -= need[0]
-                free[1] -= need[1]
-                break
-        else:
-            groups.append([example])
-            room.append([inputs - need[0], targets - need[1]])
-    return groups
+_SEGMENT_FIELDS = ("encoder_segment_ids", "decoder_segment_ids")

@@ -12,11 +12,11 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from prompt_tuning.data import batching, vocabularies
+from prompt_tuning.data import batching, bucketing, evaluation_task, packing, vocabularies
 
 CHECKED_EXAMPLES = 2000
 LABELS_AT_MOST = 20
@@ -39,7 +39,7 @@ class DatasetConfig:
       batch_size: examples of a step.
       seed: of the order and of random preprocessing.
       use_cached: reads the task's cache (seqio_cache_tasks).
-      pack: examples share rows.
+      pack: training examples share rows.
     """
 
     source: Source
@@ -193,12 +193,40 @@ class TrainBatches:
         Raises:
           ValueError: no such task or split, no example, or labels that do not fit.
         """
-        self._config, self._soft_ids, self._row_multiple = config, soft_ids, row_multiple
+        self._config, self._soft_ids = config, soft_ids
         self._provider, self._tasks = _open(config, vocabulary)
         for task in self._tasks:
-            sample = _read(config, task, [task], shuffle=False, seed=0).take(CHECKED_EXAMPLES)
-            _check_fit(task.name, list(sample.as_numpy_iterator()), config)
+            sample = self._sample(task, [task])
+            _check_fit(task.name, sample, config)
+        if self._provider is not self._tasks[0]:  # a mixture, at its rates
+            sample = self._sample(self._provider, self._tasks)
+        self._assemble = self._assembler(list(map(self._fitted, sample)), row_multiple)
         self.position = {"epoch": 0, "examples": 0}
+
+    def _sample(self, provider, tasks: Sequence) -> list[batching.Example]:
+        dataset = _read(self._config, provider, tasks, shuffle=False, seed=0)
+        return list(dataset.take(CHECKED_EXAMPLES).as_numpy_iterator())
+
+    def _fitted(self, example: batching.Example) -> batching.Example:
+        return batching.add_soft_ids(self._config.room.trim(example), self._soft_ids)
+
+    def _assembler(
+        self, sample: Sequence[batching.Example], row_multiple: int
+    ) -> Callable[[Sequence[batching.Example]], batching.Batch]:
+        """Makes batches of few shapes, which are chosen from the lengths of a sample.
+
+        It is to be a fair one: of a file that is sorted by length, rows are chosen badly.
+        """
+        size = self._config.batch_size
+        room = self._config.room.inputs + len(self._soft_ids), self._config.room.targets
+        sizes = np.array([(len(e["inputs"]), len(e["targets"])) for e in sample])
+        if self._config.pack:
+            return packing.Packing.choose(sizes, size, room, row_multiple).pack
+        longest = bucketing.draw_batches(sizes[:, 0], size).max(axis=1)
+        buckets = bucketing.Bucketing.choose(longest, room)
+        lengths = ", ".join(map(str, buckets.inputs))
+        logging.info("padding: %d examples in %d rows of %s positions", size, size, lengths)
+        return lambda examples: buckets.pad(examples, size)
 
     @property
     def name(self) -> str:
@@ -227,83 +255,18 @@ class TrainBatches:
             self._examples = self._epoch_examples()
             example = next(self._examples)
         self._taken += 1
-        return batching.add_soft_ids(self._config.room.trim(example), self._soft_ids)
+        return self._fitted(example)
 
     def __iter__(self) -> Iterator[batching.Batch]:
         return self
 
     def __next__(self) -> batching.Batch:
-        size, room = self._config.batch_size, self._config.room
-        examples = [self._next_example() for _ in range(size)]
-        inputs, targets = room.inputs + len(self._soft_ids), room.targets
-        if not self._config.pack:
-            return batching.pad(examples, size, inputs, targets)
-        groups = batching.fill_rows(examples, inputs, targets)
-        # Few shapes, so that the step is compiled few times.
-        multiple = self._row_multiple * max(1, size // (16 * self._row_multiple))
-        rows = -(-len(groups) // multiple) * multiple
-        return batching.pack(groups, rows, inputs, targets)
-
-
-@dataclasses.dataclass
-class EvaluationTask:
-    """The examples of one task, in order, and what turns answers into metrics.
-
-    Attributes:
-      name: of the task.
-      examples: {"inputs", "targets"} ids, and the task's other features.
-      lengths: the room for an example.
-      task: the seqio task.
-      vocabulary: the model's.
-    """
-
-    name: str
-    examples: Sequence[Mapping[str, Any]]
-    lengths: batching.Lengths
-    task: Any
-    vocabulary: vocabularies.SentencePiece
-
-    def batches(self, batch_size: int, soft_ids: np.ndarray) -> Iterator[batching.Batch]:
-        """Batches in order; the last is filled up with empty rows."""
-        inputs, targets = self.lengths.inputs + len(soft_ids), self.lengths.targets
-        for start in range(0, len(self.examples), batch_size):
-            some = self.examples[start : start + batch_size]
-            rows = [batching.add_soft_ids(self.lengths.trim(e), soft_ids) for e in some]
-            yield batching.pad(rows, batch_size, inputs, targets)
-
-    @property
-    def needs_scores(self) -> bool:
-        """Whether a metric wants the log-likelihood of the targets."""
-        return bool(self.task.score_metric_fns)
-
-    def text(self, example: Mapping[str, Any], feature: str) -> str:
-        """A feature's text before tokenising, or what its ids spell where that is not kept."""
-        value = example.get(f"{feature}_pretokenized")
-        if value is None:
-            return self.vocabulary.decode(example[feature])
-        return value.decode() if isinstance(value, bytes) else str(value)
-
-    def metrics(self, texts: Sequence[str], scores: Sequence[float] | None) -> dict[str, float]:
-        """The task's metrics of the answers to its examples."""
-        postprocess = self.task.postprocess_fn
-        targets = [
-            postprocess(self.text(e, "targets"), example=e, is_target=True) for e in self.examples
-        ]
-        predictions = [
-            postprocess(text, example=e, is_target=False)
-            for text, e in zip(texts, self.examples, strict=True)
-        ]
-        values: dict[str, Any] = {}
-        for metric in self.task.predict_metric_fns:
-            values |= metric(targets, predictions)
-        for metric in self.task.score_metric_fns:
-            values |= metric(targets, scores)
-        return {name: float(getattr(value, "value", value)) for name, value in values.items()}
+        return self._assemble([self._next_example() for _ in range(self._config.batch_size)])
 
 
 def evaluation_tasks(
     config: DatasetConfig, vocabulary: vocabularies.SentencePiece, limit: int | None = None
-) -> list[EvaluationTask]:
+) -> list[evaluation_task.EvaluationTask]:
     """The tasks of a mixture that have the split, each with its examples in order.
 
     Args:
@@ -316,5 +279,7 @@ def evaluation_tasks(
         dataset = _read(config, task, [task], shuffle=False, seed=config.seed)
         examples = list(itertools.islice(dataset.as_numpy_iterator(), limit))
         _check_fit(task.name, examples, config)
-        opened.append(EvaluationTask(task.name, examples, config.room, task, vocabulary))
+        opened.append(
+            evaluation_task.EvaluationTask(task.name, examples, config.room, task, vocabulary)
+        )
     return opened

@@ -227,6 +227,26 @@ class BeamSearch:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class LabelRanking:
+    """In place of a search: the label that is most probable, of a few that are given.
+
+    For classification: `EncoderDecoderModel.rank_labels` scores all of them in one pass,
+    and no answer is anything but a label.
+
+    Attributes:
+      labels: texts to choose from.
+    """
+
+    labels: tuple[str, ...]
+
+    def __post_init__(self):
+        labels = self.labels
+        if isinstance(labels, str) or len(set(labels)) != len(labels) or len(labels) < 2:
+            raise ValueError(f"LABELS is {labels!r}; expected two or more texts, each once")
+        object.__setattr__(self, "labels", tuple(labels))
+
+
 def _repeat(tree, times: int):
     return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), tree)
 

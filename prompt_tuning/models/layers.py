@@ -5,13 +5,17 @@ Shape letters: B batch, S encoder length, L target length, Q queries, K keys
 the token embedding. Kernels are 2-D and named as in T5X checkpoints.
 """
 
+import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from prompt_tuning.models import attention
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu": lambda x: nn.gelu(x, approximate=True),
@@ -19,7 +23,6 @@ ACTIVATIONS: dict[str, Callable] = {
     "silu": nn.silu,
     "linear": lambda x: x,
 }
-MASKED = -1e10
 
 
 def _partitioned(initializer: Callable, *axes: str) -> Callable:
@@ -35,9 +38,42 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         scale = self.param("scale", _partitioned(nn.initializers.ones, "embed"), (x.shape[-1],))
-        wide = x.astype(jnp.float32)
-        inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
-        return (wide * inverse * scale.astype(jnp.float32)).astype(self.dtype)
+
+        def scaled(x, scale):
+            wide = x.astype(jnp.float32)
+            inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+            return (wide * inverse * scale.astype(jnp.float32)).astype(self.dtype)
+
+        # Only x is kept for the backward pass: the rest is cheaper to compute than to store.
+        return jax.checkpoint(scaled)(x, scale)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(
+    x: Float[Array, "*B I"], kernel: Float[Array, "I O"], dtype: jnp.dtype
+) -> Float[Array, "*B O"]:
+    """x @ kernel, summed in float32 forwards and backwards, given in `dtype`.
+
+    A CPU has fast bfloat16 products (AMX) only where the sum comes out in float32.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    # Elsewhere sums are float32 inside a product, and bfloat16 halves what devices exchange.
+    return jnp.dot(x, kernel, preferred_element_type=jnp.float32 if on_cpu else dtype).astype(dtype)
+
+
+def _product_forward(x, kernel, dtype):
+    return product(x, kernel, dtype), (x, kernel)
+
+
+def _product_backward(_, residuals, gradient):
+    x, kernel = residuals
+    gradient = gradient.astype(x.dtype)
+    of_x = product(gradient, kernel.T, x.dtype)
+    rows, gradients = (y.reshape(-1, y.shape[-1]) for y in (x, gradient))
+    return of_x, product(rows.T, gradients, kernel.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):
@@ -53,7 +89,22 @@ class Dense(nn.Module):
         kernel = self.param(
             "kernel", _partitioned(self.kernel_init, *self.axes), (x.shape[-1], self.features)
         )
-        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        return product(x.astype(self.dtype), kernel.astype(self.dtype), self.dtype)
+
+
+class Logits(nn.Module):
+    """x @ kernel, float32. In bfloat16 only where both are: a stored float32 is not rounded."""
+
+    rows: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        initializer = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+        kernel = self.param(
+            "kernel", _partitioned(initializer, "embed", "vocab"), (x.shape[-1], self.rows)
+        )
+        dtype = x.dtype if x.dtype == kernel.dtype else jnp.float32
+        return product(x.astype(dtype), kernel.astype(dtype), jnp.float32)
 
 
 class Embed(nn.Module):
@@ -144,30 +195,33 @@ class Attention(nn.Module):
         self.key = Dense(width, ("embed", "joined_kv"), self.dtype)
         self.value = Dense(width, ("embed", "joined_kv"), self.dtype)
         self.out = Dense(self.features, ("joined_kv", "embed"), self.dtype)
-        # One mask for all queries, as in T5X.
-        self.dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
+        self.dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-1,))
+
+    def _heads(self, x: Float[Array, "B K J"]) -> Float[Array, "B H K C"]:
+        x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
+        x = nn.with_logical_constraint(x, ("batch", "length", "heads", "kv"))
+        return jnp.swapaxes(x, 1, 2)
 
     def keys_values(self, x: Float[Array, "B K D"]) -> tuple[Array, Array]:
-        """Keys and values of `x`, each [B, K, H, C]."""
-        shape = (*x.shape[:-1], self.num_heads, self.head_dim)
-        return self.key(x).reshape(shape), self.value(x).reshape(shape)
+        """Keys and values of `x`, each [B, H, K, C]."""
+        return self._heads(self.key(x)), self._heads(self.value(x))
 
     def __call__(
         self,
         x: Float[Array, "B Q D"],
-        keys_values: tuple[Float[Array, "B K H C"], Float[Array, "B K H C"]],
+        keys_values: tuple[Float[Array, "B H K C"], Float[Array, "B H K C"]],
         bias: Float[Array, "#B #H #Q K"],
+        visible: Bool[Array, "#B 1 #Q K"],
         *,
         deterministic: bool = True,
     ) -> Float[Array, "B Q D"]:
-        """Mixes the values by softmax(query · key + bias)."""
-        key_BKHC, value_BKHC = keys_values
-        query_BQHC = self.query(x).reshape(*x.shape[:-1], self.num_heads, self.head_dim)
-        query_BQHC = nn.with_logical_constraint(query_BQHC, ("batch", "length", "heads", "kv"))
-        scores_BHQK = jnp.einsum("bqhc,bkhc->bhqk", query_BQHC, key_BKHC)
-        weights_BHQK = nn.softmax(scores_BHQK.astype(jnp.float32) + bias).astype(self.dtype)
-        weights_BHQK = self.dropout(weights_BHQK, deterministic=deterministic)
-        mixed_BQHC = jnp.einsum("bhqk,bkhc->bqhc", weights_BHQK, value_BKHC)
+        """Mixes the values by softmax(query · key + bias) over the visible keys."""
+        key_BHKC, value_BHKC = keys_values
+        query_BHQC = self._heads(self.query(x))
+        # One mask for all queries, as in T5X: dropping a weight is dropping its value.
+        value_BHKC = self.dropout(value_BHKC, deterministic=deterministic)
+        mixed_BHQC = attention.attend(query_BHQC, key_BHKC, value_BHKC, bias, visible)
+        mixed_BQHC = jnp.swapaxes(mixed_BHQC, 1, 2)
         return self.out(mixed_BQHC.reshape(*x.shape[:-1], self.num_heads * self.head_dim))
 
 
@@ -183,13 +237,18 @@ class FeedForward(nn.Module):
     def __call__(
         self, x: Float[Array, "B S D"], *, deterministic: bool = True
     ) -> Float[Array, "B S D"]:
-        hidden = 1
-        for i, name in enumerate(self.activations):
-            kernel = "wi" if len(self.activations) == 1 else f"wi_{i}"
-            projected = Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=kernel)(x)
-            hidden = hidden * ACTIVATIONS[name](projected)
+        names = ["wi"] if len(self.activations) == 1 else ["wi_0", "wi_1"]
+        projected = [
+            Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=name)(x) for name in names
+        ]
+        # What the activations are computed from is kept, not what they give.
+        hidden = jax.checkpoint(self._activate)(*projected)
         # One mask for all positions of a row: cheaper, and what the paper's numbers used.
         dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
         hidden = dropout(hidden, deterministic=deterministic)
         hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
         return Dense(x.shape[-1], ("mlp", "embed"), self.dtype, name="wo")(hidden)
+
+    def _activate(self, *projected: Array) -> Array:
+        factors = zip(self.activations, projected, strict=True)
+        return math.prod(ACTIVATIONS[name](x) for name, x in factors)

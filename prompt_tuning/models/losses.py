@@ -35,13 +35,17 @@ def cross_entropy(
 
 
 def normalizer(
-    factor: float | str | None, targets: Int[Array, "B L"], weights: Float[Array, "B L"]
+    factor: float | str | None,
+    targets: Int[Array, "B L"],
+    weights: Float[Array, "B L"],
+    segment_ids: Int[Array, "B L"] | None = None,
 ) -> Float[Array, ""] | float:
     """What the summed loss is divided by, for a LOSS_NORMALIZING_FACTOR of T5X.
 
     None: 1. A number: itself. "NUM_REAL_TARGET_TOKENS": sum of the weights.
-    "NUM_TOTAL_TARGET_TOKENS": padding counted too. "AVERAGE_PER_SEQUENCE": rows
-    that hold a target (a padded row does not count).
+    "NUM_TOTAL_TARGET_TOKENS": padding counted too, so it is no number of packed examples.
+    "AVERAGE_PER_SEQUENCE": rows that hold a target (a padded row does not count), or of
+    packed rows their segments, numbered from 1.
     """
     match factor:
         case None:
@@ -53,7 +57,9 @@ def normalizer(
         case "NUM_TOTAL_TARGET_TOKENS":
             return float(targets.size)
         case "AVERAGE_PER_SEQUENCE":
-            return jnp.maximum(jnp.sum(jnp.any(weights > 0, axis=-1)), 1).astype(jnp.float32)
+            rows = jnp.any(weights > 0, axis=-1)
+            sequences = rows if segment_ids is None else jnp.max(segment_ids, axis=-1)
+            return jnp.maximum(jnp.sum(sequences), 1).astype(jnp.float32)
         case _:
             raise ValueError(
                 f"LOSS_NORMALIZING_FACTOR is {factor!r}; expected None, a number, "

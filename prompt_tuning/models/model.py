@@ -21,7 +21,8 @@ class EncoderDecoderModel:
 
     A batch holds `encoder_input_tokens` [B, S], `decoder_target_tokens` [B, L],
     `decoder_input_tokens` [B, L], `decoder_loss_weights` [B, L] and, where rows are
-    packed, `{encoder,decoder}_{segment_ids,positions}`.
+    packed, `{encoder,decoder}_segment_ids`; `{encoder,decoder}_positions` where tokens
+    of a segment do not stand behind each other.
 
     Attributes:
       config: sizes of the network.
@@ -29,7 +30,7 @@ class EncoderDecoderModel:
       z_loss: factor of log(Z)².
       label_smoothing: share of probability given to all other rows.
       loss_normalizing_factor: see `losses.normalizer`.
-      decoder: how `predict` picks tokens.
+      decoder: how `predict` picks tokens; a LabelRanking is for `rank_labels`.
     """
 
     config: network.T5Config
@@ -37,7 +38,9 @@ class EncoderDecoderModel:
     z_loss: float = 1e-4
     label_smoothing: float = 0.0
     loss_normalizing_factor: float | str | None = None
-    decoder: decoding.Decoder = dataclasses.field(default_factory=decoding.Greedy)
+    decoder: decoding.Decoder | decoding.LabelRanking = dataclasses.field(
+        default_factory=decoding.Greedy
+    )
 
     @property
     def module(self) -> network.Transformer:
@@ -45,8 +48,17 @@ class EncoderDecoderModel:
         return network.Transformer(self.config, self.prompt)
 
     def abstract_params(self) -> Params:
-        """Shapes of all parameters, with their logical axes (flax LogicallyPartitioned)."""
-        return jax.eval_shape(self._boxed_params, jax.random.key(0))
+        """Shapes of all parameters, with their logical axes (flax LogicallyPartitioned).
+
+        The network's are of `config.weights_dtype`, the prompt's are float32.
+        """
+        params = jax.eval_shape(self._boxed_params, jax.random.key(0))
+        prompt = params["encoder"].pop("prompt", None)
+        dtype = jnp.dtype(self.config.weights_dtype)
+        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)
+        if prompt is not None:
+            params["encoder"]["prompt"] = prompt
+        return params
 
     def init(self, rng: Array) -> Params:
         """Random parameters, float32, for pre-training and tests."""
@@ -95,7 +107,16 @@ class EncoderDecoderModel:
             "correct": jnp.sum(weights, where=jnp.argmax(logits, -1) == targets),
             "tokens": jnp.sum(weights),
         }
-        return total / losses.normalizer(self.loss_normalizing_factor, targets, weights), sums
+        return total / self.normalizer(batch), sums
+
+    def normalizer(self, batch: Batch) -> Float[Array, ""] | float:
+        """What the loss of a batch is divided by; see `losses.normalizer`."""
+        return losses.normalizer(
+            self.loss_normalizing_factor,
+            batch["decoder_target_tokens"],
+            batch["decoder_loss_weights"].astype(jnp.float32),
+            batch.get("decoder_segment_ids"),
+        )
 
     def score(self, params: Params, batch: Batch) -> Float[Array, " B"]:
         """log p(targets | inputs) of each row, summed over its target tokens."""
@@ -103,6 +124,38 @@ class EncoderDecoderModel:
             self.logits(params, batch), batch["decoder_target_tokens"]
         )
         return -jnp.sum(losses_BL * batch["decoder_loss_weights"].astype(jnp.float32), axis=-1)
+
+    def rank_labels(
+        self, params: Params, ids: Int[Array, "B S"], labels: Int[Array, "N L"]
+    ) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
+        """Scores each of N labels for each row, with one pass of encoder and decoder.
+
+        Args:
+          params: all parameters.
+          ids: of the inputs.
+          labels: target ids, filled up with 0.
+
+        Returns:
+          the labels and log p(label | input) of each row, best first: as `predict`.
+        """
+        rows, (count, length) = ids.shape[0], labels.shape
+        # All labels of a row stand behind each other in the decoder, a segment each.
+        targets = jnp.broadcast_to(labels.reshape(1, -1), (rows, count * length))
+        inputs = jnp.broadcast_to(_shift(labels).reshape(1, -1), targets.shape)
+        segments = jnp.broadcast_to(jnp.repeat(jnp.arange(1, count + 1), length), targets.shape)
+        positions = jnp.broadcast_to(jnp.tile(jnp.arange(length), count), targets.shape)
+        batch = {
+            "encoder_input_tokens": ids,
+            "decoder_input_tokens": inputs,
+            "decoder_target_tokens": targets,
+            "decoder_segment_ids": segments,
+            "decoder_positions": positions,
+        }
+        losses_BL, _ = losses.cross_entropy(self.logits(params, batch), targets)
+        real = jnp.where(targets > 0, losses_BL, 0.0)
+        scores_BN = -jnp.sum(real.reshape(rows, count, length), axis=-1)
+        order_BN = jnp.argsort(-scores_BN, axis=-1)
+        return labels[order_BN], jnp.take_along_axis(scores_BN, order_BN, axis=-1)
 
     def predict(
         self, params: Params, ids: Int[Array, "B S"], max_length: int, rng: Array | None = None
@@ -123,3 +176,7 @@ class EncoderDecoderModel:
             return module.apply(variables, tokens, index, cache, encoder_ids, method=module.step)
 
         return self.decoder(start(encoded), step, ids, max_length, rng)
+
+
+def _shift(targets: Int[Array, "N L"]) -> Int[Array, "N L"]:
+    return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))

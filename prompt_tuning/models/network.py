@@ -7,11 +7,18 @@ module that it was built with, if any. Shape letters: see `layers`.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from prompt_tuning.models import layers
+from prompt_tuning.models import attention, layers
+
+REMAT_POLICIES = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +40,10 @@ class T5Config:
       relative_attention_max_distance: distance from which all share a bucket.
       layer_norm_epsilon: of the RMS norms.
       dtype: of activations; norms, softmax and logits are float32.
+      weights_dtype: in which weights are held; "bfloat16" halves their memory. For frozen ones:
+        steps of training are smaller than its rounding.
+      remat_policy: what a layer computes again in the backward pass instead of keeping it
+        (T5X): "none" nothing, "minimal" all but matrix products, "full" everything.
     """
 
     vocab_size: int
@@ -49,8 +60,14 @@ class T5Config:
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6
     dtype: str = "float32"
+    weights_dtype: str = "float32"
+    remat_policy: str = "none"
 
     def __post_init__(self):
+        if self.remat_policy not in REMAT_POLICIES:
+            raise ValueError(
+                f"REMAT_POLICY is {self.remat_policy!r}; expected one of {sorted(REMAT_POLICIES)}"
+            )
         unknown = set(self.mlp_activations) - set(layers.ACTIVATIONS)
         if unknown:
             raise ValueError(
@@ -84,6 +101,14 @@ def _dropout(config: T5Config) -> nn.Dropout:
     return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
 
+def _rematerialised(layer: type[nn.Module], config: T5Config, deterministic: int) -> type:
+    """The layer's class under the config's policy; `deterministic` is that argument's place."""
+    if config.remat_policy == "none":
+        return layer
+    policy = REMAT_POLICIES[config.remat_policy]
+    return nn.remat(layer, policy=policy, static_argnums=(deterministic,))
+
+
 def _relative_bias(config: T5Config, bidirectional: bool) -> layers.RelativeBias:
     return layers.RelativeBias(
         config.num_heads,
@@ -91,24 +116,6 @@ def _relative_bias(config: T5Config, bidirectional: bool) -> layers.RelativeBias
         config.relative_attention_buckets,
         config.relative_attention_max_distance,
     )
-
-
-def visibility(
-    queries: Bool[Array, "B Q"],
-    keys: Bool[Array, "B K"],
-    query_segments: Int[Array, "B Q"] | None = None,
-    key_segments: Int[Array, "B K"] | None = None,
-) -> Bool[Array, "B 1 Q K"]:
-    """Which key a query may see: both real and, in packed rows, of one segment."""
-    visible = queries[:, :, None] & keys[:, None, :]
-    if query_segments is not None:
-        visible &= query_segments[:, :, None] == key_segments[:, None, :]
-    return visible[:, None]
-
-
-def mask_to_bias(visible: Bool[Array, "B 1 Q K"]) -> Float[Array, "B 1 Q K"]:
-    """0 where visible, very negative elsewhere."""
-    return jnp.where(visible, 0.0, layers.MASKED).astype(jnp.float32)
 
 
 def _positions(ids: Int[Array, "B S"], positions: Int[Array, "B S"] | None) -> Array:
@@ -127,10 +134,11 @@ class EncoderLayer(nn.Module):
         self.mlp = _feed_forward(self.config)
         self.dropout = _dropout(self.config)
 
-    def __call__(self, x: Array, bias: Array, *, deterministic: bool) -> Array:
-        """x: [B, S, D]; bias: [B, H, S, S]."""
+    def __call__(self, x: Array, bias: Array, visible: Array, deterministic: bool) -> Array:
+        """x: [B, S, D]; bias: [#B, H, S, S]; visible: [B, 1, #S, S]."""
         y = self.pre_attention_layer_norm(x)
-        y = self.attention(y, self.attention.keys_values(y), bias, deterministic=deterministic)
+        own = self.attention.keys_values(y)
+        y = self.attention(y, own, bias, visible, deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
@@ -147,7 +155,8 @@ class Encoder(nn.Module):
     def setup(self):
         config = self.config
         self.relpos_bias = _relative_bias(config, bidirectional=True)
-        self.layers = [EncoderLayer(config) for _ in range(config.num_encoder_layers)]
+        layer = _rematerialised(EncoderLayer, config, 4)
+        self.layers = [layer(config) for _ in range(config.num_encoder_layers)]
         self.encoder_norm = _norm(config)
         self.dropout = _dropout(config)
 
@@ -166,14 +175,13 @@ class Encoder(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "B S D"]:
         """Encodes rows of ids; an id above 0 is real."""
-        real = ids > 0
         where = _positions(ids, positions)
-        visible = visibility(real, real, segment_ids, segment_ids)
-        bias = self.relpos_bias(where, where) + mask_to_bias(visible)
+        visible = attention.visibility(ids > 0, segment_ids, segment_ids)
+        bias = self.relpos_bias(where, where)
         x = self.dropout(self.embed(ids), deterministic=deterministic)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed_activations"))
         for layer in self.layers:
-            x = layer(x, bias, deterministic=deterministic)
+            x = layer(x, bias, visible, deterministic)
         return self.dropout(self.encoder_norm(x), deterministic=deterministic)
 
 
@@ -192,37 +200,52 @@ class DecoderLayer(nn.Module):
         self.dropout = _dropout(self.config)
 
     def _after_self_attention(
-        self, x: Array, cross: tuple[Array, Array], cross_bias: Array, deterministic: bool
+        self, x: Array, cross: tuple[Array, Array], cross_visible: Array, deterministic: bool
     ) -> Array:
         y = self.pre_cross_attention_layer_norm(x)
-        y = self.encoder_decoder_attention(y, cross, cross_bias, deterministic=deterministic)
+        no_bias = jnp.zeros((1, 1, 1, 1), jnp.float32)
+        y = self.encoder_decoder_attention(
+            y, cross, no_bias, cross_visible, deterministic=deterministic
+        )
         x = x + self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
         return x + self.dropout(y, deterministic=deterministic)
 
     def __call__(
-        self, x: Array, encoded: Array, bias: Array, cross_bias: Array, *, deterministic: bool
+        self,
+        x: Array,
+        encoded: Array,
+        bias: Array,
+        visible: Array,
+        cross_visible: Array,
+        deterministic: bool,
     ) -> Array:
-        """x: [B, L, D]; encoded: [B, S, D]; bias: [B, H, L, L]; cross_bias: [B, 1, L, S]."""
+        """x: [B, L, D]; encoded: [B, S, D]; bias: [#B, H, L, L]; cross_visible: [B, 1, #L, S]."""
         y = self.pre_self_attention_layer_norm(x)
         own = self.self_attention.keys_values(y)
-        y = self.self_attention(y, own, bias, deterministic=deterministic)
+        y = self.self_attention(y, own, bias, visible, deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
         cross = self.encoder_decoder_attention.keys_values(encoded)
-        x = self._after_self_attention(x, cross, cross_bias, deterministic)
+        x = self._after_self_attention(x, cross, cross_visible, deterministic)
         return nn.with_logical_constraint(x, ("batch", "length", "embed_activations"))
 
     def step(
-        self, x: Array, cache: dict, index: Array, bias: Array, cross_bias: Array
+        self,
+        x: Array,
+        cache: dict,
+        index: Array,
+        bias: Array,
+        visible: Array,
+        cross_visible: Array,
     ) -> tuple[Array, dict]:
         """One position x [B, 1, D] at `index`; its key and value are put into the cache."""
         y = self.pre_self_attention_layer_norm(x)
         own = tuple(
-            cached.at[:, index].set(new[:, 0])
+            cached.at[:, :, index].set(new[:, :, 0])
             for cached, new in zip(cache["self"], self.self_attention.keys_values(y), strict=True)
         )
-        x = x + self.self_attention(y, own, bias)
-        x = self._after_self_attention(x, cache["cross"], cross_bias, True)
+        x = x + self.self_attention(y, own, bias, visible)
+        x = self._after_self_attention(x, cache["cross"], cross_visible, True)
         return x, {"self": own, "cross": cache["cross"]}
 
 
@@ -235,11 +258,12 @@ class Decoder(nn.Module):
     def setup(self):
         config = self.config
         self.relpos_bias = _relative_bias(config, bidirectional=False)
-        self.layers = [DecoderLayer(config) for _ in range(config.num_decoder_layers)]
+        layer = _rematerialised(DecoderLayer, config, 6)
+        self.layers = [layer(config) for _ in range(config.num_decoder_layers)]
         self.decoder_norm = _norm(config)
         self.dropout = _dropout(config)
         if not config.logits_via_embedding:
-            self.logits_dense = layers.Dense(config.vocab_size, ("embed", "vocab"))
+            self.logits_dense = layers.Logits(config.vocab_size)
 
     def _logits(self, x: Array, deterministic: bool) -> Array:
         x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
@@ -259,24 +283,30 @@ class Decoder(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "B L V"]:
-        """Logits of every target position, float32."""
-        real = target_ids > 0
+        """Logits of every target position, float32.
+
+        Targets in segments see the encoder's segment of the same number, or, where the
+        encoder has none, the whole input: so several targets of one input share a row.
+        """
         where = _positions(input_ids, positions)
         order = jnp.arange(input_ids.shape[1])
         causal = (order[:, None] >= order[None, :])[None, None]
-        visible = visibility(real, real, segment_ids, segment_ids) & causal
-        bias = self.relpos_bias(where, where) + mask_to_bias(visible)
-        cross = visibility(real, encoder_ids > 0, segment_ids, encoder_segment_ids)
-        cross_bias = mask_to_bias(cross)
+        visible = attention.visibility(target_ids > 0, segment_ids, segment_ids) & causal
+        bias = self.relpos_bias(where, where)
+        cross = attention.visibility(
+            encoder_ids > 0,
+            None if encoder_segment_ids is None else segment_ids,
+            encoder_segment_ids,
+        )
         x = self.dropout(self.embedder(input_ids), deterministic=deterministic)
         for layer in self.layers:
-            x = layer(x, encoded, bias, cross_bias, deterministic=deterministic)
+            x = layer(x, encoded, bias, visible, cross, deterministic)
         return self._logits(x, deterministic)
 
     def start_cache(self, encoded: Float[Array, "B S D"], max_length: int) -> list[dict]:
         """Per layer: keys and values of the encoder's output, and room for the decoder's own."""
         batch = encoded.shape[0]
-        shape = (batch, max_length, self.config.num_heads, self.config.head_dim)
+        shape = (batch, self.config.num_heads, max_length, self.config.head_dim)
         empty = jnp.zeros(shape, jnp.dtype(self.config.dtype))
         return [
             {
@@ -294,14 +324,14 @@ class Decoder(nn.Module):
         encoder_ids: Int[Array, "B S"],
     ) -> tuple[Float[Array, "B V"], list[dict]]:
         """Logits after the token at position `index`, and the cache with it."""
-        keys = jnp.arange(cache[0]["self"][0].shape[1], dtype=jnp.int32)[None]
+        keys = jnp.arange(cache[0]["self"][0].shape[2], dtype=jnp.int32)[None]
         bias = self.relpos_bias(index[None, None], keys)
-        bias = bias + mask_to_bias((keys <= index)[:, None, None])
-        cross_bias = mask_to_bias((encoder_ids > 0)[:, None, None])
+        visible = attention.visibility(keys <= index)
+        cross = attention.visibility(encoder_ids > 0)
         x = self.embedder(ids[:, None])
         filled = []
         for layer, layer_cache in zip(self.layers, cache, strict=True):
-            x, layer_cache = layer.step(x, layer_cache, index, bias, cross_bias)
+            x, layer_cache = layer.step(x, layer_cache, index, bias, visible, cross)
             filled.append(layer_cache)
         return self._logits(x, True)[:, 0], filled
 

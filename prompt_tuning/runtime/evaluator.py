@@ -11,7 +11,8 @@ import numpy as np
 from etils import epath
 
 from prompt_tuning import partitioning
-from prompt_tuning.data import pipeline, vocabularies
+from prompt_tuning.data import evaluation_task, pipeline, vocabularies
+from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import initializers
 from prompt_tuning.runtime import reporting, state
@@ -25,13 +26,22 @@ class Answerer:
         self._loaded, self._seed = loaded, seed
         model = loaded.model
         self._predict = jax.jit(model.predict, static_argnums=2)
+        self._rank = jax.jit(model.rank_labels)
         self._score = jax.jit(model.score)
+        self._labels = None
+        if isinstance(model.decoder, decoding.LabelRanking):
+            self._labels = _label_ids(model.decoder.labels, loaded.vocabulary)
 
     def predict(self, params, batch, max_length: int, index: int = 0) -> tuple[np.ndarray, ...]:
-        """Tokens [B, N, L] and scores [B, N] of a batch; `index` varies the randomness."""
+        """Tokens [B, N, L] and scores [B, N] of a batch; `index` varies the randomness.
+
+        With a LabelRanking, N labels of L tokens, whatever `max_length` is.
+        """
         rng = jax.random.fold_in(jax.random.key(self._seed), index)
         with partitioning.use(self._loaded.mesh):
             ids = partitioning.place_batch(batch, self._loaded.mesh)["encoder_input_tokens"]
+            if self._labels is not None:
+                return jax.device_get(self._rank(params, ids, self._labels))
             return jax.device_get(self._predict(params, ids, max_length, rng))
 
     def score(self, params, batch) -> np.ndarray:
@@ -41,24 +51,34 @@ class Answerer:
             return jax.device_get(self._score(params, placed))
 
     def answers(
-        self, params, task: pipeline.EvaluationTask, batch_size: int
+        self, params, task: evaluation_task.EvaluationTask, batch_size: int
     ) -> tuple[list[str], list[float] | None]:
         """The best decode of each example as text, and target scores where a metric wants them."""
-        texts: list[str] = []
-        scores: list[float] = []
-        for i, batch in enumerate(task.batches(batch_size, self._loaded.soft_ids)):
+        texts = [""] * len(task.examples)
+        scores = [0.0] * len(task.examples)
+        for i, (which, batch) in enumerate(task.batches(batch_size, self._loaded.soft_ids)):
             tokens, _ = self.predict(params, batch, task.lengths.targets, i)
-            texts += [self._loaded.vocabulary.decode(row[0]) for row in tokens]
+            for example, row in zip(which, tokens, strict=False):
+                texts[example] = self._loaded.vocabulary.decode(row[0])
             if task.needs_scores:
-                scores += [float(x) for x in self.score(params, batch)]
-        count = len(task.examples)
-        return texts[:count], scores[:count] if task.needs_scores else None
+                for example, score in zip(which, self.score(params, batch), strict=False):
+                    scores[example] = float(score)
+        return texts, scores if task.needs_scores else None
+
+
+def _label_ids(labels: Sequence[str], vocabulary: vocabularies.SentencePiece) -> np.ndarray:
+    """Ids [N, L] of labels and their end tokens, filled up with 0."""
+    rows = [[*vocabulary.encode(label), decoding.EOS_ID] for label in labels]
+    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+    return ids
 
 
 def evaluate_tasks(
     answerer: Answerer,
     params,
-    tasks: Sequence[pipeline.EvaluationTask],
+    tasks: Sequence[evaluation_task.EvaluationTask],
     batch_size: int,
     *,
     output_dir: epath.PathLike | None = None,
@@ -97,7 +117,7 @@ class Validation:
     def __init__(
         self,
         answerer: Answerer,
-        tasks: Sequence[pipeline.EvaluationTask],
+        tasks: Sequence[evaluation_task.EvaluationTask],
         batch_size: int,
         folder: epath.PathLike,
         *,
@@ -140,7 +160,7 @@ class Validation:
             log.close()
 
 
-def majority_share(task: pipeline.EvaluationTask) -> float:
+def majority_share(task: evaluation_task.EvaluationTask) -> float:
     """Percent of the most common target: what always answering it would score."""
     counts = Counter(task.text(e, "targets") for e in task.examples)
     return 100 * max(counts.values()) / max(len(task.examples), 1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from prompt_tuning import partitioning
-from prompt_tuning.data import pipeline, vocabularies
+from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import initializers
 from prompt_tuning.runtime import evaluator, reporting, state
@@ -76,33 +76,35 @@ def _partial(path: epath.Path) -> epath.Path:
 def _answer(
     answerer: evaluator.Answerer,
     loaded: state.LoadedModel,
-    task: pipeline.EvaluationTask,
+    task: evaluation_task.EvaluationTask,
     batch_size: int,
     path: epath.Path,
 ) -> None:
-    """Appends batch by batch to a partial file, and renames it when it is whole."""
+    """Appends to a partial file what is answered, in order; renames it when it is whole."""
     partial = _partial(path)
     lines = partial.read_text().split("\n")[:-1] if partial.exists() else []
-    # Whole batches only: a batch's randomness belongs to its number.
-    first_batch = len(lines) // batch_size
-    lines = lines[: first_batch * batch_size]
-    reporting.write_text(partial, "".join(f"{line}\n" for line in lines))
-    total = len(task.examples)
-    with partial.open("a") as out, reporting.progress(total, len(lines), "rows") as bar:
-        for i, batch in enumerate(task.batches(batch_size, loaded.soft_ids)):
+    # Whole windows only: a batch's randomness belongs to its number.
+    first_batch = len(lines) // (evaluation_task.WINDOW * batch_size) * evaluation_task.WINDOW
+    written, total = first_batch * batch_size, len(task.examples)
+    reporting.write_text(partial, "".join(f"{line}\n" for line in lines[:written]))
+    answers: dict[int, str] = {}  # whose turn has not come
+    with partial.open("a") as out, reporting.progress(total, written, "rows") as bar:
+        for i, (which, batch) in enumerate(task.batches(batch_size, loaded.soft_ids)):
             if i < first_batch:
                 continue
             tokens, scores = answerer.predict(loaded.params, batch, task.lengths.targets, i)
-            examples = task.examples[i * batch_size : (i + 1) * batch_size]
-            for example, ids, score in zip(examples, tokens, scores, strict=False):
-                out.write(json.dumps(_line(task, example, ids, score)) + "\n")
+            for example, ids, score in zip(which.tolist(), tokens, scores, strict=False):
+                answers[example] = json.dumps(_line(task, task.examples[example], ids, score))
+            while written in answers:
+                out.write(answers.pop(written) + "\n")
+                written += 1
             out.flush()
-            bar.advance(0, len(examples))
+            bar.advance(0, len(which))
     partial.replace(path)
     logging.info("%d answers: %s", total, path)
 
 
-def _line(task: pipeline.EvaluationTask, example, ids, scores) -> dict:
+def _line(task: evaluation_task.EvaluationTask, example, ids, scores) -> dict:
     texts = [task.vocabulary.decode(decode) for decode in ids]
     line = {
         "inputs": task.text(example, "inputs"),

@@ -97,6 +97,7 @@ class Run:
             optimizer(start_step=self.first_step), tuple(trainable)
         )
         tuned, self.frozen = params_lib.split(loaded.params, trainable)
+        _check_dtypes(tuned)
         where = partitioning.slot_shardings(
             jax.eval_shape(self.optimizer.init, tuned), tuned, loaded.mesh
         )
@@ -223,3 +224,13 @@ class Run:
             "created_by": f"prompt-tuning {prompt_tuning.__version__}",
         }
         prompt_files.save(self.model_dir / "prompts" / f"{name}.npy", prompt, card)
+
+
+def _check_dtypes(trainable: Tree) -> None:
+    """Raises ValueError for what no step would move."""
+    for path, leaf in params_lib.flatten(trainable).items():
+        if leaf.dtype != jnp.float32:
+            raise ValueError(
+                f"{path} is {leaf.dtype} and is to be trained; WEIGHTS_DTYPE is for what is "
+                "frozen: set it to 'float32', or TRAINABLE to the prompt"
+            )

@@ -106,7 +106,9 @@ def load_model(
         digest = params_lib.structure_digest(base, f"random {seed}")
     else:
         params, step = base_model.load(checkpoint, base)
-        digest = base_model.digest(checkpoint, base)
+        # The same model in whatever dtype it is held.
+        wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), base)
+        digest = base_model.digest(checkpoint, wide)
     if getattr(prompt_initializer, "base_model_digest", None) not in (None, digest):
         # No error: the same weights in another folder or format have another identity.
         logging.warning(

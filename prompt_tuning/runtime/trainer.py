@@ -1,83 +1,29 @@
-"""The training step, and the loop around it: evaluate, save, resume.
+"""The loop around the training step: evaluate, save, resume.
 
 Everything that a run is can be read off `TrainState`, the base checkpoint and the
 settings: the randomness of a step follows from its number, the data from the position.
 """
 
+import functools
+import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
 from prompt_tuning import params as params_lib
 from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import base_model, huggingface
 from prompt_tuning.data import pipeline, vocabularies
-from prompt_tuning.models import losses
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import initializers, module
-from prompt_tuning.runtime import evaluator, interrupts, reporting, state
+from prompt_tuning.runtime import background, evaluator, interrupts, prefetch, reporting, state
 from prompt_tuning.runtime import run as run_lib
+from prompt_tuning.runtime import step as step_lib
 
-Tree = Mapping[str, Any]
-Step = Callable[..., tuple[state.TrainState, dict[str, jax.Array]]]
-
-
-def make_step(run: run_lib.Run, num_microbatches: int = 1) -> Step:
-    """The compiled step (state, frozen, batch, rng) -> (state, sums) of a run's model.
-
-    The gradient is taken for the trainable tree only. The state's buffers are reused.
-    With microbatches, gradients and sums are those of the whole batch.
-    """
-    model, optimizer = run.loaded.model, run.optimizer
-
-    def gradients(trainable: Tree, frozen: Tree, batch: Tree, rng: jax.Array):
-        def loss(tree):
-            _, sums = model.loss(params_lib.merge(tree, frozen), batch, rng)
-            return sums["loss"], sums
-
-        (_, sums), grads = jax.value_and_grad(loss, has_aux=True)(trainable)
-        return grads, sums
-
-    def accumulate(trainable: Tree, frozen: Tree, batch: Tree, rng: jax.Array):
-        if num_microbatches == 1:
-            return gradients(trainable, frozen, batch, rng)
-        # Every n-th row, so that each device has rows in each part.
-        parts = jax.tree.map(
-            lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch
-        )
-
-        def add(total, part):
-            return jax.tree.map(jnp.add, total, gradients(trainable, frozen, *part)), None
-
-        parts = parts, jax.random.split(rng, num_microbatches)
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(gradients, trainable, frozen, *first)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(add, zeros, parts)[0]
-
-    def step(old: state.TrainState, frozen: Tree, batch: Tree, rng: jax.Array):
-        rng = jax.random.fold_in(rng, old.step)
-        grads, sums = accumulate(old.trainable, frozen, batch, rng)
-        # After the sum over microbatches: their tokens differ in number.
-        whole = losses.normalizer(
-            model.loss_normalizing_factor,
-            batch["decoder_target_tokens"],
-            batch["decoder_loss_weights"].astype(jnp.float32),
-        )
-        grads = jax.tree.map(lambda g: g / whole, grads)
-        sums["gradient_norm"] = optax.tree.norm(grads)
-        updates, slots = optimizer.update(grads, old.optimizer, old.trainable)
-        trainable = optax.apply_updates(old.trainable, updates)
-        return state.TrainState(old.step + 1, trainable, slots), sums
-
-    # A state that comes out as it went in, or the next step would be compiled anew.
-    where = jax.tree.map(lambda x: x.sharding, run.state)
-    return jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+Batch = Mapping[str, jax.Array]
 
 
 def train(
@@ -125,21 +71,26 @@ def train(
     mesh = partitioning.make_mesh(num_partitions)
     rows = num_microbatches * mesh.shape[partitioning.DATA]
     _check_batch(train_dataset.batch_size, num_microbatches, mesh)
+    _check_loss(model, train_dataset.pack)
+    eval_size = 0 if eval_dataset is None else eval_dataset.batch_size
+    partitioning.check_batch_size(eval_size, mesh)
     schedule.first_step(0 if checkpoint is None else base_model.read_step(checkpoint))
-    batches = pipeline.TrainBatches(train_dataset, vocabulary, state.soft_ids(model), rows)
-    tasks, eval_size = [], 0
-    if eval_dataset is not None:
-        eval_size = eval_dataset.batch_size
-        partitioning.check_batch_size(eval_size, mesh)
-        tasks = pipeline.evaluation_tasks(eval_dataset, vocabulary, eval_examples)
-    loaded = state.load_model(
-        model,
-        vocabulary,
-        checkpoint=checkpoint,
-        prompt_initializer=prompt_initializer,
-        num_partitions=num_partitions,
-        seed=seed,
+    loading = background.Background(
+        functools.partial(
+            state.load_model,
+            model,
+            vocabulary,
+            checkpoint=checkpoint,
+            prompt_initializer=prompt_initializer,
+            num_partitions=num_partitions,
+            seed=seed,
+        )
     )
+    batches = pipeline.TrainBatches(train_dataset, vocabulary, state.soft_ids(model), rows)
+    tasks = []
+    if eval_dataset is not None:
+        tasks = pipeline.evaluation_tasks(eval_dataset, vocabulary, eval_examples)
+    loaded = loading.result()
     run = run_lib.Run(
         loaded, schedule, model_dir, trainable=trainable, optimizer=optimizer, task=batches.name
     )
@@ -156,8 +107,10 @@ def train(
         run.model_dir / "inference_eval",
         after_step=run.step,
     )
+    where = jax.tree.map(lambda x: x.sharding, run.state)
+    step = step_lib.make_step(loaded.model, run.optimizer, where, num_microbatches)
     with partitioning.use(loaded.mesh), validation:
-        loop(run, make_step(run, num_microbatches), batches, validation, seed)
+        loop(run, step, batches, validation, seed)
     return _finish(run)
 
 
@@ -169,28 +122,64 @@ def _check_batch(size: int, num_microbatches: int, mesh: Mesh) -> None:
     partitioning.check_batch_size(size // num_microbatches, mesh, "BATCH_SIZE / NUM_MICROBATCHES")
 
 
+def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:
+    if pack and model.loss_normalizing_factor == "NUM_TOTAL_TARGET_TOKENS":
+        raise ValueError(
+            "LOSS_NORMALIZING_FACTOR 'NUM_TOTAL_TARGET_TOKENS' counts padding, of which packed rows "
+            "have little; set PACK = False, or 'NUM_REAL_TARGET_TOKENS'"
+        )
+
+
 def loop(
     run: run_lib.Run,
-    step: Step,
+    step: step_lib.Step,
     batches: pipeline.TrainBatches,
     validation: evaluator.Validation,
     seed: int,
 ) -> None:
     """Takes a run from where it is to its end, or until Ctrl-C, which saves it."""
-    if run.position is None:  # a new run
+    new, last = run.position is None, run.schedule.train_steps
+    if run.step == last:
+        return
+    if new:
         run.position = batches.position
-        run.record(validation.evaluate(run.params(), run.step))
-        run.save()
     batches.position = run.position
-    done, last, rng = run.step, run.schedule.train_steps, jax.random.key(seed)
+    place = functools.partial(partitioning.place_batch, mesh=run.loaded.mesh)
     log = reporting.StepLog(
-        run.model_dir / "train", first_step=run.first_step, step=done, last_step=last
+        run.model_dir / "train", first_step=run.first_step, step=run.step, last_step=last
     )
-    with log, interrupts.held() as interrupted:
+    rng = jax.random.key(seed)
+    with log, prefetch.Prefetch(batches, place) as ahead:
+        first = next(ahead)
+        compiling = background.Background(lambda: _compile(step, run, first[0], rng))
+        if new:
+            run.record(validation.evaluate(run.params(), run.step))
+            run.save()
+        compiling.result()
+        log.restart()
+        _take_steps(run, step, itertools.chain([first], ahead), validation, log, rng)
+
+
+def _compile(step: step_lib.Step, run: run_lib.Run, batch: Batch, rng: jax.Array) -> None:
+    """Compiles what the first step would wait for."""
+    with partitioning.use(run.loaded.mesh):
+        step.lower(run.state, run.frozen, batch, rng).compile()
+
+
+def _take_steps(
+    run: run_lib.Run,
+    step: step_lib.Step,
+    batches: Iterator[tuple[Batch, Mapping[str, int]]],
+    validation: evaluator.Validation,
+    log: reporting.StepLog,
+    rng: jax.Array,
+) -> None:
+    done, last = run.step, run.schedule.train_steps
+    with interrupts.held() as interrupted:
         while done < last:
-            batch = partitioning.place_batch(next(batches), run.loaded.mesh)
+            batch, position = next(batches)
             run.state, sums = step(run.state, run.frozen, batch, rng)
-            run.position, done = batches.position, done + 1
+            run.position, done = position, done + 1
             log.add(sums)
             evaluates, stops = run.evaluates_at(done), interrupted()
             if evaluates or stops or run.logs_at(done):

@@ -67,41 +67,9 @@ def test_pack():
     assert {name: array.tolist() for name, array in batch.items()} == {
         "encoder_input_tokens": [[5, 6, 1, 7, 1, 0], [3, 1, 0, 0, 0, 0], [0] * 6],
         "encoder_segment_ids": [[1, 1, 1, 2, 2, 0], [1, 1, 0, 0, 0, 0], [0] * 6],
-        "encoder_positions": [[0, 1, 2, 0, 1, 0], [0, 1, 0, 0, 0, 0], [0] * 6],
         "decoder_target_tokens": [[8, 9, 1, 4, 1, 0], [1, 0, 0, 0, 0, 0], [0] * 6],
         # The first of each example sees 0, not the one before it in the row.
         "decoder_input_tokens": [[0, 8, 9, 0, 4, 0], [0] * 6, [0] * 6],
         "decoder_segment_ids": [[1, 1, 1, 2, 2, 0], [1, 0, 0, 0, 0, 0], [0] * 6],
-        "decoder_positions": [[0, 1, 2, 0, 1, 0], [0] * 6, [0] * 6],
         "decoder_loss_weights": [[1, 1, 1, 1, 1, 0], [1, 0, 0, 0, 0, 0], [0] * 6],
     }
-
-
-@pytest.mark.parametrize(
-    ("sizes", "rows"),
-    [
-        ([(4, 1), (6, 1), (5, 1), (5, 1)], [[(6, 1), (4, 1)], [(5, 1), (5, 1)]]),
-        ([(2, 4), (2, 4), (2, 2)], [[(2, 4), (2, 2)], [(2, 4)]]),  # targets need room too
-        ([(10, 6)], [[(10, 6)]]),
-        ([], []),
-    ],
-)
-def test_fill_rows(sizes, rows):
-    examples = [example([7] * i, [7] * t) for i, t in sizes]
-    groups = batching.fill_rows(examples, 10, 6)
-    assert [[(len(e["inputs"]), len(e["targets"])) for e in group] for group in groups] == rows
-
-
-def test_fill_rows_loses_nothing_and_keeps_within_the_room(rng):
-    examples = [
-        example([i] * n, [i] * t)
-        for i, (n, t) in enumerate(
-            zip(rng.integers(1, 20, 99), rng.integers(1, 5, 99), strict=True)
-        )
-    ]
-    groups = batching.fill_rows(examples, 20, 8)
-    assert sorted(e["inputs"][0] for group in groups for e in group) == list(range(99))
-    for group in groups:
-        assert sum(len(e["inputs"]) for e in group) <= 20
-        assert sum(len(e["targets"]) for e in group) <= 8
-    assert len(groups) < 70

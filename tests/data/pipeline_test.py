@@ -96,7 +96,13 @@ def running_text(folder, vocabulary):
 
 @pytest.mark.parametrize(
     ("kind", "pack"),
-    [("task", False), ("task", True), ("mixture", False), ("running text", True)],
+    [
+        ("task", False),
+        ("task", True),
+        ("mixture", False),
+        ("mixture", True),
+        ("running text", True),
+    ],
 )
 def test_position_is_where_the_next_batch_begins(vocabulary, tmp_path, kind, pack):
     provider = {
@@ -121,17 +127,42 @@ def test_position_is_where_the_next_batch_begins(vocabulary, tmp_path, kind, pac
                 np.testing.assert_array_equal(new[name], array)
 
 
-def test_shapes(vocabulary):
-    plain = next(train(vocabulary, make_task()))
-    assert plain["encoder_input_tokens"].shape == (4, 22)  # soft tokens come on top
-    assert plain["decoder_target_tokens"].shape == (4, 8)
-    needed = {}
-    for multiple in (1, 8):
-        batches = train(vocabulary, make_task(), multiple, batch_size=48, pack=True)
-        needed[multiple] = len(next(batches)["encoder_input_tokens"])
-    # A sixteenth of the batch, 3 rows, is the step between shapes, so that they are few.
-    assert 8 < needed[1] < 48 and needed[1] % 3 == 0
-    assert needed[8] % 8 == 0 and 0 <= needed[8] - needed[1] < 8
+@pytest.mark.parametrize("pack", [False, True])
+def test_rows_are_as_long_as_the_data_need(vocabulary, caplog, pack):
+    with caplog.at_level("INFO"):
+        batches = train(vocabulary, make_task(), 8, batch_size=48, pack=pack)
+    batch = next(batches)
+    rows, length = batch["encoder_input_tokens"].shape
+    longest = max(len(vocabulary.encode(text)) for text in TEXTS) + len("..") + 1
+    if pack:
+        # At most six examples a row, about.
+        assert rows % 8 == 0 and rows < 48 and longest < length <= 6 * longest + 8
+        assert caplog.messages[-1].startswith(f"packing: 48 examples in {rows} rows of ")
+    else:
+        assert rows == 48 and longest <= length < longest + 8
+        assert batch["decoder_target_tokens"].shape == (48, 8)
+        assert caplog.messages[-1] == "padding: 48 examples in 48 rows of 8, 16, 22 positions"
+    assert len(list(texts_of([batch], vocabulary))) == 48
+
+
+def test_lengths_of_a_mixture_are_those_at_its_rates(vocabulary):
+    """Long songs that hardly ever come do not make long rows."""
+    songs = make_task("songs", ["song " * 6] * 10)
+    both = [[(make_task(), 1.0), (songs, rate)] for rate in (1e-6, 1e6)]
+    lengths = [
+        next(train(vocabulary, seqio.Mixture("both", tasks)))["encoder_input_tokens"].shape[1]
+        for tasks in both
+    ]
+    assert lengths == [8, 22]
+
+
+def test_an_example_too_long_for_the_sample_fits(vocabulary, monkeypatch):
+    monkeypatch.setattr(pipeline, "CHECKED_EXAMPLES", 5)
+    task = make_task(texts=[*TEXTS[:6], "a long long long long film", *TEXTS[6:]])
+    for pack in (False, True):
+        batches = train(vocabulary, task, batch_size=11, pack=pack)
+        found = list(texts_of([next(batches)], vocabulary))
+        assert len(found) == 11 and max(map(len, found)) > 10
 
 
 def test_tasks_read_with_the_vocabulary_of_the_model(vocabulary):
@@ -212,7 +243,7 @@ def test_what_else_is_cut_is_told(vocabulary, caplog, opens):
     assert "first 10 examples of films, 1 inputs are cut to 20 tokens and 10 targets" in caplog.text
     caplog.clear()
     globals()[opens](vocabulary, make_task())
-    assert not caplog.records
+    assert "WARNING" not in {record.levelname for record in caplog.records}
 
 
 @pytest.mark.parametrize("opens", ["train", "evaluate"])
@@ -233,49 +264,12 @@ def evaluate(vocabulary, provider, limit=None, **settings):
     return pipeline.evaluation_tasks(config(provider, **settings), vocabulary, limit)
 
 
-def test_evaluation_goes_in_order_and_fills_the_last_batch(vocabulary):
+def test_evaluation_goes_in_order(vocabulary):
     (task,) = evaluate(vocabulary, make_task())
-    batches = list(task.batches(4, SOFT_IDS))
-    assert [batch["encoder_input_tokens"].shape for batch in batches] == [(4, 22)] * 3
-    last = batches.pop()
-    batches.append({name: array[:2] for name, array in last.items()})
-    assert list(texts_of(batches, vocabulary)) == TEXTS
-    assert all((array[2:] == 0).all() for array in last.values())
+    assert [task.text(example, "inputs") for example in task.examples] == TEXTS
+    assert (task.lengths.inputs, task.lengths.targets) == (20, 8)
 
 
 def test_evaluation_of_some_examples(vocabulary):
     tasks = evaluate(vocabulary, films_and_songs(), limit=3)
     assert [(task.name, len(task.examples)) for task in tasks] == [("films", 3), ("songs", 3)]
-
-
-def test_metrics_see_what_postprocessing_makes(vocabulary):
-    seen = []
-
-    def postprocess(text, example, is_target):
-        assert example["inputs_pretokenized"].decode() in TEXTS
-        return ("target" if is_target else "answer", text.upper())
-
-    def both(targets, predictions):
-        seen.append((targets, predictions))
-        return {"both": np.float32(0.5)}
-
-    def ranked(targets, scores):
-        return {"ranked": seqio.metrics.Scalar(sum(scores))}
-
-    (task,) = evaluate(
-        vocabulary, make_task(postprocess_fn=postprocess, metric_fns=[both, ranked]), limit=2
-    )
-    assert task.needs_scores
-    assert task.metrics(["x", "y"], [1.0, 2.0]) == {"both": 0.5, "ranked": 3.0}
-    assert seen == [
-        ([("target", "GOOD"), ("target", "BAD")], [("answer", "X"), ("answer", "Y")]),
-    ]
-    assert not evaluate(vocabulary, make_task())[0].needs_scores
-
-
-def test_text_that_was_not_kept_is_spelt_from_its_ids(vocabulary):
-    (task,) = evaluate(vocabulary, make_task())
-    first = task.examples[0]
-    ids_alone = {name: first[name] for name in ("inputs", "targets")}
-    for feature, text in (("inputs", "film a"), ("targets", "good")):
-        assert task.text(first, feature) == task.text(ids_alone, feature) == text

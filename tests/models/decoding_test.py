@@ -243,3 +243,9 @@ def test_contradictory_sampling_settings_are_refused(settings, message):
 def test_sampling_without_an_rng_names_the_setting(table_model):
     with pytest.raises(ValueError, match="RANDOM_SEED"):
         table_model.decode(decoding.Sampling())
+
+
+@pytest.mark.parametrize("labels", ["good", ("good",), (), ("good", "good")])
+def test_labels_to_rank_are_two_texts_at_least(labels):
+    with pytest.raises(ValueError, match="expected two or more texts, each once"):
+        decoding.LabelRanking(labels)

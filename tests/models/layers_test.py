@@ -116,7 +116,8 @@ def test_dropout_of_the_attention_is_one_mask_for_all_queries(rng):
 
     def attend(module, x, deterministic):
         bias = jnp.zeros((1, 1, 5, 5))
-        return module(x, module.keys_values(x), bias, deterministic=deterministic)
+        visible = jnp.ones((1, 1, 1, 5), bool)
+        return module(x, module.keys_values(x), bias, visible, deterministic=deterministic)
 
     variables = module.init(jax.random.key(0), x, True, method=attend)
     dropped = module.apply(variables, x, False, method=attend, rngs={"dropout": jax.random.key(1)})

@@ -200,3 +200,61 @@ def test_logits_are_the_same_on_one_device_and_on_eight(prompted, weights, batch
     found = jax.nn.log_softmax(jax.jit(prompted.logits)(weights, many))
     real = batch["decoder_target_tokens"] > 0
     np.testing.assert_allclose(found[:2][real], log_probs[0][real], rtol=0, atol=2e-5)
+
+
+def test_rank_labels_orders_labels_by_their_score(prompted, weights, batch):
+    labels = np.array([[5, 9, 1, 0], [7, 1, 0, 0], [60, 61, 62, 1]], np.int32)
+    ids = batch["encoder_input_tokens"]
+    tokens, scores = jax.jit(prompted.rank_labels)(weights, ids, labels)
+    alone = np.stack([jax.jit(prompted.score)(weights, one_target(ids, x)) for x in labels], 1)
+    order = np.argsort(-alone, axis=1)
+    np.testing.assert_array_equal(tokens, labels[order])
+    np.testing.assert_allclose(scores, np.take_along_axis(alone, order, 1), rtol=1e-5)
+    assert len({tuple(row) for row in order}) > 1 or order[0].tolist() != [0, 1, 2]
+
+
+def one_target(ids, target):
+    """A batch that has the same target in each row."""
+    targets = np.tile(target, (len(ids), 1))
+    return {
+        "encoder_input_tokens": ids,
+        "decoder_target_tokens": targets,
+        "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_loss_weights": (targets > 0).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("policy", ["minimal", "full"])
+def test_rematerialisation_changes_memory_and_nothing_else(prompted, weights, batch, policy):
+    config = dataclasses.replace(CONFIG, remat_policy=policy)
+    again = dataclasses.replace(prompted, config=config)
+    results, kept = [], []
+    for each in (prompted, again):
+
+        def loss(w, each=each):
+            return each.loss(w, batch, jax.random.key(3))[0]
+
+        results.append(jax.jit(jax.value_and_grad(loss))(weights))
+        _, pull = jax.eval_shape(lambda w, loss=loss: jax.vjp(loss, w), weights)
+        kept.append(sum(leaf.size for leaf in jax.tree.leaves(pull)))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4), *results)
+    assert kept[1] < kept[0]
+
+
+def test_packed_sequences_are_counted_one_by_one(prompted, weights):
+    batch = one_target(np.full((2, 3), 5), np.array([5, 1, 6, 1], np.int32))
+    batch["decoder_segment_ids"] = np.array([[1, 1, 2, 2], [1, 1, 1, 1]], np.int32)
+    average = dataclasses.replace(prompted, loss_normalizing_factor="AVERAGE_PER_SEQUENCE")
+    assert float(average.normalizer(batch)) == 3
+
+
+def test_logits_of_bfloat16_weights_are_near_those_of_float32(prompted, weights, batch):
+    expected = jax.jit(prompted.logits)(weights, batch)
+    halved = jax.tree.map(lambda x: x.astype(jnp.bfloat16), weights)
+    for dtype, tolerance in (("float32", 0.02), ("bfloat16", 0.05)):
+        config = dataclasses.replace(CONFIG, dtype=dtype)
+        small = dataclasses.replace(prompted, config=config)
+        found = jax.jit(small.logits)(halved, batch)
+        assert found.dtype == jnp.float32
+        error = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)
+        assert 0 < error < tolerance, dtype

@@ -279,3 +279,8 @@ def test_unknown_activation_names_the_known_ones():
 
 def test_a_config_from_lists_hashes():
     assert hash(network.T5Config(16, 8, 2, 4, 8, 1, 1, ["gelu", "linear"]))
+
+
+def test_unknown_remat_policy_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"REMAT_POLICY is 'some'; expected one of \['full'"):
+        network.T5Config(8, 8, 1, 8, 8, 1, 1, remat_policy="some")

@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import AxisType
 
 from prompt_tuning import optimizers, params, partitioning
-from prompt_tuning.data import batching
+from prompt_tuning.data import batching, packing
 from prompt_tuning.prompts import module
-from prompt_tuning.runtime import run, state
+from prompt_tuning.runtime import run, state, step
 
 SOFT_IDS = 256 + np.arange(4, dtype=np.int32)
 FIRST_STEP = 1000
@@ -71,6 +71,17 @@ def make_run(load, tmp_path) -> Callable[..., run.Run]:
     return make
 
 
+@pytest.fixture(scope="session")
+def make_step() -> Callable[..., step.Step]:
+    """(run, number of microbatches) -> its step, as the trainer makes it."""
+
+    def make(of: run.Run, num_microbatches: int = 1) -> step.Step:
+        where = jax.tree.map(lambda x: x.sharding, of.state)
+        return step.make_step(of.loaded.model, of.optimizer, where, num_microbatches)
+
+    return make
+
+
 class Batches:
     """Ids without meaning, in epochs of ten examples, with the interface of TrainBatches."""
 
@@ -95,7 +106,7 @@ class Batches:
         epoch, examples = divmod(start + self.size, 10)
         self.position = {"epoch": epoch, "examples": examples}
         if self.pack:
-            return batching.pack(batching.fill_rows(some, 20, 8), self.size, 20, 8)
+            return packing.Packing(3, ((32, 12),)).pack(some)
         return batching.pad(some, self.size, 10, 3)
 
 

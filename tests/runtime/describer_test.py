@@ -1,6 +1,7 @@
 """What describe says is what training holds."""
 
 import json
+import re
 
 import jax
 import pytest
@@ -55,3 +56,71 @@ def test_xxl_is_described_without_being_made(capsys):
 def test_a_pattern_that_matches_nothing_is_an_error(load):
     with pytest.raises(ValueError, match="TRAINABLE"):
         describer.describe(model=load().model, trainable=("prompt",), optimizer=adafactor)
+
+
+@pytest.fixture
+def on_mesh(load):
+    """Settings of describe for a step of the tiny model on 8 devices."""
+    return {
+        "model": load().model,
+        "trainable": (".*/prompt/.*",),
+        "optimizer": adafactor,
+        "batch_size": 8,
+        "task_feature_lengths": {"inputs": 6, "targets": 3},
+        "mesh": (2, 4),
+    }
+
+
+def test_a_step_on_a_mesh_is_described(on_mesh, load, capsys):
+    found = describer.describe(**on_mesh, as_json=True)
+    assert json.loads(capsys.readouterr().out) == found
+    found = found["mesh"]
+    held, exchanged = found.pop("device_bytes"), found.pop("collectives")
+    assert found == {
+        "data": 2,
+        "model": 4,
+        "batch_size": 8,
+        "lengths": {"inputs": 6, "targets": 3},
+        "activation_dtype": "float32",
+        "weights_exchanged": [],
+    }
+    weights = jax.tree.leaves(load((2, 4)).params)
+    shards = sum(x.addressable_shards[0].data.nbytes for x in weights)
+    assert held["weights"] == shards - 4 * 16 * 4  # less the prompt
+    # Four rows of a device, of 4 + 6 inputs, 3 targets, 3 decoder inputs and 3 weights; a key.
+    assert held["batch"] == 4 * (4 + 6 + 3 * 3) * 4 + 8
+    assert held["total"] == sum(size for name, size in held.items() if name != "total")
+    gradient = next(row for row in exchanged if row["axis"] == "data")
+    assert (gradient["kind"], gradient["largest"]) == ("all-reduce", "f32[4,16]")
+    assert {row["kind"] for row in exchanged if row["axis"] == "model"} >= {"all-reduce"}
+
+
+def test_the_table_of_a_mesh_has_its_numbers(on_mesh, capsys):
+    facts = describer.describe(**on_mesh)["mesh"]
+    shown = capsys.readouterr().out
+    assert "8 examples of 6 input and 3 target tokens, ACTIVATION_DTYPE float32" in shown
+    assert "data 2 × model 4" in shown and "widens bfloat16 to float32" in shown
+    for name, size in facts["device_bytes"].items():
+        label = {"trained": "trained, with optimizer", "temporary": "temporary (activations)"}
+        text = re.escape(label.get(name, name))
+        assert re.search(rf"{text} +{size / 2**20:,.3f} MiB$", shown, re.M), name
+    for row in facts["collectives"]:
+        text = re.escape(f"largest {row['largest']}")
+        assert re.search(
+            rf"{row['kind']} over {row['axis']} +{row['count']} × .*{text}$", shown, re.M
+        )
+    assert "frozen weights exchanged over model: none\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("mesh", (4, 4), "--mesh is 4x4; expected a mesh of the 8 devices"),
+        ("batch_size", 3, "BATCH_SIZE is 3; expected a multiple of the 2 data-parallel shards"),
+        ("batch_size", 0, "BATCH_SIZE is 0; expected a positive number"),
+        ("task_feature_lengths", None, "TASK_FEATURE_LENGTHS is {}; expected positive numbers"),
+    ],
+)
+def test_a_step_that_cannot_be_is_refused(on_mesh, setting, value, message):
+    with pytest.raises(ValueError, match=message):
+        describer.describe(**on_mesh | {setting: value})

@@ -1,5 +1,6 @@
 """Answers of the tiny model, and what is made of answers."""
 
+import dataclasses
 import json
 import types
 
@@ -9,7 +10,8 @@ import pytest
 import seqio
 
 from prompt_tuning import partitioning
-from prompt_tuning.data import batching, metrics, pipeline, sources
+from prompt_tuning.data import batching, evaluation_task, metrics, pipeline, sources
+from prompt_tuning.models import decoding
 from prompt_tuning.prompts import initializers
 from prompt_tuning.runtime import evaluator
 
@@ -32,7 +34,8 @@ def task_of(vocabulary, rows=ROWS, score_metrics=(), name="films"):
         predict_metric_fns=[metrics.accuracy],
         score_metric_fns=list(score_metrics),
     )
-    return pipeline.EvaluationTask(name, examples, batching.Lengths(12, 6), task, vocabulary)
+    room = batching.Lengths(12, 6)
+    return evaluation_task.EvaluationTask(name, examples, room, task, vocabulary)
 
 
 class FixedAnswers:
@@ -63,6 +66,22 @@ def test_answers_do_not_depend_on_the_batch_nor_on_its_padding(loaded, answerer)
     assert scores is None
 
 
+def test_answers_are_in_the_order_of_the_examples(loaded, monkeypatch):
+    texts = ["a bad film", "film", "a film", "a story", "bad"]
+
+    class Echo(evaluator.Answerer):
+        def predict(self, params, batch, max_length, index=0):
+            return batch["encoder_input_tokens"][:, None, len(loaded.soft_ids) :], None
+
+        def score(self, params, batch):
+            return np.count_nonzero(batch["encoder_input_tokens"], axis=1)
+
+    task = task_of(loaded.vocabulary, [(t, "good") for t in texts], score_metrics=[len])
+    found, scores = Echo(loaded).answers(None, task, 2)
+    assert found == texts
+    assert scores == [len(loaded.soft_ids) + len(e["inputs"]) for e in task.examples]
+
+
 def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, answerer):
     seen = []
 
@@ -75,10 +94,10 @@ def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, answere
     (targets, scores) = seen[0]
     assert (name, found["rank"], targets) == ("films", 2.5, ["good", "bad", "bad"])
     assert len(scores) == 3 and max(scores) < 0
-    (batch,) = task.batches(4, loaded.soft_ids)
+    ((which, batch),) = task.batches(4, loaded.soft_ids)
     with partitioning.use(loaded.mesh):
         expected = jax.jit(loaded.model.score)(loaded.params, batch)
-    np.testing.assert_allclose(scores, expected[:3], rtol=1e-5)
+    np.testing.assert_allclose(np.array(scores)[which], expected[:3], rtol=1e-5)
 
 
 def test_answers_are_written_beside_their_inputs(vocabulary, tmp_path):
@@ -158,3 +177,18 @@ def test_evaluate_writes_metrics_and_answers(tiny, tiny_job, tmp_path, capsys):
     assert ["\t".join(list(json.loads(a).values())[:2]) for a in answers] == rows
     assert (tmp_path / "config.gin").read_text() == "A = 1\n"
     assert "eval majority  60.00" in capsys.readouterr().out
+
+
+def test_a_label_ranking_answers_with_labels_only(loaded):
+    labels = ("bad", "a long story", "good")
+    model = dataclasses.replace(loaded.model, decoder=decoding.LabelRanking(labels))
+    ranking = dataclasses.replace(loaded, model=model)
+    task = task_of(loaded.vocabulary)
+    found, _ = evaluator.Answerer(ranking).answers(loaded.params, task, 2)
+    scores = []
+    for label in labels:
+        rows = [(text, label) for text, _ in ROWS]
+        of_label = task_of(loaded.vocabulary, rows, score_metrics=[len])
+        of_label.lengths = batching.Lengths(12, 12)
+        scores.append(evaluator.Answerer(loaded).answers(loaded.params, of_label, 2)[1])
+    assert found == [labels[i] for i in np.argmax(scores, axis=0)]

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from prompt_tuning.data import pipeline, sources
+from prompt_tuning.data import evaluation_task, pipeline, sources
 from prompt_tuning.prompts import initializers
 from prompt_tuning.runtime import evaluator, inferencer
 
-TEXTS = [f"film {i}" for i in range(7)]
+# Two windows of two batches; inside each the shorter ones are answered first.
+TEXTS = ["film 00000", "film 1", "film 2", "film 30000", "film 444", "film 5", "film 666"]
+BATCH_OF_EACH = (2, 1, 1, 2, 3, 3, 4)
 
 
 class Echo:
@@ -40,6 +42,7 @@ class Echo:
 def infer(tiny, tmp_path, monkeypatch):
     """Answers TEXTS in batches of 8 / NUM_PARTITIONS rows and gives back the file."""
     monkeypatch.setattr(evaluator, "Answerer", Echo)
+    monkeypatch.setattr(evaluation_task, "WINDOW", 2)
     asked = tmp_path / "asked.jsonl"
     asked.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     dataset = pipeline.DatasetConfig(
@@ -65,8 +68,8 @@ def infer(tiny, tmp_path, monkeypatch):
 
 def expected():
     return [
-        {"inputs": text, "prediction": f"{i // 2 + 1}1", "score": -0.1235}
-        for i, text in enumerate(TEXTS)
+        {"inputs": text, "prediction": f"{batch}1", "score": -0.1235}
+        for text, batch in zip(TEXTS, BATCH_OF_EACH, strict=True)
     ]
 
 
@@ -83,12 +86,18 @@ def test_a_line_for_each_input_in_order(infer):
 def test_several_decodes(infer, monkeypatch):
     monkeypatch.setattr(Echo, "decodes", 2)
     first = lines(infer())[0]
-    assert first == expected()[0] | {"predictions": ["11", "12"], "scores": [-0.1235, -0.2469]}
+    decodes = {"predictions": ["21", "22"], "scores": [-0.1235, -0.2469]}
+    assert first == expected()[0] | decodes
 
 
 @pytest.mark.parametrize(
     ("kept", "torn", "asked"),
-    [(0, "", [0, 1, 2, 3]), (3, "", [1, 2, 3]), (4, '{"inputs": "fil', [2, 3]), (7, "", [3])],
+    [
+        (0, "", [0, 1, 2, 3]),
+        (3, "", [0, 1, 2, 3]),
+        (4, '{"inputs": "fil', [2, 3]),
+        (6, "", [2, 3]),
+    ],
 )
 def test_a_file_that_was_begun_is_gone_on_with(infer, kept, torn, asked):
     whole = infer()
@@ -97,7 +106,7 @@ def test_a_file_that_was_begun_is_gone_on_with(infer, kept, torn, asked):
     partial = whole.with_name("asked-predict.jsonl.partial")
     partial.write_text("".join(text.splitlines(keepends=True)[:kept]) + torn)
     assert infer().read_text() == text
-    # Answered again: whole batches, since a batch's randomness follows its number.
+    # Answered again: whole windows, since a batch's randomness follows its number.
     assert Echo.batches == asked
     assert not partial.exists()
 
@@ -107,6 +116,22 @@ def test_a_whole_file_is_left_alone(infer):
     path.write_text("mine\n")
     assert infer().read_text() == "mine\n"
     assert Echo.batches == []
+
+
+def test_what_is_answered_is_written_before_the_end(infer, monkeypatch):
+    predict = Echo.predict
+
+    def stopping(self, params, batch, max_length, index=0):
+        if index == 3:
+            raise KeyboardInterrupt
+        return predict(self, params, batch, max_length, index)
+
+    monkeypatch.setattr(Echo, "predict", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        infer()
+    monkeypatch.setattr(Echo, "predict", predict)
+    assert lines(infer()) == expected()
+    assert Echo.batches == [2, 3]
 
 
 @pytest.mark.parametrize("suffix", ["", ".partial"])

@@ -5,6 +5,7 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -160,3 +161,12 @@ def test_a_new_run_has_nothing_to_go_on_from(make_run):
     tuning = make_run(folder="nothing there")
     tuning.resume()
     assert (tuning.step, tuning.position, tuning.best) == (1000, None, None)
+
+
+def test_what_is_trained_must_not_be_bfloat16(load, make_run):
+    halved = load(weights_dtype="bfloat16")
+    weights = jax.tree.map(lambda x: x.astype(jnp.bfloat16), halved.params["decoder"])
+    halved = dataclasses.replace(halved, params={**halved.params, "decoder": weights})
+    make_run(halved)
+    with pytest.raises(ValueError, match=r"decoder/.* is bfloat16 .* WEIGHTS_DTYPE"):
+        make_run(halved, trainable=(".*",))

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -98,3 +99,21 @@ def test_what_does_not_fit_is_seen_before_the_weights_are_read(tiny, tmp_path, m
         load(tiny._replace(model=dataclasses.replace(tiny.model, config=config)))
     with pytest.raises(FileNotFoundError, match="INITIAL_CHECKPOINT_PATH"):
         load(tiny, checkpoint=str(tmp_path / "nowhere"))
+
+
+def test_weights_are_held_in_the_dtype_asked_and_are_the_same_model(tiny):
+    config = dataclasses.replace(tiny.model.config, weights_dtype="bfloat16")
+    wide, halved = (
+        state.load_model(
+            dataclasses.replace(tiny.model, config=each),
+            tiny.vocabulary,
+            checkpoint=tiny.checkpoint,
+        )
+        for each in (tiny.model.config, config)
+    )
+    assert halved.digest == wide.digest
+    flat, expected = params.flatten(halved.params), params.flatten(wide.params)
+    for path, leaf in flat.items():
+        assert leaf.dtype == (jnp.float32 if path == module.PATH else jnp.bfloat16), path
+        if path != module.PATH:
+            np.testing.assert_array_equal(leaf, expected[path].astype(jnp.bfloat16))

@@ -1,0 +1,80 @@
+"""The examples of a task that are answered: as batches, as text, as metrics."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from prompt_tuning.data import batching, bucketing, vocabularies
+
+# Batches whose examples are sorted by length; answers are in order again after each window.
+WINDOW = 32
+
+
+@dataclasses.dataclass
+class EvaluationTask:
+    """The examples of one task, and what turns answers into metrics.
+
+    Attributes:
+      name: of the task.
+      examples: in order: {"inputs", "targets"} ids, and the task's other features.
+      lengths: the room for an example.
+      task: the seqio task.
+      vocabulary: the model's.
+    """
+
+    name: str
+    examples: Sequence[Mapping[str, Any]]
+    lengths: batching.Lengths
+    task: Any
+    vocabulary: vocabularies.SentencePiece
+
+    def batches(
+        self, batch_size: int, soft_ids: Int[np.ndarray, " P"]
+    ) -> Iterator[tuple[Int[np.ndarray, " n"], batching.Batch]]:
+        """All examples once, those of like length together: (which, their batch of few shapes).
+
+        Row i of a batch is the example `which[i]`; rows beyond are empty. Each WINDOW of
+        batches in turn has the next examples of the task, the shortest first.
+        """
+        examples = [batching.add_soft_ids(self.lengths.trim(e), soft_ids) for e in self.examples]
+        sizes = np.array([len(e["inputs"]) for e in examples])
+        window, groups = WINDOW * batch_size, []
+        for start in range(0, len(examples), window):
+            order = start + np.argsort(sizes[start : start + window], kind="stable")
+            groups += [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        room = self.lengths.inputs + len(soft_ids), self.lengths.targets
+        buckets = bucketing.Bucketing.choose(np.array([sizes[g].max() for g in groups]), room)
+        for which in groups:
+            yield which, buckets.pad([examples[i] for i in which], batch_size)
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether a metric wants the log-likelihood of the targets."""
+        return bool(self.task.score_metric_fns)
+
+    def text(self, example: Mapping[str, Any], feature: str) -> str:
+        """A feature's text before tokenising, or what its ids spell where that is not kept."""
+        value = example.get(f"{feature}_pretokenized")
+        if value is None:
+            return self.vocabulary.decode(example[feature])
+        return value.decode() if isinstance(value, bytes) else str(value)
+
+    def metrics(self, texts: Sequence[str], scores: Sequence[float] | None) -> dict[str, float]:
+        """The task's metrics of the answers to its examples."""
+        postprocess = self.task.postprocess_fn
+        targets = [
+            postprocess(self.text(e, "targets"), example=e, is_target=True) for e in self.examples
+        ]
+        predictions = [
+            postprocess(text, example=e, is_target=False)
+            for text, e in zip(texts, self.examples, strict=True)
+        ]
+        values: dict[str, Any] = {}
+        for metric in self.task.predict_metric_fns:
+            values |= metric(targets, predictions)
+        for metric in self.task.score_metric_fns:
+            values |= metric(targets, scores)
+        return {name: float(getattr(value, "value", value)) for name, value in values.items()}

@@ -1,0 +1,81 @@
+"""softmax(query · key + bias) · value, with a backward pass that keeps little.
+
+Plain differentiation keeps scores, weights and what softmax needs, and passes over
+them again and again: [B, H, Q, K] arrays are the largest of a T5 layer. Here one such
+array is kept, the exponentials, and what divides them goes into the smaller
+[B, H, Q, C] arrays. Letters: B batch, H heads, Q queries, K keys, C head size.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+MASKED = -1e10
+
+
+def visibility(
+    keys: Bool[Array, "B K"],
+    query_segments: Int[Array, "B Q"] | None = None,
+    key_segments: Int[Array, "B K"] | None = None,
+) -> Bool[Array, "B 1 #Q K"]:
+    """Which key a query may see: a real one and, in packed rows, one of its segment."""
+    visible = keys[:, None, :]
+    if query_segments is not None:
+        visible = visible & (query_segments[:, :, None] == key_segments[:, None, :])
+    return visible[:, None]
+
+
+@jax.custom_vjp
+def attend(
+    query: Float[Array, "B H Q C"],
+    key: Float[Array, "B H K C"],
+    value: Float[Array, "B H K C"],
+    bias: Float[Array, "#B #H #Q K"],
+    visible: Bool[Array, "#B 1 #Q K"],
+) -> Float[Array, "B H Q C"]:
+    """Mixes values by softmax(query · key + bias) over the visible keys.
+
+    Scores and softmax are float32, products have the dtype of `query`. A query that
+    sees no key gets the mean of all values.
+    """
+    return _forward(query, key, value, bias, visible)[0]
+
+
+def _forward(query, key, value, bias, visible):
+    scores = _product("bhqc,bhkc->bhqk", query, key)
+    scores = jnp.where(visible, scores + bias, MASKED)
+    exponentials = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    inverse = 1 / jnp.sum(exponentials, axis=-1, keepdims=True)
+    exponentials = exponentials.astype(query.dtype)
+    mixed = (_product("bhqk,bhkc->bhqc", exponentials, value) * inverse).astype(query.dtype)
+    return mixed, (query, key, value, exponentials, inverse, mixed, bias)
+
+
+def _backward(residuals, gradient):
+    query, key, value, exponentials, inverse, mixed, bias = residuals
+    # With weights = exponentials · inverse, the gradient of the scores is
+    # weights · (gradient · value − Σ_C gradient · mixed).
+    wide = gradient.astype(jnp.float32) * inverse
+    mean = jnp.sum(wide * mixed.astype(jnp.float32), axis=-1, keepdims=True)
+    scaled = wide.astype(query.dtype)
+    of_value = _product("bhqk,bhqc->bhkc", exponentials, scaled)
+    of_weights = _product("bhqc,bhkc->bhqk", scaled, value)
+    of_scores = exponentials.astype(jnp.float32) * (of_weights - mean)
+    of_bias = _sum_to(of_scores, bias.shape)
+    of_scores = of_scores.astype(query.dtype)
+    of_query = _product("bhqk,bhkc->bhqc", of_scores, key)
+    of_key = _product("bhqk,bhqc->bhkc", of_scores, query)
+    gradients = (of_query, of_key, of_value)
+    return *(x.astype(query.dtype) for x in gradients), of_bias, None
+
+
+def _product(letters: str, x: Array, y: Array) -> Array:
+    return jnp.einsum(letters, x, y, preferred_element_type=jnp.float32)
+
+
+def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
+    axes = [i for i, size in enumerate(shape) if size == 1 and x.shape[i] > 1]
+    return jnp.sum(x, axis=axes, keepdims=True)
+
+
+attend.defvjp(_forward, _backward)

@@ -1,0 +1,345 @@
+"""The worker of scripts/bench.py that runs this package, without TensorFlow; see bench_workers.py.
+
+Each function named in PROGRAMS makes one program ready. Weights are random, made on the device in
+their dtype; a step is runtime/step.py's with the paper's Adafactor, as `prompt-tuning train` runs it.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+import tempfile
+from collections.abc import Callable, Sequence
+
+import bench_sizes
+import bench_text
+import bench_weights
+import bench_workers
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from prompt_tuning import assets, optimizers, partitioning
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import base_model, huggingface, train_state
+from prompt_tuning.data import batching, bucketing, packing, vocabularies
+from prompt_tuning.models import decoding
+from prompt_tuning.models import model as model_lib
+from prompt_tuning.prompts import module
+from prompt_tuning.runtime import state
+from prompt_tuning.runtime import step as step_lib
+
+TRAINABLE = (".*/prompt/.*",)
+START_STEP = 1_100_000  # of the LM-adapted checkpoints
+MESH = bench_weights.MESH
+EOS_ID = decoding.EOS_ID
+
+
+class Training:
+    """A state, and the step that moves it."""
+
+    def __init__(self, model: model_lib.EncoderDecoderModel):
+        """Random weights on the devices, and the paper's optimizer."""
+        optimizer = optimizers.for_trainable(
+            optimizers.adafactor(0.3, start_step=START_STEP, weight_decay_rate=1e-5), TRAINABLE
+        )
+        tuned, self._frozen = params_lib.split(bench_weights.random_weights(model), TRAINABLE)
+        started = state.TrainState(jnp.asarray(START_STEP), tuned, optimizer.init(tuned))
+        self.state = jax.device_put(started, partitioning.replicated(MESH))
+        where = jax.tree.map(lambda x: x.sharding, self.state)
+        self._step, self._rng = step_lib.make_step(model, optimizer, where), jax.random.key(0)
+
+    def compile(self, batch: batching.Batch) -> bench_workers.Json:
+        """Compiles the step for batches of this shape; returns its FLOPs and memory, as XLA says."""
+        placed = partitioning.place_batch(batch, MESH)
+        with partitioning.use(MESH):
+            lowered = self._step.lower(self.state, self._frozen, placed, self._rng)
+        self._step = lowered.compile()
+        return {
+            "compiled_flops": self._step.cost_analysis()["flops"] * MESH.size,  # of one device
+            "temporary_bytes": self._step.memory_analysis().temp_size_in_bytes,
+        }
+
+    def move(self, batch: batching.Batch) -> None:
+        """One step, from numpy arrays; does not wait for it."""
+        placed = partitioning.place_batch(batch, MESH)
+        with partitioning.use(MESH):
+            self.state, _ = self._step(self.state, self._frozen, placed, self._rng)
+
+    def wait(self) -> None:
+        """Until the prompt is moved."""
+        jax.block_until_ready(self.state)
+
+
+def train(
+    *, size, batch, input_length, prompt_length, target_length, dropout, dtype, steps
+) -> bench_workers.Prepared:
+    """`steps` steps on one padded batch whose rows are full."""
+    model = bench_weights.make_model(size, dtype, dropout, prompt_length)
+    rng = np.random.default_rng(0)
+    examples = [
+        bench_weights.random_example(model, input_length, target_length, rng) for _ in range(batch)
+    ]
+    padded = batching.pad(examples, batch, prompt_length + input_length, target_length)
+    job = Training(model)
+    compiled = job.compile(padded)
+
+    def run() -> None:
+        for _ in range(steps):
+            job.move(padded)
+        job.wait()
+
+    facts = {
+        **compiled,
+        "analytic_flops": bench_sizes.train_flops(
+            bench_sizes.SIZES[size], batch, input_length, prompt_length, target_length
+        ),
+        "examples": steps * batch,
+        "parameters": params_lib.count(nn.unbox(model.abstract_params())),
+    }
+    return bench_workers.Prepared(run, facts)
+
+
+def products(*, size, rows, dtype, library, times) -> bench_workers.Prepared:
+    """`times` times the kernels' products of an encoder layer, by XLA or by numpy."""
+    shapes = bench_sizes.products(bench_sizes.SIZES[size], rows)
+    if library == "numpy":
+        rng = np.random.default_rng(0)
+        pairs = [
+            (rng.random((m, k), np.float32), rng.random((k, n), np.float32)) for m, k, n in shapes
+        ]
+        dot = np.dot
+    else:
+        pairs = [
+            (jnp.ones((m, k), jnp.dtype(dtype)), jnp.ones((k, n), jnp.dtype(dtype)))
+            for m, k, n in shapes
+        ]
+        dot = jax.jit(jnp.dot)
+    # A CPU would run several at once; an accelerator takes them in order, and waiting costs time.
+    patient = jax.default_backend() == "cpu"
+
+    def run() -> None:
+        for _ in range(times):
+            for a, b in pairs:
+                last = dot(a, b)
+                if patient:
+                    jax.block_until_ready(last)
+        jax.block_until_ready(last)
+
+    flops = times * bench_sizes.products_flops(bench_sizes.SIZES[size], rows)
+    return bench_workers.Prepared(run, {"flops": flops})
+
+
+def read_examples(
+    vocabulary: vocabularies.SentencePiece, path: str, number: int, lengths: batching.Lengths
+) -> list[batching.Example]:
+    """The first examples of a TSV file as ids with an end token, cut to fit; no soft ids."""
+    examples = []
+    for sentence, label in bench_text.read(path, number):
+        ids = {
+            "inputs": np.array([*vocabulary.encode(sentence), EOS_ID], np.int32),
+            "targets": np.array([*vocabulary.encode(label), EOS_ID], np.int32),
+        }
+        examples.append(lengths.trim(ids))
+    return examples
+
+
+def file(
+    *,
+    size,
+    mode,
+    path,
+    vocabulary,
+    examples,
+    batch,
+    input_length,
+    prompt_length,
+    target_length,
+    dropout,
+    dtype,
+) -> bench_workers.Prepared:
+    """From lines of a file to a prompt that all their batches have moved, in the file's order."""
+    model = bench_weights.make_model(size, dtype, dropout, prompt_length)
+    words = vocabularies.SentencePiece(vocabulary)
+    lengths, soft_ids = batching.Lengths(input_length, target_length), state.soft_ids(model)
+    room = prompt_length + input_length, target_length
+    job = Training(model)
+
+    def read() -> list[batching.Example]:
+        found = read_examples(words, path, examples, lengths)
+        return [batching.add_soft_ids(example, soft_ids) for example in found]
+
+    # Chosen once, as a run does before its first step: not in the time.
+    known = read()
+    assemble = assembler(mode, known, batch, room)
+
+    def batches(waiting):
+        return (assemble(waiting[i : i + batch]) for i in range(0, len(waiting), batch))
+
+    def run() -> None:
+        for each in batches(read()):
+            job.move(each)
+        job.wait()
+
+    tokens = sum(len(example["inputs"]) - prompt_length for example in known)
+    shapes = sorted({each["encoder_input_tokens"].shape for each in batches(known)})
+    return bench_workers.Prepared(
+        run, {"examples": len(known), "input_tokens": tokens, "shapes": shapes}
+    )
+
+
+def assembler(
+    mode: str, examples: Sequence[batching.Example], batch: int, room: tuple[int, int]
+) -> Callable[[Sequence[batching.Example]], batching.Batch]:
+    """How a mode makes a batch of up to `batch` examples; `room` is of (inputs, targets), soft tokens too."""
+    if mode == "padded":
+        return lambda some: batching.pad(some, batch, *room)
+    sizes = np.array([(len(e["inputs"]), len(e["targets"])) for e in examples])
+    if mode == "bucketed":
+        longest = bucketing.draw_batches(sizes[:, 0], batch).max(axis=1)
+        buckets = bucketing.Bucketing.choose(longest, room)
+        return lambda some: buckets.pad(some, batch)
+    return packing.Packing.choose(sizes, batch, room).pack
+
+
+def decode(
+    *, size, batch, input_length, prompt_length, target_length, dtype, steps
+) -> bench_workers.Prepared:
+    """`steps` times greedy decoding of `target_length` tokens; no row ends before."""
+    model = bench_weights.make_model(size, dtype, prompt_length=prompt_length)
+    rng, weights = np.random.default_rng(0), bench_weights.random_weights(model)
+    rows = [
+        bench_weights.random_example(model, input_length, 1, rng)["inputs"] for _ in range(batch)
+    ]
+    ids = jax.device_put(np.stack(rows).astype(np.int32))
+
+    @jax.jit
+    def predict(weights, ids):
+        return model.predict(weights, ids, target_length)[0]
+
+    def run() -> jax.Array:
+        with partitioning.use(MESH):
+            for _ in range(steps):
+                tokens = predict(weights, ids)
+        return jax.block_until_ready(tokens)
+
+    if (np.asarray(run()) == EOS_ID).any():
+        raise ValueError("a row ended early: the time would be of fewer tokens")
+
+    return bench_workers.Prepared(run, {"tokens": steps * batch * target_length})
+
+
+def score(
+    *, size, path, vocabulary, examples, batch, input_length, prompt_length, dtype
+) -> bench_workers.Prepared:
+    """From lines of a file to the more probable label of each, by the scores of both labels."""
+    model = bench_weights.make_model(size, dtype, prompt_length=prompt_length)
+    words, weights = vocabularies.SentencePiece(vocabulary), bench_weights.random_weights(model)
+    lengths, soft_ids = batching.Lengths(input_length, 8), state.soft_ids(model)
+    labels = _label_ids(words)
+
+    @jax.jit
+    def rank(weights, ids):
+        return model.rank_labels(weights, ids, labels)[0][:, 0]
+
+    def read() -> list[batching.Example]:
+        found = read_examples(words, path, examples, lengths)
+        return [batching.add_soft_ids(example, soft_ids) for example in found]
+
+    def by_length(found: list[batching.Example]) -> np.ndarray:
+        return np.argsort([len(example["inputs"]) for example in found], kind="stable")
+
+    # Chosen once, as a run does before its first batch: not in the time.
+    known = read()
+    ordered = [len(known[i]["inputs"]) for i in by_length(known)]
+    longest = np.array([max(ordered[i : i + batch]) for i in range(0, len(ordered), batch)])
+    buckets = bucketing.Bucketing.choose(longest, (prompt_length + input_length, lengths.targets))
+
+    def run() -> list[str]:
+        found = read()
+        order, best = by_length(found), []
+        for start in range(0, len(order), batch):
+            some = buckets.pad([found[i] for i in order[start : start + batch]], batch)
+            with partitioning.use(MESH):
+                best.append(rank(weights, some["encoder_input_tokens"]))
+        answers = np.concatenate(jax.device_get(best))
+        return [words.decode(answers[i]) for i in np.argsort(order)]
+
+    if not set(run()) <= set(bench_text.LABELS.values()):
+        raise ValueError("an answer is no label")
+    return bench_workers.Prepared(run, {"examples": len(known), "buckets": buckets.inputs})
+
+
+def _label_ids(words: vocabularies.SentencePiece) -> np.ndarray:
+    """[N, L], padded with 0."""
+    ids = [[*words.encode(label), EOS_ID] for label in bench_text.LABELS.values()]
+    width = max(map(len, ids))
+    return np.array([row + [0] * (width - len(row)) for row in ids], np.int32)
+
+
+def write_model(*, size, folder) -> bench_workers.Prepared:
+    """Writes a model of random weights in Hugging Face's format, float32."""
+    model = bench_weights.make_model(size, "float32")
+    huggingface.save(
+        folder,
+        bench_weights.random_weights(model),
+        model.config,
+        vocabulary_file=assets.path("t5_mini/spiece.model"),
+        step=0,
+        dtype="float32",
+    )
+    return bench_workers.Prepared(lambda: None, {})
+
+
+def load(*, size, folder) -> bench_workers.Prepared:
+    """Reads a model and places it on the devices."""
+    boxed = bench_weights.make_model(size, "float32").abstract_params()
+    where = partitioning.shardings(boxed, MESH)
+
+    def run() -> None:
+        weights, _ = base_model.load(folder, nn.unbox(boxed))
+        jax.block_until_ready(jax.device_put(weights, where))
+
+    return bench_workers.Prepared(run, {"model_bytes": params_lib.size_in_bytes(nn.unbox(boxed))})
+
+
+def save(*, size, prompt_length) -> bench_workers.Prepared:
+    """Saves what a run needs to go on: prompt, optimizer, step."""
+    table = jnp.ones((prompt_length, bench_sizes.SIZES[size].embed_dim), jnp.float32)
+    tuned = params_lib.unflatten({module.PATH: table})
+    optimizer = optimizers.for_trainable(optimizers.adafactor(0.3), TRAINABLE)
+    tree = state.TrainState(jnp.asarray(0), tuned, optimizer.init(tuned))
+
+    def run() -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            train_state.save(folder, 0, tree, {}, keep=1)
+            files = pathlib.Path(folder).rglob("*")
+            return sum(each.stat().st_size for each in files if each.is_file())
+
+    return bench_workers.Prepared(run, {"state_bytes": run()})
+
+
+def pieces(*, vocabulary, file) -> bench_workers.Prepared:
+    """Writes the vocabulary's [piece, score] pairs as JSON, for a peer without sentencepiece."""
+    words = vocabularies.SentencePiece(vocabulary).processor
+    pairs = [(words.IdToPiece(i), words.GetScore(i)) for i in range(words.GetPieceSize())]
+    pathlib.Path(file).write_text(json.dumps(pairs))
+    return bench_workers.Prepared(lambda: None, {})
+
+
+PROGRAMS = {
+    each.__name__: each
+    for each in (train, products, file, decode, score, write_model, load, save, pieces)
+}
+
+
+def device_peak() -> int | None:
+    """The most bytes in use so far on the first device; None on a CPU."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+if __name__ == "__main__":
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")}
+    device = jax.devices()[0]
+    hello = {"platform": device.platform, "device": device.device_kind, "versions": versions}
+    bench_workers.serve(hello, PROGRAMS, device_peak)

@@ -1,0 +1,274 @@
+"""The worker of scripts/bench.py that runs Hugging Face PEFT; see bench_workers.py and bench_ours.py.
+
+The same work as a user of PEFT would do it: all cores, masks for padding, labels padded with −100,
+inference mode where nothing is learned, gradients set to None, the Adafactor of transformers with the
+paper's settings. `dtype` is "float32", "bfloat16" (of the weights) or "autocast" (bfloat16 products on
+float32 weights).
+"""
+
+import contextlib
+import json
+import os
+import sys
+
+import bench_sizes
+import bench_text
+import bench_workers
+
+try:
+    import peft
+    import torch
+    import transformers
+except ImportError as error:
+    print(json.dumps({"missing": f"no PEFT to compare with: {error}"}))
+    sys.exit()
+
+CUDA = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if CUDA else "cpu")
+
+
+def wait() -> None:
+    """Until the device is done."""
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def make_model(size: str, dtype: str, dropout: float, prompt_length: int, compiled: bool = False):
+    """A T5 1.1 of random weights on the device, with a prompt."""
+    sizes = bench_sizes.SIZES[size]
+    config = transformers.T5Config(
+        vocab_size=sizes.vocab_size,
+        d_model=sizes.embed_dim,
+        num_heads=sizes.num_heads,
+        d_kv=sizes.head_dim,
+        d_ff=sizes.mlp_dim,
+        num_layers=sizes.num_layers,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=dropout,
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    )
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    with DEVICE:
+        base = transformers.T5ForConditionalGeneration(config)
+        # transformers 5 ties the output layer of every new T5; T5 1.1 has one of its own.
+        base.lm_head.weight = torch.nn.Parameter(torch.randn_like(base.lm_head.weight))
+    torch.set_default_dtype(torch.float32)
+    settings = peft.PromptTuningConfig(
+        task_type=peft.TaskType.SEQ_2_SEQ_LM, num_virtual_tokens=prompt_length
+    )
+    model = peft.get_peft_model(base, settings).to(DEVICE)
+    return torch.compile(model) if compiled else model
+
+
+def precision(dtype: str):
+    """The context of a forward pass."""
+    if dtype == "autocast":
+        return torch.autocast(DEVICE.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+class Training:
+    """A model in training mode, and its optimizer."""
+
+    def __init__(self, model, dtype: str):
+        """`model` is of `make_model`."""
+        self._model, self._dtype = model.train(), dtype
+        self.parameters = sum(each.numel() for each in model.parameters())
+        tuned = [each for each in model.parameters() if each.requires_grad]
+        self._optimizer = transformers.Adafactor(
+            tuned, lr=0.3, scale_parameter=False, relative_step=False, weight_decay=1e-5
+        )
+
+    def move(self, batch) -> None:
+        """One step."""
+        with precision(self._dtype):
+            loss = self._model(**batch).loss
+        loss.backward()
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+
+def train(
+    *,
+    size,
+    batch,
+    input_length,
+    prompt_length,
+    target_length,
+    dropout,
+    dtype,
+    steps,
+    compiled=False,
+) -> bench_workers.Prepared:
+    """`steps` steps on one padded batch whose rows are full."""
+    job = Training(make_model(size, dtype, dropout, prompt_length, compiled), dtype)
+    data = {
+        "input_ids": torch.randint(2, 32000, (batch, input_length)),
+        "attention_mask": torch.ones((batch, input_length), dtype=torch.long),
+        "labels": torch.randint(2, 32000, (batch, target_length)),
+    }
+
+    def run() -> None:
+        for _ in range(steps):
+            job.move({name: each.to(DEVICE) for name, each in data.items()})
+        wait()
+
+    facts = {"examples": steps * batch, "parameters": job.parameters}
+    return bench_workers.Prepared(run, {**facts, "optimizer": "transformers.Adafactor"})
+
+
+def products(*, size, rows, dtype, times) -> bench_workers.Prepared:
+    """`times` times the kernels' products of an encoder layer."""
+    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    pairs = [
+        (torch.ones((m, k), dtype=kind, device=DEVICE), torch.ones((k, n), dtype=kind, device=DEVICE))
+        for m, k, n in bench_sizes.products(bench_sizes.SIZES[size], rows)
+    ]  # fmt: skip
+
+    @torch.inference_mode()
+    def run() -> None:
+        for _ in range(times):
+            for a, b in pairs:
+                a @ b
+        wait()
+
+    flops = times * bench_sizes.products_flops(bench_sizes.SIZES[size], rows)
+    return bench_workers.Prepared(run, {"flops": flops})
+
+
+def make_tokenizer(pieces_file: str):
+    """T5's tokenizer from [piece, score] pairs, as bench_ours.py writes them."""
+    with open(pieces_file) as file:
+        pairs = [(piece, score) for piece, score in json.load(file)]
+    return transformers.T5Tokenizer(vocab=pairs, extra_ids=0)
+
+
+def file(
+    *,
+    size,
+    path,
+    pieces_file,
+    examples,
+    batch,
+    input_length,
+    prompt_length,
+    target_length,
+    dropout,
+    dtype,
+    compiled=False,
+) -> bench_workers.Prepared:
+    """From lines of a file to a prompt that all their batches, padded to their longest, have moved."""
+    tokenizer = make_tokenizer(pieces_file)
+    job = Training(make_model(size, dtype, dropout, prompt_length, compiled), dtype)
+
+    def batches():
+        pairs = bench_text.read(path, examples)
+        for start in range(0, len(pairs), batch):
+            sentences, labels = zip(*pairs[start : start + batch], strict=True)
+            data = encode(tokenizer, sentences, input_length)
+            targets = encode(tokenizer, labels, target_length)
+            masked = targets["attention_mask"] == 0
+            yield {**data, "labels": targets["input_ids"].masked_fill(masked, -100)}
+
+    def run() -> None:
+        for each in batches():
+            job.move(each)
+        wait()
+
+    known = list(batches())
+    return bench_workers.Prepared(
+        run,
+        {
+            "examples": sum(len(each["labels"]) for each in known),
+            "input_tokens": int(sum(each["attention_mask"].sum() for each in known)),
+            "shapes": sorted({tuple(each["input_ids"].shape) for each in known}),
+            "optimizer": "transformers.Adafactor",
+        },
+    )
+
+
+def encode(tokenizer, texts, length: int):
+    """Ids and mask on the device, padded to the longest."""
+    return tokenizer(
+        list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt"
+    ).to(DEVICE)
+
+
+def decode(
+    *, size, batch, input_length, prompt_length, target_length, dtype, steps
+) -> bench_workers.Prepared:
+    """`steps` times greedy decoding of `target_length` tokens; no row ends before."""
+    model = make_model(size, dtype, 0.0, prompt_length).eval()
+    ids = torch.randint(2, 32000, (batch, input_length), device=DEVICE)
+    mask = torch.ones_like(ids)
+
+    @torch.inference_mode()
+    def run() -> None:
+        for _ in range(steps):
+            with precision(dtype):
+                tokens = model.generate(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    max_new_tokens=target_length,
+                    min_new_tokens=target_length,
+                    do_sample=False,
+                )
+        wait()
+        if tokens.shape[1] != target_length + 1:
+            raise ValueError("a row ended early: the time would be of fewer tokens")
+
+    return bench_workers.Prepared(run, {"tokens": steps * batch * target_length})
+
+
+def score(
+    *, size, path, pieces_file, examples, batch, input_length, prompt_length, target_length, dtype
+) -> bench_workers.Prepared:
+    """From lines of a file to an answer of each, by greedy decoding of up to `target_length` tokens."""
+    tokenizer = make_tokenizer(pieces_file)
+    model = make_model(size, dtype, 0.0, prompt_length).eval()
+
+    @torch.inference_mode()
+    def run() -> int:
+        pairs = bench_text.read(path, examples)
+        answers = []
+        for start in range(0, len(pairs), batch):
+            data = encode(
+                tokenizer, [text for text, _ in pairs[start : start + batch]], input_length
+            )
+            with precision(dtype):
+                tokens = model.generate(**data, max_new_tokens=target_length, do_sample=False)
+            answers += tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return len(answers)
+
+    return bench_workers.Prepared(run, {"examples": run()})
+
+
+def load(*, folder) -> bench_workers.Prepared:
+    """Reads a model and places it on the device."""
+
+    def run() -> None:
+        transformers.T5ForConditionalGeneration.from_pretrained(folder).to(DEVICE)
+        wait()
+
+    return bench_workers.Prepared(run, {})
+
+
+PROGRAMS = {each.__name__: each for each in (train, products, file, decode, score, load)}
+
+
+def device_peak() -> int | None:
+    """The most bytes allocated so far on the device; None on a CPU."""
+    return torch.cuda.max_memory_allocated() if CUDA else None
+
+
+if __name__ == "__main__":
+    # As many threads as this process may use: a machine's other cores are others'.
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    transformers.utils.logging.set_verbosity_error()
+    versions = {each.__name__: each.__version__ for each in (torch, transformers, peft)}
+    name = torch.cuda.get_device_name() if CUDA else "cpu"
+    hello = {"platform": DEVICE.type, "device": name, "versions": versions}
+    hello["threads"] = torch.get_num_threads()
+    bench_workers.serve(hello, PROGRAMS, device_peak)

@@ -1,0 +1,92 @@
+"""Models of random weights for scripts/bench_ours.py, made on the device in their dtype."""
+
+import functools
+from collections.abc import Callable
+
+import bench_sizes
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from prompt_tuning import params as params_lib
+from prompt_tuning import partitioning
+from prompt_tuning.data import batching
+from prompt_tuning.models import decoding, network
+from prompt_tuning.models import model as model_lib
+from prompt_tuning.prompts import module
+from prompt_tuning.runtime import state
+
+MESH = partitioning.make_mesh()
+
+
+class EndlessGreedy(decoding.Greedy):
+    """Greedy decoding in which no row ends, so that each does all steps."""
+
+    def __call__(self, cache, step, encoder_ids, max_length, rng=None):
+        """See decoding.Greedy."""
+
+        def endless(tokens, index, cache, encoder_ids):
+            logits, cache = step(tokens, index, cache, encoder_ids)
+            return logits.at[:, decoding.EOS_ID].set(decoding.NEVER), cache
+
+        return super().__call__(cache, endless, encoder_ids, max_length, rng)
+
+
+def make_model(
+    size: str, dtype: str, dropout: float = 0.0, prompt_length: int = 0
+) -> model_lib.EncoderDecoderModel:
+    """A T5 1.1 of this size, with a prompt where `prompt_length` is not 0."""
+    sizes = bench_sizes.SIZES[size]
+    config = network.T5Config(
+        vocab_size=sizes.vocab_size,
+        embed_dim=sizes.embed_dim,
+        num_heads=sizes.num_heads,
+        head_dim=sizes.head_dim,
+        mlp_dim=sizes.mlp_dim,
+        num_encoder_layers=sizes.num_layers,
+        num_decoder_layers=sizes.num_layers,
+        dropout_rate=dropout,
+        dtype=dtype,
+    )
+    prompt = module.Prompt(prompt_length) if prompt_length else None
+    return model_lib.EncoderDecoderModel(config, prompt, decoder=EndlessGreedy())
+
+
+def random_weights(model: model_lib.EncoderDecoderModel) -> dict:
+    """Parameters of about T5's initial sizes, one leaf at a time; all but the prompt in the model's dtype.
+
+    A whole float32 copy, as `model.init` makes it, would not fit beside the larger sizes.
+    """
+    boxed = model.abstract_params()
+    where = params_lib.flatten(partitioning.shardings(boxed, MESH))
+    weights = {}
+    for number, (path, leaf) in enumerate(params_lib.flatten(nn.unbox(boxed)).items()):
+        dtype = "float32" if path == module.PATH else model.config.dtype
+        if path.endswith("/scale"):
+            weights[path] = jnp.ones(leaf.shape, dtype, device=where[path])
+            continue
+        deviation = 1.0 if path.startswith("token_embedder") else leaf.shape[0] ** -0.5
+        if "/query/" in path:
+            deviation *= model.config.head_dim**-0.5
+        weights[path] = _drawer(leaf.shape, dtype, where[path])(number, deviation)
+    return params_lib.unflatten(weights)
+
+
+@functools.cache
+def _drawer(shape: tuple[int, ...], dtype: str, where) -> Callable[[int, float], jax.Array]:
+    """(seed, standard deviation) -> normal numbers; compiled once for leaves of the same shape."""
+
+    def draw(seed, deviation):
+        # The device's own generator: threefry compiles for seconds and needs more memory.
+        rng = jax.random.key(seed, impl="rbg")
+        return jax.random.normal(rng, shape, dtype) * deviation.astype(dtype)
+
+    jitted = jax.jit(draw, out_shardings=where)
+    return lambda seed, deviation: jitted(seed, jnp.float32(deviation))
+
+
+def random_example(model, inputs: int, targets: int, rng: np.random.Generator) -> batching.Example:
+    """Random tokens with the soft ids in front."""
+    ids = {"inputs": rng.integers(2, 32000, inputs), "targets": rng.integers(2, 32000, targets)}
+    return batching.add_soft_ids(ids, state.soft_ids(model))

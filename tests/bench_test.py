@@ -1,0 +1,157 @@
+"""scripts/bench.py: the step is timed and counted, what is absent is said, TensorFlow is not needed."""
+
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+from flax import linen as nn
+
+from prompt_tuning import params as params_lib
+from prompt_tuning.models import model, network
+from prompt_tuning.prompts import module
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
+# Runs a script as `python SCRIPT` would, where no TensorFlow is installed.
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules.update(dict.fromkeys(("tensorflow", "seqio", "torch")))
+"""
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+
+
+@pytest.fixture
+def sizes(scripts):
+    import bench_sizes
+
+    return bench_sizes
+
+
+@pytest.fixture
+def report(scripts):
+    import bench_report
+
+    return bench_report
+
+
+def test_a_step_is_timed_without_tensorflow_and_the_peer_is_said_to_be_absent(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_TENSORFLOW)
+    output = tmp_path / "lines.jsonl"
+    flags = ["--size=tiny", "--batch=2", "--input-length=40", "--prompt-length=4"]
+    flags += ["--repeats=2", "--rest=0", "--dropout=0"]
+    shown = subprocess.run(
+        [sys.executable, SCRIPTS / "bench.py", "train", *flags, f"--output={output}"],
+        env={"PYTHONPATH": str(tmp_path), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    found = {line["program"]: line for line in lines}
+    ours, facts = found["ours"], found["ours"]["facts"]
+    assert len(ours["seconds"]) == 2 and ours["median"] == sum(ours["seconds"]) / 2
+    assert ours["peak_bytes"] > 2**20
+    # What is not a product is a few percent at this width.
+    assert 1 < facts["compiled_flops"] / facts["analytic_flops"] < 1.1
+    assert found["products, XLA"]["median"] > 0
+    for peer in ("peft, float32", "products, torch"):
+        assert "no PEFT to compare with" in found[peer]["absent"]
+    assert "our step reaches" in shown.stderr and "no PEFT" in shown.stderr
+
+
+def test_analytic_flops_are_those_of_the_compiled_gradient(sizes):
+    size = sizes.Size(256, 4, 64, 512, num_layers=2, vocab_size=512)
+    batch, inputs, prompt, targets = 4, 40, 8, 48
+    tuned = model.EncoderDecoderModel(_config(size), module.Prompt(prompt))
+    weights = nn.unbox(tuned.abstract_params())
+
+    def gradient(table, frozen, ids, answers):
+        def loss(table):
+            whole = params_lib.merge(frozen, params_lib.unflatten({module.PATH: table}))
+            data = {
+                "encoder_input_tokens": ids,
+                "decoder_input_tokens": answers,
+                "decoder_target_tokens": answers,
+                "decoder_loss_weights": answers,
+            }
+            return tuned.loss(whole, data)[0]
+
+        return jax.grad(loss)(table)
+
+    table, frozen = params_lib.split(weights, (".*/prompt/.*",))
+    ids, answers = (
+        jax.ShapeDtypeStruct((batch, n), jax.numpy.int32) for n in (prompt + inputs, targets)
+    )
+    table = params_lib.flatten(table)[module.PATH]
+    compiled = jax.jit(gradient).lower(table, frozen, ids, answers).compile()
+    counted = compiled.cost_analysis()["flops"]
+    analytic = sizes.train_flops(size, batch, inputs, prompt, targets)
+    assert 1 <= counted / analytic < 1.05
+
+
+def _config(size) -> network.T5Config:
+    return network.T5Config(
+        vocab_size=size.vocab_size,
+        embed_dim=size.embed_dim,
+        num_heads=size.num_heads,
+        head_dim=size.head_dim,
+        mlp_dim=size.mlp_dim,
+        num_encoder_layers=size.num_layers,
+        num_decoder_layers=size.num_layers,
+    )
+
+
+def test_sizes_are_those_of_the_gin_files(sizes):
+    macros = {
+        "EMBED_DIM": "embed_dim",
+        "NUM_HEADS": "num_heads",
+        "MLP_DIM": "mlp_dim",
+        "NUM_ENCODER_LAYERS": "num_layers",
+        "NUM_DECODER_LAYERS": "num_layers",
+    }
+    for name, size in sizes.SIZES.items():
+        if name != "tiny":
+            text = (SCRIPTS.parent / "gin" / "models" / f"t5_1_1_{name}.gin").read_text()
+            for macro, field in macros.items():
+                assert f"\n{macro} = {getattr(size, field)}\n" in text, (name, macro)
+    assert {(size.vocab_size, size.head_dim) for size in sizes.SIZES.values()} == {
+        (32128, 16),
+        (32128, 64),
+    }
+
+
+def test_ratios_are_of_runs_that_followed_each_other_and_of_as_many_examples(report):
+    ours = {"seconds": [1.0, 10.0, 2.0], "facts": {"examples": 4}}
+    peer = {"seconds": [3.0, 30.0, 2.0], "facts": {"examples": 8}}
+    assert report.ratio(peer, ours) == 1.5
+
+
+def test_medians_and_spreads(scripts):
+    import bench_workers
+
+    assert bench_workers.summary([1, 9, 2]) == {"seconds": [1, 9, 2], "median": 2, "spread": 4}
+
+
+def test_exponents(report):
+    assert math.isclose(report.exponent([1, 2, 4], [3, 12, 48]), 2)
+
+
+def test_growth_in_markdown(report):
+    points = []
+    for n in (1, 2):
+        facts = {"compiled_flops": 2e9 * n, "temporary_bytes": 2**30 * n**3}
+        record = {"median": 0.1 * n, "settings": {}, "facts": facts, "peak_bytes": 2**30 * n**2}
+        points.append(report.Point(str(n), n, record))
+    failed = report.Point("4", 4, {"absent": "no memory"})
+    assert report.growth_table({"batch": [*points, failed]}).splitlines()[2:5] == [
+        "| 1 | 0.1 | 20 | 1 | 1 |",
+        "| 2 | 0.2 | 20 | 8 | 4 |",
+        "| exponent | 1.00 | | 3.00 | 2.00 |",
+    ]

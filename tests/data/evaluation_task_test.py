@@ -1,0 +1,120 @@
+"""Examples in batches of like length, and what is made of answers."""
+
+import itertools
+import types
+
+import numpy as np
+import pytest
+import seqio
+
+from prompt_tuning.data import batching, evaluation_task
+
+SOFT_IDS = np.array([300, 301], np.int32)
+
+
+def make_task(vocabulary, texts, *, targets=("good", "bad"), **settings):
+    """A task of texts with these targets in turn, without seqio's reading."""
+    examples = [
+        {
+            "inputs": np.array([*vocabulary.encode(text), 1]),
+            "targets": np.array([*vocabulary.encode(targets[i % len(targets)]), 1]),
+            "inputs_pretokenized": text.encode(),
+        }
+        for i, text in enumerate(texts)
+    ]
+    defaults = {
+        "postprocess_fn": lambda text, **_: text,
+        "predict_metric_fns": [],
+        "score_metric_fns": [],
+    }
+    of_seqio = types.SimpleNamespace(**(defaults | settings))
+    room = batching.Lengths(60, 8)
+    return evaluation_task.EvaluationTask("films", examples, room, of_seqio, vocabulary)
+
+
+def of_lengths(vocabulary, lengths):
+    """A task whose inputs have so many tokens, and tell which they are by their first."""
+    task = make_task(vocabulary, ["film"] * len(lengths))
+    for i, (example, length) in enumerate(zip(task.examples, lengths, strict=True)):
+        example["inputs"] = np.append(3 + i, np.full(length - 1, 5))
+    return task
+
+
+def test_batches_have_each_example_once_and_say_which(vocabulary, rng):
+    lengths = np.append(rng.integers(3, 60, 22), 70)  # one is cut to 60
+    task = of_lengths(vocabulary, lengths)
+    seen = []
+    for which, batch in task.batches(4, SOFT_IDS):
+        inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+        assert inputs.shape[0] == 4 and targets.shape == (4, 8)
+        assert (inputs[len(which) :] == 0).all() and (targets[len(which) :] == 0).all()
+        for example, ids, answer in zip(which, inputs, targets, strict=False):
+            assert ids[:3].tolist() == [300, 301, 3 + example]
+            assert np.count_nonzero(ids) == 2 + min(lengths[example], 60)
+            expected = task.examples[example]["targets"]
+            np.testing.assert_array_equal(answer[: len(expected)], expected)
+        seen += which.tolist()
+    assert sorted(seen) == list(range(23))
+    np.testing.assert_array_equal(lengths[seen], np.sort(lengths))
+    assert sum(len(which) == 4 for which, _ in task.batches(4, SOFT_IDS)) == 5
+
+
+def test_answers_are_in_order_again_after_each_window(vocabulary, rng, monkeypatch):
+    monkeypatch.setattr(evaluation_task, "WINDOW", 3)
+    lengths = rng.integers(3, 60, 20)
+    order = [w.tolist() for w, _ in of_lengths(vocabulary, lengths).batches(2, SOFT_IDS)]
+    assert [len(which) for which in order] == [2] * 10
+    for start in range(0, 10, 3):
+        window = list(itertools.chain(*order[start : start + 3]))
+        first = 2 * start
+        expected = first + np.argsort(lengths[first : first + 6], kind="stable")
+        assert window == expected.tolist()
+
+
+def test_examples_of_one_length_keep_their_order(vocabulary):
+    task = of_lengths(vocabulary, [4, 9, 4, 9, 4])
+    assert [w.tolist() for w, _ in task.batches(2, SOFT_IDS)] == [[0, 2], [4, 1], [3]]
+
+
+@pytest.mark.parametrize("batch_size", [4, 32])
+def test_shapes_are_few_and_leave_little_empty(vocabulary, rng, batch_size):
+    """Counts what is compiled, over a long run."""
+    lengths = np.clip(rng.lognormal(2.4, 0.7, 2000), 2, 60).astype(int)
+    task = of_lengths(vocabulary, lengths)
+    batches = [batch["encoder_input_tokens"] for _, batch in task.batches(batch_size, SOFT_IDS)]
+    assert len({batch.shape for batch in batches}) <= 6
+    filled = sum((batch > 0).sum() for batch in batches) / sum(batch.size for batch in batches)
+    assert filled > 0.75
+
+
+def test_metrics_see_what_postprocessing_makes(vocabulary):
+    seen = []
+
+    def postprocess(text, example, is_target):
+        assert example["inputs_pretokenized"].decode().startswith("film")
+        return ("target" if is_target else "answer", text.upper())
+
+    def both(targets, predictions):
+        seen.append((targets, predictions))
+        return {"both": np.float32(0.5)}
+
+    def ranked(targets, scores):
+        return {"ranked": seqio.metrics.Scalar(sum(scores))}
+
+    settings = {"predict_metric_fns": [both], "score_metric_fns": [ranked]}
+    texts = ["film a", "film b"]
+    task = make_task(vocabulary, texts, postprocess_fn=postprocess, **settings)
+    assert task.needs_scores
+    assert task.metrics(["x", "y"], [1.0, 2.0]) == {"both": 0.5, "ranked": 3.0}
+    assert seen == [
+        ([("target", "GOOD"), ("target", "BAD")], [("answer", "X"), ("answer", "Y")]),
+    ]
+    assert not make_task(vocabulary, texts).needs_scores
+
+
+def test_text_that_was_not_kept_is_spelt_from_its_ids(vocabulary):
+    (example,) = make_task(vocabulary, ["film a"]).examples
+    task = make_task(vocabulary, [])
+    assert task.text(example, "targets") == "good"
+    assert task.text({"inputs": example["inputs"]}, "inputs") == "film a"
+    assert task.text(example | {"inputs_pretokenized": b"Film A"}, "inputs") == "Film A"
