@@ -15,8 +15,9 @@ from prompt_tuning.data import batching
 from prompt_tuning.models import decoding, network
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import module
-from prompt_tuning.runtime import state
+from prompt_tuning.runtime import host_memory, state
 
+host_memory.keep_freed()  # as the command does, before JAX starts its threads
 MESH = partitioning.make_mesh()
 
 

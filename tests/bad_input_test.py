@@ -147,6 +147,16 @@ CASES = {
         {"TASK_FEATURE_LENGTHS": {"inputs": 40, "targets": 1}},
         ["labels of eval are longer than TASK_FEATURE_LENGTHS['targets'] = 1", "set at least"],
     ),
+    "a mean over padding of packed rows": (
+        "train",
+        {"LOSS_NORMALIZING_FACTOR": "NUM_TOTAL_TARGET_TOKENS"},
+        ["LOSS_NORMALIZING_FACTOR 'NUM_TOTAL_TARGET_TOKENS' counts padding", "set PACK = False"],
+    ),
+    "rematerialisation": (
+        "train",
+        {"REMAT_POLICY": "some"},
+        ["REMAT_POLICY is 'some'; expected one of ['full', 'minimal', 'none']"],
+    ),
     "lengths": (
         "train",
         {"TASK_FEATURE_LENGTHS": {"input": 40}},

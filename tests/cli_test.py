@@ -1,6 +1,7 @@
 """The command line: flags, gin files, macros, help, and what a mistake is answered with."""
 
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -202,3 +203,19 @@ def test_runs_as_a_module(tmp_path):
     line = [sys.executable, "-m", "prompt_tuning", "--version"]
     shown = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == prompt_tuning.__version__
+
+
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_compiled_programs_are_kept_between_runs(tmp_path, chosen):
+    program = (
+        "from prompt_tuning import cli; cli.start_process(); import jax; "
+        "print(jax.config.jax_compilation_cache_dir)"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("JAX_COMPILATION_CACHE_DIR")
+    if chosen:
+        environment["JAX_COMPILATION_CACHE_DIR"] = chosen
+    shown = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.strip() == (chosen or str(tmp_path / "prompt_tuning" / "compiled"))

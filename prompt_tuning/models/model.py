@@ -155,7 +155,7 @@ class EncoderDecoderModel:
         real = jnp.where(targets > 0, losses_BL, 0.0)
         scores_BN = -jnp.sum(real.reshape(rows, count, length), axis=-1)
         order_BN = jnp.argsort(-scores_BN, axis=-1)
-        return labels[order_BN], jnp.take_along_axis(scores_BN, order_BN, axis=-1)
+        return jnp.asarray(labels)[order_BN], jnp.take_along_axis(scores_BN, order_BN, axis=-1)
 
     def predict(
         self, params: Params, ids: Int[Array, "B S"], max_length: int, rng: Array | None = None
