@@ -12,7 +12,7 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import bench_report
@@ -26,13 +26,15 @@ Records = list[bench_workers.Json]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses, measures, reports."""
     options = parser().parse_args(arguments)
-    records = options.measure(options)
     started = {
         "command": options.command,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cores": len(os.sched_getaffinity(0)),
     }
-    bench_report.write_lines([started | record for record in records], options.output)
+    records = []
+    for record in options.measure(options):
+        bench_report.write_line(started | record, options.output)
+        records.append(record)
     print(f"\n{bench_report.table(records)}", file=sys.stderr)
     if options.command == "train":
         print(bench_report.arithmetic(records, options.peak_tflops), file=sys.stderr)
@@ -120,7 +122,7 @@ def start(options: argparse.Namespace) -> Records:
     return bench_start.measure(options.repeats)
 
 
-def growth(options: argparse.Namespace) -> Records:
+def growth(options: argparse.Namespace) -> Iterator[bench_workers.Json]:
     """A step of ours against the lengths, the batch and the size; what does not grow stays as given."""
     shape = _settings(options, "size", "batch", "input_length", "prompt_length", "target_length")
     shape |= _settings(options, "dropout", "dtype", "steps")
@@ -138,10 +140,10 @@ def growth(options: argparse.Namespace) -> Records:
             record = _measure(options, [program])[0]
             large = record.get("facts", {}).get("parameters") if what == "size" else value
             points.append(bench_report.Point(str(value), large, record))
+            yield record
     print(bench_report.growth_table(curves), file=sys.stderr)
     if options.plot:
         bench_report.plot_growth(curves, options.plot)
-    return [point.record for points in curves.values() for point in points]
 
 
 def _settings(options: argparse.Namespace, *names: str) -> dict[str, Any]:

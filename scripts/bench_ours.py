@@ -4,11 +4,12 @@ Each function named in PROGRAMS makes one program ready. Weights are random, mad
 their dtype; a step is runtime/step.py's with the paper's Adafactor, as `prompt-tuning train` runs it.
 """
 
+import dataclasses
 import importlib.metadata
 import json
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+import types
 
 import bench_sizes
 import bench_text
@@ -22,11 +23,11 @@ from flax import linen as nn
 from prompt_tuning import assets, optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import base_model, huggingface, train_state
-from prompt_tuning.data import batching, bucketing, packing, vocabularies
+from prompt_tuning.data import batching, evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import module
-from prompt_tuning.runtime import state
+from prompt_tuning.runtime import evaluator, state
 from prompt_tuning.runtime import step as step_lib
 
 TRAINABLE = (".*/prompt/.*",)
@@ -131,17 +132,15 @@ def products(*, size, rows, dtype, library, times) -> bench_workers.Prepared:
 
 
 def read_examples(
-    vocabulary: vocabularies.SentencePiece, path: str, number: int, lengths: batching.Lengths
+    vocabulary: vocabularies.SentencePiece, path: str, number: int
 ) -> list[batching.Example]:
-    """The first examples of a TSV file as ids with an end token, cut to fit; no soft ids."""
-    examples = []
-    for sentence, label in bench_text.read(path, number):
-        ids = {
-            "inputs": np.array([*vocabulary.encode(sentence), EOS_ID], np.int32),
-            "targets": np.array([*vocabulary.encode(label), EOS_ID], np.int32),
-        }
-        examples.append(lengths.trim(ids))
-    return examples
+    """The first examples of a TSV file as ids with an end token; neither cut nor with soft ids."""
+
+    def ids(text: str) -> np.ndarray:
+        return np.array([*vocabulary.encode(text), EOS_ID], np.int32)
+
+    pairs = bench_text.read(path, number)
+    return [{"inputs": ids(sentence), "targets": ids(label)} for sentence, label in pairs]
 
 
 def file(
@@ -161,45 +160,31 @@ def file(
     """From lines of a file to a prompt that all their batches have moved, in the file's order."""
     model = bench_weights.make_model(size, dtype, dropout, prompt_length)
     words = vocabularies.SentencePiece(vocabulary)
-    lengths, soft_ids = batching.Lengths(input_length, target_length), state.soft_ids(model)
-    room = prompt_length + input_length, target_length
-    job = Training(model)
-
-    def read() -> list[batching.Example]:
-        found = read_examples(words, path, examples, lengths)
-        return [batching.add_soft_ids(example, soft_ids) for example in found]
-
+    soft_ids, job = state.soft_ids(model), Training(model)
+    lengths = {"inputs": input_length, "targets": target_length}
+    config = pipeline.DatasetConfig(None, lengths, "train", batch, pack=mode == "packed")
     # Chosen once, as a run does before its first step: not in the time.
-    known = read()
-    assemble = assembler(mode, known, batch, room)
+    known = read_examples(words, path, examples)
+    assemble = pipeline.assembler(config, soft_ids, known)
+    if mode == "padded":
+
+        def assemble(some):
+            trimmed = [batching.add_soft_ids(config.room.trim(each), soft_ids) for each in some]
+            return batching.pad(trimmed, batch, prompt_length + input_length, target_length)
 
     def batches(waiting):
         return (assemble(waiting[i : i + batch]) for i in range(0, len(waiting), batch))
 
     def run() -> None:
-        for each in batches(read()):
+        for each in batches(read_examples(words, path, examples)):
             job.move(each)
         job.wait()
 
-    tokens = sum(len(example["inputs"]) - prompt_length for example in known)
+    tokens = sum(min(len(example["inputs"]), input_length) for example in known)
     shapes = sorted({each["encoder_input_tokens"].shape for each in batches(known)})
     return bench_workers.Prepared(
         run, {"examples": len(known), "input_tokens": tokens, "shapes": shapes}
     )
-
-
-def assembler(
-    mode: str, examples: Sequence[batching.Example], batch: int, room: tuple[int, int]
-) -> Callable[[Sequence[batching.Example]], batching.Batch]:
-    """How a mode makes a batch of up to `batch` examples; `room` is of (inputs, targets), soft tokens too."""
-    if mode == "padded":
-        return lambda some: batching.pad(some, batch, *room)
-    sizes = np.array([(len(e["inputs"]), len(e["targets"])) for e in examples])
-    if mode == "bucketed":
-        longest = bucketing.draw_batches(sizes[:, 0], batch).max(axis=1)
-        buckets = bucketing.Bucketing.choose(longest, room)
-        return lambda some: buckets.pad(some, batch)
-    return packing.Packing.choose(sizes, batch, room).pack
 
 
 def decode(
@@ -232,49 +217,29 @@ def decode(
 def score(
     *, size, path, vocabulary, examples, batch, input_length, prompt_length, dtype
 ) -> bench_workers.Prepared:
-    """From lines of a file to the more probable label of each, by the scores of both labels."""
+    """From lines of a file to the more probable label of each, as `eval` does with LABELS."""
+    labels = tuple(bench_text.LABELS.values())
     model = bench_weights.make_model(size, dtype, prompt_length=prompt_length)
+    model = dataclasses.replace(model, decoder=decoding.LabelRanking(labels))
     words, weights = vocabularies.SentencePiece(vocabulary), bench_weights.random_weights(model)
-    lengths, soft_ids = batching.Lengths(input_length, 8), state.soft_ids(model)
-    labels = _label_ids(words)
-
-    @jax.jit
-    def rank(weights, ids):
-        return model.rank_labels(weights, ids, labels)[0][:, 0]
-
-    def read() -> list[batching.Example]:
-        found = read_examples(words, path, examples, lengths)
-        return [batching.add_soft_ids(example, soft_ids) for example in found]
-
-    def by_length(found: list[batching.Example]) -> np.ndarray:
-        return np.argsort([len(example["inputs"]) for example in found], kind="stable")
-
-    # Chosen once, as a run does before its first batch: not in the time.
-    known = read()
-    ordered = [len(known[i]["inputs"]) for i in by_length(known)]
-    longest = np.array([max(ordered[i : i + batch]) for i in range(0, len(ordered), batch)])
-    buckets = bucketing.Bucketing.choose(longest, (prompt_length + input_length, lengths.targets))
+    loaded = state.LoadedModel(model, words, weights, MESH, None, None, "")
+    answerer = evaluator.Answerer(loaded)
+    no_metrics = types.SimpleNamespace(score_metric_fns=())
 
     def run() -> list[str]:
-        found = read()
-        order, best = by_length(found), []
-        for start in range(0, len(order), batch):
-            some = buckets.pad([found[i] for i in order[start : start + batch]], batch)
-            with partitioning.use(MESH):
-                best.append(rank(weights, some["encoder_input_tokens"]))
-        answers = np.concatenate(jax.device_get(best))
-        return [words.decode(answers[i]) for i in np.argsort(order)]
+        task = evaluation_task.EvaluationTask(
+            "sst2",
+            read_examples(words, path, examples),
+            batching.Lengths(input_length, 8),
+            no_metrics,
+            words,
+        )
+        return answerer.answers(weights, task, batch)[0]
 
-    if not set(run()) <= set(bench_text.LABELS.values()):
+    answers = run()
+    if not set(answers) <= set(labels):
         raise ValueError("an answer is no label")
-    return bench_workers.Prepared(run, {"examples": len(known), "buckets": buckets.inputs})
-
-
-def _label_ids(words: vocabularies.SentencePiece) -> np.ndarray:
-    """[N, L], padded with 0."""
-    ids = [[*words.encode(label), EOS_ID] for label in bench_text.LABELS.values()]
-    width = max(map(len, ids))
-    return np.array([row + [0] * (width - len(row)) for row in ids], np.int32)
+    return bench_workers.Prepared(run, {"examples": len(answers)})
 
 
 def write_model(*, size, folder) -> bench_workers.Prepared:
@@ -305,10 +270,13 @@ def load(*, size, folder) -> bench_workers.Prepared:
 
 def save(*, size, prompt_length) -> bench_workers.Prepared:
     """Saves what a run needs to go on: prompt, optimizer, step."""
-    table = jnp.ones((prompt_length, bench_sizes.SIZES[size].embed_dim), jnp.float32)
+    # Random: what repeats would be compressed.
+    shape = prompt_length, bench_sizes.SIZES[size].embed_dim
+    table = jax.random.normal(jax.random.key(0), shape, jnp.float32)
     tuned = params_lib.unflatten({module.PATH: table})
     optimizer = optimizers.for_trainable(optimizers.adafactor(0.3), TRAINABLE)
-    tree = state.TrainState(jnp.asarray(0), tuned, optimizer.init(tuned))
+    moments = jax.tree.map(lambda x: x + table if x.shape == shape else x, optimizer.init(tuned))
+    tree = state.TrainState(jnp.asarray(0), tuned, moments)
 
     def run() -> int:
         with tempfile.TemporaryDirectory() as folder:

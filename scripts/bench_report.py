@@ -28,14 +28,13 @@ class Point(NamedTuple):
     record: Record
 
 
-def write_lines(records: Sequence[Record], path: str | None) -> None:
-    """Appends one JSON object a record to a file, or prints them."""
-    lines = "".join(json.dumps(record) + "\n" for record in records)
+def write_line(record: Record, path: str | None) -> None:
+    """Appends a record to a file of JSON lines, or prints it."""
     if path is None:
-        sys.stdout.write(lines)
+        print(json.dumps(record), flush=True)
         return
     with open(path, "a") as file:
-        file.write(lines)
+        file.write(json.dumps(record) + "\n")
 
 
 def rate(record: Record) -> str:

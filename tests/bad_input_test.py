@@ -1,6 +1,7 @@
 """Every mistake is answered with what was given, what was expected and the setting to mend.
 
-The exit code is 2, it comes before the weights are read, and nothing is written.
+The exit code is 2, it comes before the first step, no weights are needed for it, and nothing is
+written. (`train` reads weights on a thread while it opens the data; the others read them last.)
 """
 
 import dataclasses

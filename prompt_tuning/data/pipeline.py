@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from jaxtyping import Int
 
 from prompt_tuning.data import batching, bucketing, evaluation_task, packing, vocabularies
 
@@ -167,6 +168,36 @@ def _check_fit(name: str, examples: Sequence[batching.Example], config: DatasetC
         )  # fmt: skip
 
 
+def assembler(
+    config: DatasetConfig,
+    soft_ids: Int[np.ndarray, " P"],
+    sample: Sequence[batching.Example],
+    row_multiple: int = 1,
+) -> Callable[[Sequence[batching.Example]], batching.Batch]:
+    """Makes training batches of few shapes, which are chosen from the lengths of a sample.
+
+    Args:
+      config: how long examples may be, how many make a batch, whether they share rows.
+      soft_ids: to put in front of each input.
+      sample: a fair one: of a file that is sorted by length, rows are chosen badly.
+      row_multiple: what the rows of a packed batch are a multiple of.
+    """
+    size, room = config.batch_size, (config.room.inputs + len(soft_ids), config.room.targets)
+
+    def fitted(examples: Sequence[batching.Example]) -> list[batching.Example]:
+        return [batching.add_soft_ids(config.room.trim(example), soft_ids) for example in examples]
+
+    sizes = np.array([(len(e["inputs"]), len(e["targets"])) for e in fitted(sample)])
+    if config.pack:
+        packer = packing.Packing.choose(sizes, size, room, row_multiple)
+        return lambda examples: packer.pack(fitted(examples))
+    longest = bucketing.draw_batches(sizes[:, 0], size).max(axis=1)
+    buckets = bucketing.Bucketing.choose(longest, room)
+    lengths = ", ".join(map(str, buckets.inputs))
+    logging.info("padding: %d examples in %d rows of %s positions", size, size, lengths)
+    return lambda examples: buckets.pad(fitted(examples), size)
+
+
 class TrainBatches:
     """An endless iterator of batches that can start from any position.
 
@@ -179,7 +210,7 @@ class TrainBatches:
         self,
         config: DatasetConfig,
         vocabulary: vocabularies.SentencePiece,
-        soft_ids: np.ndarray,
+        soft_ids: Int[np.ndarray, " P"],
         row_multiple: int = 1,
     ):
         """Opens the data.
@@ -193,40 +224,19 @@ class TrainBatches:
         Raises:
           ValueError: no such task or split, no example, or labels that do not fit.
         """
-        self._config, self._soft_ids = config, soft_ids
+        self._config = config
         self._provider, self._tasks = _open(config, vocabulary)
         for task in self._tasks:
             sample = self._sample(task, [task])
             _check_fit(task.name, sample, config)
         if self._provider is not self._tasks[0]:  # a mixture, at its rates
             sample = self._sample(self._provider, self._tasks)
-        self._assemble = self._assembler(list(map(self._fitted, sample)), row_multiple)
+        self._assemble = assembler(config, soft_ids, sample, row_multiple)
         self.position = {"epoch": 0, "examples": 0}
 
     def _sample(self, provider, tasks: Sequence) -> list[batching.Example]:
         dataset = _read(self._config, provider, tasks, shuffle=False, seed=0)
         return list(dataset.take(CHECKED_EXAMPLES).as_numpy_iterator())
-
-    def _fitted(self, example: batching.Example) -> batching.Example:
-        return batching.add_soft_ids(self._config.room.trim(example), self._soft_ids)
-
-    def _assembler(
-        self, sample: Sequence[batching.Example], row_multiple: int
-    ) -> Callable[[Sequence[batching.Example]], batching.Batch]:
-        """Makes batches of few shapes, which are chosen from the lengths of a sample.
-
-        It is to be a fair one: of a file that is sorted by length, rows are chosen badly.
-        """
-        size = self._config.batch_size
-        room = self._config.room.inputs + len(self._soft_ids), self._config.room.targets
-        sizes = np.array([(len(e["inputs"]), len(e["targets"])) for e in sample])
-        if self._config.pack:
-            return packing.Packing.choose(sizes, size, room, row_multiple).pack
-        longest = bucketing.draw_batches(sizes[:, 0], size).max(axis=1)
-        buckets = bucketing.Bucketing.choose(longest, room)
-        lengths = ", ".join(map(str, buckets.inputs))
-        logging.info("padding: %d examples in %d rows of %s positions", size, size, lengths)
-        return lambda examples: buckets.pad(examples, size)
 
     @property
     def name(self) -> str:
@@ -255,7 +265,7 @@ class TrainBatches:
             self._examples = self._epoch_examples()
             example = next(self._examples)
         self._taken += 1
-        return self._fitted(example)
+        return example
 
     def __iter__(self) -> Iterator[batching.Batch]:
         return self

@@ -237,7 +237,8 @@ class FeedForward(nn.Module):
     def __call__(
         self, x: Float[Array, "B S D"], *, deterministic: bool = True
     ) -> Float[Array, "B S D"]:
-        names = ["wi"] if len(self.activations) == 1 else ["wi_0", "wi_1"]
+        several = len(self.activations) > 1
+        names = [f"wi_{i}" if several else "wi" for i in range(len(self.activations))]
         projected = [
             Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=name)(x) for name in names
         ]

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from prompt_tuning.models import attention, layers
 
 REMAT_POLICIES = {
-    "none": jax.checkpoint_policies.everything_saveable,
+    "none": None,
     "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
@@ -103,9 +103,9 @@ def _dropout(config: T5Config) -> nn.Dropout:
 
 def _rematerialised(layer: type[nn.Module], config: T5Config, deterministic: int) -> type:
     """The layer's class under the config's policy; `deterministic` is that argument's place."""
-    if config.remat_policy == "none":
-        return layer
     policy = REMAT_POLICIES[config.remat_policy]
+    if policy is None:
+        return layer
     return nn.remat(layer, policy=policy, static_argnums=(deterministic,))
 
 
