@@ -12,7 +12,8 @@ from flax import linen as nn
 from prompt_tuning import params as params_lib
 from prompt_tuning import partitioning
 from prompt_tuning.data import batching
-from prompt_tuning.models import decoding, network
+from prompt_tuning.models import config as config_lib
+from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import module
 from prompt_tuning.runtime import host_memory, state
@@ -39,7 +40,7 @@ def make_model(
 ) -> model_lib.EncoderDecoderModel:
     """A T5 1.1 of this size, with a prompt where `prompt_length` is not 0."""
     sizes = bench_sizes.SIZES[size]
-    config = network.T5Config(
+    config = config_lib.T5Config(
         vocab_size=sizes.vocab_size,
         embed_dim=sizes.embed_dim,
         num_heads=sizes.num_heads,

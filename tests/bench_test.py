@@ -11,7 +11,8 @@ import pytest
 from flax import linen as nn
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.models import model, network
+from prompt_tuning.models import config as config_lib
+from prompt_tuning.models import model
 from prompt_tuning.prompts import module
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
@@ -96,8 +97,8 @@ def test_analytic_flops_are_those_of_the_compiled_gradient(sizes):
     assert 1 <= counted / analytic < 1.05
 
 
-def _config(size) -> network.T5Config:
-    return network.T5Config(
+def _config(size) -> config_lib.T5Config:
+    return config_lib.T5Config(
         vocab_size=size.vocab_size,
         embed_dim=size.embed_dim,
         num_heads=size.num_heads,

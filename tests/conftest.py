@@ -13,7 +13,8 @@ import sentencepiece
 from prompt_tuning import params
 from prompt_tuning.checkpoints import huggingface
 from prompt_tuning.data import vocabularies
-from prompt_tuning.models import model, network
+from prompt_tuning.models import config as config_lib
+from prompt_tuning.models import model
 from prompt_tuning.prompts import module
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -34,7 +35,7 @@ SENTENCES = [
 class Golden(NamedTuple):
     """A tiny T5 and what transformers and PEFT say of it; see scripts/make_goldens.py."""
 
-    config: network.T5Config
+    config: config_lib.T5Config
     params: dict[str, Any]
     arrays: dict[str, np.ndarray]
 
@@ -54,7 +55,7 @@ def read_golden(name: str) -> Golden:
     with np.load(TESTDATA / f"{name}.npz") as file:
         arrays = dict(file)
     weights = {k.removeprefix("params/"): v for k, v in arrays.items() if k.startswith("params/")}
-    config = network.T5Config(**json.loads(str(arrays["config"])))
+    config = config_lib.T5Config(**json.loads(str(arrays["config"])))
     return Golden(config, params.unflatten(weights), arrays)
 
 
@@ -103,7 +104,7 @@ class Tiny(NamedTuple):
 @pytest.fixture(scope="session")
 def tiny(vocabulary, tmp_path_factory) -> Tiny:
     """Heads, rows and columns that 8 devices can share; a prompt of 4 vectors."""
-    config = network.T5Config(
+    config = config_lib.T5Config(
         vocab_size=256,
         embed_dim=16,
         num_heads=8,

@@ -6,7 +6,7 @@ from etils import epath
 
 from prompt_tuning import params
 from prompt_tuning.checkpoints import huggingface, t5x
-from prompt_tuning.models import network
+from prompt_tuning.models import config as config_lib
 
 FORMATS = (t5x, huggingface)
 ORBAX_FILES = ("_CHECKPOINT_METADATA", "_METADATA", "commit_success.txt", "state")
@@ -34,7 +34,7 @@ def read_step(path: epath.PathLike) -> int | None:
     return _format(path).read_step(path)
 
 
-def check_config(path: epath.PathLike, config: network.T5Config) -> None:
+def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
     """Raises ValueError where the checkpoint says that it is another network than `config`.
 
     Only Hugging Face's format says so; of T5X's the shapes are all there is.

@@ -19,7 +19,7 @@ from etils import epath
 
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import leaves
-from prompt_tuning.models import network
+from prompt_tuning.models import config as config_lib
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 STEP_KEY = "training_steps"
@@ -102,7 +102,7 @@ def read_step(path: epath.PathLike) -> int | None:
 HOW_TO_RUN = {"dropout_rate", "dtype", "weights_dtype", "remat_policy"}
 
 
-def read_config(path: epath.PathLike) -> network.T5Config:
+def read_config(path: epath.PathLike) -> config_lib.T5Config:
     """The network that config.json and the weights describe; how it is to be run is not told.
 
     Raises:
@@ -119,7 +119,7 @@ def read_config(path: epath.PathLike) -> network.T5Config:
         )
     if missing := SIZES - config.keys():
         raise ValueError(f"{path}/config.json lacks {sorted(missing)}; copy the model again")
-    return network.T5Config(
+    return config_lib.T5Config(
         vocab_size=config["vocab_size"],
         embed_dim=config["d_model"],
         num_heads=config["num_heads"],
@@ -135,7 +135,7 @@ def read_config(path: epath.PathLike) -> network.T5Config:
     )
 
 
-def check_config(path: epath.PathLike, config: network.T5Config) -> None:
+def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
     """Raises ValueError where config.json describes another network than `config`."""
     found = read_config(path)
     lines = [
@@ -182,7 +182,7 @@ def load(path: epath.PathLike, abstract: params_lib.Tree) -> dict:
 def save(
     path: epath.PathLike,
     params: params_lib.Tree,
-    config: network.T5Config,
+    config: config_lib.T5Config,
     *,
     vocabulary_file: epath.PathLike,
     step: int,
@@ -246,7 +246,7 @@ def _their_tensors(params: params_lib.Tree, dtype: str) -> dict[str, np.ndarray]
     return tensors
 
 
-def _config_json(config: network.T5Config, dtype: str) -> dict:
+def _config_json(config: config_lib.T5Config, dtype: str) -> dict:
     feed_forward = {value: key for key, value in ACTIVATIONS.items()}
     if config.mlp_activations not in feed_forward:
         raise ValueError(

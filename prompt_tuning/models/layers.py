@@ -16,13 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from prompt_tuning.models import attention
-
-ACTIVATIONS: dict[str, Callable] = {
-    "gelu": lambda x: nn.gelu(x, approximate=True),
-    "relu": nn.relu,
-    "silu": nn.silu,
-    "linear": lambda x: x,
-}
+from prompt_tuning.models import config as config_lib
 
 
 def _partitioned(initializer: Callable, *axes: str) -> Callable:
@@ -34,6 +28,11 @@ class RMSNorm(nn.Module):
 
     epsilon: float = 1e-6
     dtype: jnp.dtype = jnp.float32
+
+    @classmethod
+    def of(cls, config: config_lib.T5Config) -> "RMSNorm":
+        """The norm of such a network."""
+        return cls(config.layer_norm_epsilon, jnp.dtype(config.dtype))
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
@@ -126,6 +125,11 @@ class Embed(nn.Module):
         return jnp.dot(x.astype(jnp.float32), self.embedding.T.astype(jnp.float32))
 
 
+def positions_of(ids: Int[Array, "B S"], positions: Int[Array, "B S"] | None) -> Array:
+    """Positions as given, or [1, S] in the row's order."""
+    return jnp.arange(ids.shape[1], dtype=jnp.int32)[None] if positions is None else positions
+
+
 def relative_bucket(
     distance: Int[Array, "*B"], *, bidirectional: bool, buckets: int, max_distance: int
 ) -> Int[Array, "*B"]:
@@ -157,6 +161,16 @@ class RelativeBias(nn.Module):
     buckets: int = 32
     max_distance: int = 128
 
+    @classmethod
+    def of(cls, config: config_lib.T5Config, *, bidirectional: bool) -> "RelativeBias":
+        """The bias of a stack of such a network."""
+        return cls(
+            config.num_heads,
+            bidirectional,
+            config.relative_attention_buckets,
+            config.relative_attention_max_distance,
+        )
+
     @nn.compact
     def __call__(
         self, query_positions: Int[Array, "#B Q"], key_positions: Int[Array, "#B K"]
@@ -186,6 +200,17 @@ class Attention(nn.Module):
     head_dim: int
     dropout_rate: float = 0.0
     dtype: jnp.dtype = jnp.float32
+
+    @classmethod
+    def of(cls, config: config_lib.T5Config) -> "Attention":
+        """An attention of such a network."""
+        return cls(
+            features=config.embed_dim,
+            num_heads=config.num_heads,
+            head_dim=config.head_dim,
+            dropout_rate=config.dropout_rate,
+            dtype=jnp.dtype(config.dtype),
+        )
 
     def setup(self):
         width = self.num_heads * self.head_dim
@@ -233,6 +258,13 @@ class FeedForward(nn.Module):
     dropout_rate: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
+    @classmethod
+    def of(cls, config: config_lib.T5Config) -> "FeedForward":
+        """The feed-forward part of a layer of such a network."""
+        return cls(
+            config.mlp_dim, config.mlp_activations, config.dropout_rate, jnp.dtype(config.dtype)
+        )
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "B S D"], *, deterministic: bool = True
@@ -252,4 +284,10 @@ class FeedForward(nn.Module):
 
     def _activate(self, *projected: Array) -> Array:
         factors = zip(self.activations, projected, strict=True)
-        return math.prod(ACTIVATIONS[name](x) for name, x in factors)
+        return math.prod(config_lib.ACTIVATIONS[name](x) for name, x in factors)
+
+
+class Dropout(nn.Dropout):
+    """One mask for all positions of a row: cheaper, and what the paper's numbers used."""
+
+    broadcast_dims: tuple[int, ...] = (-2,)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding, losses, network
 
 Batch = Mapping[str, Array]
@@ -33,7 +34,7 @@ class EncoderDecoderModel:
       decoder: how `predict` picks tokens; a LabelRanking is for `rank_labels`.
     """
 
-    config: network.T5Config
+    config: config_lib.T5Config
     prompt: nn.Module | None = None
     z_loss: float = 1e-4
     label_smoothing: float = 0.0

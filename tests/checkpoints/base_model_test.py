@@ -9,9 +9,10 @@ from flax import linen as nn
 from flax import serialization
 
 from prompt_tuning.checkpoints import base_model, huggingface
-from prompt_tuning.models import model, network
+from prompt_tuning.models import config as config_lib
+from prompt_tuning.models import model
 
-CONFIG = network.T5Config(24, 8, 2, 3, 10, 1, 1)
+CONFIG = config_lib.T5Config(24, 8, 2, 3, 10, 1, 1)
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from flax import linen as nn
 
 from prompt_tuning import params
 from prompt_tuning.checkpoints import huggingface
-from prompt_tuning.models import model, network
+from prompt_tuning.models import config as config_lib
+from prompt_tuning.models import model
 
-CONFIG = network.T5Config(
+CONFIG = config_lib.T5Config(
     vocab_size=24,
     embed_dim=8,
     num_heads=2,
@@ -24,7 +25,7 @@ CONFIG = network.T5Config(
     relative_attention_buckets=4,
     relative_attention_max_distance=6,
 )
-TIED = network.T5Config(24, 8, 2, 3, 10, 1, 1, ("relu",), logits_via_embedding=True)
+TIED = config_lib.T5Config(24, 8, 2, 3, 10, 1, 1, ("relu",), logits_via_embedding=True)
 E = "encoder.block.1.layer."
 D = "decoder.block.0.layer."
 # Written down by hand from the format's description: our path, their name, transposed or not.

@@ -9,10 +9,11 @@ import pytest
 from flax import linen as nn
 
 from prompt_tuning import params
-from prompt_tuning.models import decoding, model, network
+from prompt_tuning.models import config as config_lib
+from prompt_tuning.models import decoding, model
 from prompt_tuning.prompts import module
 
-CONFIG = network.T5Config(
+CONFIG = config_lib.T5Config(
     vocab_size=64,
     embed_dim=16,
     num_heads=2,

@@ -7,7 +7,8 @@ import pytest
 from flax import linen as nn
 
 from prompt_tuning import params
-from prompt_tuning.models import model, network
+from prompt_tuning.models import config as config_lib
+from prompt_tuning.models import model
 from prompt_tuning.prompts import module
 
 
@@ -61,7 +62,7 @@ def test_gradient_reaches_the_used_rows_only():
 
 
 def test_path_and_logical_axes_in_the_model():
-    config = network.T5Config(16, 8, 2, 4, 8, 1, 1)
+    config = config_lib.T5Config(16, 8, 2, 4, 8, 1, 1)
     abstract = model.EncoderDecoderModel(config, module.Prompt(5)).abstract_params()
     box = params.flatten(abstract)[module.PATH]
     assert box.value.shape == (5, 8)

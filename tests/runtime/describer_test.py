@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from prompt_tuning import optimizers
-from prompt_tuning.models import model, network
+from prompt_tuning.models import config as config_lib
+from prompt_tuning.models import model
 from prompt_tuning.prompts import module
 from prompt_tuning.runtime import describer
 
@@ -47,7 +48,7 @@ def test_numbers_are_those_of_the_real_trees(load, make_run, trainable, capsys):
 
 
 def test_xxl_is_described_without_being_made(capsys):
-    config = network.T5Config(32128, 4096, 64, 64, 10240, 24, 24)
+    config = config_lib.T5Config(32128, 4096, 64, 64, 10240, 24, 24)
     xxl = model.EncoderDecoderModel(config, module.Prompt(100))
     describer.describe(model=xxl, trainable=(".*/prompt/.*",), optimizer=adafactor)
     assert capsys.readouterr().out == TABLE_OF_XXL

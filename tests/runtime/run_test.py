@@ -12,7 +12,8 @@ from flax import linen as nn
 
 from prompt_tuning import params
 from prompt_tuning.checkpoints import prompt_files
-from prompt_tuning.models import model, network
+from prompt_tuning.models import config as config_lib
+from prompt_tuning.models import model
 from prompt_tuning.prompts import module
 from prompt_tuning.runtime import run, state
 
@@ -79,7 +80,9 @@ def test_slots_of_trained_weights_lie_where_the_weights_lie(load, make_run):
 
 
 def test_state_of_a_base_size_prompt_is_below_1_mb(make_run, load, rng):
-    wide = model.EncoderDecoderModel(network.T5Config(256, 768, 1, 2, 2, 1, 1), module.Prompt(100))
+    wide = model.EncoderDecoderModel(
+        config_lib.T5Config(256, 768, 1, 2, 2, 1, 1), module.Prompt(100)
+    )
     shapes = nn.unbox(wide.abstract_params())
     weights = jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
     tuning = make_run(dataclasses.replace(load(), model=wide, params=weights))

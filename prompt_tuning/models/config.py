@@ -1,0 +1,81 @@
+"""Sizes and variants of a T5."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+from flax import linen as nn
+
+ACTIVATIONS: dict[str, Callable] = {
+    "gelu": lambda x: nn.gelu(x, approximate=True),
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "linear": lambda x: x,
+}
+REMAT_POLICIES = {
+    "none": None,
+    "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Sizes and variants of a T5.
+
+    Attributes:
+      vocab_size: V, rows of the token embedding (32,128 for T5 1.1).
+      embed_dim: D.
+      num_heads: H.
+      head_dim: size of a head.
+      mlp_dim: F.
+      num_encoder_layers: layers of the encoder.
+      num_decoder_layers: layers of the decoder.
+      mlp_activations: ("gelu", "linear") for T5 1.1, ("relu",) for T5 1.0.
+      dropout_rate: probability of dropping, in training only.
+      logits_via_embedding: tied logits, against the token embedding / sqrt(D) (T5 1.0).
+      relative_attention_buckets: buckets of the relative bias.
+      relative_attention_max_distance: distance from which all share a bucket.
+      layer_norm_epsilon: of the RMS norms.
+      dtype: of activations; norms, softmax and logits are float32.
+      weights_dtype: in which weights are held; "bfloat16" halves their memory. For frozen ones:
+        steps of training are smaller than its rounding.
+      remat_policy: what a layer computes again in the backward pass instead of keeping it
+        (T5X): "none" nothing, "minimal" all but matrix products, "full" everything.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    dropout_rate: float = 0.0
+    logits_via_embedding: bool = False
+    relative_attention_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    layer_norm_epsilon: float = 1e-6
+    dtype: str = "float32"
+    weights_dtype: str = "float32"
+    remat_policy: str = "none"
+
+    def __post_init__(self):
+        if self.remat_policy not in REMAT_POLICIES:
+            raise ValueError(
+                f"REMAT_POLICY is {self.remat_policy!r}; expected one of {sorted(REMAT_POLICIES)}"
+            )
+        unknown = set(self.mlp_activations) - set(ACTIVATIONS)
+        if unknown:
+            raise ValueError(f"unknown activation {sorted(unknown)}; known: {sorted(ACTIVATIONS)}")
+        # From gin a list comes; a tuple hashes.
+        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+
+
+def rematerialised(layer: type[nn.Module], config: T5Config, deterministic: int) -> type:
+    """A layer's class under the config's policy; `deterministic` is that argument's place."""
+    policy = REMAT_POLICIES[config.remat_policy]
+    if policy is None:
+        return layer
+    return nn.remat(layer, policy=policy, static_argnums=(deterministic,))

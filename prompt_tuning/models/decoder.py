@@ -1,0 +1,159 @@
+"""The decoder: all targets at once, or position by position. Shape letters: see `layers`."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from prompt_tuning.models import attention, layers
+from prompt_tuning.models import config as config_lib
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the encoder's output, feed-forward."""
+
+    config: config_lib.T5Config
+
+    def setup(self):
+        self.pre_self_attention_layer_norm = layers.RMSNorm.of(self.config)
+        self.self_attention = layers.Attention.of(self.config)
+        self.pre_cross_attention_layer_norm = layers.RMSNorm.of(self.config)
+        self.encoder_decoder_attention = layers.Attention.of(self.config)
+        self.pre_mlp_layer_norm = layers.RMSNorm.of(self.config)
+        self.mlp = layers.FeedForward.of(self.config)
+        self.dropout = layers.Dropout(self.config.dropout_rate)
+
+    def _after_self_attention(
+        self, x: Array, cross: tuple[Array, Array], cross_visible: Array, deterministic: bool
+    ) -> Array:
+        y = self.pre_cross_attention_layer_norm(x)
+        no_bias = jnp.zeros((1, 1, 1, 1), jnp.float32)
+        y = self.encoder_decoder_attention(
+            y, cross, no_bias, cross_visible, deterministic=deterministic
+        )
+        x = x + self.dropout(y, deterministic=deterministic)
+        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
+        return x + self.dropout(y, deterministic=deterministic)
+
+    def __call__(
+        self,
+        x: Array,
+        encoded: Array,
+        bias: Array,
+        visible: Array,
+        cross_visible: Array,
+        deterministic: bool,
+    ) -> Array:
+        """x: [B, L, D]; encoded: [B, S, D]; bias: [#B, H, L, L]; cross_visible: [B, 1, #L, S]."""
+        y = self.pre_self_attention_layer_norm(x)
+        own = self.self_attention.keys_values(y)
+        y = self.self_attention(y, own, bias, visible, deterministic=deterministic)
+        x = x + self.dropout(y, deterministic=deterministic)
+        cross = self.encoder_decoder_attention.keys_values(encoded)
+        x = self._after_self_attention(x, cross, cross_visible, deterministic)
+        return nn.with_logical_constraint(x, ("batch", "length", "embed_activations"))
+
+    def step(
+        self,
+        x: Array,
+        cache: dict,
+        index: Array,
+        bias: Array,
+        visible: Array,
+        cross_visible: Array,
+    ) -> tuple[Array, dict]:
+        """One position x [B, 1, D] at `index`; its key and value are put into the cache."""
+        y = self.pre_self_attention_layer_norm(x)
+        own = tuple(
+            cached.at[:, :, index].set(new[:, :, 0])
+            for cached, new in zip(cache["self"], self.self_attention.keys_values(y), strict=True)
+        )
+        x = x + self.self_attention(y, own, bias, visible)
+        x = self._after_self_attention(x, cache["cross"], cross_visible, True)
+        return x, {"self": own, "cross": cache["cross"]}
+
+
+class Decoder(nn.Module):
+    """Decodes targets, all at once (teacher forcing) or position by position."""
+
+    config: config_lib.T5Config
+    embedder: layers.Embed
+
+    def setup(self):
+        config = self.config
+        self.relpos_bias = layers.RelativeBias.of(config, bidirectional=False)
+        layer = config_lib.rematerialised(DecoderLayer, config, 6)
+        self.layers = [layer(config) for _ in range(config.num_decoder_layers)]
+        self.decoder_norm = layers.RMSNorm.of(config)
+        self.dropout = layers.Dropout(config.dropout_rate)
+        if not config.logits_via_embedding:
+            self.logits_dense = layers.Logits(config.vocab_size)
+
+    def _logits(self, x: Array, deterministic: bool) -> Array:
+        x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
+        if self.config.logits_via_embedding:
+            return self.embedder.attend(x.astype(jnp.float32) / self.config.embed_dim**0.5)
+        return self.logits_dense(x)
+
+    def __call__(
+        self,
+        encoded: Float[Array, "B S D"],
+        encoder_ids: Int[Array, "B S"],
+        input_ids: Int[Array, "B L"],
+        target_ids: Int[Array, "B L"],
+        encoder_segment_ids: Int[Array, "B S"] | None = None,
+        segment_ids: Int[Array, "B L"] | None = None,
+        positions: Int[Array, "B L"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "B L V"]:
+        """Logits of every target position, float32.
+
+        Targets in segments see the encoder's segment of the same number, or, where the
+        encoder has none, the whole input: so several targets of one input share a row.
+        """
+        where = layers.positions_of(input_ids, positions)
+        order = jnp.arange(input_ids.shape[1])
+        causal = (order[:, None] >= order[None, :])[None, None]
+        visible = attention.visibility(target_ids > 0, segment_ids, segment_ids) & causal
+        bias = self.relpos_bias(where, where)
+        cross = attention.visibility(
+            encoder_ids > 0,
+            None if encoder_segment_ids is None else segment_ids,
+            encoder_segment_ids,
+        )
+        x = self.dropout(self.embedder(input_ids), deterministic=deterministic)
+        for layer in self.layers:
+            x = layer(x, encoded, bias, visible, cross, deterministic)
+        return self._logits(x, deterministic)
+
+    def start_cache(self, encoded: Float[Array, "B S D"], max_length: int) -> list[dict]:
+        """Per layer: keys and values of the encoder's output, and room for the decoder's own."""
+        batch = encoded.shape[0]
+        shape = (batch, self.config.num_heads, max_length, self.config.head_dim)
+        empty = jnp.zeros(shape, jnp.dtype(self.config.dtype))
+        return [
+            {
+                "self": (empty, empty),
+                "cross": layer.encoder_decoder_attention.keys_values(encoded),
+            }
+            for layer in self.layers
+        ]
+
+    def step(
+        self,
+        ids: Int[Array, " B"],
+        index: Int[Array, ""],
+        cache: list[dict],
+        encoder_ids: Int[Array, "B S"],
+    ) -> tuple[Float[Array, "B V"], list[dict]]:
+        """Logits after the token at position `index`, and the cache with it."""
+        keys = jnp.arange(cache[0]["self"][0].shape[2], dtype=jnp.int32)[None]
+        bias = self.relpos_bias(index[None, None], keys)
+        visible = attention.visibility(keys <= index)
+        cross = attention.visibility(encoder_ids > 0)
+        x = self.embedder(ids[:, None])
+        filled = []
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            x, layer_cache = layer.step(x, layer_cache, index, bias, visible, cross)
+            filled.append(layer_cache)
+        return self._logits(x, True)[:, 0], filled

@@ -1,0 +1,71 @@
+"""The encoder. Shape letters: see `layers`."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from prompt_tuning.models import attention, layers
+from prompt_tuning.models import config as config_lib
+
+
+class EncoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    config: config_lib.T5Config
+
+    def setup(self):
+        self.pre_attention_layer_norm = layers.RMSNorm.of(self.config)
+        self.attention = layers.Attention.of(self.config)
+        self.pre_mlp_layer_norm = layers.RMSNorm.of(self.config)
+        self.mlp = layers.FeedForward.of(self.config)
+        self.dropout = layers.Dropout(self.config.dropout_rate)
+
+    def __call__(self, x: Array, bias: Array, visible: Array, deterministic: bool) -> Array:
+        """x: [B, S, D]; bias: [#B, H, S, S]; visible: [B, 1, #S, S]."""
+        y = self.pre_attention_layer_norm(x)
+        own = self.attention.keys_values(y)
+        y = self.attention(y, own, bias, visible, deterministic=deterministic)
+        x = x + self.dropout(y, deterministic=deterministic)
+        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
+        x = x + self.dropout(y, deterministic=deterministic)
+        return nn.with_logical_constraint(x, ("batch", "length", "embed_activations"))
+
+
+class Encoder(nn.Module):
+    """Embeds ids, lets the prompt fill the soft tokens, and encodes."""
+
+    config: config_lib.T5Config
+    embedder: layers.Embed
+    prompt: nn.Module | None = None
+
+    def setup(self):
+        config = self.config
+        self.relpos_bias = layers.RelativeBias.of(config, bidirectional=True)
+        layer = config_lib.rematerialised(EncoderLayer, config, 4)
+        self.layers = [layer(config) for _ in range(config.num_encoder_layers)]
+        self.encoder_norm = layers.RMSNorm.of(config)
+        self.dropout = layers.Dropout(config.dropout_rate)
+
+    def embed(self, ids: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+        """Token vectors; rows of soft tokens (ids >= V) come from the prompt."""
+        vocab_size = self.config.vocab_size
+        x = self.embedder(jnp.where(ids < vocab_size, ids, 0))
+        return x if self.prompt is None else self.prompt(ids - vocab_size, x)
+
+    def __call__(
+        self,
+        ids: Int[Array, "B S"],
+        segment_ids: Int[Array, "B S"] | None = None,
+        positions: Int[Array, "B S"] | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "B S D"]:
+        """Encodes rows of ids; an id above 0 is real."""
+        where = layers.positions_of(ids, positions)
+        visible = attention.visibility(ids > 0, segment_ids, segment_ids)
+        bias = self.relpos_bias(where, where)
+        x = self.dropout(self.embed(ids), deterministic=deterministic)
+        x = nn.with_logical_constraint(x, ("batch", "length", "embed_activations"))
+        for layer in self.layers:
+            x = layer(x, bias, visible, deterministic)
+        return self.dropout(self.encoder_norm(x), deterministic=deterministic)

@@ -1,0 +1,47 @@
+"""A golden model with its prompt."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from prompt_tuning import params
+from prompt_tuning.models import model
+from prompt_tuning.prompts import module
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompted:
+    """A golden model with its prompt, and its jitted logits."""
+
+    model: model.EncoderDecoderModel
+    params: dict
+    length: int
+
+    def __post_init__(self):
+        object.__setattr__(self, "logits", jax.jit(self.model.logits))
+
+    @property
+    def soft_ids(self) -> np.ndarray:
+        """[P]: the ids of the prompt."""
+        return self.model.config.vocab_size + np.arange(self.length, dtype=np.int32)
+
+    def prefixed(self, ids: np.ndarray) -> np.ndarray:
+        """Rows of ids [B, T] with the prompt in front: [B, P + T]."""
+        return np.concatenate([np.tile(self.soft_ids, (len(ids), 1)), ids], axis=1)
+
+
+@pytest.fixture(scope="module")
+def prompted(golden) -> Prompted:
+    prompt = golden.arrays["prompt"]
+    weights = params.merge(golden.params, params.unflatten({module.PATH: prompt}))
+    with_prompt = model.EncoderDecoderModel(golden.config, module.Prompt(len(prompt)))
+    return Prompted(with_prompt, weights, len(prompt))
+
+
+@pytest.fixture(scope="module")
+def prompted_teacher(golden, prompted):
+    """The golden's batch with the prompt in front: what `prompt_logits` are of."""
+    inputs = prompted.prefixed(golden.arrays["inputs"])
+    return golden.teacher | {"encoder_input_tokens": inputs}
