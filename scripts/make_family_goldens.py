@@ -9,7 +9,8 @@ names the versions that made it (`versions`).
 
 family_NAME.npz holds the folder that transformers saved of a tiny random model: `config_json`, the
 text of config.json, and `tensors/NAME`, the arrays of model.safetensors. With it `inputs` [B, T] and
-`targets` [B, L], padded with 0, `logits` [B, L, V] and `greedy` [B, L]. ByT5's inputs and targets are `input_texts`
+`targets` [B, L], padded with 0, and `logits` [B, L, V]; of umT5 also `greedy` [B, L] (the others
+decode as the models of make_goldens.py do). ByT5's inputs and targets are `input_texts`
 and `target_texts` in the ids of its tokenizer.
 
 parameter_counts.json: {name of our gin file: parameters of the model of that size}.
@@ -151,18 +152,21 @@ def golden(family: str) -> dict:
         "attention_mask": torch.from_numpy(inputs > 0).long(),
     }
     logits = model(**read, decoder_input_ids=torch.from_numpy(shifted).long()).logits
-    greedy = model.generate(**read, max_new_tokens=make_goldens.MAX_DECODE, do_sample=False)
+    if family == "umt5":
+        greedy = model.generate(**read, max_new_tokens=make_goldens.MAX_DECODE, do_sample=False)
+        arrays["greedy"] = make_goldens.padded(greedy)
     return arrays | {
         "inputs": inputs.astype(np.int32),
         "targets": targets.astype(np.int32),
         "logits": logits.numpy(),
-        "greedy": make_goldens.padded(greedy),
     }
 
 
 def main(folder: pathlib.Path) -> None:
     """Writes every family and the counts into `folder`."""
-    versions = " ".join(f"{each.__name__}=={each.__version__}" for each in (torch, transformers, np))
+    versions = " ".join(
+        f"{each.__name__}=={each.__version__}" for each in (torch, transformers, np)
+    )
     torch.manual_seed(make_goldens.SEED)
     torch.set_grad_enabled(False)
     for family in FAMILIES:
