@@ -12,6 +12,7 @@ setuptools.setup(
         *setuptools.find_namespace_packages(include=["prompt_tuning*"]),
         "prompt_tuning.gin_configs",
         "prompt_tuning.gin_configs.models",
+        "prompt_tuning.gin_configs.models.sizes",
         "prompt_tuning.gin_configs.prompts",
         "prompt_tuning.gin_configs.decoding",
         "prompt_tuning.gin_configs.optimizers",

@@ -23,7 +23,7 @@ class Size:
         return self.num_heads * self.head_dim
 
 
-# All but tiny as in gin/models/t5_1_1_<size>.gin.
+# All but tiny as in gin/models/sizes/<size>.gin.
 SIZES = {
     "tiny": Size(64, 4, 16, 128, 2),
     "small": Size(512, 6, 64, 1024, 8),

@@ -6,6 +6,7 @@ that the files are another implementation's word. To make them again, in an envi
     python3.11 -m venv goldens && goldens/bin/pip install torch transformers peft numpy
     goldens/bin/python scripts/make_goldens.py tests/testdata
 
+The models of each family, as transformers saves them, are made by scripts/make_family_goldens.py.
 The stored files were made with torch 2.13.0, transformers 5.23.0, peft 0.21.2 and numpy 2.4.6;
 each file also names the versions that made it (`versions`).
 
@@ -61,8 +62,19 @@ def build(rng: np.random.Generator, tied: bool, feed_forward: str, buckets: tupl
         dropout_rate=0.0,
     )
     model = T5(config).eval()
-    if not tied:  # transformers 5 ties whatever the config says.
-        model.lm_head.weight = torch.nn.Parameter(torch.zeros(VOCAB, WIDTH))
+    if not tied:
+        untie(model)
+    fill(model, rng)
+    return model
+
+
+def untie(model: transformers.PreTrainedModel) -> None:
+    """An output layer of its own: transformers 5 ties whatever the config says."""
+    model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.shared.weight))
+
+
+def fill(model: transformers.PreTrainedModel, rng: np.random.Generator) -> None:
+    """Weights that make the logits vary and the decodes end soon."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             values = rng.normal(size=weight.shape)
@@ -76,7 +88,6 @@ def build(rng: np.random.Generator, tied: bool, feed_forward: str, buckets: tupl
         # A feature that all tokens share raises the end token's logit.
         model.shared.weight[:, 0] = 3.0
         model.lm_head.weight[EOS, 0] += 2.0
-    return model
 
 
 def our_params(model: T5, tied: bool) -> dict:

@@ -134,7 +134,7 @@ def test_every_module_has_its_test_and_every_test_its_module():
         if path not in TESTED_ELSEWHERE:
             wanted.add(path.replace("/__init__.py", ".py").replace(".py", "_test.py"))
     found = {str(test.relative_to(TESTS)) for test in TESTS.rglob("*_test.py")}
-    others = {f"{name}_test.py" for name in ("architecture", "bad_input", "end_to_end", "gin")}
+    others = {f"{name}_test.py" for name in ("architecture", "bad_input", "end_to_end", "families", "gin")}
     others |= {f"{script.stem}_test.py" for script in (REPOSITORY / "scripts").glob("*.py")}
     assert wanted - found == set()
     assert found - wanted <= others

@@ -250,7 +250,7 @@ CASES = {
     "BERT": (
         "eval",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.bert()},
-        ["model_type 'bert'", "supported are t5 and mt5", "INITIAL_CHECKPOINT_PATH"],
+        ["model_type 'bert'", "supported are t5, mt5, umt5", "INITIAL_CHECKPOINT_PATH"],
     ),
     "vocabulary of another model": (
         "train",

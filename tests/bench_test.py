@@ -119,7 +119,7 @@ def test_sizes_are_those_of_the_gin_files(sizes):
     }
     for name, size in sizes.SIZES.items():
         if name != "tiny":
-            text = (SCRIPTS.parent / "gin" / "models" / f"t5_1_1_{name}.gin").read_text()
+            text = (SCRIPTS.parent / "gin" / "models" / "sizes" / f"{name}.gin").read_text()
             for macro, field in macros.items():
                 assert f"\n{macro} = {getattr(size, field)}\n" in text, (name, macro)
     assert {(size.vocab_size, size.head_dim) for size in sizes.SIZES.values()} == {

@@ -1,5 +1,6 @@
 """What all tests share: 8 host devices, strict dtypes, a vocabulary, a tiny model and job, goldens."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -121,6 +122,23 @@ def tiny(vocabulary, tmp_path_factory) -> Tiny:
     )
     prompted = model.EncoderDecoderModel(config, module.Prompt(4))
     return Tiny(prompted, vocabulary, str(folder), base)
+
+
+@pytest.fixture
+def quick_shapes(monkeypatch) -> None:
+    """abstract_params traces one layer of each stack and repeats it; families_test says it may."""
+    trace = model.EncoderDecoderModel.abstract_params
+
+    def abstract_params(self):
+        shallow = dataclasses.replace(self.config, num_encoder_layers=1, num_decoder_layers=1)
+        tree = trace(dataclasses.replace(self, config=shallow))
+        for stack in ("encoder", "decoder"):
+            layer = tree[stack].pop("layers_0")
+            depth = getattr(self.config, f"num_{stack}_layers")
+            tree[stack] |= {f"layers_{i}": layer for i in range(depth)}
+        return tree
+
+    monkeypatch.setattr(model.EncoderDecoderModel, "abstract_params", abstract_params)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -141,7 +141,7 @@ def test_commands_in_the_readme_are_complete():
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if command(f)[0] == "describe"])
-def test_described_numbers_are_true(file, capsys):
+def test_described_numbers_are_true(file, capsys, quick_shapes):
     cli.run([word for word in command(file) if word != "--json"])
     numbers = re.findall(r"\d[\d,]{3,}", header(file)[1]["result"])
     shown = capsys.readouterr().out

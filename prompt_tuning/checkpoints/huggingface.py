@@ -1,7 +1,8 @@
 """T5 in Hugging Face's format: config.json, model.safetensors, tokenizer files.
 
 Facts about the format: torch stores a kernel as [outputs, inputs]; an output layer
-of its own (`lm_head.weight`) is present exactly when the logits are not tied.
+of its own (`lm_head.weight`) is present exactly when the logits are not tied. model_type
+is "t5" for T5 1.0, 1.1, Flan-T5 and ByT5, "mt5" and "umt5" for these.
 """
 
 import contextlib
@@ -28,6 +29,8 @@ ACTIVATIONS = {
     "gated-gelu": ("gelu", "linear"),
     "gated-silu": ("silu", "linear"),
 }
+# Of a config.json that does not say.
+FEED_FORWARD = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu"}
 SIZES = {"vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers"}
 # Our path -> their name. [qkvo] is the first letter of query, key, value, out.
 NAMES = (
@@ -36,6 +39,10 @@ NAMES = (
     (
         r"(\w+)/relpos_bias/rel_embedding",
         r"\1.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    ),
+    (
+        r"(\w+)/layers_(\d+)/relpos_bias/rel_embedding",
+        r"\1.block.\2.layer.0.SelfAttention.relative_attention_bias.weight",
     ),
     (r"(\w+)/\1_norm/scale", r"\1.final_layer_norm.weight"),
     (
@@ -110,12 +117,13 @@ def read_config(path: epath.PathLike) -> config_lib.T5Config:
     """
     path = epath.Path(path)
     config = _read_json(path / "config.json")
-    kind, feed_forward = config.get("model_type"), config.get("feed_forward_proj", "relu")
-    if kind not in ("t5", "mt5") or feed_forward not in ACTIVATIONS:
+    kind = config.get("model_type")
+    feed_forward = config.get("feed_forward_proj") or FEED_FORWARD.get(kind)
+    if kind not in FEED_FORWARD or feed_forward not in ACTIVATIONS:
         raise ValueError(
             f"{path}/config.json has model_type {kind!r} and feed_forward_proj "
-            f"{feed_forward!r}; supported are t5 and mt5 with {sorted(ACTIVATIONS)}: choose "
-            "another INITIAL_CHECKPOINT_PATH"
+            f"{feed_forward!r}; supported are {', '.join(FEED_FORWARD)} with "
+            f"{sorted(ACTIVATIONS)}: choose another INITIAL_CHECKPOINT_PATH"
         )
     if missing := SIZES - config.keys():
         raise ValueError(f"{path}/config.json lacks {sorted(missing)}; copy the model again")
@@ -131,6 +139,7 @@ def read_config(path: epath.PathLike) -> config_lib.T5Config:
         logits_via_embedding=_is_tied(path, config),
         relative_attention_buckets=config.get("relative_attention_num_buckets", 32),
         relative_attention_max_distance=config.get("relative_attention_max_distance", 128),
+        relative_attention_per_layer=kind == "umt5",
         layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
     )
 
@@ -184,7 +193,8 @@ def save(
     params: params_lib.Tree,
     config: config_lib.T5Config,
     *,
-    vocabulary_file: epath.PathLike,
+    vocabulary_file: epath.PathLike | None,
+    extra_ids: int = 100,
     step: int,
     dtype: str = "bfloat16",
 ) -> None:
@@ -194,7 +204,8 @@ def save(
       path: the folder to make.
       params: all parameters of the network, without a prompt.
       config: the network's sizes.
-      vocabulary_file: sentencepiece model; the tokenizer adds the 100 extra ids.
+      vocabulary_file: sentencepiece model; None for bytes (ByT5).
+      extra_ids: sentinels that the tokenizer adds.
       step: pre-training steps so far; `read_step` gives it back.
       dtype: of the stored weights.
 
@@ -209,21 +220,25 @@ def save(
     texts = {
         "config.json": _config_json(config, dtype) | special_ids | {STEP_KEY: step},
         "generation_config.json": special_ids,
-        "tokenizer_config.json": {"tokenizer_class": "T5Tokenizer", "extra_ids": 100},
+        "tokenizer_config.json": {
+            "tokenizer_class": "T5Tokenizer" if vocabulary_file else "ByT5Tokenizer",
+            "extra_ids": extra_ids,
+        },
     }
     files = {name: (json.dumps(text, indent=2) + "\n").encode() for name, text in texts.items()}
     check_vocabulary(vocabulary_file)
-    files["spiece.model"] = epath.Path(vocabulary_file).read_bytes()
+    if vocabulary_file:
+        files["spiece.model"] = epath.Path(vocabulary_file).read_bytes()
     files[WEIGHTS] = safetensors.numpy.save(_their_tensors(params, dtype), {"format": "pt"})
     _write_folder(path, files)
 
 
-def check_vocabulary(path: epath.PathLike) -> None:
+def check_vocabulary(path: epath.PathLike | None) -> None:
     """Raises ValueError where a sentencepiece model cannot be exported by `save`."""
-    if b"<extra_id_0>" in epath.Path(path).read_bytes():
+    if path and b"<extra_id_0>" in epath.Path(path).read_bytes():
         raise ValueError(
             f"{path} holds its extra ids already; the exported tokenizer adds them: set "
-            "VOCABULARY_FILE to the model without them, and EXTRA_IDS to 100"
+            "VOCABULARY_FILE to the model without them, and EXTRA_IDS to their number"
         )
 
 
@@ -254,9 +269,10 @@ def _config_json(config: config_lib.T5Config, dtype: str) -> dict:
             f"it knows {sorted(feed_forward)}"
         )
     tied = config.logits_via_embedding
+    kind = "umt5" if config.relative_attention_per_layer else "t5"
     return {
-        "architectures": ["T5ForConditionalGeneration"],
-        "model_type": "t5",
+        "architectures": [f"{kind.upper()}ForConditionalGeneration"],
+        "model_type": kind,
         "is_encoder_decoder": True,
         "vocab_size": config.vocab_size,
         "d_model": config.embed_dim,
@@ -293,18 +309,19 @@ def _transposed(leaf: leaves.Leaf) -> leaves.Leaf:
 
 def _is_tied(path: epath.Path, config: dict) -> bool:
     """Tied exactly when no other lm_head is stored; config.json must agree on the scaling."""
-    # transformers >= 5 writes tie_word_embeddings: true for every T5.
-    scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
+    # transformers >= 5 writes tie_word_embeddings: true for all; no mT5 or umT5 was trained so.
+    told = config["model_type"] == "t5" and config.get("tie_word_embeddings", True)
+    scaled = config.get("scale_decoder_outputs", told)
     with _open_tensors(path) as stored:
         tied = "lm_head.weight" not in stored or (
             scaled and _is_copy_of_embedding(stored, "lm_head.weight")
         )
     if tied != scaled:
         raise ValueError(
-            f"{path}: lm_head.weight is {'absent' if tied else 'present'}, but config.json says "
-            f"that logits are {'scaled' if scaled else 'not scaled'}; the network scales tied "
-            "logits by 1/sqrt(D) and no others: mend scale_decoder_outputs in config.json or "
-            "choose another INITIAL_CHECKPOINT_PATH"
+            f"{path}: lm_head.weight is {'absent' if tied else 'present'}, but by config.json "
+            f"({config['model_type']}) logits are {'scaled' if scaled else 'not scaled'}; the "
+            "network scales tied logits by 1/sqrt(D) and no others: mend scale_decoder_outputs "
+            "in config.json or choose another INITIAL_CHECKPOINT_PATH"
         )
     return tied
 

@@ -75,8 +75,8 @@ def _use_vocabulary(task, vocabulary: vocabularies.SentencePiece):
         own = feature.vocabulary
         if own is not features.MODEL_VOCABULARY and own != wanted:
             raise ValueError(
-                f"task {task.name} tokenises {name} with {own}, the model uses {vocabulary.path} with "
-                f"{vocabulary.extra_ids} extra ids; set VOCABULARY_FILE and EXTRA_IDS, or another task"
+                f"task {task.name} tokenises {name} with {own}, the model uses {vocabulary}; "
+                "set VOCABULARY_FILE and EXTRA_IDS, or another task"
             )
         replaced[name] = dataclasses.replace(feature, vocabulary=wanted)
     task = copy.copy(task)

@@ -77,7 +77,7 @@ def span_corruption(
     Args:
       dataset: of {"targets": int32[N]} documents.
       sequence_length: of inputs and targets, with sentinels and EOS.
-      output_features: their vocabulary has the sentinels.
+      output_features: their vocabulary has the sentinels, or is ByT5's.
       noise_density: share of tokens to be predicted.
       mean_span_length: of noise spans, in tokens.
     """
@@ -85,14 +85,22 @@ def span_corruption(
     length = _longest_chunk(count, sequence_length)
     noise, spans = count(length)
     vocabulary = output_features["targets"].vocabulary
-    last = f"<extra_id_{spans - 1}>"
-    if vocabulary.decode([vocabulary.vocab_size - spans]).strip() != last:
+    if not _has_sentinels(vocabulary, spans):
         raise ValueError(
-            f"span corruption of {length} tokens needs the sentinels <extra_id_0> to {last} at the "
-            "vocabulary's end, which it lacks; set EXTRA_IDS, or a shorter TASK_FEATURE_LENGTHS"
+            f"span corruption of {length} tokens needs the sentinels <extra_id_0> to "
+            f"<extra_id_{spans - 1}> at the vocabulary's end, which it lacks; set EXTRA_IDS, or a "
+            "shorter TASK_FEATURE_LENGTHS"
         )
     chunks = concatenate_and_chunk(dataset, length, vocabulary.eos_id)
     return _corrupt(chunks, length, noise, spans, vocabulary.vocab_size)
+
+
+def _has_sentinels(vocabulary: seqio.Vocabulary, spans: int) -> bool:
+    if isinstance(vocabulary, seqio.ByteVocabulary):
+        # ByT5 takes its last 100 bytes (Xue et al., 2022, section 3.1).
+        return spans <= max(100, vocabulary.extra_ids)
+    last = vocabulary.decode([vocabulary.vocab_size - spans]).strip()
+    return last == f"<extra_id_{spans - 1}>"
 
 
 def _noise_counts(density: float, mean_span_length: float, length: int) -> tuple[int, int]:

@@ -1,13 +1,15 @@
-"""Sentencepiece vocabularies, without TensorFlow until a task asks for it."""
+"""Vocabularies of pieces and of bytes, without TensorFlow until a task asks for it."""
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable
 
 import sentencepiece
 from etils import epath
 
 EOS_ID, UNK_ID = 1, 2
+SPECIAL = ("<pad>", "</s>", "<unk>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,9 @@ class SentencePiece:
 
     path: str
     extra_ids: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.path} with {self.extra_ids} extra ids"
 
     @functools.cached_property
     def processor(self) -> sentencepiece.SentencePieceProcessor:
@@ -71,12 +76,7 @@ class SentencePiece:
 
     def check_fits(self, rows: int) -> None:
         """Raises ValueError unless a model with `rows` embeddings can be using this vocabulary."""
-        # Published models pad their table to a multiple of 128 rows or of their sharding.
-        if not 0 <= rows - self.size < 256:
-            raise ValueError(
-                f"the vocabulary {self.path} has {self.size} ids, the model's embedding {rows} rows: "
-                "they do not belong together; set VOCABULARY_FILE and EXTRA_IDS, or another model"
-            )
+        _check_fits(self, rows, "VOCABULARY_FILE and EXTRA_IDS")
 
     def for_seqio(self):
         """The same vocabulary as seqio's class. Imports seqio; raises as `processor`."""
@@ -84,3 +84,71 @@ class SentencePiece:
 
         _ = self.processor  # seqio opens the file late, and says nothing of the setting
         return seqio.SentencePieceVocabulary(self.path, extra_ids=self.extra_ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteVocabulary:
+    """The bytes of UTF-8 behind padding, end and unknown: no file (ByT5, Xue et al., 2022).
+
+    Attributes:
+      extra_ids: sentinels to append: <extra_id_0> gets the last id. ByT5 has none: it was
+        pre-trained with its last bytes as sentinels.
+    """
+
+    extra_ids: int = 0
+    path: None = dataclasses.field(default=None, init=False)  # where SentencePiece has its file
+
+    def __str__(self) -> str:
+        return f"bytes with {self.extra_ids} extra ids"
+
+    @property
+    def size(self) -> int:
+        """Special tokens, bytes and sentinels."""
+        return self._first_extra + self.extra_ids
+
+    @property
+    def _first_extra(self) -> int:
+        return len(SPECIAL) + 256
+
+    def encode(self, text: str) -> list[int]:
+        """Ids, without an end token."""
+        return [byte + len(SPECIAL) for byte in text.encode()]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text up to the first end token; what is no byte, or no UTF-8, is left out."""
+        ids = itertools.takewhile(lambda i: i != EOS_ID, ids)
+        kept = [int(i) - len(SPECIAL) for i in ids if len(SPECIAL) <= i < self._first_extra]
+        return bytes(kept).decode(errors="ignore")
+
+    def piece(self, index: int) -> str:
+        """The byte with this id as a letter, "▁" for a space, or as <0xE4>; "" beyond the end."""
+        if index < len(SPECIAL):
+            return SPECIAL[index]
+        if index >= self._first_extra:
+            return f"<extra_id_{self.size - 1 - index}>" if index < self.size else ""
+        letter = chr(index - len(SPECIAL))
+        if letter == " ":
+            return "▁"
+        return letter if letter.isascii() and letter.isprintable() else f"<0x{ord(letter):02X}>"
+
+    def check_fits(self, rows: int) -> None:
+        """Raises ValueError unless a model with `rows` embeddings can be using this vocabulary."""
+        _check_fits(self, rows, "EXTRA_IDS")
+
+    def for_seqio(self):
+        """The same vocabulary as seqio's class. Imports seqio."""
+        import seqio
+
+        return seqio.ByteVocabulary(extra_ids=self.extra_ids)
+
+
+Vocabulary = SentencePiece | ByteVocabulary
+
+
+def _check_fits(vocabulary: Vocabulary, rows: int, settings: str) -> None:
+    # Published models pad their table to a multiple of 128 rows or of their sharding: mT5 150b by 268.
+    if not 0 <= rows - vocabulary.size < 384:
+        raise ValueError(
+            f"the vocabulary {vocabulary} has {vocabulary.size} ids, the model's embedding {rows} "
+            f"rows: they do not belong together; set {settings}, or another model"
+        )

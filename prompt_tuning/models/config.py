@@ -36,6 +36,7 @@ class T5Config:
       logits_via_embedding: tied logits, against the token embedding / sqrt(D) (T5 1.0).
       relative_attention_buckets: buckets of the relative bias.
       relative_attention_max_distance: distance from which all share a bucket.
+      relative_attention_per_layer: a relative bias in each layer (umT5), not one a stack.
       layer_norm_epsilon: of the RMS norms.
       dtype: of activations; norms, softmax and logits are float32.
       weights_dtype: in which weights are held; "bfloat16" halves their memory. For frozen ones:
@@ -56,6 +57,7 @@ class T5Config:
     logits_via_embedding: bool = False
     relative_attention_buckets: int = 32
     relative_attention_max_distance: int = 128
+    relative_attention_per_layer: bool = False
     layer_norm_epsilon: float = 1e-6
     dtype: str = "float32"
     weights_dtype: str = "float32"

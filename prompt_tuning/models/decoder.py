@@ -16,6 +16,8 @@ class DecoderLayer(nn.Module):
     config: config_lib.T5Config
 
     def setup(self):
+        if self.config.relative_attention_per_layer:
+            self.relpos_bias = layers.RelativeBias.of(self.config, bidirectional=False)
         self.pre_self_attention_layer_norm = layers.RMSNorm.of(self.config)
         self.self_attention = layers.Attention.of(self.config)
         self.pre_cross_attention_layer_norm = layers.RMSNorm.of(self.config)
@@ -89,7 +91,8 @@ class Decoder(nn.Module):
 
     def setup(self):
         config = self.config
-        self.relpos_bias = layers.RelativeBias.of(config, bidirectional=False)
+        if not config.relative_attention_per_layer:
+            self.relpos_bias = layers.RelativeBias.of(config, bidirectional=False)
         layer = config_lib.rematerialised(DecoderLayer, config, 6)
         self.layers = [layer(config) for _ in range(config.num_decoder_layers)]
         self.decoder_norm = layers.RMSNorm.of(config)
@@ -124,14 +127,14 @@ class Decoder(nn.Module):
         order = jnp.arange(input_ids.shape[1])
         causal = (order[:, None] >= order[None, :])[None, None]
         visible = attention.visibility(target_ids > 0, segment_ids, segment_ids) & causal
-        bias = self.relpos_bias(where, where)
+        biases = layers.biases(self, where, where)
         cross = attention.visibility(
             encoder_ids > 0,
             None if encoder_segment_ids is None else segment_ids,
             encoder_segment_ids,
         )
         x = self.dropout(self.embedder(input_ids), deterministic=deterministic)
-        for layer in self.layers:
+        for layer, bias in zip(self.layers, biases, strict=True):
             x = layer(x, encoded, bias, visible, cross, deterministic)
         return self._logits(x, deterministic)
 
@@ -157,12 +160,12 @@ class Decoder(nn.Module):
     ) -> tuple[Float[Array, "B V"], list[dict]]:
         """Logits after the token at position `index`, and the cache with it."""
         keys = jnp.arange(cache[0]["self"][0].shape[2], dtype=jnp.int32)[None]
-        bias = self.relpos_bias(index[None, None], keys)
+        biases = layers.biases(self, index[None, None], keys)
         visible = attention.visibility(keys <= index)
         cross = attention.visibility(encoder_ids > 0)
         x = self.embedder(ids[:, None])
         filled = []
-        for layer, layer_cache in zip(self.layers, cache, strict=True):
+        for layer, bias, layer_cache in zip(self.layers, biases, cache, strict=True):
             x, layer_cache = layer.step(x, layer_cache, index, bias, visible, cross)
             filled.append(layer_cache)
         return self._logits(x, True)[:, 0], filled

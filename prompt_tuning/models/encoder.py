@@ -14,6 +14,8 @@ class EncoderLayer(nn.Module):
     config: config_lib.T5Config
 
     def setup(self):
+        if self.config.relative_attention_per_layer:
+            self.relpos_bias = layers.RelativeBias.of(self.config, bidirectional=True)
         self.pre_attention_layer_norm = layers.RMSNorm.of(self.config)
         self.attention = layers.Attention.of(self.config)
         self.pre_mlp_layer_norm = layers.RMSNorm.of(self.config)
@@ -40,7 +42,8 @@ class Encoder(nn.Module):
 
     def setup(self):
         config = self.config
-        self.relpos_bias = layers.RelativeBias.of(config, bidirectional=True)
+        if not config.relative_attention_per_layer:
+            self.relpos_bias = layers.RelativeBias.of(config, bidirectional=True)
         layer = config_lib.rematerialised(EncoderLayer, config, 4)
         self.layers = [layer(config) for _ in range(config.num_encoder_layers)]
         self.encoder_norm = layers.RMSNorm.of(config)
@@ -63,9 +66,9 @@ class Encoder(nn.Module):
         """Encodes rows of ids; an id above 0 is real."""
         where = layers.positions_of(ids, positions)
         visible = attention.visibility(ids > 0, segment_ids, segment_ids)
-        bias = self.relpos_bias(where, where)
+        biases = layers.biases(self, where, where)
         x = self.dropout(self.embed(ids), deterministic=deterministic)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed_activations"))
-        for layer in self.layers:
+        for layer, bias in zip(self.layers, biases, strict=True):
             x = layer(x, bias, visible, deterministic)
         return self.dropout(self.encoder_norm(x), deterministic=deterministic)

@@ -198,6 +198,15 @@ class RelativeBias(nn.Module):
         return jnp.moveaxis(bias_HBQK, 0, 1)
 
 
+def biases(
+    stack: nn.Module, query_positions: Int[Array, "#B Q"], key_positions: Int[Array, "#B K"]
+) -> list[Float[Array, "#B H Q K"]]:
+    """For each layer of a stack, the bias that all share or the layer's own (umT5)."""
+    if stack.config.relative_attention_per_layer:
+        return [layer.relpos_bias(query_positions, key_positions) for layer in stack.layers]
+    return [stack.relpos_bias(query_positions, key_positions)] * len(stack.layers)
+
+
 class Attention(nn.Module):
     """Multi-head attention without biases and without 1/sqrt(head size)."""
 

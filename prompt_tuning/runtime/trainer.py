@@ -213,6 +213,7 @@ def _finish(run: run_lib.Run) -> dict[str, Any]:
                 base,
                 run.loaded.model.config,
                 vocabulary_file=run.loaded.vocabulary.path,
+                extra_ids=run.loaded.vocabulary.extra_ids,
                 step=run.step,
                 dtype="float32",
             )

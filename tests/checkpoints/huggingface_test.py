@@ -1,5 +1,6 @@
 """Hugging Face's format: names, orientation, variants, and what is wrong with a file."""
 
+import dataclasses
 import json
 
 import jax
@@ -25,6 +26,7 @@ CONFIG = config_lib.T5Config(
     relative_attention_buckets=4,
     relative_attention_max_distance=6,
 )
+PER_LAYER = dataclasses.replace(CONFIG, relative_attention_per_layer=True)
 TIED = config_lib.T5Config(24, 8, 2, 3, 10, 1, 1, ("relu",), logits_via_embedding=True)
 E = "encoder.block.1.layer."
 D = "decoder.block.0.layer."
@@ -114,7 +116,9 @@ def test_each_kind_of_weight_has_their_name_and_orientation(saved, ours, theirs,
     np.testing.assert_array_equal(stored, expected.T if transposed else expected)
 
 
-@pytest.mark.parametrize("config", [CONFIG, TIED], ids=["gated-untied", "relu-tied"])
+@pytest.mark.parametrize(
+    "config", [CONFIG, TIED, PER_LAYER], ids=["gated-untied", "relu-tied", "bias-a-layer"]
+)
 def test_what_is_saved_is_loaded(tmp_path, vocabulary, config):
     tree = random_params(config)
     folder = tmp_path / "model"
@@ -178,6 +182,35 @@ def test_weights_decide_tying_and_config_must_agree(
             huggingface.read_config(folder)
 
 
+@pytest.mark.parametrize("kind", ["mt5", "umt5"])
+@pytest.mark.parametrize("tie", [False, True, "absent"])
+def test_mt5_and_umt5_have_an_output_layer_whatever_config_says(tmp_path, vocabulary, kind, tie):
+    config = PER_LAYER if kind == "umt5" else CONFIG
+    folder, tree = tmp_path / "m", random_params(config)
+    save = dict(vocabulary_file=vocabulary, step=0, dtype="float32")
+    huggingface.save(folder, tree, config, **save)
+    edit_config(
+        folder,
+        model_type=kind,
+        tie_word_embeddings=tie,
+        scale_decoder_outputs="absent",
+        feed_forward_proj="absent",
+    )
+    assert huggingface.read_config(folder) == config
+    assert_equal(huggingface.load(folder, abstract(config)), tree)
+    rewrite(folder, lambda tensors: tensors.pop("lm_head.weight"))
+    with pytest.raises(ValueError, match=rf"lm_head\.weight is absent.*\({kind}\)"):
+        huggingface.read_config(folder)
+
+
+def test_bytes_need_no_vocabulary_file(tmp_path):
+    save = dict(vocabulary_file=None, extra_ids=0, step=0)
+    huggingface.save(tmp_path / "m", random_params(CONFIG), CONFIG, **save)
+    tokenizer = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
+    assert tokenizer == {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 0}
+    assert not (tmp_path / "m" / "spiece.model").exists()
+
+
 def test_copies_of_the_embedding_and_the_unused_bias_are_no_surplus(tmp_path, vocabulary):
     tree = random_params(TIED)
     folder = tmp_path / "m"
@@ -236,7 +269,7 @@ def test_damaged_and_foreign_files_are_named(saved):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "umt5"}, "umt5"),
+        ({"model_type": "longt5"}, "'longt5'.*supported are t5, mt5, umt5"),
         ({"feed_forward_proj": "gated-swish"}, "gated-swish"),
         ({"d_model": "absent"}, r"lacks \['d_model'\]"),
     ],

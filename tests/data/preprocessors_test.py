@@ -156,6 +156,17 @@ def test_span_corruption_needs_sentinels(vocabulary):
         run(preprocessors.span_corruption, plain)
 
 
+def test_span_corruption_of_bytes_takes_the_last_bytes_as_sentinels():
+    sentinels = [258 - i for i in range(100)]
+    text = np.arange(3 * 110) % 40 + 3
+    for i, example in enumerate(run(preprocessors.span_corruption, vocabularies.ByteVocabulary())):
+        tokens, spans = restore(example, sentinels)
+        assert tokens == text[110 * i : 110 * (i + 1)].tolist() and len(spans) == 5
+    with pytest.raises(ValueError, match=r"<extra_id_10\d> .*EXTRA_IDS"):
+        lengths = {"inputs": 2100, "targets": 500}
+        run(preprocessors.span_corruption, vocabularies.ByteVocabulary(), lengths)
+
+
 @pytest.mark.parametrize("room", [(32, 32), (32, 12), (12, 32), (3, 2)])
 def test_prefix_lm_cuts_text_in_two_that_fit(vocabulary, room):
     lengths = dict(zip(("inputs", "targets"), room, strict=True))

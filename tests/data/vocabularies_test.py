@@ -1,6 +1,7 @@
-"""A sentencepiece vocabulary with its sentinels."""
+"""Vocabularies of pieces and of bytes, with their sentinels."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_piece_marks_the_space_in_front(vocabulary):
     assert "".join(map(vocabulary.piece, vocabulary.encode("good film"))) == "▁good▁film"
 
 
-@pytest.mark.parametrize(("surplus", "fits"), [(-1, False), (0, True), (255, True), (256, False)])
+@pytest.mark.parametrize(("surplus", "fits"), [(-1, False), (0, True), (383, True), (384, False)])
 def test_rows_of_the_embedding_it_fits(vocabulary, surplus, fits):
     if fits:
         vocabulary.check_fits(vocabulary.size + surplus)
@@ -69,3 +70,40 @@ def test_a_file_that_is_absent_or_another_thing(tmp_path):
         ValueError, match=r"text\.model is not a sentencepiece model .* VOCABULARY_FILE"
     ):
         _ = vocabularies.SentencePiece(str(tmp_path / "text.model")).size
+
+
+@pytest.mark.parametrize("extra_ids", [0, 100])
+@pytest.mark.parametrize("text", [*TEXTS, "\x00\x7f\n"])
+def test_bytes_have_the_ids_and_texts_of_seqio(text, extra_ids):
+    mine = vocabularies.ByteVocabulary(extra_ids)
+    theirs = mine.for_seqio()
+    ids = mine.encode(text)
+    assert ids == list(theirs.encode(text))
+    assert mine.decode(ids) == theirs.decode(ids) == text
+    assert mine.size == theirs.vocab_size == 259 + extra_ids
+    for odd in ([*ids, 1, 70], [2, 0, *ids, 258, 300, 40_000], [*ids[:1], 70, 130]):
+        assert mine.decode(np.array(odd)) == theirs.decode(odd), odd
+
+
+def test_bytes_have_the_ids_of_byt5s_tokenizer():
+    """What transformers says; see scripts/make_family_goldens.py."""
+    file = pathlib.Path(__file__).parents[1] / "testdata" / "family_byt5.npz"
+    with np.load(file) as arrays:
+        for texts, name in (("input_texts", "inputs"), ("target_texts", "targets")):
+            for text, row in zip(arrays[texts], arrays[name], strict=True):
+                ids = vocabularies.ByteVocabulary().encode(str(text))
+                assert [*ids, vocabularies.EOS_ID] == row[row > 0].tolist()
+                assert vocabularies.ByteVocabulary().decode(row) == text
+
+
+def test_pieces_of_bytes():
+    some = vocabularies.ByteVocabulary(extra_ids=2)
+    ids = [0, 1, 2, *some.encode("a ä\n"), 259, 260, 261]
+    shown = ["<pad>", "</s>", "<unk>", "a", "▁", "<0xC3>", "<0xA4>", "<0x0A>"]
+    assert [some.piece(i) for i in ids] == [*shown, "<extra_id_1>", "<extra_id_0>", ""]
+
+
+def test_bytes_fit_byt5_and_no_other():
+    vocabularies.ByteVocabulary().check_fits(384)
+    with pytest.raises(ValueError, match=r"bytes with 0 extra ids has 259 ids.*set EXTRA_IDS"):
+        vocabularies.ByteVocabulary().check_fits(32128)

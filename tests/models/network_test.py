@@ -43,6 +43,23 @@ def test_ids_without_a_prompt_do_not_read_it(golden, prompted):
     np.testing.assert_allclose(found[real], golden.arrays["logits"][real], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("remat_policy", ["none", "full"])
+def test_a_bias_in_each_layer_that_is_the_stacks_changes_nothing(golden, remat_policy):
+    flat, config = params.flatten(golden.params), golden.config
+    for stack in ("encoder", "decoder"):
+        table = flat.pop(f"{stack}/relpos_bias/rel_embedding")
+        for i in range(getattr(config, f"num_{stack}_layers")):
+            flat[f"{stack}/layers_{i}/relpos_bias/rel_embedding"] = table
+    config = dataclasses.replace(
+        config, relative_attention_per_layer=True, remat_policy=remat_policy
+    )
+    found = jax.jit(model.EncoderDecoderModel(config).logits)(
+        params.unflatten(flat), golden.teacher
+    )
+    real = golden.arrays["targets"] > 0
+    np.testing.assert_allclose(found[real], golden.arrays["logits"][real], rtol=0, atol=2e-5)
+
+
 def test_bfloat16_gives_float32_logits_near_those_of_float32(golden):
     config = dataclasses.replace(golden.config, dtype="bfloat16")
     found = jax.jit(model.EncoderDecoderModel(config).logits)(golden.params, golden.teacher)
