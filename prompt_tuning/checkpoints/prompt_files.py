@@ -45,37 +45,49 @@ def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarr
       FileNotFoundError: there is no such file.
       ValueError: not a .npy file, pickled, of another shape, or with values that are not finite.
     """
-    path = epath.Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"PROMPT_FILE {path} does not exist")
-    try:
-        prompt = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"PROMPT_FILE {path} is not a .npy file of numbers ({error})") from error
-    if prompt.dtype == np.dtype("V2"):  # numpy's name for bfloat16
-        prompt = prompt.view(ml_dtypes.bfloat16)
-    if prompt.ndim != 2 or prompt.dtype not in (np.float32, np.float16, ml_dtypes.bfloat16):
-        raise ValueError(
-            f"PROMPT_FILE {path} holds {prompt.dtype} {prompt.shape}, not a float table [P, D]"
-        )
+    prompt = read_table(path, "PROMPT_FILE")
     if shape is not None and prompt.shape != tuple(shape):
         raise ValueError(
             f"PROMPT_FILE {path} holds a prompt of shape {prompt.shape}, the model needs {tuple(shape)}; "
             f"PROMPT_LENGTH must be {prompt.shape[0]} and the model gin file one of width "
             f"{prompt.shape[1]}"
         )
-    prompt = prompt.astype(np.float32)
-    if not np.isfinite(prompt).all():
+    return prompt
+
+
+def read_table(path: epath.PathLike, setting: str) -> np.ndarray:
+    """Reads a table of a .npy file as float32 [N, D]; `setting` named it. Raises as `load`."""
+    path = epath.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{setting} {path} does not exist")
+    try:
+        table = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{setting} {path} is not a .npy file of numbers ({error})") from error
+    if table.dtype == np.dtype("V2"):  # numpy's name for bfloat16
+        table = table.view(ml_dtypes.bfloat16)
+    if table.ndim != 2 or table.dtype not in (np.float32, np.float16, ml_dtypes.bfloat16):
         raise ValueError(
-            f"PROMPT_FILE {path} has NaN or infinite values; expected finite ones: the run that "
+            f"{setting} {path} holds {table.dtype} {table.shape}, not a float table [P, D]"
+        )
+    table = table.astype(np.float32)
+    if not np.isfinite(table).all():
+        raise ValueError(
+            f"{setting} {path} has NaN or infinite values; expected finite ones: the run that "
             "wrote it diverged"
         )
-    return prompt
+    return table
 
 
 def length(path: epath.PathLike) -> int:
     """P of a prompt file."""
     return load(path).shape[0]
+
+
+def place(path: epath.PathLike) -> str | tuple[int, ...]:
+    """Where the prompt of a file stands in an input, by its card; "prefix" where no card says it."""
+    told = read_card(path).get("place", "prefix")
+    return tuple(told) if isinstance(told, list) else told
 
 
 def base_model_digest(path: epath.PathLike) -> str | None:

@@ -216,6 +216,7 @@ class Run:
         card = {
             "length": prompt.shape[0],
             "embed_dim": prompt.shape[1],
+            "place": self.loaded.model.prompt.place,
             "base_model": self.loaded.checkpoint,
             "base_model_digest": self.loaded.digest,
             "task": self.task,

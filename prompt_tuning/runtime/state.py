@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from prompt_tuning import params as params_lib
 from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import base_model
+from prompt_tuning.data import soft_tokens as soft_tokens_lib
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import initializers, module
@@ -52,15 +53,29 @@ class LoadedModel:
     digest: str
 
     @property
-    def soft_ids(self) -> np.ndarray:
+    def soft_tokens(self) -> soft_tokens_lib.SoftTokens:
         """See the function of this name."""
-        return soft_ids(self.model)
+        return soft_tokens(self.model, self.vocabulary)
 
 
-def soft_ids(model: model_lib.EncoderDecoderModel) -> np.ndarray:
-    """The ids of the prompt, beyond the vocabulary; none for a model without prompt."""
-    length = 0 if model.prompt is None else model.prompt.length
-    return model.config.vocab_size + np.arange(length, dtype=np.int32)
+def soft_tokens(
+    model: model_lib.EncoderDecoderModel, vocabulary: vocabularies.SentencePiece | None = None
+) -> soft_tokens_lib.SoftTokens:
+    """What the prompt adds to an input: ids from V on; none for a model without prompt.
+
+    Args:
+      model: with its prompt.
+      vocabulary: whose sentinels tell the task, where there is a prompt for each; only a
+        length can be asked without it.
+    """
+    if model.prompt is None:
+        return soft_tokens_lib.SoftTokens(np.zeros(0, np.int32))
+    return soft_tokens_lib.SoftTokens(
+        model.config.vocab_size + np.arange(model.prompt.length, dtype=np.int32),
+        model.prompt.place,
+        getattr(model.prompt, "num_tasks", 0),
+        0 if vocabulary is None else vocabulary.size,
+    )
 
 
 def load_model(
@@ -86,6 +101,7 @@ def load_model(
       seed: of what is random.
     """
     vocabulary.check_fits(model.config.vocab_size)
+    soft_tokens(model, vocabulary)  # raises where the prompt's place is wrong
     if checkpoint is not None:
         base_model.check_config(checkpoint, model.config)
     mesh = partitioning.make_mesh(num_partitions)
@@ -100,6 +116,8 @@ def load_model(
 
     if model.prompt is not None:
         jax.eval_shape(make_prompt, base["token_embedder"]["embedding"])
+    if model.penalty is not None:
+        jax.eval_shape(model.penalty, nn.unbox(boxed))
     if checkpoint is None:
         logging.info("random weights: no INITIAL_CHECKPOINT_PATH")
         params, step = jax.jit(model.init)(jax.random.key(seed)), 0
