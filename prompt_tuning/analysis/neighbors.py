@@ -7,7 +7,6 @@ from jaxtyping import Float
 
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import initializers
 from prompt_tuning.runtime import state
 
 
@@ -44,7 +43,7 @@ def neighbors(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.SentencePiece,
     checkpoint: str,
-    prompt_initializer: initializers.Initializer,
+    prompt_initializer: state.Start,
     count: int = 5,
     config_text: str = "",
 ) -> list[list[Neighbor]]:

@@ -1,7 +1,12 @@
-"""A prompt on disk: `<name>.npy` [P, D] float32 and its card `<name>.json`."""
+"""What training adds to a base model, on disk, with its card `<name>.json`.
+
+A prompt that is all is `<name>.npy` [P, D] float32; what methods of several parameters add is
+`<name>.npz`, an array for each path. Which of the two a file is, its name says: .npz, or else.
+"""
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +15,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
-SUFFIX = ".npy"
+from prompt_tuning.prompts import initializers
+
+SUFFIX, SUFFIX_OF_LEAVES = ".npy", ".npz"
+FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 
 
 def save(
@@ -28,9 +36,32 @@ def save(
         raise ValueError(f"a prompt file is named <name>.npy, not {path.name!r}")
     buffer = io.BytesIO()
     np.save(buffer, np.asarray(prompt, np.float32), allow_pickle=False)
+    _write_both(path, buffer.getvalue(), card)
+
+
+def save_leaves(
+    path: epath.PathLike, leaves: Mapping[str, Array | np.ndarray], card: Mapping[str, Any]
+) -> None:
+    """Writes all that methods add to a model, and the card, each whole or not at all.
+
+    Args:
+      path: ends with .npz; the card lies beside it with .json.
+      leaves: {path of the parameter: array}.
+      card: as of `save`; its "length" is the P that `length` reads.
+    """
+    path = epath.Path(path)
+    if path.suffix != SUFFIX_OF_LEAVES:
+        raise ValueError(f"a file of several parameters is named <name>.npz, not {path.name!r}")
+    buffer = io.BytesIO()
+    arrays = {name: np.asarray(leaf, np.float32) for name, leaf in leaves.items()}
+    np.savez(buffer, allow_pickle=False, **arrays)
+    _write_both(path, buffer.getvalue(), card)
+
+
+def _write_both(path: epath.Path, content: bytes, card: Mapping[str, Any]) -> None:
     text = json.dumps(dict(card), indent=2) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, buffer.getvalue())
+    _write(path, content)
     _write(_card_path(path), text.encode())
 
 
@@ -57,31 +88,79 @@ def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarr
 
 def read_table(path: epath.PathLike, setting: str) -> np.ndarray:
     """Reads a table of a .npy file as float32 [N, D]; `setting` named it. Raises as `load`."""
-    path = epath.Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{setting} {path} does not exist")
+    path, content = _content(path, setting)
     try:
-        table = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        table = _array(content)
     except ValueError as error:
         raise ValueError(f"{setting} {path} is not a .npy file of numbers ({error})") from error
-    if table.dtype == np.dtype("V2"):  # numpy's name for bfloat16
-        table = table.view(ml_dtypes.bfloat16)
-    if table.ndim != 2 or table.dtype not in (np.float32, np.float16, ml_dtypes.bfloat16):
+    if table.ndim != 2 or table.dtype not in FLOATS:
         raise ValueError(
             f"{setting} {path} holds {table.dtype} {table.shape}, not a float table [P, D]"
         )
-    table = table.astype(np.float32)
-    if not np.isfinite(table).all():
+    return _finite(table, f"{setting} {path}")
+
+
+def load_leaves(path: epath.PathLike) -> dict[str, np.ndarray]:
+    """Reads {path of the parameter: float32 array}. Raises as `load`."""
+    path, content = _content(path, "PROMPT_FILE")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            leaves = {
+                name.removesuffix(SUFFIX): _array(archive.read(name)) for name in archive.namelist()
+            }
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"PROMPT_FILE {path} is not a .npz file of numbers ({error})") from error
+    if strange := sorted(name for name, leaf in leaves.items() if leaf.dtype not in FLOATS):
+        raise ValueError(f"PROMPT_FILE {path} holds {strange}, which are not floats")
+    return {name: _finite(leaf, f"PROMPT_FILE {path}") for name, leaf in leaves.items()}
+
+
+def _content(path: epath.PathLike, setting: str) -> tuple[epath.Path, bytes]:
+    path = epath.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{setting} {path} does not exist")
+    return path, path.read_bytes()
+
+
+def _array(content: bytes) -> np.ndarray:
+    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    # numpy's name for bfloat16
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
+
+
+def _finite(array: np.ndarray, file: str) -> np.ndarray:
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
         raise ValueError(
-            f"{setting} {path} has NaN or infinite values; expected finite ones: the run that "
-            "wrote it diverged"
+            f"{file} has NaN or infinite values; expected finite ones: the run that wrote it diverged"
         )
-    return table
+    return array
+
+
+def initializer(path: epath.PathLike) -> initializers.FromArray | initializers.FromLeaves:
+    """What gives a model the content of a file. Raises as `load`."""
+    digest = base_model_digest(path)
+    if _is_of_leaves(path):
+        return initializers.FromLeaves(load_leaves(path), digest)
+    return initializers.FromArray(load(path), digest)
 
 
 def length(path: epath.PathLike) -> int:
-    """P of a prompt file."""
-    return load(path).shape[0]
+    """P of the prompt in a file; 0 where there is none. A .npz file's card says it."""
+    if not _is_of_leaves(path):
+        return load(path).shape[0]
+    card = read_card(path)
+    if "length" not in card:
+        path = epath.Path(path)
+        raise ValueError(
+            f"PROMPT_FILE {path} has no card {_card_path(path).name} that tells its length; copy "
+            "the card too"
+        )
+    return card["length"]
+
+
+def _is_of_leaves(path: epath.PathLike) -> bool:
+    return epath.Path(path).suffix == SUFFIX_OF_LEAVES
 
 
 def place(path: epath.PathLike) -> str | tuple[int, ...]:
@@ -107,7 +186,8 @@ def read_card(path: epath.PathLike) -> dict[str, Any]:
 
 
 def _card_path(path: epath.Path) -> epath.Path:
-    return path.parent / (path.name.removesuffix(SUFFIX) + ".json")
+    name = path.name.removesuffix(SUFFIX).removesuffix(SUFFIX_OF_LEAVES)
+    return path.parent / f"{name}.json"
 
 
 def _write(path: epath.Path, content: bytes) -> None:

@@ -1,14 +1,16 @@
 """The encoder-decoder as a trainer sees it: initial parameters, loss, score, predict."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning import params as params_lib
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding, losses, network
 
@@ -45,23 +47,42 @@ class EncoderDecoderModel:
     )
     penalty: Callable[[Params], Array] | None = None
 
+    PROMPT_PATH: ClassVar[str] = "encoder/prompt/prompt"
+    EMBEDDING_PATH: ClassVar[str] = "token_embedder/embedding"
+
     @property
     def module(self) -> network.Transformer:
         """The Flax module."""
         return network.Transformer(self.config, self.prompt)
 
+    @property
+    def plain(self) -> "EncoderDecoderModel":
+        """The network of a base checkpoint: nothing is added to it."""
+        return dataclasses.replace(self, prompt=None)
+
+    @functools.cached_property
+    def added(self) -> frozenset[str]:
+        """Paths of the parameters that the prompt and the methods add to a base checkpoint's."""
+        return frozenset(self._boxes.keys() - self.plain._boxes.keys())
+
     def abstract_params(self) -> Params:
         """Shapes of all parameters, with their logical axes (flax LogicallyPartitioned).
 
-        The network's are of `config.weights_dtype`, the prompt's are float32.
+        A base checkpoint's are of `config.weights_dtype`, what is added to it is float32.
         """
-        params = jax.eval_shape(self._boxed_params, jax.random.key(0))
-        prompt = params["encoder"].pop("prompt", None)
         dtype = jnp.dtype(self.config.weights_dtype)
-        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)
-        if prompt is not None:
-            params["encoder"]["prompt"] = prompt
-        return params
+        return params_lib.unflatten(
+            {
+                path: box
+                if path in self.added
+                else jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), box)
+                for path, box in self._boxes.items()
+            }
+        )
+
+    @functools.cached_property
+    def _boxes(self) -> dict[str, Any]:
+        return params_lib.flatten(jax.eval_shape(self._boxed_params, jax.random.key(0)))
 
     def init(self, rng: Array) -> Params:
         """Random parameters, float32, for pre-training and tests."""

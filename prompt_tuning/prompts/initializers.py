@@ -1,15 +1,18 @@
 """How a prompt starts (paper section 3.2): each is a frozen dataclass that makes [P, D].
 
 All see the embedding of the loaded model, so none reads the checkpoint a second time.
+FromLeaves is apart: it gives all that methods add to a model, not only a prompt.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from prompt_tuning import params
 
 Encode = Callable[[str], Sequence[int]]
 POPULATION = 5000
@@ -158,3 +161,27 @@ class FromArray:
                 "set PROMPT_LENGTH, or the model that it was trained with"
             )
         return jnp.asarray(self.array, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class FromLeaves:
+    """All that methods add to a model, such as read from PROMPT_FILE. Not an Initializer: see `fit`.
+
+    Attributes:
+      leaves: {path of the parameter: array}.
+      base_model_digest: of the model that they were trained with, where that is known.
+    """
+
+    leaves: Mapping[str, Array]
+    base_model_digest: str | None = None
+
+    def fit(self, added: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:
+        """The leaves, float32. Raises ValueError where they are not those that the model has."""
+        if lines := params.mismatches(dict(self.leaves), dict(added)):
+            raise ValueError(
+                "PROMPT_FILE does not hold what is added to the model:\n  "
+                + "\n  ".join(lines) + "\n"
+                "give the gin file of the method that it was trained with (prompts/…), its "
+                "PROMPT_LENGTH and its model"
+            )  # fmt: skip
+        return {path: jnp.asarray(leaf, jnp.float32) for path, leaf in self.leaves.items()}

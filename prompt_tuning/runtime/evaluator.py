@@ -14,7 +14,6 @@ from prompt_tuning import partitioning
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import initializers
 from prompt_tuning.runtime import reporting, state
 
 
@@ -171,7 +170,7 @@ def evaluate(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.SentencePiece,
     checkpoint: str,
-    prompt_initializer: initializers.Initializer,
+    prompt_initializer: state.Start,
     dataset: pipeline.DatasetConfig,
     output_dir: str,
     num_examples: int | None = None,

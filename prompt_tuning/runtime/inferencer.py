@@ -9,7 +9,6 @@ from etils import epath
 from prompt_tuning import partitioning
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import initializers
 from prompt_tuning.runtime import evaluator, reporting, state
 
 
@@ -18,7 +17,7 @@ def infer(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.SentencePiece,
     checkpoint: str,
-    prompt_initializer: initializers.Initializer,
+    prompt_initializer: state.Start,
     dataset: pipeline.DatasetConfig,
     output_dir: str,
     seed: int = 0,

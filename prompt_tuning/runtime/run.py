@@ -16,7 +16,6 @@ import prompt_tuning
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import prompt_files, train_state
-from prompt_tuning.prompts import module
 from prompt_tuning.runtime import state
 
 Tree = Mapping[str, Any]
@@ -107,7 +106,7 @@ class Run:
         self.position: Mapping[str, int] | None = None
         self.best: float | None = None
         self.metrics: dict[str, Any] = {}
-        self._initial_prompt = self.prompt()
+        self._initial = self.added()
 
     @property
     def step(self) -> int:
@@ -116,8 +115,8 @@ class Run:
 
     @property
     def trains_weights(self) -> bool:
-        """Whether more than the prompt is trained, so that a model is to be exported."""
-        return bool(params_lib.flatten(self.state.trainable).keys() - {module.PATH})
+        """Whether the base's own are trained, so that a model is to be exported."""
+        return bool(params_lib.flatten(self.state.trainable).keys() - self.loaded.model.added)
 
     def evaluates_at(self, step: int) -> bool:
         """Whether tasks are evaluated and the state is saved after this step."""
@@ -134,20 +133,21 @@ class Run:
         """Trainable and frozen parameters in one tree."""
         return params_lib.merge(self.state.trainable, self.frozen)
 
-    def prompt(self) -> np.ndarray | None:
-        """The prompt as it is now [P, D]; None for a model without."""
-        if self.loaded.model.prompt is None:
-            return None
+    def added(self) -> dict[str, np.ndarray]:
+        """What is added to the base, as it is now: {path: values}, such as a prompt [P, D]."""
         flat = params_lib.flatten(self.params())
-        return np.asarray(jax.device_get(flat[module.PATH]), np.float32)
+        return {
+            path: np.asarray(jax.device_get(flat[path]), np.float32)
+            for path in sorted(self.loaded.model.added)
+        }
 
     def moved(self) -> dict[str, float]:
-        """How far the prompt has gone: mean distance of its rows from their start."""
-        now = self.prompt()
-        if now is None:
-            return {}
-        distance = np.linalg.norm(now - self._initial_prompt, axis=-1)
-        return {"prompt_distance": float(np.mean(distance))}
+        """How far the prompt, or what is in its place, has gone: mean distance of its rows."""
+        distances = [
+            np.linalg.norm(now - self._initial[path], axis=-1).ravel()
+            for path, now in self.added().items()
+        ]
+        return {"prompt_distance": float(np.mean(np.concatenate(distances)))} if distances else {}
 
     def digest(self) -> str:
         """Identity of what is trained on what."""
@@ -187,7 +187,7 @@ class Run:
         logging.info("going on from step %d in %s", latest, self.model_dir)
 
     def save(self) -> None:
-        """Writes the state, and the prompt with its card."""
+        """Writes the state, and what is added to the base with its card."""
         metadata = {
             "position": dict(self.position or {}),
             "digest": self.digest(),
@@ -197,7 +197,7 @@ class Run:
         train_state.save(
             self.model_dir, self.step, self.state._asdict(), metadata, keep=self.schedule.keep
         )
-        self._save_prompt(f"prompt_{self.step}")
+        self._save_added(f"prompt_{self.step}")
 
     def record(self, results: Mapping[str, Mapping[str, float]]) -> None:
         """Takes an evaluation; keeps the prompt apart where it is the best so far."""
@@ -207,16 +207,16 @@ class Run:
         # A correlation of answers that are all the same is no number.
         if not math.isnan(mean) and (self.best is None or mean > self.best):
             self.best = mean
-            self._save_prompt("best")
+            self._save_added("best")
 
-    def _save_prompt(self, name: str) -> None:
-        prompt = self.prompt()
-        if prompt is None:
+    def _save_added(self, name: str) -> None:
+        leaves = self.added()
+        if not leaves:
             return
         card = {
-            "length": prompt.shape[0],
-            "embed_dim": prompt.shape[1],
-            "place": self.loaded.model.prompt.place,
+            "length": len(self.loaded.soft_tokens),
+            "embed_dim": self.loaded.model.config.embed_dim,
+            "place": self.loaded.soft_tokens.place,
             "base_model": self.loaded.checkpoint,
             "base_model_digest": self.loaded.digest,
             "task": self.task,
@@ -224,7 +224,20 @@ class Run:
             "metrics": self.metrics,
             "created_by": f"prompt-tuning {prompt_tuning.__version__}",
         }
-        prompt_files.save(self.model_dir / "prompts" / f"{name}.npy", prompt, card)
+        if self._adds_one_prompt:
+            prompt_files.save(self.prompt_file(name), leaves[self.loaded.model.PROMPT_PATH], card)
+        else:
+            prompt_files.save_leaves(self.prompt_file(name), leaves, card)
+
+    def prompt_file(self, name: str) -> epath.Path:
+        """Where `name` lies: a .npy file where a prompt is all that is added, else a .npz file."""
+        one = self._adds_one_prompt
+        suffix = prompt_files.SUFFIX if one else prompt_files.SUFFIX_OF_LEAVES
+        return self.model_dir / "prompts" / f"{name}{suffix}"
+
+    @property
+    def _adds_one_prompt(self) -> bool:
+        return self.loaded.model.added == {self.loaded.model.PROMPT_PATH}
 
 
 def _check_dtypes(trainable: Tree) -> None:

@@ -1,8 +1,9 @@
 """What a run changes (TrainState), and the model it works on (LoadedModel)."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +18,11 @@ from prompt_tuning.checkpoints import base_model
 from prompt_tuning.data import soft_tokens as soft_tokens_lib
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import initializers, module
+from prompt_tuning.prompts import initializers
 
 Tree = Mapping[str, Any]
+# PROMPT_INITIALIZER: of a prompt, or of all that methods add.
+Start = initializers.Initializer | initializers.FromLeaves
 
 
 class TrainState(NamedTuple):
@@ -37,7 +40,7 @@ class LoadedModel:
     Attributes:
       model: network, loss and decoder.
       vocabulary: that it was trained with.
-      params: all parameters, the prompt among them, placed on the mesh.
+      params: all parameters, those added to the base among them, placed on the mesh.
       mesh: the devices.
       checkpoint: where the base came from, or None for random weights.
       step: of the checkpoint, or None where it does not say.
@@ -72,7 +75,8 @@ def soft_tokens(
         return soft_tokens_lib.SoftTokens(np.zeros(0, np.int32))
     return soft_tokens_lib.SoftTokens(
         model.config.vocab_size + np.arange(model.prompt.length, dtype=np.int32),
-        model.prompt.place,
+        # A method says it where it differs.
+        getattr(model.prompt, "place", "prefix"),
         getattr(model.prompt, "num_tasks", 0),
         0 if vocabulary is None else vocabulary.size,
     )
@@ -83,11 +87,11 @@ def load_model(
     vocabulary: vocabularies.SentencePiece,
     *,
     checkpoint: str | None,
-    prompt_initializer: initializers.Initializer | None = None,
+    prompt_initializer: Start | None = None,
     num_partitions: int = 1,
     seed: int = 0,
 ) -> LoadedModel:
-    """Reads the base, makes the prompt, and places both on the devices.
+    """Reads the base, makes what is added to it, and places both on the devices.
 
     What can be wrong with the settings is looked at before the weights are read.
 
@@ -96,7 +100,7 @@ def load_model(
       vocabulary: its vocabulary.
       checkpoint: INITIAL_CHECKPOINT_PATH, a T5X or Hugging Face folder; None for random
         weights, which only pre-training wants.
-      prompt_initializer: makes the prompt from the base's embedding.
+      prompt_initializer: see `_added`.
       num_partitions: devices that share one copy of the weights.
       seed: of what is random.
     """
@@ -107,15 +111,12 @@ def load_model(
     mesh = partitioning.make_mesh(num_partitions)
     boxed = model.abstract_params()
     abstract = params_lib.flatten(nn.unbox(boxed))
-    base = params_lib.unflatten({p: x for p, x in abstract.items() if p != module.PATH})
-
-    def make_prompt(embedding: jax.Array) -> jax.Array:
-        rng = jax.random.fold_in(jax.random.key(seed), 1)
-        initializer = prompt_initializer or initializers.SampledVocabulary()
-        return initializer(rng, abstract[module.PATH].shape[0], embedding, vocabulary.encode)
-
-    if model.prompt is not None:
-        jax.eval_shape(make_prompt, base["token_embedder"]["embedding"])
+    base = params_lib.unflatten({p: x for p, x in abstract.items() if p not in model.added})
+    shapes = {path: abstract[path] for path in sorted(model.added)}
+    added = functools.partial(
+        _added, model, prompt_initializer, shapes, jax.random.key(seed), vocabulary.encode
+    )
+    jax.eval_shape(added, abstract[model.EMBEDDING_PATH])
     if model.penalty is not None:
         jax.eval_shape(model.penalty, nn.unbox(boxed))
     if checkpoint is None:
@@ -134,9 +135,54 @@ def load_model(
             "if it is not the same model, answers will be wrong",
             checkpoint,
         )
-    if model.prompt is not None:
-        prompt = make_prompt(jnp.asarray(params["token_embedder"]["embedding"]))
-        flat = params_lib.flatten(params)
-        params = params_lib.unflatten({**flat, module.PATH: prompt})
+    flat = params_lib.flatten(params)
+    leaves = added(jnp.asarray(flat[model.EMBEDDING_PATH]))
+    params = params_lib.unflatten({**flat, **leaves})
     params = jax.device_put(params, partitioning.shardings(boxed, mesh))
     return LoadedModel(model, vocabulary, params, mesh, checkpoint, step, digest)
+
+
+def _added(
+    model: model_lib.EncoderDecoderModel,
+    start: Start | None,
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    rng: jax.Array,
+    encode: initializers.Encode,
+    embedding: jax.Array,
+) -> dict[str, jax.Array]:
+    """What is added to a base, {path: values}.
+
+    All of it where `start` holds all; else the prompt from `start`, by default sampled from
+    the vocabulary, and the rest as its modules initialise it.
+
+    Raises:
+      ValueError: `start` does not fit.
+    """
+    if isinstance(start, initializers.FromLeaves):
+        return start.fit(shapes)
+    if isinstance(start, initializers.FromArray) and shapes.keys() != {model.PROMPT_PATH}:
+        raise ValueError(
+            "PROMPT_FILE holds one prompt; what the model adds to its base is "
+            f"{list(shapes) or 'nothing'}; give the gin file of the method that the file was trained "
+            "with (prompts/…), and no other"
+        )
+    values = {}
+    if shapes.keys() - {model.PROMPT_PATH}:
+        values = _initialised(model, shapes, jax.random.fold_in(rng, 2))
+    if model.PROMPT_PATH in shapes:
+        make = start or initializers.SampledVocabulary()
+        length, rng = shapes[model.PROMPT_PATH].shape[0], jax.random.fold_in(rng, 1)
+        values[model.PROMPT_PATH] = make(rng, length, embedding, encode)
+    return values
+
+
+def _initialised(
+    model: model_lib.EncoderDecoderModel, paths: Iterable[str], rng: jax.Array
+) -> dict[str, jax.Array]:
+    """Parameters of the model's own initialisers; under jit the others are not computed."""
+
+    def some(rng):
+        flat = params_lib.flatten(model.init(rng))
+        return {path: flat[path] for path in paths}
+
+    return jax.jit(some)(rng)

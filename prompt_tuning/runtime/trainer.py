@@ -18,7 +18,6 @@ from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import base_model, huggingface
 from prompt_tuning.data import pipeline, vocabularies
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import initializers, module
 from prompt_tuning.runtime import background, evaluator, interrupts, prefetch, reporting, state
 from prompt_tuning.runtime import run as run_lib
 from prompt_tuning.runtime import step as step_lib
@@ -31,7 +30,7 @@ def train(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.SentencePiece,
     checkpoint: str | None,
-    prompt_initializer: initializers.Initializer | None,
+    prompt_initializer: state.Start | None,
     train_dataset: pipeline.DatasetConfig,
     eval_dataset: pipeline.DatasetConfig | None,
     trainable: Sequence[str],
@@ -201,13 +200,14 @@ def _take_steps(
 def _finish(run: run_lib.Run) -> dict[str, Any]:
     """Exports weights that were trained beside the prompt, and says where everything lies."""
     result = {"step": run.step, "metrics": run.metrics, "best": run.best}
-    if run.loaded.model.prompt is not None:
-        result["prompt_file"] = str(run.model_dir / "prompts" / f"prompt_{run.step}.npy")
+    if run.loaded.model.added:
+        result["prompt_file"] = str(run.prompt_file(f"prompt_{run.step}"))
         logging.info("prompt: %s", result["prompt_file"])
     if run.trains_weights:
         target = run.model_dir / f"model_{run.step}"
         params = params_lib.flatten(jax.device_get(run.params()))
-        base = params_lib.unflatten({p: x for p, x in params.items() if p != module.PATH})
+        added = run.loaded.model.added
+        base = params_lib.unflatten({p: x for p, x in params.items() if p not in added})
         if not target.exists():
             huggingface.save(
                 target,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.prompts import initializers
 
 PROMPT = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 CARD = {"length": 3, "embed_dim": 4, "task": "sst2", "metrics": {"accuracy": 94.5}}
@@ -130,3 +131,69 @@ def test_a_damaged_card_is_named(tmp_path, content):
     (tmp_path / "p.json").write_text(content)
     with pytest.raises(ValueError, match=r"p\.json is not a JSON object"):
         prompt_files.read_card(tmp_path / "p.npy")
+
+
+LEAVES = {"encoder/prompt/prompt": PROMPT, "encoder/layers_1/mlp/scale": PROMPT[0]}
+
+
+def test_several_parameters_are_read_again(tmp_path):
+    path = tmp_path / "new" / "best.npz"
+    prompt_files.save_leaves(path, LEAVES, CARD | {"base_model_digest": "abc"})
+    found = prompt_files.load_leaves(path)
+    assert found.keys() == LEAVES.keys()
+    for name, leaf in LEAVES.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name], leaf)
+    assert prompt_files.length(path) == 3
+    assert sorted(p.name for p in path.parent.iterdir()) == ["best.json", "best.npz"]
+    with np.load(path) as archive:  # numpy's own format
+        assert set(archive.files) == LEAVES.keys()
+    first = path.read_bytes()
+    prompt_files.save_leaves(path, LEAVES, CARD)
+    assert path.read_bytes() == first
+
+
+def test_the_initializer_of_a_file_is_of_its_kind(tmp_path):
+    one, several = tmp_path / "a.npy", tmp_path / "b.npz"
+    prompt_files.save(one, PROMPT, CARD | {"base_model_digest": "abc"})
+    prompt_files.save_leaves(several, LEAVES, CARD | {"base_model_digest": "abc"})
+    array, leaves = map(prompt_files.initializer, (one, several))
+    assert isinstance(array, initializers.FromArray) and isinstance(leaves, initializers.FromLeaves)
+    np.testing.assert_array_equal(array.array, PROMPT)
+    np.testing.assert_array_equal(leaves.leaves["encoder/prompt/prompt"], PROMPT)
+    assert array.base_model_digest == leaves.base_model_digest == "abc"
+
+
+def savez(**arrays):
+    def write(path):
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(b"text"), "not a .npz file"),
+        (npy(PROMPT), "not a .npz file"),
+        (savez(a=np.array([{"a": 1}], object)), "not a .npz file of numbers"),
+        (savez(a=np.ones(2, np.int32)), r"holds \['a'\], which are not floats"),
+        (savez(a=np.array([1, np.inf], np.float32)), "NaN or infinite"),
+    ],
+)
+def test_what_is_no_file_of_parameters_is_refused(tmp_path, write, message):
+    write(tmp_path / "p.npz")
+    with pytest.raises(ValueError, match=message):
+        prompt_files.load_leaves(tmp_path / "p.npz")
+
+
+def test_parameters_without_their_card_and_under_another_name(tmp_path):
+    prompt_files.save_leaves(tmp_path / "p.npz", LEAVES, CARD)
+    (tmp_path / "p.json").unlink()
+    with pytest.raises(ValueError, match=r"no card p\.json .* copy the card too"):
+        prompt_files.length(tmp_path / "p.npz")
+    with pytest.raises(ValueError, match=r"<name>\.npz"):
+        prompt_files.save_leaves(tmp_path / "p.npy", LEAVES, CARD)
+    with pytest.raises(FileNotFoundError, match="PROMPT_FILE"):
+        prompt_files.load_leaves(tmp_path / "none.npz")

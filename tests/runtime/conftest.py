@@ -4,18 +4,40 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import AxisType
 
 from prompt_tuning import optimizers, params, partitioning
 from prompt_tuning.data import batching, packing, soft_tokens
+from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import module
 from prompt_tuning.runtime import run, state, step
 
 SOFT = soft_tokens.SoftTokens(256 + np.arange(4, dtype=np.int32))
 FIRST_STEP = 1000
+
+
+class ShiftedPrompt(nn.Module):
+    """A method of two parameters: a prompt, and a vector that is added to each of its rows."""
+
+    length: int
+
+    @nn.compact
+    def __call__(self, soft_ids, x):
+        table = self.param("prompt", nn.initializers.ones, (self.length, x.shape[-1]))
+        shift = self.param("shift", nn.initializers.normal(1.0), (x.shape[-1],))
+        rows = jnp.take(table, jnp.clip(soft_ids, 0), axis=0) + shift
+        return jnp.where((soft_ids >= 0)[..., None], rows, x)
+
+
+@pytest.fixture(scope="session")
+def shifted(tiny) -> model_lib.EncoderDecoderModel:
+    """The tiny model with two parameters beside the checkpoint's."""
+    return dataclasses.replace(tiny.model, prompt=ShiftedPrompt(4))
 
 
 def adafactor(start_step: int) -> optax.GradientTransformation:

@@ -142,6 +142,26 @@ def test_a_card_says_what_a_prompt_belongs_to(make_run):
     json.dumps(card)
 
 
+def test_what_a_method_adds_is_saved_with_its_paths(make_run, load, shifted):
+    loaded = load()
+    shift = np.arange(16, dtype=np.float32)
+    weights = params.merge(loaded.params, params.unflatten({"encoder/prompt/shift": shift}))
+    tuning = make_run(dataclasses.replace(loaded, model=shifted, params=jax.device_put(weights)))
+    assert not tuning.trains_weights
+    tuning.record(evaluation(50.0))
+    tuning.save()
+    assert tuning.prompt_file("best") == tuning.model_dir / "prompts" / "best.npz"
+    for name in ("best", "prompt_1000"):
+        found = prompt_files.load_leaves(tuning.prompt_file(name))
+        assert found.keys() == {module.PATH, "encoder/prompt/shift"}
+        np.testing.assert_array_equal(found["encoder/prompt/shift"], shift)
+        assert prompt_files.length(tuning.prompt_file(name)) == 4
+    tuning.state = tuning.state._replace(
+        trainable=jax.tree.map(lambda x: x + 2.0, tuning.state.trainable)
+    )
+    np.testing.assert_allclose(tuning.moved()["prompt_distance"], 8.0, rtol=1e-6)
+
+
 def test_a_prompt_moves_from_its_start(make_run):
     tuning = make_run()
     assert tuning.moved() == {"prompt_distance": 0.0}

@@ -117,3 +117,59 @@ def test_weights_are_held_in_the_dtype_asked_and_are_the_same_model(tiny):
         assert leaf.dtype == (jnp.float32 if path == module.PATH else jnp.bfloat16), path
         if path != module.PATH:
             np.testing.assert_array_equal(leaf, expected[path].astype(jnp.bfloat16))
+
+
+SHIFT = "encoder/prompt/shift"
+
+
+def test_what_a_method_adds_starts_as_its_modules_say(tiny, shifted):
+    assert shifted.added == {module.PATH, SHIFT}
+    shifted = tiny._replace(model=shifted)
+    once, again, other = (
+        params.flatten(load(shifted, seed=seed, prompt_initializer=kind).params)
+        for seed, kind in ((1, None), (1, initializers.RandomUniform()), (2, None))
+    )
+    np.testing.assert_array_equal(once[SHIFT], again[SHIFT])
+    assert np.abs(once[SHIFT]).std() > 0.1 and not np.array_equal(once[SHIFT], other[SHIFT])
+    # The prompt is PROMPT_INITIALIZER's here too, and the rest the checkpoint's.
+    np.testing.assert_array_equal(
+        once[module.PATH], load(tiny, seed=1).params["encoder"]["prompt"]["prompt"]
+    )
+    assert np.abs(again[module.PATH]).max() <= 0.5
+    for path, leaf in params.flatten(tiny.base).items():
+        np.testing.assert_array_equal(once[path], leaf, err_msg=path)
+
+
+LEAVES = {module.PATH: PROMPT, SHIFT: np.arange(16, dtype=np.float32)}
+
+
+def test_all_that_a_method_adds_comes_from_a_file(tiny, shifted):
+    leaves = initializers.FromLeaves(LEAVES)
+    found = params.flatten(load(tiny._replace(model=shifted), prompt_initializer=leaves).params)
+    for path, leaf in LEAVES.items():
+        np.testing.assert_array_equal(found[path], leaf)
+
+
+@pytest.mark.parametrize(
+    ("initializer", "parts"),
+    [
+        (initializers.FromArray(PROMPT), ["PROMPT_FILE holds one prompt", SHIFT]),
+        (
+            initializers.FromLeaves({module.PATH: PROMPT}),
+            [f"missing: {SHIFT}", "gin file of the method"],
+        ),
+        (initializers.FromLeaves(LEAVES | {"a/b": np.ones(2)}), ["surplus: a/b (2,)"]),
+        (initializers.FromLeaves(LEAVES | {SHIFT: np.ones(3)}), [r"is (3,), the model has (16,)"]),
+    ],
+)
+def test_a_file_of_another_method_is_refused(tiny, shifted, monkeypatch, initializer, parts):
+    monkeypatch.setattr(base_model, "load", lambda *_: pytest.fail("the weights were read"))
+    with pytest.raises(ValueError) as caught:
+        load(tiny._replace(model=shifted), prompt_initializer=initializer)
+    assert all(part in str(caught.value) for part in parts)
+
+
+def test_a_prompt_for_a_model_without_one_is_refused(tiny):
+    plain = tiny._replace(model=tiny.model.plain)
+    with pytest.raises(ValueError, match="adds to its base is nothing; give the gin file"):
+        load(plain, prompt_initializer=initializers.FromArray(PROMPT))

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from prompt_tuning import params, partitioning
+from prompt_tuning.prompts import module
 
 MESHES = [(1, 1), (8, 1), (4, 2), (2, 4), (1, 8)]
 STILL = {"dropout_rate": 0.0}
@@ -49,7 +50,7 @@ def test_any_mesh_gives_the_same_losses(load, make_run, make_step, make_batches,
 
     counting = Counting(**{f.name: getattr(model, f.name) for f in dataclasses.fields(model)})
     run.loaded = dataclasses.replace(run.loaded, model=counting)
-    frozen, prompt = jax.device_get(run.frozen), run.prompt()
+    frozen, prompt = jax.device_get(run.frozen), run.added()[module.PATH]
     step = make_step(run)
     losses = go(run, step, make_batches())
     reference.append(losses)
@@ -59,7 +60,7 @@ def test_any_mesh_gives_the_same_losses(load, make_run, make_step, make_batches,
     for path, leaf in params.flatten(frozen).items():
         np.testing.assert_array_equal(after[path], leaf, err_msg=path)
     # Each step moves the prompt by an RMS of 0.3.
-    assert 0.3 < np.sqrt(np.mean((run.prompt() - prompt) ** 2)) <= 1.5
+    assert 0.3 < np.sqrt(np.mean((run.added()[module.PATH] - prompt) ** 2)) <= 1.5
     assert run.step == 1005
 
 
@@ -76,9 +77,9 @@ def gradient(load, make_run, make_step, make_batches, factor, num_microbatches, 
     loaded = load((2, 1), **STILL)
     model = dataclasses.replace(loaded.model, loss_normalizing_factor=factor, penalty=penalty)
     run = make_run(dataclasses.replace(loaded, model=model), optimizer=sgd)
-    before = run.prompt()
+    before = run.added()[module.PATH]
     losses = go(run, make_step(run, num_microbatches), make_batches(), 1)
-    return before - run.prompt(), losses
+    return before - run.added()[module.PATH], losses
 
 
 def test_microbatches_give_the_gradient_of_the_whole_batch(load, make_run, make_step, make_batches):
@@ -119,7 +120,7 @@ def test_packed_examples_give_the_loss_and_gradient_of_rows_of_their_own(
         run = make_run(load(**STILL), optimizer=sgd)
         batches = make_batches(pack)
         losses = go(run, make_step(run), batches, 1)
-        found.append((run.prompt(), losses))
+        found.append((run.added()[module.PATH], losses))
     rows = make_batches(True).__next__()["encoder_segment_ids"]
     assert rows.max() > 1 and (rows.max(axis=1) > 0).sum() < 8
     np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-5)
