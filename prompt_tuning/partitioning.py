@@ -30,6 +30,7 @@ RULES: tuple[tuple[str, str | None], ...] = (
     # Replicated, so that a prompt is always one small file.
     ("prompt", None),
     ("prompt_embed", None),
+    ("tasks", None),
 )
 
 

@@ -160,16 +160,16 @@ def file(
     """From lines of a file to a prompt that all their batches have moved, in the file's order."""
     model = bench_weights.make_model(size, dtype, dropout, prompt_length)
     words = vocabularies.SentencePiece(vocabulary)
-    soft_ids, job = state.soft_ids(model), Training(model)
+    soft, job = state.soft_tokens(model, words), Training(model)
     lengths = {"inputs": input_length, "targets": target_length}
     config = pipeline.DatasetConfig(None, lengths, "train", batch, pack=mode == "packed")
     # Chosen once, as a run does before its first step: not in the time.
     known = read_examples(words, path, examples)
-    assemble = pipeline.assembler(config, soft_ids, known)
+    assemble = pipeline.assembler(config, soft, known)
     if mode == "padded":
 
         def assemble(some):
-            trimmed = [batching.add_soft_ids(config.room.trim(each), soft_ids) for each in some]
+            trimmed = [soft.put_into(config.room.trim(each)) for each in some]
             return batching.pad(trimmed, batch, prompt_length + input_length, target_length)
 
     def batches(waiting):

@@ -172,7 +172,7 @@ def test_a_mistake_in_a_setting_is_answered_with_what_was_meant(describe, flag, 
 
 
 def test_a_model_after_what_it_sets_back_is_refused():
-    files = ["prompts/string.gin", "models/t5_1_1_small.gin", "runs/describe.gin"]
+    files = ["prompts/from_embedded_string.gin", "models/t5_1_1_small.gin", "runs/describe.gin"]
     text = message(["describe", *(f"--gin_file={file}" for file in files)])
     assert "must be the first of" in text and "models/t5_1_1_small.gin" in text
 

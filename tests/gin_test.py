@@ -24,11 +24,16 @@ MACRO = r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b|\b[A-Z]{3,}\b"
 # What a header may write in capitals that is no macro.
 WORDS = {"TSV", "CSV", "JSONL"}
 PROMPTS = {
-    "class_labels": (initializers.ClassLabels, {"CLASS_LABELS": ["good"]}),
+    "from_class_labels": (initializers.ClassLabels, {"CLASS_LABELS": ["good"]}),
+    "from_class_labels_numpy": (
+        initializers.OfTable,
+        {"CLASS_LABELS": ["good"], "EMBEDDING_FILE": "prompt.npy"},
+    ),
     "from_file": (initializers.FromArray, {"PROMPT_FILE": "prompt.npy"}),
     "random_uniform": (initializers.RandomUniform, {}),
-    "sampled_vocabulary": (initializers.SampledVocabulary, {}),
-    "string": (initializers.String, {"PROMPT_TEXT": "good film"}),
+    "from_sampled_vocab": (initializers.SampledVocabulary, {}),
+    "from_sampled_vocab_numpy": (initializers.OfTable, {"EMBEDDING_FILE": "prompt.npy"}),
+    "from_embedded_string": (initializers.String, {"PROMPT_TEXT": "good film"}),
 }
 REQUIRED = {
     "train": {"MODEL_DIR": "run", "TRAIN_STEPS": 1003},

@@ -76,27 +76,33 @@ def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarr
       FileNotFoundError: there is no such file.
       ValueError: not a .npy file, pickled, of another shape, or with values that are not finite.
     """
-    path, content = _content(path)
-    try:
-        prompt = _array(content)
-    except ValueError as error:
-        raise ValueError(f"PROMPT_FILE {path} is not a .npy file of numbers ({error})") from error
-    if prompt.ndim != 2 or prompt.dtype not in FLOATS:
-        raise ValueError(
-            f"PROMPT_FILE {path} holds {prompt.dtype} {prompt.shape}, not a float table [P, D]"
-        )
+    prompt = read_table(path, "PROMPT_FILE")
     if shape is not None and prompt.shape != tuple(shape):
         raise ValueError(
             f"PROMPT_FILE {path} holds a prompt of shape {prompt.shape}, the model needs {tuple(shape)}; "
             f"PROMPT_LENGTH must be {prompt.shape[0]} and the model gin file one of width "
             f"{prompt.shape[1]}"
         )
-    return _finite(prompt, path)
+    return prompt
+
+
+def read_table(path: epath.PathLike, setting: str) -> np.ndarray:
+    """Reads a table of a .npy file as float32 [N, D]; `setting` named it. Raises as `load`."""
+    path, content = _content(path, setting)
+    try:
+        table = _array(content)
+    except ValueError as error:
+        raise ValueError(f"{setting} {path} is not a .npy file of numbers ({error})") from error
+    if table.ndim != 2 or table.dtype not in FLOATS:
+        raise ValueError(
+            f"{setting} {path} holds {table.dtype} {table.shape}, not a float table [P, D]"
+        )
+    return _finite(table, f"{setting} {path}")
 
 
 def load_leaves(path: epath.PathLike) -> dict[str, np.ndarray]:
     """Reads {path of the parameter: float32 array}. Raises as `load`."""
-    path, content = _content(path)
+    path, content = _content(path, "PROMPT_FILE")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             leaves = {
@@ -106,13 +112,13 @@ def load_leaves(path: epath.PathLike) -> dict[str, np.ndarray]:
         raise ValueError(f"PROMPT_FILE {path} is not a .npz file of numbers ({error})") from error
     if strange := sorted(name for name, leaf in leaves.items() if leaf.dtype not in FLOATS):
         raise ValueError(f"PROMPT_FILE {path} holds {strange}, which are not floats")
-    return {name: _finite(leaf, path) for name, leaf in leaves.items()}
+    return {name: _finite(leaf, f"PROMPT_FILE {path}") for name, leaf in leaves.items()}
 
 
-def _content(path: epath.PathLike) -> tuple[epath.Path, bytes]:
+def _content(path: epath.PathLike, setting: str) -> tuple[epath.Path, bytes]:
     path = epath.Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"PROMPT_FILE {path} does not exist")
+        raise FileNotFoundError(f"{setting} {path} does not exist")
     return path, path.read_bytes()
 
 
@@ -122,12 +128,11 @@ def _array(content: bytes) -> np.ndarray:
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
 
 
-def _finite(array: np.ndarray, path: epath.Path) -> np.ndarray:
+def _finite(array: np.ndarray, file: str) -> np.ndarray:
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise ValueError(
-            f"PROMPT_FILE {path} has NaN or infinite values; expected finite ones: the run that "
-            "wrote it diverged"
+            f"{file} has NaN or infinite values; expected finite ones: the run that wrote it diverged"
         )
     return array
 
@@ -156,6 +161,12 @@ def length(path: epath.PathLike) -> int:
 
 def _is_of_leaves(path: epath.PathLike) -> bool:
     return epath.Path(path).suffix == SUFFIX_OF_LEAVES
+
+
+def place(path: epath.PathLike) -> str | tuple[int, ...]:
+    """Where the prompt of a file stands in an input, by its card; "prefix" where no card says it."""
+    told = read_card(path).get("place", "prefix")
+    return tuple(told) if isinstance(told, list) else told
 
 
 def base_model_digest(path: epath.PathLike) -> str | None:

@@ -1,4 +1,4 @@
-"""Examples of ids -> numpy batches: soft ids in front, trimmed, padded or packed.
+"""Examples of ids -> numpy batches: trimmed, padded or packed.
 
 A batch has `encoder_input_tokens`, `decoder_target_tokens`, `decoder_input_tokens`
 (targets shifted right, 0 first), `decoder_loss_weights`; a packed one also
@@ -54,11 +54,6 @@ def _cut(ids: np.ndarray, length: int) -> np.ndarray:
         return ids
     ends = ids[-1] == EOS_ID
     return np.append(ids[: length - 1], EOS_ID) if ends else ids[:length]
-
-
-def add_soft_ids(example: Example, soft_ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Puts the prompt's ids in front of the input."""
-    return {**example, "inputs": np.concatenate([soft_ids, example["inputs"]]).astype(np.int32)}
 
 
 def pad(examples: Sequence[Example], rows: int, inputs: int, targets: int) -> Batch:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from prompt_tuning.data import batching, bucketing, vocabularies
+from prompt_tuning.data import batching, bucketing, soft_tokens, vocabularies
 
 # Batches whose examples are sorted by length; answers are in order again after each window.
 WINDOW = 32
@@ -32,20 +32,20 @@ class EvaluationTask:
     vocabulary: vocabularies.SentencePiece
 
     def batches(
-        self, batch_size: int, soft_ids: Int[np.ndarray, " P"]
+        self, batch_size: int, soft: soft_tokens.SoftTokens
     ) -> Iterator[tuple[Int[np.ndarray, " n"], batching.Batch]]:
         """All examples once, those of like length together: (which, their batch of few shapes).
 
         Row i of a batch is the example `which[i]`; rows beyond are empty. Each WINDOW of
         batches in turn has the next examples of the task, the shortest first.
         """
-        examples = [batching.add_soft_ids(self.lengths.trim(e), soft_ids) for e in self.examples]
+        examples = [soft.put_into(self.lengths.trim(example)) for example in self.examples]
         sizes = np.array([len(e["inputs"]) for e in examples])
         window, groups = WINDOW * batch_size, []
         for start in range(0, len(examples), window):
             order = start + np.argsort(sizes[start : start + window], kind="stable")
             groups += [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        room = self.lengths.inputs + len(soft_ids), self.lengths.targets
+        room = self.lengths.inputs + len(soft), self.lengths.targets
         buckets = bucketing.Bucketing.choose(np.array([sizes[g].max() for g in groups]), room)
         for which in groups:
             yield which, buckets.pad([examples[i] for i in which], batch_size)

@@ -15,9 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Int
 
-from prompt_tuning.data import batching, bucketing, evaluation_task, packing, vocabularies
+from prompt_tuning.data import (
+    batching,
+    bucketing,
+    evaluation_task,
+    packing,
+    soft_tokens,
+    vocabularies,
+)
 
 CHECKED_EXAMPLES = 2000
 LABELS_AT_MOST = 20
@@ -170,7 +176,7 @@ def _check_fit(name: str, examples: Sequence[batching.Example], config: DatasetC
 
 def assembler(
     config: DatasetConfig,
-    soft_ids: Int[np.ndarray, " P"],
+    soft: soft_tokens.SoftTokens,
     sample: Sequence[batching.Example],
     row_multiple: int = 1,
 ) -> Callable[[Sequence[batching.Example]], batching.Batch]:
@@ -178,14 +184,14 @@ def assembler(
 
     Args:
       config: how long examples may be, how many make a batch, whether they share rows.
-      soft_ids: to put in front of each input.
+      soft: to put into each input.
       sample: a fair one: of a file that is sorted by length, rows are chosen badly.
       row_multiple: what the rows of a packed batch are a multiple of.
     """
-    size, room = config.batch_size, (config.room.inputs + len(soft_ids), config.room.targets)
+    size, room = config.batch_size, (config.room.inputs + len(soft), config.room.targets)
 
     def fitted(examples: Sequence[batching.Example]) -> list[batching.Example]:
-        return [batching.add_soft_ids(config.room.trim(example), soft_ids) for example in examples]
+        return [soft.put_into(config.room.trim(example)) for example in examples]
 
     sizes = np.array([(len(e["inputs"]), len(e["targets"])) for e in fitted(sample)])
     if config.pack:
@@ -210,7 +216,7 @@ class TrainBatches:
         self,
         config: DatasetConfig,
         vocabulary: vocabularies.SentencePiece,
-        soft_ids: Int[np.ndarray, " P"],
+        soft: soft_tokens.SoftTokens,
         row_multiple: int = 1,
     ):
         """Opens the data.
@@ -218,11 +224,12 @@ class TrainBatches:
         Args:
           config: what to read.
           vocabulary: the model's.
-          soft_ids: [P] ids to put in front of each input.
+          soft: to put into each input.
           row_multiple: what the rows of a packed batch are a multiple of.
 
         Raises:
-          ValueError: no such task or split, no example, or labels that do not fit.
+          ValueError: no such task or split, no example, labels that do not fit, or an input
+            that does not tell its task where it must.
         """
         self._config = config
         self._provider, self._tasks = _open(config, vocabulary)
@@ -231,7 +238,7 @@ class TrainBatches:
             _check_fit(task.name, sample, config)
         if self._provider is not self._tasks[0]:  # a mixture, at its rates
             sample = self._sample(self._provider, self._tasks)
-        self._assemble = assembler(config, soft_ids, sample, row_multiple)
+        self._assemble = assembler(config, soft, sample, row_multiple)
         self.position = {"epoch": 0, "examples": 0}
 
     def _sample(self, provider, tasks: Sequence) -> list[batching.Example]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -34,6 +34,7 @@ class EncoderDecoderModel:
       label_smoothing: share of probability given to all other rows.
       loss_normalizing_factor: see `losses.normalizer`.
       decoder: how `predict` picks tokens; a LabelRanking is for `rank_labels`.
+      penalty: of all parameters, added to the loss of a batch; or None.
     """
 
     config: config_lib.T5Config
@@ -44,6 +45,7 @@ class EncoderDecoderModel:
     decoder: decoding.Decoder | decoding.LabelRanking = dataclasses.field(
         default_factory=decoding.Greedy
     )
+    penalty: Callable[[Params], Array] | None = None
 
     PROMPT_PATH: ClassVar[str] = "encoder/prompt/prompt"
     EMBEDDING_PATH: ClassVar[str] = "token_embedder/embedding"
@@ -114,7 +116,7 @@ class EncoderDecoderModel:
 
         Returns:
           loss, and {"loss", "z_loss", "correct", "tokens"}: sums over target tokens
-          (the first two not normalised).
+          (the first two not normalised, none with the penalty).
         """
         logits = self.logits(params, batch, dropout_rng)
         targets = batch["decoder_target_tokens"]
@@ -129,7 +131,8 @@ class EncoderDecoderModel:
             "correct": jnp.sum(weights, where=jnp.argmax(logits, -1) == targets),
             "tokens": jnp.sum(weights),
         }
-        return total / self.normalizer(batch), sums
+        penalty = 0.0 if self.penalty is None else self.penalty(params)
+        return total / self.normalizer(batch) + penalty, sums
 
     def normalizer(self, batch: Batch) -> Float[Array, ""] | float:
         """What the loss of a batch is divided by; see `losses.normalizer`."""

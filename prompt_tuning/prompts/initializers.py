@@ -28,14 +28,21 @@ class Initializer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RandomUniform:
-    """U[−scale, scale], the paper's random start; far from the embeddings, and slow to learn."""
+    """Random numbers; far from the embeddings, and slow to learn.
+
+    Attributes:
+      scale: the largest.
+      signed: U[−scale, scale], as the paper says; else U[0, scale], as its authors' code has it.
+    """
 
     scale: float = 0.5
+    signed: bool = True
 
     def __call__(self, rng, length, embedding, encode):
         """See Initializer."""
         shape = (length, embedding.shape[1])
-        return jax.random.uniform(rng, shape, jnp.float32, -self.scale, self.scale)
+        least = -self.scale if self.signed else 0.0
+        return jax.random.uniform(rng, shape, jnp.float32, least, self.scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +116,28 @@ class String:
         prompt = SampledVocabulary(self.population)(rng, length, embedding, encode)
         rows = jnp.take(embedding, pieces, axis=0).astype(jnp.float32)
         return prompt.at[: pieces.size].set(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfTable:
+    """Another initializer that sees a table of its own, not the embedding of the loaded model.
+
+    Attributes:
+      table: such as one read from EMBEDDING_FILE.
+      initializer: what makes the prompt from it.
+    """
+
+    table: Float[Array, "V D"]
+    initializer: Initializer
+
+    def __call__(self, rng, length, embedding, encode):
+        """See Initializer."""
+        if tuple(self.table.shape) != tuple(embedding.shape):
+            raise ValueError(
+                f"the table of EMBEDDING_FILE is {tuple(self.table.shape)}, the model's embedding "
+                f"{tuple(embedding.shape)}; set EMBEDDING_FILE to that of the same model"
+            )
+        return self.initializer(rng, length, jnp.asarray(self.table), encode)
 
 
 @dataclasses.dataclass(frozen=True)

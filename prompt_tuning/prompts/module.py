@@ -18,12 +18,14 @@ class Prompt(nn.Module):
     Attributes:
       length: P, soft tokens of one prompt.
       num_prompts: prompts in the table.
+      place: where the soft tokens stand in an input; for those who make batches.
       initializer: (rng, shape, dtype) -> array, for a table made with the model. The
         trainer replaces it by an initializer that sees the token embedding.
     """
 
     length: int
     num_prompts: int = 1
+    place: str | tuple[int, ...] = "prefix"
     initializer: Callable = nn.initializers.uniform(0.5)
 
     @nn.compact
@@ -39,5 +41,12 @@ class Prompt(nn.Module):
             (rows, x.shape[-1]),
             jnp.float32,
         )
-        vectors = jnp.take(table, jnp.clip(soft_ids, 0, rows - 1), axis=0).astype(x.dtype)
-        return jnp.where((soft_ids >= 0)[..., None], vectors, x)
+        return fill(table, soft_ids, x)
+
+
+def fill(
+    table: Float[Array, "R D"], soft_ids: Int[Array, "B S"], x: Float[Array, "B S D"]
+) -> Float[Array, "B S D"]:
+    """Replaces x where soft_ids >= 0 by the rows of the table that they name, in x's dtype."""
+    vectors = jnp.take(table, jnp.clip(soft_ids, 0, len(table) - 1), axis=0).astype(x.dtype)
+    return jnp.where((soft_ids >= 0)[..., None], vectors, x)

@@ -57,7 +57,7 @@ def arguments(
     slots = jax.eval_shape(optimizer.init, tuned)
     slots = _placed(slots, partitioning.slot_shardings(slots, tuned, mesh))
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=partitioning.replicated(mesh))
-    inputs = len(state.soft_ids(model)) + lengths.inputs
+    inputs = len(state.soft_tokens(model)) + lengths.inputs
     rows = NamedSharding(mesh, PartitionSpec(partitioning.DATA))
     batch = batching.pad([], batch_size, inputs, lengths.targets)
     rng = jax.eval_shape(lambda: jax.random.key(0))

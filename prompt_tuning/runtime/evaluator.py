@@ -55,7 +55,7 @@ class Answerer:
         """The best decode of each example as text, and target scores where a metric wants them."""
         texts = [""] * len(task.examples)
         scores = [0.0] * len(task.examples)
-        for i, (which, batch) in enumerate(task.batches(batch_size, self._loaded.soft_ids)):
+        for i, (which, batch) in enumerate(task.batches(batch_size, self._loaded.soft_tokens)):
             tokens, _ = self.predict(params, batch, task.lengths.targets, i)
             for example, row in zip(which, tokens, strict=False):
                 texts[example] = self._loaded.vocabulary.decode(row[0])

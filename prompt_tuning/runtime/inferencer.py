@@ -88,7 +88,7 @@ def _answer(
     reporting.write_text(partial, "".join(f"{line}\n" for line in lines[:written]))
     answers: dict[int, str] = {}  # whose turn has not come
     with partial.open("a") as out, reporting.progress(total, written, "rows") as bar:
-        for i, (which, batch) in enumerate(task.batches(batch_size, loaded.soft_ids)):
+        for i, (which, batch) in enumerate(task.batches(batch_size, loaded.soft_tokens)):
             if i < first_batch:
                 continue
             tokens, scores = answerer.predict(loaded.params, batch, task.lengths.targets, i)

@@ -112,10 +112,12 @@ def _means(sums: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, float
             "the loss is not a finite number; lower LEARNING_RATE, or look at the data of this step"
         )
     tokens = max(total["tokens"], 1.0)
+    penalty = {"penalty": total["penalty"] / len(sums)} if "penalty" in total else {}
     return {
         "loss_per_target_token": total["loss"] / tokens,
         "loss": total["loss"] / len(sums),
         "z_loss": total["z_loss"] / len(sums),
+        **penalty,
         "accuracy": total["correct"] / tokens,
         "gradient_norm": float(sums[-1]["gradient_norm"]),
         "steps_per_second": len(sums) / seconds,

@@ -214,8 +214,9 @@ class Run:
         if not leaves:
             return
         card = {
-            "length": len(self.loaded.soft_ids),
+            "length": len(self.loaded.soft_tokens),
             "embed_dim": self.loaded.model.config.embed_dim,
+            "place": self.loaded.soft_tokens.place,
             "base_model": self.loaded.checkpoint,
             "base_model_digest": self.loaded.digest,
             "task": self.task,

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from prompt_tuning import params as params_lib
 from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import base_model
+from prompt_tuning.data import soft_tokens as soft_tokens_lib
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import initializers
@@ -55,15 +56,30 @@ class LoadedModel:
     digest: str
 
     @property
-    def soft_ids(self) -> np.ndarray:
+    def soft_tokens(self) -> soft_tokens_lib.SoftTokens:
         """See the function of this name."""
-        return soft_ids(self.model)
+        return soft_tokens(self.model, self.vocabulary)
 
 
-def soft_ids(model: model_lib.EncoderDecoderModel) -> np.ndarray:
-    """The ids of the prompt, beyond the vocabulary; none for a model without prompt."""
-    length = 0 if model.prompt is None else model.prompt.length
-    return model.config.vocab_size + np.arange(length, dtype=np.int32)
+def soft_tokens(
+    model: model_lib.EncoderDecoderModel, vocabulary: vocabularies.SentencePiece | None = None
+) -> soft_tokens_lib.SoftTokens:
+    """What the prompt adds to an input: ids from V on; none for a model without prompt.
+
+    Args:
+      model: with its prompt.
+      vocabulary: whose sentinels tell the task, where there is a prompt for each; only a
+        length can be asked without it.
+    """
+    if model.prompt is None:
+        return soft_tokens_lib.SoftTokens(np.zeros(0, np.int32))
+    return soft_tokens_lib.SoftTokens(
+        model.config.vocab_size + np.arange(model.prompt.length, dtype=np.int32),
+        # A method says it where it differs.
+        getattr(model.prompt, "place", "prefix"),
+        getattr(model.prompt, "num_tasks", 0),
+        0 if vocabulary is None else vocabulary.size,
+    )
 
 
 def load_model(
@@ -89,6 +105,7 @@ def load_model(
       seed: of what is random.
     """
     vocabulary.check_fits(model.config.vocab_size)
+    soft_tokens(model, vocabulary)  # raises where the prompt's place is wrong
     if checkpoint is not None:
         base_model.check_config(checkpoint, model.config)
     mesh = partitioning.make_mesh(num_partitions)
@@ -100,6 +117,8 @@ def load_model(
         _added, model, prompt_initializer, shapes, jax.random.key(seed), vocabulary.encode
     )
     jax.eval_shape(added, abstract[model.EMBEDDING_PATH])
+    if model.penalty is not None:
+        jax.eval_shape(model.penalty, nn.unbox(boxed))
     if checkpoint is None:
         logging.info("random weights: no INITIAL_CHECKPOINT_PATH")
         params, step = jax.jit(model.init)(jax.random.key(seed)), 0

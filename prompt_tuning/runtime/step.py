@@ -66,6 +66,11 @@ def make_step(
         # After the sum over microbatches: their tokens differ in number.
         whole = model.normalizer(batch)
         grads = jax.tree.map(lambda g: g / whole, grads)
+        if model.penalty is not None:
+            sums["penalty"], more = jax.value_and_grad(
+                lambda tree: model.penalty(params_lib.merge(tree, frozen))
+            )(old.trainable)
+            grads = jax.tree.map(jnp.add, grads, more)
         sums["gradient_norm"] = optax.tree.norm(grads)
         updates, slots = optimizer.update(grads, old.optimizer, old.trainable)
         trainable = optax.apply_updates(old.trainable, updates)

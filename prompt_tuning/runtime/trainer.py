@@ -85,7 +85,8 @@ def train(
             seed=seed,
         )
     )
-    batches = pipeline.TrainBatches(train_dataset, vocabulary, state.soft_ids(model), rows)
+    soft = state.soft_tokens(model, vocabulary)
+    batches = pipeline.TrainBatches(train_dataset, vocabulary, soft, rows)
     tasks = []
     if eval_dataset is not None:
         tasks = pipeline.evaluation_tasks(eval_dataset, vocabulary, eval_examples)

@@ -32,6 +32,24 @@ def test_what_settings_are_taken_from_a_file(tmp_path):
     assert prompt_files.base_model_digest(path) is None
 
 
+@pytest.mark.parametrize(
+    ("card", "place"),
+    [({}, "prefix"), ({"place": "suffix"}, "suffix"), ({"place": (0, 0, 4)}, (0, 0, 4))],
+)
+def test_where_a_prompt_stands_is_on_its_card(tmp_path, card, place):
+    prompt_files.save(tmp_path / "p.npy", PROMPT, card)
+    assert prompt_files.place(tmp_path / "p.npy") == place
+
+
+def test_a_table_is_named_by_its_setting(tmp_path):
+    prompt_files.save(tmp_path / "p.npy", PROMPT, {})
+    np.testing.assert_array_equal(
+        prompt_files.read_table(tmp_path / "p.npy", "EMBEDDING_FILE"), PROMPT
+    )
+    with pytest.raises(FileNotFoundError, match=r"EMBEDDING_FILE .* does not exist"):
+        prompt_files.read_table(tmp_path / "none.npy", "EMBEDDING_FILE")
+
+
 def test_saving_again_replaces_both(tmp_path):
     path = tmp_path / "p.npy"
     prompt_files.save(path, PROMPT, CARD)

@@ -43,12 +43,6 @@ def test_lengths_are_positive_and_of_inputs_and_targets(lengths):
         batching.Lengths.from_features(lengths)
 
 
-def test_soft_ids_come_first():
-    soft = batching.add_soft_ids(example([5, 1], [1]), np.array([90, 91], np.int32))
-    assert soft["inputs"].tolist() == [90, 91, 5, 1]
-    assert soft["inputs"].dtype == np.int32
-
-
 def test_pad():
     batch = batching.pad([example([5, 6, 1], [8, 1]), example([7, 1], [1])], 3, 4, 3)
     expected = {

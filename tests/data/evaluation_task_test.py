@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import seqio
 
-from prompt_tuning.data import batching, evaluation_task
+from prompt_tuning.data import batching, evaluation_task, soft_tokens
 
-SOFT_IDS = np.array([300, 301], np.int32)
+SOFT = soft_tokens.SoftTokens(np.array([300, 301], np.int32))
 
 
 def make_task(vocabulary, texts, *, targets=("good", "bad"), **settings):
@@ -44,7 +44,7 @@ def test_batches_have_each_example_once_and_say_which(vocabulary, rng):
     lengths = np.append(rng.integers(3, 60, 22), 70)  # one is cut to 60
     task = of_lengths(vocabulary, lengths)
     seen = []
-    for which, batch in task.batches(4, SOFT_IDS):
+    for which, batch in task.batches(4, SOFT):
         inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
         assert inputs.shape[0] == 4 and targets.shape == (4, 8)
         assert (inputs[len(which) :] == 0).all() and (targets[len(which) :] == 0).all()
@@ -56,13 +56,13 @@ def test_batches_have_each_example_once_and_say_which(vocabulary, rng):
         seen += which.tolist()
     assert sorted(seen) == list(range(23))
     np.testing.assert_array_equal(lengths[seen], np.sort(lengths))
-    assert sum(len(which) == 4 for which, _ in task.batches(4, SOFT_IDS)) == 5
+    assert sum(len(which) == 4 for which, _ in task.batches(4, SOFT)) == 5
 
 
 def test_answers_are_in_order_again_after_each_window(vocabulary, rng, monkeypatch):
     monkeypatch.setattr(evaluation_task, "WINDOW", 3)
     lengths = rng.integers(3, 60, 20)
-    order = [w.tolist() for w, _ in of_lengths(vocabulary, lengths).batches(2, SOFT_IDS)]
+    order = [w.tolist() for w, _ in of_lengths(vocabulary, lengths).batches(2, SOFT)]
     assert [len(which) for which in order] == [2] * 10
     for start in range(0, 10, 3):
         window = list(itertools.chain(*order[start : start + 3]))
@@ -73,7 +73,7 @@ def test_answers_are_in_order_again_after_each_window(vocabulary, rng, monkeypat
 
 def test_examples_of_one_length_keep_their_order(vocabulary):
     task = of_lengths(vocabulary, [4, 9, 4, 9, 4])
-    assert [w.tolist() for w, _ in task.batches(2, SOFT_IDS)] == [[0, 2], [4, 1], [3]]
+    assert [w.tolist() for w, _ in task.batches(2, SOFT)] == [[0, 2], [4, 1], [3]]
 
 
 @pytest.mark.parametrize("batch_size", [4, 32])
@@ -81,7 +81,7 @@ def test_shapes_are_few_and_leave_little_empty(vocabulary, rng, batch_size):
     """Counts what is compiled, over a long run."""
     lengths = np.clip(rng.lognormal(2.4, 0.7, 2000), 2, 60).astype(int)
     task = of_lengths(vocabulary, lengths)
-    batches = [batch["encoder_input_tokens"] for _, batch in task.batches(batch_size, SOFT_IDS)]
+    batches = [batch["encoder_input_tokens"] for _, batch in task.batches(batch_size, SOFT)]
     assert len({batch.shape for batch in batches}) <= 6
     filled = sum((batch > 0).sum() for batch in batches) / sum(batch.size for batch in batches)
     assert filled > 0.75

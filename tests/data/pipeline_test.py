@@ -10,9 +10,9 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import features, in_memory, metrics, pipeline, sources
+from prompt_tuning.data import features, in_memory, metrics, pipeline, soft_tokens, sources
 
-SOFT_IDS = np.array([300, 301], np.int32)
+SOFT = soft_tokens.SoftTokens(np.array([300, 301], np.int32))
 TEXTS = [f"film {letter}" for letter in "adefghiklm"]
 LENGTHS = {"inputs": 20, "targets": 8}
 
@@ -50,7 +50,7 @@ def config(provider, **settings):
 
 
 def train(vocabulary, provider, row_multiple=1, **settings):
-    return pipeline.TrainBatches(config(provider, **settings), vocabulary, SOFT_IDS, row_multiple)
+    return pipeline.TrainBatches(config(provider, **settings), vocabulary, SOFT, row_multiple)
 
 
 def texts_of(batches, vocabulary):

@@ -28,6 +28,8 @@ def test_uniform_fills_its_range_and_no_more():
     assert -0.25 <= prompt.min() < -0.24 < 0.24 < prompt.max() <= 0.25
     assert abs(prompt.mean()) < 0.01
     assert np.abs(start(initializers.RandomUniform(), 1000)).max() > 0.49
+    above = start(initializers.RandomUniform(0.25, signed=False), 1000)
+    assert 0 <= above.min() < 0.01 < 0.24 < above.max() <= 0.25
 
 
 @pytest.mark.parametrize("population", [7, 50, 5000])
@@ -61,11 +63,17 @@ SAMPLED = None
         (initializers.String("it was great", 5), [40, 41, 42, SAMPLED, SAMPLED]),
         (initializers.String("", 5), [SAMPLED] * 5),
         (initializers.FromArray(EMBEDDING[7:12]), [7, 8, 9, 10, 11]),
+        (
+            initializers.OfTable(
+                100 + EMBEDDING, initializers.ClassLabels(("positive", "negative") * 3)
+            ),
+            [115, 130] * 3,
+        ),
     ],
 )
 def test_rows_are_those_of_the_pieces_and_the_rest_is_sampled(initializer, expected):
-    found = rows(start(initializer))
-    sampled = rows(start(initializers.SampledVocabulary(5)))
+    found = rows(start(initializer, len(expected)))
+    sampled = rows(start(initializers.SampledVocabulary(5), len(expected)))
     assert found == [sampled[i] if row is SAMPLED else row for i, row in enumerate(expected)]
 
 
@@ -84,6 +92,10 @@ def test_rows_are_those_of_the_pieces_and_the_rest_is_sampled(initializer, expec
         (
             initializers.FromArray(EMBEDDING[:4]),
             r"PROMPT_FILE is \(4, 3\), .* \(5, 3\); set PROMPT_L",
+        ),
+        (
+            initializers.OfTable(EMBEDDING[:, :2], initializers.SampledVocabulary()),
+            r"EMBEDDING_FILE is \(50, 2\), the model's embedding \(50, 3\); set EMBEDDING_FILE",
         ),
         (
             initializers.FromArray(np.zeros((5, 2))),

@@ -12,12 +12,12 @@ from flax import linen as nn
 from jax.sharding import AxisType
 
 from prompt_tuning import optimizers, params, partitioning
-from prompt_tuning.data import batching, packing
+from prompt_tuning.data import batching, packing, soft_tokens
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import module
 from prompt_tuning.runtime import run, state, step
 
-SOFT_IDS = 256 + np.arange(4, dtype=np.int32)
+SOFT = soft_tokens.SoftTokens(256 + np.arange(4, dtype=np.int32))
 FIRST_STEP = 1000
 
 
@@ -124,7 +124,7 @@ class Batches:
         some = []
         for i in range(start, start + self.size):
             order = np.random.default_rng(i // 10).permutation(10)
-            some.append(batching.add_soft_ids(self.examples[order[i % 10]], SOFT_IDS))
+            some.append(SOFT.put_into(self.examples[order[i % 10]]))
         epoch, examples = divmod(start + self.size, 10)
         self.position = {"epoch": epoch, "examples": examples}
         if self.pack:

@@ -71,7 +71,7 @@ def test_answers_are_in_the_order_of_the_examples(loaded, monkeypatch):
 
     class Echo(evaluator.Answerer):
         def predict(self, params, batch, max_length, index=0):
-            return batch["encoder_input_tokens"][:, None, len(loaded.soft_ids) :], None
+            return batch["encoder_input_tokens"][:, None, len(loaded.soft_tokens) :], None
 
         def score(self, params, batch):
             return np.count_nonzero(batch["encoder_input_tokens"], axis=1)
@@ -79,7 +79,7 @@ def test_answers_are_in_the_order_of_the_examples(loaded, monkeypatch):
     task = task_of(loaded.vocabulary, [(t, "good") for t in texts], score_metrics=[len])
     found, scores = Echo(loaded).answers(None, task, 2)
     assert found == texts
-    assert scores == [len(loaded.soft_ids) + len(e["inputs"]) for e in task.examples]
+    assert scores == [len(loaded.soft_tokens) + len(e["inputs"]) for e in task.examples]
 
 
 def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, answerer):
@@ -94,7 +94,7 @@ def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, answere
     (targets, scores) = seen[0]
     assert (name, found["rank"], targets) == ("films", 2.5, ["good", "bad", "bad"])
     assert len(scores) == 3 and max(scores) < 0
-    ((which, batch),) = task.batches(4, loaded.soft_ids)
+    ((which, batch),) = task.batches(4, loaded.soft_tokens)
     with partitioning.use(loaded.mesh):
         expected = jax.jit(loaded.model.score)(loaded.params, batch)
     np.testing.assert_allclose(np.array(scores)[which], expected[:3], rtol=1e-5)

@@ -132,6 +132,7 @@ def test_a_card_says_what_a_prompt_belongs_to(make_run):
     assert card == {
         "length": 4,
         "embed_dim": 16,
+        "place": "prefix",
         "base_model": "base",
         "base_model_digest": "digest of the base",
         "task": "a task",

@@ -30,7 +30,7 @@ def test_base_comes_from_the_checkpoint_and_the_prompt_from_its_initializer(tiny
     for path, leaf in base.items():
         np.testing.assert_array_equal(found[path], leaf, err_msg=path)
     assert (loaded.step, loaded.checkpoint) == (1000, tiny.checkpoint)
-    np.testing.assert_array_equal(loaded.soft_ids, [256, 257, 258, 259])
+    np.testing.assert_array_equal(loaded.soft_tokens.ids, [256, 257, 258, 259])
 
 
 def test_initializer_sees_the_embedding_and_the_vocabulary(tiny):
@@ -77,7 +77,7 @@ def test_digest_knows_the_base_wherever_it_lies(tiny, tmp_path):
 def test_random_weights_need_no_checkpoint(tiny):
     plain = tiny._replace(model=dataclasses.replace(tiny.model, prompt=None))
     once, again, other = (load(plain, checkpoint=None, seed=seed) for seed in (1, 1, 2))
-    assert (once.step, once.checkpoint, once.soft_ids.size) == (0, None, 0)
+    assert (once.step, once.checkpoint, len(once.soft_tokens)) == (0, None, 0)
     assert module.PATH not in params.flatten(once.params)
     kernels = [
         np.asarray(m.params["decoder"]["logits_dense"]["kernel"]) for m in (once, again, other)

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -71,10 +72,10 @@ def test_weights_are_shared_out_over_the_model_axis(load, shape):
         assert part * shape[1] == whole if is_shared else part == whole, path
 
 
-def gradient(load, make_run, make_step, make_batches, factor, num_microbatches):
+def gradient(load, make_run, make_step, make_batches, factor, num_microbatches, penalty=None):
     """What a step subtracts from the prompt, and its loss."""
     loaded = load((2, 1), **STILL)
-    model = dataclasses.replace(loaded.model, loss_normalizing_factor=factor)
+    model = dataclasses.replace(loaded.model, loss_normalizing_factor=factor, penalty=penalty)
     run = make_run(dataclasses.replace(loaded, model=model), optimizer=sgd)
     before = run.added()[module.PATH]
     losses = go(run, make_step(run, num_microbatches), make_batches(), 1)
@@ -89,6 +90,20 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(load, make_run, make_
             part, part_loss = gradient(load, make_run, make_step, make_batches, factor, count)
             np.testing.assert_allclose(part, whole / divisor, rtol=0, atol=1e-6)
             np.testing.assert_allclose(part_loss, loss, rtol=1e-6)
+
+
+def square(weights):
+    """A penalty whose gradient is the prompt."""
+    return jnp.sum(weights["encoder"]["prompt"]["prompt"] ** 2) / 2
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_penalty_is_added_once_a_step(load, make_run, make_step, make_batches, count):
+    settings = load, make_run, make_step, make_batches, "NUM_REAL_TARGET_TOKENS", count
+    (plain, loss), (held, same) = gradient(*settings), gradient(*settings, penalty=square)
+    prompt = load().params["encoder"]["prompt"]["prompt"]
+    np.testing.assert_allclose(held, plain + prompt, rtol=0, atol=1e-5)
+    assert loss == same
 
 
 def test_each_step_has_its_own_dropout(make_run, make_step, make_batches):

@@ -1,0 +1,87 @@
+"""Soft tokens in an input: which ids they have, and where they stand among the text's.
+
+A soft token is an id beyond the vocabulary (see `prompts.module`), so that a prefix, a suffix,
+a prompt spread between words and one prompt a task differ in nothing but ids.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from prompt_tuning.data import batching
+
+PLACES = ("prefix", "after_first", "suffix", "suffix_after_eos")
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftTokens:
+    """The soft tokens of every input.
+
+    Attributes:
+      ids: of the prompt, or with `num_tasks` those of task 0; task i's are i·P higher.
+      place: "prefix"; "after_first", behind the first token; "suffix", behind the text and before
+        its end token; "suffix_after_eos", behind all; or a number for each soft token, that of
+        the text's token which it stands before. Beyond a text it stands as a suffix.
+      num_tasks: 0 for one prompt; else an input's first token is a sentinel that tells its
+        task, and is taken away: sentinel i is the i-th id from the vocabulary's end.
+      vocabulary_size: pieces and sentinels.
+    """
+
+    ids: Int[np.ndarray, " P"]
+    place: str | Sequence[int] = "prefix"
+    num_tasks: int = 0
+    vocabulary_size: int = 0
+
+    def __post_init__(self):
+        if isinstance(self.place, str):
+            known = self.place in PLACES
+        else:
+            known = isinstance(self.place, Sequence) and all(
+                isinstance(number, int) and number >= 0 for number in self.place
+            )
+        if not known:
+            raise ValueError(
+                f"PROMPT_PLACE is {self.place!r}; expected one of {PLACES}, or for each soft token "
+                "the number of the text's token that it stands before, e.g. (0, 0, 5)"
+            )
+        if not isinstance(self.place, str) and len(self.place) != len(self):
+            raise ValueError(
+                f"PROMPT_PLACE has {len(self.place)} numbers, the prompt {len(self)} tokens; expected "
+                f"one each: set PROMPT_LENGTH to {len(self.place)}, or other places"
+            )
+
+    def __len__(self) -> int:
+        """P: how many an input has."""
+        return len(self.ids)
+
+    def put_into(self, example: batching.Example) -> dict[str, np.ndarray]:
+        """The example with its soft tokens; cut to its room before (`batching.Lengths`).
+
+        Raises:
+          ValueError: there are prompts for tasks, and the input does not tell its task.
+        """
+        inputs, ids = example["inputs"], self.ids
+        if self.num_tasks:
+            ids, inputs = ids + self._task(inputs) * len(ids), inputs[1:]
+        ended = len(inputs) > 0 and inputs[-1] == batching.EOS_ID
+        end = len(inputs) - ended
+        if isinstance(self.place, str):
+            at = dict(zip(PLACES, (0, 1, end, len(inputs)), strict=True))[self.place]
+            filled = np.concatenate([inputs[:at], ids, inputs[at:]])
+        else:
+            filled = np.insert(inputs, np.minimum(np.array(self.place, int), end), ids)
+        return {**example, "inputs": filled.astype(np.int32, copy=False)}
+
+    def _task(self, inputs: Int[np.ndarray, " T"]) -> int:
+        last = self.vocabulary_size - 1
+        first = int(inputs[0]) if len(inputs) else None
+        if first is None or not 0 <= last - first < self.num_tasks:
+            raise ValueError(
+                f"an input begins with token {first}; with NUM_TASKS = {self.num_tasks} expected one "
+                f"of the sentinels {last - self.num_tasks + 1} to {last}, which tell the task: read "
+                "tasks that begin with one (task_index_…), or set INPUT_TEMPLATE to "
+                "'<extra_id_0> …' for task 0; for a larger index set NUM_TASKS beyond it"
+            )
+        return last - first

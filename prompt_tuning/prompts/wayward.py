@@ -1,0 +1,38 @@
+"""Wayward prompts (Khashabi et al., 2022): a prompt that is trained to stay near a text's vectors."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class Wayward:
+    """A penalty on the distance of a prompt from a text: gamma · mean_t ‖p_t − d_t‖².
+
+    Attributes:
+      ids: of the text's pieces, one for each vector of the prompt; d_t is the embedding of piece t.
+      gamma: how much the distance counts beside the loss of a batch.
+    """
+
+    ids: Sequence[int]
+    gamma: float = 0.01
+
+    def __call__(self, params: Mapping[str, Any]) -> Float[Array, ""]:
+        """The penalty of a model's parameters; its gradient is the prompt's alone.
+
+        Raises:
+          ValueError: the text and the prompt are not of the same length.
+        """
+        prompt = params["encoder"]["prompt"]["prompt"]
+        if len(self.ids) != len(prompt):
+            raise ValueError(
+                f"TASK_STRING has {len(self.ids)} pieces, the prompt {len(prompt)} tokens; leave "
+                "PROMPT_LENGTH to prompts/wayward.gin"
+            )
+        embedding = jax.lax.stop_gradient(params["token_embedder"]["embedding"])
+        text = jnp.take(embedding, jnp.array(self.ids), axis=0).astype(jnp.float32)
+        return self.gamma * jnp.mean(jnp.sum((prompt - text) ** 2, axis=-1))

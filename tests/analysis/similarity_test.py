@@ -1,0 +1,64 @@
+"""Cosines of prompts, against sums written out."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from prompt_tuning.analysis import similarity
+from prompt_tuning.checkpoints import prompt_files
+
+
+def cosine(a, b):
+    return a @ b / np.sqrt((a @ a) * (b @ b))
+
+
+def test_both_measures_are_what_the_paper_says(rng):
+    one, other = rng.normal(size=(3, 5)) + 1, rng.normal(size=(4, 5)) + 1
+    np.testing.assert_allclose(
+        similarity.of_means(one, other), cosine(one.sum(axis=0), other.sum(axis=0))
+    )
+    pairs = [cosine(a, b) for a, b in itertools.product(one, other)]
+    np.testing.assert_allclose(similarity.of_tokens(one, other), np.mean(pairs))
+
+
+def test_scale_and_order_of_vectors_do_not_matter(rng):
+    one, other = rng.normal(size=(2, 6, 5))
+    for measure in (similarity.of_means, similarity.of_tokens):
+        np.testing.assert_allclose(measure(one, other), measure(other, 3 * one[::-1]))
+        assert abs(measure(one, other)) < 1
+    np.testing.assert_allclose(similarity.of_means(one, 2 * one), 1)
+    assert similarity.of_means(one, np.zeros_like(one)) == 0
+
+
+@pytest.fixture
+def files(tmp_path, rng):
+    """{name: path}: a prompt, one near it, and one that is far and has no card."""
+    prompt, noise = rng.normal(size=(2, 4, 8))
+    rows = {"new": prompt, "near": prompt[:3] + 0.1 * noise[:3], "far": noise}
+    paths = {name: str(tmp_path / f"{name}.npy") for name in rows}
+    for name, path in paths.items():
+        prompt_files.save(path, rows[name], {"task": f"task of {name}"})
+    (tmp_path / "far.json").unlink()
+    return paths
+
+
+def test_a_line_for_each_file_and_the_nearest_first(files, capsys):
+    found = similarity.similarity(prompt_file=files["new"], others=[files["far"], files["near"]])
+    assert [each.path for each in found] == [files["near"], files["far"]]
+    assert [each.task for each in found] == ["task of near", ""]
+    assert found[0].of_means > 0.8 > found[1].of_means
+    lines = capsys.readouterr().out.splitlines()[2:]
+    for each, line in zip(found, lines, strict=True):
+        shown = line.split(maxsplit=3)
+        assert shown[:3] == [f"{each.of_means:.4f}", f"{each.of_tokens:.4f}", each.path]
+        assert shown[3:] == ([each.task] if each.task else [])
+
+
+def test_what_cannot_be_compared(files, tmp_path):
+    prompt_files.save(tmp_path / "wide.npy", np.ones((4, 9)), {})
+    with pytest.raises(ValueError, match=r"wide\.npy of PROMPT_FILES has vectors of 9 numbers"):
+        similarity.similarity(prompt_file=files["new"], others=[str(tmp_path / "wide.npy")])
+    for others in ("a.npy", []):
+        with pytest.raises(ValueError, match=r"PROMPT_FILES is .*; expected a list"):
+            similarity.similarity(prompt_file=files["new"], others=others)
