@@ -92,6 +92,7 @@ def load_model(
     boxed = model.abstract_params()
     abstract = params_lib.flatten(nn.unbox(boxed))
     base = params_lib.unflatten({p: x for p, x in abstract.items() if p != module.PATH})
+    where = partitioning.shardings(boxed, mesh)
 
     def make_prompt(embedding: jax.Array) -> jax.Array:
         rng = jax.random.fold_in(jax.random.key(seed), 1)
@@ -105,7 +106,7 @@ def load_model(
         params, step = jax.jit(model.init)(jax.random.key(seed)), 0
         digest = params_lib.structure_digest(base, f"random {seed}")
     else:
-        params, step = base_model.load(checkpoint, base)
+        params, step = base_model.load(checkpoint, base, where)
         # The same model in whatever dtype it is held.
         wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), base)
         digest = base_model.digest(checkpoint, wide)
@@ -120,5 +121,5 @@ def load_model(
         prompt = make_prompt(jnp.asarray(params["token_embedder"]["embedding"]))
         flat = params_lib.flatten(params)
         params = params_lib.unflatten({**flat, module.PATH: prompt})
-    params = jax.device_put(params, partitioning.shardings(boxed, mesh))
+    params = jax.device_put(params, where)
     return LoadedModel(model, vocabulary, params, mesh, checkpoint, step, digest)
