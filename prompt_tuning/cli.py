@@ -20,6 +20,7 @@ VERBS = {
     "train": ("prompt_tuning.runtime.trainer", "train"),
     "eval": ("prompt_tuning.runtime.evaluator", "evaluate"),
     "infer": ("prompt_tuning.runtime.inferencer", "infer"),
+    "export": ("prompt_tuning.runtime.exporter", "export"),
     "neighbors": ("prompt_tuning.analysis.neighbors", "neighbors"),
     "describe": ("prompt_tuning.runtime.describer", "describe"),
 }
