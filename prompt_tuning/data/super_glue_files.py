@@ -195,5 +195,37 @@ def _mend_spans(example: dict[str, Any]) -> None:
         example[f"{span}_text"] = (start + words[1:]).rstrip(".").replace("\n", " ")
 
 
+def read_definite_pronouns(folder: epath.Path, split: str) -> Examples:
+    """Definite pronoun resolution (Rahman and Ng, 2012): five lines an example, the last empty.
+
+    From train.c.txt and test.c.txt in `folder` or its folder DPR. Raises as `read`.
+    """
+    if (folder / "DPR").is_dir():
+        folder = folder / "DPR"
+    file = originals.find_file(folder, f"{split}.c.txt")
+    lines = [line.strip() for line in files.read_text(str(file), originals.SETTING).split("\n")]
+    for start in range(0, len(lines) - 3, 5):
+        sentence, pronoun, candidates, correct = lines[start : start + 4]
+        names = [name.strip() for name in candidates.split(",")]
+        place = f"{file}, line {start + 4}"
+        if len(names) != 2:
+            raise ValueError(
+                f"{originals.SETTING} {file}, line {start + 3}: {candidates!r}; expected two names: is "
+                "this the file of another task?"
+            )
+        yield {
+            "sentence": sentence,
+            "pronoun": pronoun,
+            "candidates": names,
+            "label": originals.class_id(correct, names, place),
+        }
+
+
+DEFINITE_PRONOUN_FEATURES = {
+    "sentence": "string",
+    "pronoun": "string",
+    "candidates": ["string"],
+    "label": "int64",
+}
 _APART = ("Kamenev and Zinoviev", "Kamenev, Zinoviev, and Stalin")
 _READERS = {"multirc": _multirc, "record": _record, "wsc.fixed": _wsc}

@@ -25,6 +25,7 @@ def make_task(vocabulary, texts, *, targets=("good", "bad"), **settings):
     defaults = {
         "postprocess_fn": lambda text, **_: text,
         "predict_metric_fns": [],
+        "predict_with_aux_metric_fns": [],
         "score_metric_fns": [],
     }
     of_seqio = types.SimpleNamespace(**(defaults | settings))

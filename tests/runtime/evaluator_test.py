@@ -32,6 +32,7 @@ def task_of(vocabulary, rows=ROWS, score_metrics=(), name="films"):
     task = types.SimpleNamespace(
         postprocess_fn=lambda text, **_: text,
         predict_metric_fns=[metrics.accuracy],
+        predict_with_aux_metric_fns=[],
         score_metric_fns=list(score_metrics),
     )
     room = batching.Lengths(12, 6)
@@ -45,7 +46,7 @@ class FixedAnswers:
         self.texts = list(texts)
 
     def answers(self, params, task, batch_size):
-        return self.texts[: len(task.examples)], None
+        return self.texts[: len(task.examples)], None, {}
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,8 @@ def answerer(loaded):
 
 def test_answers_do_not_depend_on_the_batch_nor_on_its_padding(loaded, answerer):
     task = task_of(loaded.vocabulary, [(f"film {i}", "good") for i in range(5)])
-    by_two, scores = answerer.answers(loaded.params, task, 2)
-    by_eight, _ = answerer.answers(loaded.params, task, 8)
+    by_two, scores, _ = answerer.answers(loaded.params, task, 2)
+    by_eight, *_ = answerer.answers(loaded.params, task, 8)
     assert by_two == by_eight and len(by_two) == 5
     assert scores is None
 
@@ -77,7 +78,7 @@ def test_answers_are_in_the_order_of_the_examples(loaded, monkeypatch):
             return np.count_nonzero(batch["encoder_input_tokens"], axis=1)
 
     task = task_of(loaded.vocabulary, [(t, "good") for t in texts], score_metrics=[len])
-    found, scores = Echo(loaded).answers(None, task, 2)
+    found, scores, _ = Echo(loaded).answers(None, task, 2)
     assert found == texts
     assert scores == [len(loaded.soft_ids) + len(e["inputs"]) for e in task.examples]
 
@@ -184,7 +185,7 @@ def test_a_label_ranking_answers_with_labels_only(loaded):
     model = dataclasses.replace(loaded.model, decoder=decoding.LabelRanking(labels))
     ranking = dataclasses.replace(loaded, model=model)
     task = task_of(loaded.vocabulary)
-    found, _ = evaluator.Answerer(ranking).answers(loaded.params, task, 2)
+    found, *_ = evaluator.Answerer(ranking).answers(loaded.params, task, 2)
     scores = []
     for label in labels:
         rows = [(text, label) for text, _ in ROWS]
