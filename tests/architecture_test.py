@@ -106,7 +106,9 @@ def test_the_lower_layers_know_no_files():
 
 def test_tensorflow_and_seqio_are_imported_late():
     at_once = {
-        path for path, _, tree in modules() if {"tensorflow", "tensorflow_datasets", "seqio"} & libraries(tree.body)
+        path
+        for path, _, tree in modules()
+        if {"tensorflow", "tensorflow_datasets", "seqio"} & libraries(tree.body)
     }
     assert at_once == TENSORFLOW_AT_ONCE
 

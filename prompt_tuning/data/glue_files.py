@@ -110,7 +110,9 @@ def read(name: str, folder: epath.Path, split: str) -> Iterator[dict[str, Any]]:
     else:
         rows = _tsv_rows(file, data_set, has_header=name != "cola" or split == "test")
     if file.name.startswith("msr_") and split != "test":
-        rows = _mrpc_part(rows, originals.find_file(folder, "dev_ids.tsv", "mrpc_dev_ids.tsv"), split)
+        rows = _mrpc_part(
+            rows, originals.find_file(folder, "dev_ids.tsv", "mrpc_dev_ids.tsv"), split
+        )
     for number, row in enumerate(rows):
         if row is None:
             continue
@@ -125,7 +127,9 @@ def read(name: str, folder: epath.Path, split: str) -> Iterator[dict[str, Any]]:
 def _label(value: str, classes: Sequence[str], place: str) -> float | int:
     if classes:
         numbers = [str(i) for i in range(len(classes))]
-        return numbers.index(value) if value in numbers else originals.class_id(value, classes, place)
+        return (
+            numbers.index(value) if value in numbers else originals.class_id(value, classes, place)
+        )
     try:
         return float(value)
     except ValueError as error:

@@ -45,9 +45,9 @@ def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-_DETERMINERS = frozenset(
-    "a an the this that these those my your his her our their which whose each every few many much "
-    "some".split()
+_DETERMINERS = re.compile(
+    "a|an|the|this|that|these|those|my|your|his|her|our|their|which|whose|each|every|few|many|much"
+    "|some"
 )
 
 
@@ -67,7 +67,7 @@ def wsc(text: str, *, example: Mapping[str, Any], is_target: bool = False) -> in
 
 
 def _content(text: str) -> str:
-    return " ".join(w for w in text.strip().lower().split(" ") if w not in _DETERMINERS)
+    return " ".join(w for w in text.strip().lower().split(" ") if not _DETERMINERS.fullmatch(w))
 
 
 def renamed(text: str, old: str, new: str, postprocess: Callable[..., Any], **given) -> Any:

@@ -74,9 +74,7 @@ class ReCoRD(DataSet):
 DATA_SETS: Mapping[str, DataSet] = {
     "boolq": DataSet("BoolQ", ("question", "passage"), _YES_NO),
     "cb": DataSet("CB", ("premise", "hypothesis"), ("entailment", "contradiction", "neutral")),
-    "copa": DataSet(
-        "COPA", ("premise", "choice1", "choice2", "question"), ("choice1", "choice2")
-    ),
+    "copa": DataSet("COPA", ("premise", "choice1", "choice2", "question"), ("choice1", "choice2")),
     "multirc": MultiRC("MultiRC", ("paragraph", "question", "answer"), _YES_NO),
     "record": ReCoRD("ReCoRD", ("passage", "query"), ()),
     "rte": DataSet("RTE", ("premise", "hypothesis"), _ENTAILMENT),

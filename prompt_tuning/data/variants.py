@@ -56,9 +56,7 @@ class TextTask:
             )
         postprocess, metric_fns = self.postprocess, list(self.metrics)
         if shows_samples:
-            postprocess = functools.partial(
-                postprocessors.with_text, postprocess=self.postprocess
-            )
+            postprocess = functools.partial(postprocessors.with_text, postprocess=self.postprocess)
             metric_fns = [
                 functools.partial(metrics.of_prediction, metric=metric) for metric in self.metrics
             ]
@@ -79,9 +77,7 @@ class TextTask:
         )
 
 
-def register_mixture(
-    pattern: str, patterns_of_tasks: Sequence[str], *
-) -> None:
+def register_mixture(pattern: str, patterns_of_tasks: Sequence[str]) -> None:
     """Registers the variants of a mixture at equal rates, each of the same variant of its tasks.
 
     Args:

@@ -7,7 +7,8 @@ from prompt_tuning.data import postprocessors
 
 
 def test_strip():
-    assert postprocessors.strip(" a b \n", example={}, is_target=False) == "a b"
+    text = " a b \n"
+    assert postprocessors.strip(text, example={}, is_target=False) == "a b"
 
 
 @pytest.mark.parametrize(
