@@ -102,9 +102,7 @@ def read(name: str, folder: epath.Path, split: str) -> Examples:
       FileNotFoundError, ValueError: naming TASK_DATA_DIR and the file.
     """
     data_set = DATA_SETS[name]
-    if (folder / data_set.folder).is_dir():
-        folder = folder / data_set.folder
-    file = originals.find_file(folder, data_set.files[split])
+    file = originals.find_file(folder, data_set.files[split], inside=data_set.folder)
     return _READERS.get(name, _flat)(file, data_set)
 
 
@@ -198,9 +196,7 @@ def read_definite_pronouns(folder: epath.Path, split: str) -> Examples:
 
     From train.c.txt and test.c.txt in `folder` or its folder DPR. Raises as `read`.
     """
-    if (folder / "DPR").is_dir():
-        folder = folder / "DPR"
-    file = originals.find_file(folder, f"{split}.c.txt")
+    file = originals.find_file(folder, f"{split}.c.txt", inside="DPR")
     lines = [line.strip() for line in files.read_text(str(file), originals.SETTING).split("\n")]
     for start in range(0, len(lines) - 3, 5):
         sentence, pronoun, candidates, correct = lines[start : start + 4]
