@@ -72,15 +72,17 @@ def test_answers_are_in_the_order_of_the_examples(loaded, monkeypatch):
 
     class Echo(evaluator.Answerer):
         def predict(self, params, batch, max_length, index=0):
-            return batch["encoder_input_tokens"][:, None, len(loaded.soft_ids) :], None
+            ids = batch["encoder_input_tokens"]
+            return ids[:, None, len(loaded.soft_ids) :], -np.count_nonzero(ids, axis=1)[:, None]
 
         def score(self, params, batch):
             return np.count_nonzero(batch["encoder_input_tokens"], axis=1)
 
     task = task_of(loaded.vocabulary, [(t, "good") for t in texts], score_metrics=[len])
-    found, scores, _ = Echo(loaded).answers(None, task, 2)
+    found, scores, aux_values = Echo(loaded).answers(None, task, 2)
     assert found == texts
     assert scores == [len(loaded.soft_ids) + len(e["inputs"]) for e in task.examples]
+    assert aux_values == {"scores": [-score for score in scores]}
 
 
 def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, answerer):
@@ -151,6 +153,17 @@ def test_validation_logs_each_task(vocabulary, tmp_path, caplog):
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
     assert "step 3  films: accuracy 100.00" in caplog.text
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"films", "other"}
+
+
+def test_samples_of_answers_are_for_tensorboard_only(vocabulary, tmp_path, caplog):
+    task = task_of(vocabulary)
+    task.task.predict_metric_fns.append(lambda targets, predictions: {"sample": "one\ntwo"})
+    answerer = FixedAnswers("good", "bad", "bad")
+    validation = evaluator.Validation(answerer, [task], 2, tmp_path, after_step=0)
+    with validation, caplog.at_level("INFO"):
+        assert validation.evaluate(None, 1) == {"films": {"accuracy": 100.0}}
+    assert "step 1  films: accuracy 100.00" in caplog.messages
+    assert b"one\n\ntwo" in next((tmp_path / "films").iterdir()).read_bytes()
 
 
 def test_evaluate_writes_metrics_and_answers(tiny, tiny_job, tmp_path, capsys):

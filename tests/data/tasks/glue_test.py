@@ -2,11 +2,14 @@
 
 import importlib
 import itertools
+import json
 
+import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
-from prompt_tuning.data import features, formats, glue_files, in_memory
+from prompt_tuning.data import features, formats, glue_files, in_memory, pipeline, sources
 from prompt_tuning.data.tasks import glue
 
 NAMES = (
@@ -132,6 +135,39 @@ def test_mnli_and_its_development_sets_are_of_the_same_variant(prefix, version, 
     names = ("mnli", "mnli_matched", "mnli_mismatched")
     expected = {f"{prefix}glue_{name}_{version}{suffix}": 1.0 for name in names}
     assert {task.name: mixture.get_rate(task) for task in mixture.tasks} == expected
+
+
+def test_a_cache_of_seqio_is_read(vocabulary, tmp_path, monkeypatch):
+    """What `seqio_cache_tasks` writes: examples before EOS, and what describes them."""
+    monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [str(tmp_path)])
+    name = "taskless_glue_sst2_v200_examples"
+    config = pipeline.DatasetConfig(
+        sources.TaskSource(name), {"inputs": 40, "targets": 8}, "train", 1, use_cached=True
+    )
+    with pytest.raises(ValueError, match=rf"no cache of {name} .*USE_CACHED_TASKS = False"):
+        pipeline.evaluation_tasks(config, vocabulary)
+    ids = vocabulary.encode("sentence: a fine film")
+    example = {"inputs": np.array(ids), "targets": np.array([5]), "inputs_pretokenized": b"film"}
+    folder = tmp_path / name
+    folder.mkdir()
+    with tf.io.TFRecordWriter(str(folder / "train.tfrecord-00000-of-00001")) as writer:
+        writer.write(seqio.utils.dict_to_tfexample(example).SerializeToString())
+    told = {
+        "inputs": {"shape": [None], "dtype": "int32"},
+        "targets": {"shape": [None], "dtype": "int32"},
+        "inputs_pretokenized": {"shape": [], "dtype": "string"},
+    }
+    info = {"num_shards": 1, "features": told, "seqio_version": seqio.__version__}
+    (folder / "info.train.json").write_text(json.dumps(info))
+    (folder / "stats.train.json").write_text(json.dumps({"examples": 1}))
+    (folder / "COMPLETED").touch()
+    [task] = pipeline.evaluation_tasks(config, vocabulary)
+    [read] = task.examples
+    assert (read["inputs"].tolist(), read["targets"].tolist()) == ([*ids, 1], [5, 1])
+    assert task.text(read, "inputs") == "film"
+    batches = pipeline.TrainBatches(config, vocabulary, np.array([300], np.int32))
+    batch = next(batches)
+    assert batch["encoder_input_tokens"][0, : len(ids) + 2].tolist() == [300, *ids, 1]
 
 
 def test_importing_again_registers_nothing_twice():
