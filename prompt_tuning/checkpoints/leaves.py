@@ -20,6 +20,11 @@ class Leaf:
     read: Callable[[], np.ndarray]
 
 
+def of_array(array: np.ndarray) -> Leaf:
+    """A leaf that is in memory already."""
+    return Leaf(array.shape, lambda: array)
+
+
 def read(leaves: Mapping[str, Leaf], abstract: params.Tree, source: str) -> dict:
     """Reads exactly the leaves of `abstract`, in its dtypes.
 

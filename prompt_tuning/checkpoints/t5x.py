@@ -1,4 +1,4 @@
-"""Checkpoints that T5X wrote ("T5X native"): a msgpack index and zarr arrays.
+"""Checkpoints in T5X's own format ("T5X native"): a msgpack index and zarr arrays.
 
 The file `checkpoint` holds {version, optimizer: {target, state}}. A leaf of the
 target is an array, or a TensorStore spec that names a zarr folder beside the file.
@@ -6,9 +6,10 @@ The spec's driver and bucket tell where the array was once written; it is read f
 where it lies now.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import msgpack
 import numpy as np
 import tensorstore
@@ -18,9 +19,9 @@ from flax import serialization
 from prompt_tuning import params
 from prompt_tuning.checkpoints import leaves
 
-OLDEST_VERSION = 2
+OLDEST_VERSION, VERSION = 2, 3
 # A checkpoint of the paper authors' code holds its prompt; ours comes from a prompt file.
-IGNORED = "encoder/prompt/"
+IGNORED = ("encoder/prompt/", "decoder/prompt/")
 
 
 def is_checkpoint(path: epath.PathLike) -> bool:
@@ -56,6 +57,43 @@ def load(path: epath.PathLike, abstract: params.Tree) -> dict:
     return leaves.read(found, abstract, str(path))
 
 
+def save(path: epath.PathLike, stored: Mapping[str, leaves.Leaf], *, step: int, dtype: str) -> None:
+    """Writes a checkpoint that T5X reads, without an optimizer's state; whole or not at all.
+
+    Args:
+      path: the folder to make, named checkpoint_<step>.
+      stored: {path: leaf} of the model's parameters.
+      step: pre-training steps so far.
+      dtype: of the stored weights.
+
+    Raises:
+      FileExistsError: `path` exists.
+    """
+    path = epath.Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists; remove it or export to another folder")
+    temporary = path.parent / f"{path.name}.tmp"
+    if temporary.exists():
+        temporary.rmtree()
+    temporary.mkdir(parents=True)
+    target = {}
+    for name, leaf in stored.items():
+        array = np.asarray(leaf.read(), jnp.dtype(dtype))
+        metadata = {"shape": list(array.shape), "chunks": list(array.shape)}
+        metadata |= {"dtype": "bfloat16" if dtype == "bfloat16" else array.dtype.str}
+        metadata |= {"compressor": {"id": "gzip", "level": 1}}
+        file = f"target.{name.replace('/', '.')}"
+        place = {"driver": "zarr", "kvstore": _place(temporary, file), "metadata": metadata}
+        tensorstore.open(place, create=True).result().write(array).result()
+        beside = {"driver": "file", "path": file}
+        target[name] = {"driver": "zarr", "dtype": dtype, "kvstore": beside, "metadata": metadata}
+    state = {"step": np.asarray(step, np.int32), "param_states": {}}
+    optimizer = {"target": params.unflatten(target), "state": state}
+    index = serialization.msgpack_serialize({"version": VERSION, "optimizer": optimizer})
+    (temporary / "checkpoint").write_bytes(index)
+    temporary.rename(path)
+
+
 def _read_index(path: epath.Path) -> dict:
     file = path / "checkpoint"
     try:
@@ -86,8 +124,7 @@ def _flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _leaf(path: epath.Path, value: Any) -> leaves.Leaf:
     if not _is_spec(value):
-        array = np.asarray(value)
-        return leaves.Leaf(array.shape, lambda: array)
+        return leaves.of_array(np.asarray(value))
     shape = tuple(value["metadata"]["shape"])
     spec = {
         "driver": "zarr",

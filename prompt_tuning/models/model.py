@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning import params as params_lib
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding, losses, network
 
@@ -43,6 +44,9 @@ class EncoderDecoderModel:
         default_factory=decoding.Greedy
     )
 
+    PROMPT_PATH: ClassVar[str] = "encoder/prompt/prompt"
+    EMBEDDING_PATH: ClassVar[str] = "token_embedder/embedding"
+
     @property
     def module(self) -> network.Transformer:
         """The Flax module."""
@@ -53,13 +57,12 @@ class EncoderDecoderModel:
 
         The network's are of `config.weights_dtype`, the prompt's are float32.
         """
-        params = jax.eval_shape(self._boxed_params, jax.random.key(0))
-        prompt = params["encoder"].pop("prompt", None)
+        boxed = jax.eval_shape(self._boxed_params, jax.random.key(0))
         dtype = jnp.dtype(self.config.weights_dtype)
-        params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), params)
-        if prompt is not None:
-            params["encoder"]["prompt"] = prompt
-        return params
+        flat = params_lib.flatten(boxed)
+        for path in flat.keys() - {self.PROMPT_PATH}:
+            flat[path] = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), flat[path])
+        return params_lib.unflatten(flat)
 
     def init(self, rng: Array) -> Params:
         """Random parameters, float32, for pre-training and tests."""
@@ -152,11 +155,7 @@ class EncoderDecoderModel:
             "decoder_segment_ids": segments,
             "decoder_positions": positions,
         }
-        losses_BL, _ = losses.cross_entropy(self.logits(params, batch), targets)
-        real = jnp.where(targets > 0, losses_BL, 0.0)
-        scores_BN = -jnp.sum(real.reshape(rows, count, length), axis=-1)
-        order_BN = jnp.argsort(-scores_BN, axis=-1)
-        return jnp.asarray(labels)[order_BN], jnp.take_along_axis(scores_BN, order_BN, axis=-1)
+        return best_first(labels, self.logits(params, batch).reshape(rows, count, length, -1))
 
     def predict(
         self, params: Params, ids: Int[Array, "B S"], max_length: int, rng: Array | None = None
@@ -177,6 +176,18 @@ class EncoderDecoderModel:
             return module.apply(variables, tokens, index, cache, encoder_ids, method=module.step)
 
         return self.decoder(start(encoded), step, ids, max_length, rng)
+
+
+def best_first(
+    labels: Int[Array, "N L"], logits: Float[Array, "B N L V"]
+) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
+    """Labels and their log probabilities by the logits of each row, sorted by the latter."""
+    rows, count, length, _ = logits.shape
+    targets = jnp.broadcast_to(labels, (rows, count, length))
+    losses_BNL, _ = losses.cross_entropy(logits, targets)
+    scores_BN = -jnp.sum(jnp.where(targets > 0, losses_BNL, 0.0), axis=-1)
+    order_BN = jnp.argsort(-scores_BN, axis=-1)
+    return jnp.asarray(labels)[order_BN], jnp.take_along_axis(scores_BN, order_BN, axis=-1)
 
 
 def _shift(targets: Int[Array, "N L"]) -> Int[Array, "N L"]:

@@ -16,7 +16,6 @@ import prompt_tuning
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import prompt_files, train_state
-from prompt_tuning.prompts import module
 from prompt_tuning.runtime import state
 
 Tree = Mapping[str, Any]
@@ -117,7 +116,9 @@ class Run:
     @property
     def trains_weights(self) -> bool:
         """Whether more than the prompt is trained, so that a model is to be exported."""
-        return bool(params_lib.flatten(self.state.trainable).keys() - {module.PATH})
+        return bool(
+            params_lib.flatten(self.state.trainable).keys() - {self.loaded.model.PROMPT_PATH}
+        )
 
     def evaluates_at(self, step: int) -> bool:
         """Whether tasks are evaluated and the state is saved after this step."""
@@ -139,7 +140,7 @@ class Run:
         if self.loaded.model.prompt is None:
             return None
         flat = params_lib.flatten(self.params())
-        return np.asarray(jax.device_get(flat[module.PATH]), np.float32)
+        return np.asarray(jax.device_get(flat[self.loaded.model.PROMPT_PATH]), np.float32)
 
     def moved(self) -> dict[str, float]:
         """How far the prompt has gone: mean distance of its rows from their start."""

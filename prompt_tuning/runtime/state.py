@@ -16,7 +16,7 @@ from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import base_model
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import initializers, module
+from prompt_tuning.prompts import initializers
 
 Tree = Mapping[str, Any]
 
@@ -91,15 +91,15 @@ def load_model(
     mesh = partitioning.make_mesh(num_partitions)
     boxed = model.abstract_params()
     abstract = params_lib.flatten(nn.unbox(boxed))
-    base = params_lib.unflatten({p: x for p, x in abstract.items() if p != module.PATH})
+    base = params_lib.unflatten({p: x for p, x in abstract.items() if p != model.PROMPT_PATH})
 
     def make_prompt(embedding: jax.Array) -> jax.Array:
         rng = jax.random.fold_in(jax.random.key(seed), 1)
         initializer = prompt_initializer or initializers.SampledVocabulary()
-        return initializer(rng, abstract[module.PATH].shape[0], embedding, vocabulary.encode)
+        return initializer(rng, abstract[model.PROMPT_PATH].shape[0], embedding, vocabulary.encode)
 
     if model.prompt is not None:
-        jax.eval_shape(make_prompt, base["token_embedder"]["embedding"])
+        jax.eval_shape(make_prompt, abstract[model.EMBEDDING_PATH])
     if checkpoint is None:
         logging.info("random weights: no INITIAL_CHECKPOINT_PATH")
         params, step = jax.jit(model.init)(jax.random.key(seed)), 0
@@ -117,8 +117,8 @@ def load_model(
             checkpoint,
         )
     if model.prompt is not None:
-        prompt = make_prompt(jnp.asarray(params["token_embedder"]["embedding"]))
         flat = params_lib.flatten(params)
-        params = params_lib.unflatten({**flat, module.PATH: prompt})
+        prompt = make_prompt(jnp.asarray(flat[model.EMBEDDING_PATH]))
+        params = params_lib.unflatten({**flat, model.PROMPT_PATH: prompt})
     params = jax.device_put(params, partitioning.shardings(boxed, mesh))
     return LoadedModel(model, vocabulary, params, mesh, checkpoint, step, digest)

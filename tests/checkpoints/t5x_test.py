@@ -10,7 +10,7 @@ import tensorstore
 from flax import serialization
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import t5x
+from prompt_tuning.checkpoints import leaves, t5x
 
 RNG = np.random.default_rng(0)
 TREE = {
@@ -73,6 +73,17 @@ def write(folder, tree=TREE, *, driver="gfile", dtype="<f4", slash=""):
 
 def assert_equal(left, right):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y, strict=True), left, right)
+
+
+def test_what_is_saved_is_read_again(tmp_path):
+    path = tmp_path / "run" / "checkpoint_7"
+    stored = {name: leaves.of_array(array) for name, array in params.flatten(TREE).items()}
+    t5x.save(path, stored, step=7, dtype="float32")
+    assert t5x.read_step(path) == 7
+    assert_equal(t5x.load(path, ABSTRACT), TREE)
+    assert [file.name for file in path.parent.iterdir()] == ["checkpoint_7"]
+    with pytest.raises(FileExistsError, match="checkpoint_7 exists"):
+        t5x.save(path, stored, step=7, dtype="float32")
 
 
 @pytest.mark.parametrize("driver", ["file", "gfile", "gcs"])
