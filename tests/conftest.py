@@ -66,6 +66,12 @@ def golden(request) -> Golden:
     return read_golden(request.param)
 
 
+@pytest.fixture(scope="session")
+def decoder_only_golden() -> Golden:
+    """A tiny decoder without encoder; see scripts/make_decoder_only_golden.py."""
+    return read_golden("decoder_only")
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """The same numbers in every run."""

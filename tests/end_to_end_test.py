@@ -10,8 +10,8 @@ import pytest
 
 from prompt_tuning import cli
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import huggingface, prompt_files, train_state
-from prompt_tuning.runtime import reporting
+from prompt_tuning.checkpoints import huggingface, prompt_files, t5x, train_state
+from prompt_tuning.runtime import reporting, trainer
 
 LAST = 1006
 STOPS = {"EVAL_PERIOD": 3, "LOG_PERIOD": 3, "BATCH_SIZE": 16}
@@ -193,6 +193,65 @@ def test_full_fine_tuning_moves_and_exports_every_weight(tiny, tiny_job, tmp_pat
         assert not np.array_equal(weights[path], before), path
     first, last = (np.load(tmp_path / f"prompts/prompt_{step}.npy") for step in (1000, 1003))
     assert not np.array_equal(first, last)
+
+
+@pytest.fixture(scope="module")
+def decoder_only(tiny_job, tmp_path_factory):
+    """(job on a decoder-only model, the checkpoint that it was pre-trained to in three steps)."""
+    folder = tmp_path_factory.mktemp("decoder_only")
+    text = (tiny_job.folder / "tiny.gin").read_text()
+    (folder / "tiny.gin").write_text(
+        text.replace("models/t5_1_1.gin", "models/decoder_only.gin").replace(
+            "NUM_ENCODER_LAYERS = 1", "NUM_ENCODER_LAYERS = 0"
+        )
+    )
+    job = type(tiny_job)(folder)
+    result = cli.run(
+        job.command(
+            "train",
+            "runs/pretrain.gin",
+            TEXT_FILES=[str(tiny_job.folder / "text.txt")],
+            OBJECTIVES=(("prefix_lm", 1.0),),
+            TASK_FEATURE_LENGTHS={"inputs": 20, "targets": 20},
+            MODEL_DIR=folder / "base",
+            TRAIN_STEPS=3,
+            TRAIN_FILE=None,
+            **STOPS,
+        )
+    )
+    assert result["model"] == str(folder / "base/model_3/checkpoint_3")
+    return job, result["model"]
+
+
+def test_a_decoder_only_model_is_pretrained_tuned_evaluated_and_asked(
+    decoder_only, tiny_job, tmp_path, monkeypatch
+):
+    job, base = decoder_only
+    runs, finish = [], trainer._finish
+    monkeypatch.setattr(trainer, "_finish", lambda run: (runs.append(run), finish(run))[1])
+    settings = {"INITIAL_CHECKPOINT_PATH": base, "BATCH_SIZE": 16}
+    tuning = {"MODEL_DIR": tmp_path / "run", "TRAIN_STEPS": 33, "EVAL_PERIOD": 30, "LOG_PERIOD": 5}
+    result = cli.run(job.command("train", **tuning, **settings))
+    told = lines(tmp_path / "run/train/metrics.jsonl")
+    assert told[-1]["loss"] < 0.8 * told[0]["loss"]
+    # Nothing but the prompt has moved from what the checkpoint holds.
+    (run,) = runs
+    after = params_lib.flatten(run.params())
+    prompt = after.pop("decoder/prompt/prompt")
+    stored = params_lib.flatten(t5x.load(base, params_lib.shapes(params_lib.unflatten(after))))
+    for path, leaf in after.items():
+        np.testing.assert_array_equal(leaf, stored[path], err_msg=path)
+    np.testing.assert_array_equal(prompt_files.load(result["prompt_file"]), prompt)
+    assert not np.array_equal(np.load(tmp_path / "run/prompts/prompt_3.npy"), prompt)
+
+    asking = {"PROMPT_FILE": result["prompt_file"], **settings}
+    scores = cli.run(job.command("eval", EVAL_OUTPUT_DIR=tmp_path / "scores", **asking))
+    last = lines(tmp_path / "run/inference_eval/eval-metrics.jsonl")[-1]
+    assert scores["eval"]["accuracy"] == last["accuracy"]
+    cli.run(job.command("infer", INFER_OUTPUT_DIR=tmp_path / "answers", **asking))
+    answers = lines(tmp_path / "answers/infer-predict.jsonl")
+    asked = lines(tiny_job.folder / "infer.jsonl")
+    assert [line["inputs"] for line in answers] == [line["text"] for line in asked]
 
 
 @pytest.mark.parametrize(("run", "first"), [("pretrain", 0), ("lm_adapt", 1000)])

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
+from prompt_tuning import params
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.runtime import state
@@ -52,8 +53,9 @@ def neighbors(
     loaded = state.load_model(
         model, vocabulary, checkpoint=checkpoint, prompt_initializer=prompt_initializer
     )
-    embedding = np.asarray(loaded.params["token_embedder"]["embedding"], np.float32)
-    prompt = np.asarray(loaded.params["encoder"]["prompt"]["prompt"], np.float32)
+    flat = params.flatten(loaded.params)
+    embedding = np.asarray(flat[model.EMBEDDING_PATH], np.float32)
+    prompt = np.asarray(flat[model.PROMPT_PATH], np.float32)
     found = nearest(prompt, embedding, vocabulary, count)
     for row, some in enumerate(found):
         shown = "  ".join(f"{n.piece} {n.similarity:.2f}" for n in some)

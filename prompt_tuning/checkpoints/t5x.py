@@ -1,4 +1,4 @@
-"""Checkpoints that T5X wrote ("T5X native"): a msgpack index and zarr arrays.
+"""Checkpoints in T5X's own format ("T5X native"): a msgpack index and zarr arrays.
 
 The file `checkpoint` holds {version, optimizer: {target, state}}. A leaf of the
 target is an array, or a TensorStore spec that names a zarr folder beside the file.

@@ -176,11 +176,7 @@ class EncoderDecoderModel:
             "decoder_segment_ids": segments,
             "decoder_positions": positions,
         }
-        losses_BL, _ = losses.cross_entropy(self.logits(params, batch), targets)
-        real = jnp.where(targets > 0, losses_BL, 0.0)
-        scores_BN = -jnp.sum(real.reshape(rows, count, length), axis=-1)
-        order_BN = jnp.argsort(-scores_BN, axis=-1)
-        return jnp.asarray(labels)[order_BN], jnp.take_along_axis(scores_BN, order_BN, axis=-1)
+        return best_first(labels, self.logits(params, batch).reshape(rows, count, length, -1))
 
     def predict(
         self, params: Params, ids: Int[Array, "B S"], max_length: int, rng: Array | None = None
@@ -201,6 +197,18 @@ class EncoderDecoderModel:
             return module.apply(variables, tokens, index, cache, encoder_ids, method=module.step)
 
         return self.decoder(start(encoded), step, ids, max_length, rng)
+
+
+def best_first(
+    labels: Int[Array, "N L"], logits: Float[Array, "B N L V"]
+) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
+    """Labels and their log probabilities by the logits of each row, sorted by the latter."""
+    rows, count, length, _ = logits.shape
+    targets = jnp.broadcast_to(labels, (rows, count, length))
+    losses_BNL, _ = losses.cross_entropy(logits, targets)
+    scores_BN = -jnp.sum(jnp.where(targets > 0, losses_BNL, 0.0), axis=-1)
+    order_BN = jnp.argsort(-scores_BN, axis=-1)
+    return jnp.asarray(labels)[order_BN], jnp.take_along_axis(scores_BN, order_BN, axis=-1)
 
 
 def _shift(targets: Int[Array, "N L"]) -> Int[Array, "N L"]:

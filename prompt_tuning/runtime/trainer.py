@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from prompt_tuning import params as params_lib
 from prompt_tuning import partitioning
-from prompt_tuning.checkpoints import base_model, huggingface
+from prompt_tuning.checkpoints import base_model, huggingface, leaves, t5x
 from prompt_tuning.data import pipeline, vocabularies
+from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.runtime import background, evaluator, interrupts, prefetch, reporting, state
 from prompt_tuning.runtime import run as run_lib
@@ -95,7 +97,7 @@ def train(
         loaded, schedule, model_dir, trainable=trainable, optimizer=optimizer, task=batches.name
     )
     run.resume()
-    if run.trains_weights:
+    if run.trains_weights and not _is_decoder_only(model):
         huggingface.check_vocabulary(vocabulary.path)
     reporting.start_folder(run.model_dir, config_text, "MODEL_DIR")
     info = reporting.model_info(run.state.trainable, loaded.params)
@@ -204,20 +206,33 @@ def _finish(run: run_lib.Run) -> dict[str, Any]:
         result["prompt_file"] = str(run.prompt_file(f"prompt_{run.step}"))
         logging.info("prompt: %s", result["prompt_file"])
     if run.trains_weights:
-        target = run.model_dir / f"model_{run.step}"
-        params = params_lib.flatten(jax.device_get(run.params()))
-        added = run.loaded.model.added
-        base = params_lib.unflatten({p: x for p, x in params.items() if p not in added})
-        if not target.exists():
-            huggingface.save(
-                target,
-                base,
-                run.loaded.model.config,
-                vocabulary_file=run.loaded.vocabulary.path,
-                extra_ids=run.loaded.vocabulary.extra_ids,
-                step=run.step,
-                dtype="float32",
-            )
-        result["model"] = str(target)
-        logging.info("model: %s", target)
+        result["model"] = _export(run)
+        logging.info("model: %s", result["model"])
     return result
+
+
+def _is_decoder_only(model: model_lib.EncoderDecoderModel) -> bool:
+    return isinstance(model, decoder_only_model.DecoderOnlyModel)
+
+
+def _export(run: run_lib.Run) -> str:
+    """The weights without the prompt: for Hugging Face, or for T5X where that has no place for them."""
+    target, model = run.model_dir / f"model_{run.step}", run.loaded.model
+    params = params_lib.flatten(jax.device_get(run.params()))
+    base = {path: x for path, x in params.items() if path not in model.added}
+    if _is_decoder_only(model):
+        target = target / f"checkpoint_{run.step}"
+        if not target.exists():
+            stored = {path: leaves.of_array(np.asarray(x)) for path, x in base.items()}
+            t5x.save(target, stored, step=run.step, dtype="float32")
+    elif not target.exists():
+        huggingface.save(
+            target,
+            params_lib.unflatten(base),
+            model.config,
+            vocabulary_file=run.loaded.vocabulary.path,
+            extra_ids=run.loaded.vocabulary.extra_ids,
+            step=run.step,
+            dtype="float32",
+        )
+    return str(target)

@@ -76,6 +76,17 @@ def assert_equal(left, right):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y, strict=True), left, right)
 
 
+def test_what_is_saved_is_read_again(tmp_path):
+    path = tmp_path / "run" / "checkpoint_7"
+    stored = {name: leaves.of_array(array) for name, array in params.flatten(TREE).items()}
+    t5x.save(path, stored, step=7, dtype="float32")
+    assert t5x.read_step(path) == 7
+    assert_equal(t5x.load(path, ABSTRACT), TREE)
+    assert [file.name for file in path.parent.iterdir()] == ["checkpoint_7"]
+    with pytest.raises(FileExistsError, match="checkpoint_7 exists"):
+        t5x.save(path, stored, step=7, dtype="float32")
+
+
 @pytest.mark.parametrize("driver", ["file", "gfile", "gcs"])
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_arrays_are_found_where_they_lie_now(tmp_path, driver, slash):

@@ -1,0 +1,79 @@
+"""The decoder-only model as a trainer sees it: loss, score, predict of one stack."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from prompt_tuning.models import decoder_only, model
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderOnlyModel(model.EncoderDecoderModel):
+    """A T5 without encoder, with its loss and its way of decoding.
+
+    Batches, loss and methods are those of EncoderDecoderModel: `encoder_input_tokens` are the
+    inputs, which the network reads in front of the targets, in one sequence (see `sequence`).
+
+    Attributes:
+      inputs_bidirectional_attention: soft tokens and inputs see one another in both directions
+        (a prefix language model). False: every position sees what is before it only. It must be
+        as the checkpoint was trained; T5X's name.
+    """
+
+    inputs_bidirectional_attention: bool = True
+
+    PROMPT_PATH: ClassVar[str] = "decoder/prompt/prompt"
+    EMBEDDING_PATH: ClassVar[str] = "decoder/token_embedder/embedding"
+
+    @property
+    def module(self) -> decoder_only.DecoderOnly:
+        """The Flax module."""
+        return decoder_only.DecoderOnly(
+            self.config, self.inputs_bidirectional_attention, self.prompt
+        )
+
+    def _boxed_params(self, rng: Array) -> model.Params:
+        ids = jnp.ones((1, 2), jnp.int32)
+        return self.module.init(rng, ids, ids)["params"]
+
+    def logits(
+        self, params: model.Params, batch: model.Batch, dropout_rng: Array | None = None
+    ) -> Float[Array, "B L V"]:
+        """Teacher-forced logits of the targets; dropout acts only where an rng is given."""
+        return self.module.apply(
+            {"params": params},
+            batch["encoder_input_tokens"],
+            batch["decoder_target_tokens"],
+            batch.get("encoder_segment_ids"),
+            batch.get("decoder_segment_ids"),
+            deterministic=dropout_rng is None,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+        )
+
+    def rank_labels(
+        self, params: model.Params, ids: Int[Array, "B S"], labels: Int[Array, "N L"]
+    ) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
+        """Scores each of N labels for each row, whose inputs are read once.
+
+        See EncoderDecoderModel.rank_labels.
+        """
+        module = self.module
+        logits = module.apply({"params": params}, ids, labels, method=module.continuations)
+        return model.best_first(labels, logits)
+
+    def predict(
+        self, params: model.Params, ids: Int[Array, "B S"], max_length: int, rng=None
+    ) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
+        """Decodes `max_length` tokens behind the inputs at most; only these are returned.
+
+        See EncoderDecoderModel.predict.
+        """
+        module, variables = self.module, {"params": params}
+
+        def step(tokens, index, cache, inputs):
+            return module.apply(variables, tokens, index, cache, inputs, method=module.step)
+
+        cache = module.apply(variables, ids, max_length, method=module.start_cache)
+        return self.decoder(cache, step, ids, max_length, rng)
