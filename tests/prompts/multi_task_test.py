@@ -1,5 +1,7 @@
 """Prompts of a shared half and a half for each task."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from prompt_tuning import params
+from prompt_tuning.data import batching, soft_tokens
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 from prompt_tuning.prompts import module, multi_task
@@ -84,6 +87,26 @@ def test_gradient_reaches_the_shared_half_and_the_tasks_that_are_there(mode):
     for leaf in gradient.values():
         assert (np.asarray(leaf[1]) != 0).all()
         assert not np.asarray(leaf[::2]).any()
+
+
+@pytest.mark.parametrize("mode", multi_task.MODES)
+def test_it_learns_and_all_parts_move(tiny, learn, rng, mode):
+    prompt = multi_task.MultiTaskPrompt(4, 2, mode, task_length=2)
+    model = dataclasses.replace(tiny.model, prompt=prompt)
+    soft = soft_tokens.SoftTokens(np.arange(256, 260), num_tasks=2, vocabulary_size=200)
+    texts = [np.append(rng.integers(3, 90, 3), 1) for _ in range(4)]
+    examples = [
+        soft.put_into({"inputs": np.append(199 - task, text), "targets": np.array([9 + task, 1])})
+        for text in texts
+        for task in (0, 1)
+    ]
+    flat = params.flatten(jax.jit(model.init)(jax.random.key(1)))
+    start = {path: np.asarray(flat[path]) for path in model.added}
+    start[module.PATH] = rng.normal(size=start[module.PATH].shape).astype(np.float32)
+    losses, trained = learn(model, start, batching.pad(examples, 8, 8, 2))
+    assert losses[-1] < 0.9 * losses[0]
+    for path, before in start.items():
+        assert np.abs(trained[path] - before).mean() > 0.1, path
 
 
 @pytest.mark.parametrize(

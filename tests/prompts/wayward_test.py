@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
+from prompt_tuning.data import batching
 from prompt_tuning.prompts import module, wayward
 from prompt_tuning.runtime import state
 
@@ -43,6 +44,21 @@ def test_a_text_as_long_as_the_prompt(tiny):
         state.load_model(model, tiny.vocabulary, checkpoint=tiny.checkpoint)
 
 
+def test_it_learns_and_stays_near_the_text(tiny, learn, rng):
+    near = tiny.base["token_embedder"]["embedding"][np.array(IDS)]
+    inputs = np.concatenate([256 + np.arange(4), rng.integers(3, 90, 3), [1]])
+    examples = [{"inputs": inputs, "targets": np.array([9, 1])}] * 4
+    batch, start = batching.pad(examples, 4, 8, 2), {module.PATH: near}
+    found = {}
+    for gamma in (0.01, 10.0):
+        model = dataclasses.replace(tiny.model, penalty=wayward.Wayward(IDS, gamma))
+        losses, trained = learn(model, start, batch)
+        found[gamma] = losses, np.linalg.norm(trained[module.PATH] - near)
+    (falling, far), (_, close) = found.values()
+    assert falling[-1] < 0.95 * falling[0]
+    assert 0 < close < 0.5 * far
+
+
 def test_the_loss_has_the_penalty(tiny, rng):
     prompt = rng.normal(size=(4, 16)).astype(np.float32)
     both = params.merge(tiny.base, params.unflatten({module.PATH: prompt}))
@@ -54,7 +70,7 @@ def test_the_loss_has_the_penalty(tiny, rng):
         "decoder_target_tokens": ids,
         "decoder_loss_weights": np.ones_like(ids),
     }
-    plain, sums = tiny.model.loss(both, batch)
-    held, same = dataclasses.replace(tiny.model, penalty=penalty).loss(both, batch)
+    plain, sums = jax.jit(tiny.model.loss)(both, batch)
+    held, same = jax.jit(dataclasses.replace(tiny.model, penalty=penalty).loss)(both, batch)
     np.testing.assert_allclose(held - plain, penalty(both), rtol=1e-4)
     assert sums == same
