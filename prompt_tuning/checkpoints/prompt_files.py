@@ -2,7 +2,9 @@
 
 import io
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -11,6 +13,7 @@ from etils import epath
 from jaxtyping import Array, Float
 
 SUFFIX = ".npy"
+MODES = ("specific", "latest", "all")
 
 
 def save(
@@ -71,6 +74,61 @@ def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarr
             "wrote it diverged"
         )
     return prompt
+
+
+def find(
+    path: epath.PathLike | Sequence[epath.PathLike] | None, mode: str = "specific"
+) -> list[str]:
+    """The prompt files that PROMPT_FILE names, those of a folder or a pattern by their steps.
+
+    Args:
+      path: a file, a run's folder (prompts/prompt_<step>.npy in it), a pattern with *, or a
+        sequence of such; None for none, of a model without prompt.
+      mode: RESTORE_MODE, T5X's: "specific" and "all" for all that is named, "latest" for the
+        last of them.
+
+    Raises:
+      ValueError: an unknown mode.
+      FileNotFoundError: a folder or a pattern without prompts.
+    """
+    if mode not in MODES:
+        raise ValueError(f"RESTORE_MODE is {mode!r}; expected one of {', '.join(MODES)}")
+    given = [path] if isinstance(path, str | os.PathLike) else list(path or ())
+    found = sorted(
+        (file for each in given for file in _named(epath.Path(each))),
+        key=lambda file: step_of(file) or 0,
+    )
+    return found[-1:] if mode == "latest" else found
+
+
+def _named(path: epath.Path) -> list[str]:
+    parts = path.parts
+    magic = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), None)
+    if magic is not None:
+        found = epath.Path(*parts[:magic]).glob("/".join(parts[magic:]))
+        found = [file for file in found if file.suffix == SUFFIX]
+    elif path.is_dir():
+        found = list((path / "prompts").glob(f"prompt_*{SUFFIX}"))
+    else:
+        return [os.fspath(path)]
+    if not found:
+        raise FileNotFoundError(
+            f"PROMPT_FILE {path} names no prompt; expected a file, a pattern of files, or the "
+            f"MODEL_DIR of a run, with prompts/prompt_<step>{SUFFIX}"
+        )
+    return [os.fspath(file) for file in found]
+
+
+def first(paths: Sequence[epath.PathLike]) -> epath.PathLike:
+    """The one that a model is made with before it gets the others."""
+    return paths[0]
+
+
+def step_of(path: epath.PathLike) -> int | None:
+    """The step of the run that a prompt file was written at: its card's, or its name's."""
+    named = re.search(r"_(\d+)(\.npy)?$", epath.Path(path).name)
+    step = read_card(path).get("step", named and int(named[1]))
+    return step if isinstance(step, int) else None
 
 
 def length(path: epath.PathLike) -> int:
