@@ -3,6 +3,8 @@
 import argparse
 import difflib
 import importlib
+import inspect
+import logging
 import math
 import os
 import pathlib
@@ -14,86 +16,9 @@ from typing import Any
 import gin
 
 import prompt_tuning
+from prompt_tuning import t5x_bindings, verbs
 
-# Command -> module and function; gin/runs/<command>.gin says what it does and needs.
-VERBS = {
-    "train": ("prompt_tuning.runtime.trainer", "train"),
-    "eval": ("prompt_tuning.runtime.evaluator", "evaluate"),
-    "infer": ("prompt_tuning.runtime.inferencer", "infer"),
-    "export": ("prompt_tuning.runtime.exporter", "export"),
-    "neighbors": ("prompt_tuning.analysis.neighbors", "neighbors"),
-    "describe": ("prompt_tuning.runtime.describer", "describe"),
-}
-FLAGS: Mapping[str, Mapping[str, Any]] = {
-    "--gin_file": {
-        "action": "append",
-        "default": [],
-        "metavar": "FILE",
-        "help": "gin file; several are read in order, later over earlier: "
-        "a model, then perhaps a task, a prompt and a decoder, then a run",
-    },
-    "--gin_bindings": {
-        "action": "append",
-        "default": [],
-        "metavar": "BINDING",
-        "help": "e.g. 'BATCH_SIZE = 32'; --gin.BATCH_SIZE=32 is the same",
-    },
-    "--gin_search_paths": {
-        "default": "",
-        "metavar": "DIRS",
-        "help": "comma-separated folders of gin files of your own",
-    },
-    "--tfds_data_dir": {"metavar": "DIR", "help": "folder of TFDS data sets"},
-    "--coordinator_address": {
-        "metavar": "HOST:PORT",
-        "help": "where process 0 listens, with several processes",
-    },
-    "--process_count": {"type": int, "metavar": "N", "help": "number of processes"},
-    "--process_index": {"type": int, "metavar": "I", "help": "number of this process"},
-}
-
-# What T5X's documents bind on the command line -> the macro that means it here.
-T5X_BINDINGS = {
-    "utils.SaveCheckpointConfig.keep": "KEEP",
-    "utils.SaveCheckpointConfig.period": "EVAL_PERIOD",
-    "trainer.Trainer.num_microbatches": "NUM_MICROBATCHES",
-    "partitioning.PjitPartitioner.num_partitions": "NUM_PARTITIONS",
-    "train/utils.DatasetConfig.batch_size": "BATCH_SIZE",
-    "utils.DatasetConfig.batch_size": "BATCH_SIZE",
-    "utils.create_learning_rate_scheduler.base_learning_rate": "LEARNING_RATE",
-    "utils.create_learning_rate_scheduler.factors": "LEARNING_RATE_FACTORS",
-    "utils.create_learning_rate_scheduler.warmup_steps": "WARMUP_STEPS",
-    "decoding.beam_search.alpha": "BEAM_ALPHA",
-    "decoding.beam_search.num_decodes": "NUM_DECODES",
-    "decoding.temperature_sample.temperature": "TEMPERATURE",
-    "decoding.temperature_sample.topk": "TOPK",
-    "decoding.temperature_sample.topp": "TOPP",
-}
-
-
-class UsageError(Exception):
-    """What the user gave cannot be run; the message says what to change."""
-
-
-def _mesh(text: str) -> tuple[int, int]:
-    """8x4 -> (8, 4)."""
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text, re.ASCII):
-        raise UsageError(
-            f"--mesh is {text!r}; expected DATAxMODEL, the devices along each axis, e.g. --mesh 8x4"
-        )
-    data, model = map(int, text.split("x"))
-    return data, model
-
-
-FLAGS_OF_DESCRIBE: Mapping[str, Mapping[str, Any]] = {
-    "--json": {"action": "store_true", "help": "one JSON object on standard output"},
-    "--mesh": {
-        "type": _mesh,
-        "metavar": "DATAxMODEL",
-        "help": "e.g. 8x4: compiles a training step for 8 × 4 simulated devices, and tells the memory "
-        "of each and what they exchange",
-    },
-}
+UsageError = verbs.UsageError
 
 
 def gin_folder() -> pathlib.Path:
@@ -115,10 +40,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="prompt-tuning", description=prompt_tuning.__doc__, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=prompt_tuning.__version__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="command")
-    for verb in VERBS:
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="command")
+    for verb in verbs.VERBS:
         text = header(gin_folder() / "runs" / f"{verb}.gin")
-        sub = verbs.add_parser(
+        sub = subparsers.add_parser(
             verb,
             help=text.partition("\n")[0],
             description=text,
@@ -132,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _flags(verb: str) -> Mapping[str, Mapping[str, Any]]:
-    return {**FLAGS, **FLAGS_OF_DESCRIBE} if verb == "describe" else FLAGS
+def _flags(verb: str) -> verbs.Flags:
+    return {**verbs.VERBS[verb].flags, **verbs.FLAGS}
 
 
 def _shipped() -> list[str]:
@@ -167,10 +92,11 @@ def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 def _parse_gin(options: argparse.Namespace, bindings: Sequence[str]) -> None:
     """Reads files, then bindings; every macro is known and every required one set."""
     run_file = gin_folder() / "runs" / f"{options.verb}.gin"
-    if not options.gin_file:
+    names = options.gin_file or verbs.VERBS[options.verb].gin_files
+    if not names:
         raise UsageError(f"no --gin_file is given; this is what is needed:\n{header(run_file)}")
     folders = [*filter(None, options.gin_search_paths.split(",")), str(gin_folder())]
-    files = [_find(name, folders) for name in options.gin_file]
+    files = [_find(name, folders) for name in names]
     gin.clear_config()
     gin.config._LOCATION_PREFIXES[:] = ["", *folders]
     # The second reader takes a folder for a Python package: it logs each miss as an error,
@@ -179,23 +105,48 @@ def _parse_gin(options: argparse.Namespace, bindings: Sequence[str]) -> None:
     for file in files:
         _read(gin.parse_config_file, file, f"--gin_file {file}")
     _check_order(files)
-    known = _macros()
-    for binding in bindings:
-        name, _, value = (part.strip() for part in binding.partition("="))
-        macro = T5X_BINDINGS.get(name, name)
-        if macro not in known and "." not in macro:
-            raise UsageError(f"unknown macro {macro}; {_set_in(macro) or _nearest(macro, known)}")
-        _read(gin.parse_config, f"{macro} = {value}", f"--gin.{name}={value}")
+    options.notes = _bind(bindings)
     _check_complete(options.verb)
     gin.finalize()
+
+
+def _bind(bindings: Sequence[str]) -> list[str]:
+    """Sets macros and arguments, T5X's by our names; returns what is to be told of those without."""
+    known, notes = _macros(), []
+    for binding in bindings:
+        name, _, value = (part.strip() for part in binding.partition("="))
+        flag, ours = f"--gin.{name}={value}", t5x_bindings.Translation([(name, value)])
+        if name not in known:
+            try:
+                ours = t5x_bindings.translate(name, value)
+            except ValueError as error:
+                raise UsageError(f"--gin.{error}") from error
+        if ours.note:
+            notes.append(f"{flag} changes nothing: {ours.note}")
+        for macro, text in ours.bindings:
+            if macro not in known and "." not in macro:
+                raise UsageError(
+                    f"unknown macro {macro}; {_set_in(macro) or _nearest(macro, known)}"
+                )
+            try:
+                _read(gin.parse_config, f"{macro} = {text}", flag)
+            except UsageError as error:
+                if "No configurable matching" not in str(error):
+                    raise
+                raise UsageError(f"{error}\n{_nearest(name, t5x_bindings.names())}") from error
+    return notes
 
 
 def _find(name: str, folders: Sequence[str]) -> str:
     for folder in ("", *folders):
         if os.path.isfile(path := os.path.join(folder, name)):
             return path
+    folder, base = os.path.split(name)
+    ours = t5x_bindings.GIN_FILES.get(base)
+    short = os.path.join(os.path.basename(folder), base)
     raise UsageError(
-        f"--gin_file {name} is in none of {['.', *folders]}; {_nearest(name, _shipped())}"
+        f"--gin_file {name} is in none of {['.', *folders]}; "
+        + (f"here it is {ours}" if ours else _nearest(short, _shipped()))
     )
 
 
@@ -232,10 +183,10 @@ def _set_in(macro: str) -> str:
 
 def _check_complete(verb: str) -> None:
     macros, text = _macros(), gin.config_str()
-    module, function = VERBS[verb]
-    if f"\n{module.rpartition('.')[2]}.{function}.model = " not in text:
+    function = f"{verbs.VERBS[verb].module.rpartition('.')[2]}.{verbs.VERBS[verb].function}"
+    if f"\n{function}." not in text:
         raise UsageError(f"no run of this command is given; add --gin_file=runs/{verb}.gin")
-    if "MODEL" not in macros:
+    if "MODEL" not in macros and "%MODEL" in text:
         raise UsageError(f"no model is given; {_set_in('MODEL')} or one of its sizes")
     if unset := set(re.findall(r"%([A-Z][A-Z0-9_]*)", text)) - macros.keys():
         name = min(unset)
@@ -247,22 +198,30 @@ def _check_complete(verb: str) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     """What must be set before the first array or data set is made."""
-    if options.verb == "describe" and options.mesh:
+    if mesh := getattr(options, "mesh", None):
         import jax
 
         # Devices that are not there: nothing is run on them.
         jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", math.prod(options.mesh))
-    if options.coordinator_address:
+        jax.config.update("jax_num_cpu_devices", math.prod(mesh))
+    if options.coordinator_address or options.multiprocess_gpu:
         import jax
 
+        given = {"initialization_timeout": options.initialization_timeout}
         jax.distributed.initialize(
-            options.coordinator_address, options.process_count, options.process_index
+            options.coordinator_address,
+            options.process_count,
+            options.process_index,
+            **{name: value for name, value in given.items() if value is not None},
         )
     if options.tfds_data_dir:
         from prompt_tuning.data import sources
 
         sources.set_tfds_data_dir(options.tfds_data_dir)
+    if options.seqio_additional_cache_dirs:
+        from prompt_tuning.data import sources
+
+        sources.add_cache_dirs(options.seqio_additional_cache_dirs.split(","))
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:
@@ -281,12 +240,17 @@ def run(arguments: Sequence[str]) -> Any:
     from prompt_tuning.runtime import reporting
 
     reporting.set_up_logging()
+    for note in options.notes:
+        logging.info(note)
     _prepare(options)
-    module, name = VERBS[options.verb]
-    function = gin.get_configurable(getattr(importlib.import_module(module), name))
-    if options.verb == "describe":
-        return function(mesh=options.mesh, as_json=options.json)
-    return function(config_text=gin.config_str())
+    verb = verbs.VERBS[options.verb]
+    function = getattr(importlib.import_module(verb.module), verb.function)
+    names = [each.get("dest", flag.lstrip("-")) for flag, each in verb.flags.items()]
+    values = {name: getattr(options, name) for name in names}
+    given = {name: value for name, value in values.items() if value is not None}
+    if "config_text" in inspect.signature(function).parameters:
+        given["config_text"] = gin.config_str()
+    return gin.get_configurable(function)(**given)
 
 
 def start_process() -> None:

@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2154
 # Sourced by quickstart.sh and test.sh, which set $repo: a virtual environment with the package in it.
 # Argument: the extra to install, such as "[test]", or "".
 

@@ -88,7 +88,7 @@ def answer(out: pathlib.Path, prompt: str) -> None:
     )
     for line in pathlib.Path(paths[0]).read_text().splitlines():
         row = json.loads(line)
-        print(f"  {row['prediction']:10} {row['inputs']}")
+        print(f"  {row['prediction']:10} {row['inputs']['inputs_pretokenized']}")
 
 
 def summarize(

@@ -10,4 +10,5 @@ source "$repo/scripts/environment.sh" "[test]"
 cd "$repo"
 ruff check .
 ruff format --check .
+shellcheck --external-sources scripts/*.sh scripts/cloud_tpu/*.sh .ci/run
 python -m pytest "$@"

@@ -16,7 +16,7 @@ LAYERS = (
     {"checkpoints", "data"},
     {"runtime"},
     {"analysis"},
-    {"cli", "__main__"},
+    {"cli", "__main__", "t5x_bindings", "verbs"},
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 APART = {"models": "prompts", "data": "checkpoints"}
@@ -34,6 +34,8 @@ LIBRARIES = {
     "runtime": {"jax", "flax", "optax", "rich", "tensorboardX"},
     "analysis": {"jax"},
     "cli": {"gin", "jax"},
+    "t5x_bindings": set(),
+    "verbs": set(),
     "__main__": set(),
 }
 ANYWHERE = {"numpy", "etils", "jaxtyping", "prompt_tuning", *sys.stdlib_module_names}
@@ -138,8 +140,11 @@ def test_every_module_has_its_test_and_every_test_its_module():
         if path not in TESTED_ELSEWHERE:
             wanted.add(path.replace("/__init__.py", ".py").replace(".py", "_test.py"))
     found = {str(test.relative_to(TESTS)) for test in TESTS.rglob("*_test.py")}
-    others = {f"{name}_test.py" for name in ("architecture", "bad_input", "end_to_end", "families", "gin")}
+    others = {
+        f"{name}_test.py" for name in ("architecture", "bad_input", "end_to_end", "families", "gin")
+    }
     others |= {f"{script.stem}_test.py" for script in (REPOSITORY / "scripts").glob("*.py")}
+    others |= {f"{folder.name}_test.py" for folder in (REPOSITORY / "scripts").glob("*/")}
     assert wanted - found == set()
     assert found - wanted <= others
 

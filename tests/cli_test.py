@@ -13,7 +13,7 @@ import pytest
 import seqio
 
 import prompt_tuning
-from prompt_tuning import cli
+from prompt_tuning import cli, verbs
 
 REPOSITORY = pathlib.Path(prompt_tuning.__file__).parents[1]
 TINY_GIN = "include 'models/t5_1_1_small.gin'\nPROMPT_LENGTH = 5\n"
@@ -50,15 +50,6 @@ def test_later_settings_win(describe, tmp_path):
 def test_nothing_is_left_of_earlier_settings(describe):
     cli.run([*describe, "--gin.PROMPT_LENGTH=7"])
     assert prompt_length(describe) == 5
-
-
-@pytest.mark.parametrize(("name", "macro"), cli.T5X_BINDINGS.items())
-def test_t5x_bindings_set_macros(tiny_job, name, macro):
-    file = f"decoding/{'beam_search' if name.startswith('decoding.beam') else 'sampling'}.gin"
-    arguments = tiny_job.command("train", file, "runs/train.gin", MODEL_DIR="run", TRAIN_STEPS=9)
-    for flag in (f"--gin.{name}=3", f"--gin_bindings={name} = 3"):
-        cli.read([*arguments, flag])
-        assert gin.query_parameter(f"%{macro}") == 3
 
 
 def test_files_are_found_in_search_paths_then_shipped_ones(tmp_path, monkeypatch):
@@ -98,28 +89,50 @@ def test_describe_simulates_the_devices_of_a_mesh(tiny_job):
     assert "for 12 simulated devices" in shown.stderr
 
 
-@pytest.mark.parametrize("mesh", ["8", "0x4", "8x", "axb", "8x4x1", "-8x4", "8X4", "8 x4", "08x4"])
-def test_a_mesh_is_two_numbers(describe, mesh):
-    text = message([*describe, f"--mesh={mesh}"])
-    assert f"--mesh is '{mesh}'" in text and "--mesh 8x4" in text
-
-
 def test_flags_of_data_and_of_several_processes(describe, monkeypatch):
     given = []
     monkeypatch.setattr(seqio, "set_tfds_data_dir_override", given.append)
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *each: given.append(each))
+    monkeypatch.setattr(seqio, "add_global_cache_dirs", given.append)
+    monkeypatch.setattr(
+        jax.distributed, "initialize", lambda *each, **more: given.append((*each, more))
+    )
     several = ["--coordinator_address=host:1", "--process_count=2", "--process_index=1"]
-    cli.run([*describe, "--tfds_data_dir=gs://data", *several])
-    assert given == [("host:1", 2, 1), "gs://data"]
+    data = ["--tfds_data_dir=gs://data", "--seqio_additional_cache_dirs=a,b"]
+    cli.run([*describe, *data, *several])
+    assert given == [("host:1", 2, 1, {}), "gs://data", ["a", "b"]]
+    given.clear()
+    cli.run([*describe, "--multiprocess_gpu", "--initialization_timeout=9", "--alsologtostderr"])
+    assert given == [(None, None, None, {"initialization_timeout": 9})]
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+def test_a_verb_brings_its_gin_files_and_gives_its_flags_by_name(describe, monkeypatch):
+    told = {}
+
+    files = [word.removeprefix("--gin_file=") for word in describe[1:]]
+    verb = verbs.Verb(
+        "prompt_tuning.runtime.describer",
+        "describe",
+        flags={"pattern": {"nargs": "?"}, "--as-many": {"type": int, "dest": "count"}},
+        gin_files=files,
+    )
+    monkeypatch.setitem(verbs.VERBS, "describe", verb)
+    monkeypatch.setattr(cli.gin, "get_configurable", lambda function: told.update)
+    cli.run(["describe", "*.glue", "--as-many=3"])
+    assert told == {"pattern": "*.glue", "count": 3}
+
+
+@pytest.mark.parametrize("verb", verbs.VERBS)
 def test_help_says_what_is_needed(verb, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.run([verb, "--help"])
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    for part in ("requires: ", f"command: prompt-tuning {verb} ", *cli.FLAGS, "models/t5_mini.gin"):
+    for part in (
+        "requires: ",
+        f"command: prompt-tuning {verb} ",
+        *verbs.FLAGS,
+        "models/t5_mini.gin",
+    ):
         assert part in text
     assert "…" not in text, "an example works as printed"
 
@@ -128,7 +141,7 @@ def test_main_help_names_the_commands(capsys):
     with pytest.raises(SystemExit):
         cli.run(["--help"])
     text = capsys.readouterr().out
-    assert all(verb in text for verb in cli.VERBS)
+    assert all(verb in text for verb in verbs.VERBS)
 
 
 @pytest.mark.parametrize(

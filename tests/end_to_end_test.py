@@ -116,20 +116,41 @@ def test_eval_scores_the_prompt_as_training_did(trained, tiny_job, tmp_path, cap
     )
     in_training = lines(folder / "inference_eval/eval-metrics.jsonl")[-1]
     (metrics,) = lines(tmp_path / "inference_eval/eval-metrics.jsonl")
-    assert metrics["accuracy"] == in_training["accuracy"] == result["eval"]["accuracy"]
-    assert metrics["majority"] == 60.0
-    assert "eval majority" in capsys.readouterr().out
-    (answers,) = (f for f in files(tmp_path) if f.endswith("0.jsonl"))
-    assert (tmp_path / answers).read_text() == (
-        folder / "inference_eval/eval-001006.jsonl"
-    ).read_text()
-    assert "config.gin" in files(tmp_path)
+    assert metrics == in_training == {"step": 1006, **result["eval"]}
+    assert "always the most common answer: 60.00 %" in capsys.readouterr().out
+    answers = "inference_eval/eval-001006.jsonl"
+    assert (tmp_path / answers).read_text() == (folder / answers).read_text()
+    assert files(tmp_path) == {
+        "config.gin",
+        "eval.eval.ckpt",
+        "inference_eval/eval-metrics.jsonl",
+        answers,
+    }
+
+
+def test_eval_of_a_run_evaluates_its_prompts(trained, tiny_job, tmp_path):
+    folder, _ = trained
+    cli.run(tiny_job.command("eval", PROMPT_FILE=folder, EVAL_OUTPUT_DIR=tmp_path, BATCH_SIZE=8))
+    metrics = "inference_eval/eval-metrics.jsonl"
+    assert lines(tmp_path / metrics) == lines(folder / metrics)
+    prompts = [folder / f"prompts/prompt_{step}.npy" for step in (1000, 1003, 1006)]
+    assert (tmp_path / "eval.eval.ckpt").read_text() == "".join(f"{path}\n" for path in prompts)
+    latest = tmp_path / "latest"
+    cli.run(
+        tiny_job.command(
+            "eval", PROMPT_FILE=folder, RESTORE_MODE="latest", EVAL_OUTPUT_DIR=latest, BATCH_SIZE=8
+        )
+    )
+    assert lines(latest / metrics) == lines(folder / metrics)[-1:]
 
 
 DECODERS = {
     "greedy": (["runs/infer.gin"], {}),
     "beam": (["decoding/beam_search.gin", "runs/infer.gin"], {"NUM_DECODES": 3}),
-    "sampling": (["decoding/sampling.gin", "runs/infer.gin"], {"NUM_DECODES": 2, "RANDOM_SEED": 5}),
+    "sampling": (
+        ["decoding/nucleus_sampling.gin", "runs/infer.gin"],
+        {"NUM_DECODES": 2, "RANDOM_SEED": 5},
+    ),
 }
 
 
@@ -141,26 +162,28 @@ def test_infer_answers_in_order_and_goes_on(trained, tiny_job, tmp_path, decoder
         *gin_files,
         PROMPT_FILE=trained[0] / "prompts" / "best.npy",
         INFER_OUTPUT_DIR=tmp_path,
+        MODE="predict_with_aux",
         BATCH_SIZE=8,
         **settings,
     )
+    name = "infer-predict_with_aux.jsonl-00000-of-00001"
     (path,) = cli.run(arguments)
-    whole = (tmp_path / "infer-predict.jsonl").read_text()
-    assert path == str(tmp_path / "infer-predict.jsonl")
-    answers, asked = lines(tmp_path / "infer-predict.jsonl"), lines(tiny_job.folder / "infer.jsonl")
-    assert [line["inputs"] for line in answers] == [line["text"] for line in asked]
+    whole = (tmp_path / name).read_text()
+    assert path == str(tmp_path / name)
+    answers, asked = lines(tmp_path / name), lines(tiny_job.folder / "infer.jsonl")
+    assert [x["inputs"]["inputs_pretokenized"] for x in answers] == [x["text"] for x in asked]
     for line in answers:
-        several = line.get("predictions", [line["prediction"]])
+        several = line["aux"].get("predictions", [line["prediction"]])
         assert len(several) == settings.get("NUM_DECODES", 1) and several[0] == line["prediction"]
-        scores = line.get("scores", [line["score"]])
-        assert scores == sorted(scores, reverse=True) and scores[0] == line["score"]
+        scores = line["aux"].get("prediction_scores", [line["aux"]["scores"]])
+        assert scores == sorted(scores, reverse=True) and scores[0] == line["aux"]["scores"]
     # As a run leaves it that was stopped within line 12.
     partial = "".join(whole.splitlines(keepends=True)[:11]) + '{"inputs": "she'
-    (tmp_path / "infer-predict.jsonl").unlink()
-    (tmp_path / "infer-predict.jsonl.partial").write_text(partial)
+    (tmp_path / name).unlink()
+    (tmp_path / f"{name}.partial").write_text(partial)
     cli.run(arguments)
-    assert files(tmp_path) == {"config.gin", "infer-predict.jsonl"}
-    assert (tmp_path / "infer-predict.jsonl").read_text() == whole
+    assert files(tmp_path) == {"config.gin", name, f"{name}.COMPLETED"}
+    assert (tmp_path / name).read_text() == whole
 
 
 def test_neighbors_prints_a_line_for_each_vector(trained, tiny_job, capsys):

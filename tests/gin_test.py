@@ -13,7 +13,7 @@ import pytest
 import setuptools
 
 import prompt_tuning
-from prompt_tuning import assets, cli
+from prompt_tuning import assets, cli, verbs
 from prompt_tuning.checkpoints import huggingface, prompt_files
 from prompt_tuning.models import model
 from prompt_tuning.prompts import initializers
@@ -172,7 +172,7 @@ def test_every_prompt_goes_with_every_run(tiny_job, tmp_path, monkeypatch, promp
     if verb in ("eval", "infer", "neighbors"):  # which set the prompt themselves
         files.reverse()
     cli.read(tiny_job.command(verb, *files, **(REQUIRED[run] | settings)))
-    path, name = cli.VERBS[verb]
+    path, name = verbs.VERBS[verb].module, verbs.VERBS[verb].function
     function = getattr(importlib.import_module(path), name)
     built = {
         each: value(f"{path}.{name}.{each}")

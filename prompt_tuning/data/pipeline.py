@@ -41,31 +41,55 @@ class DatasetConfig:
 
     Attributes:
       source: gives the seqio task or mixture.
-      task_feature_lengths: {"inputs": T, "targets": L}; soft tokens come on top of T.
+      task_feature_lengths: {"inputs": T, "targets": L}; soft tokens come on top of T. None for
+        the longest of what is evaluated.
       split: of the task.
       batch_size: examples of a step.
       seed: of the order and of random preprocessing.
       use_cached: reads the task's cache (seqio_cache_tasks).
       pack: training examples share rows.
+      shuffle: training examples come in a random order, another one in each epoch.
+      mixture_or_task_name: another task than the source's, as in evaluating on one that a
+        mixture has.
     """
 
     source: Source
-    task_feature_lengths: Mapping[str, int]
+    task_feature_lengths: Mapping[str, int] | None
     split: str
     batch_size: int
     seed: int = 0
     use_cached: bool = False
     pack: bool = False
+    shuffle: bool = True
+    mixture_or_task_name: str | None = None
 
     def __post_init__(self):
-        _ = self.room  # raises where the lengths are wrong
+        if self.task_feature_lengths is not None:
+            _ = self.room  # raises where the lengths are wrong
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ValueError(f"BATCH_SIZE is {self.batch_size!r}; expected a positive number")
 
     @property
+    def name(self) -> str | None:
+        """Of the registered task or mixture; None where files are read."""
+        return self.mixture_or_task_name or getattr(self.source, "name", None)
+
+    @property
     def room(self) -> batching.Lengths:
         """For the tokens of an example."""
+        if self.task_feature_lengths is None:
+            raise ValueError(
+                "TASK_FEATURE_LENGTHS is None; expected the tokens kept of an example, e.g. "
+                "{'inputs': 512, 'targets': 8}"
+            )
         return batching.Lengths.from_features(self.task_feature_lengths)
+
+    def fitted(self, examples: Sequence[batching.Example]) -> "DatasetConfig":
+        """With room for the longest of these examples where no lengths are set."""
+        if self.task_feature_lengths is not None or not examples:
+            return self
+        longest = {key: max(len(e[key]) for e in examples) for key in ("inputs", "targets")}
+        return dataclasses.replace(self, task_feature_lengths=longest)
 
 
 def _use_vocabulary(task, vocabulary: vocabularies.SentencePiece):
@@ -111,7 +135,10 @@ def _open(config: DatasetConfig, vocabulary: vocabularies.SentencePiece):
 
         # A GPU is JAX's; TensorFlow would take all of its memory.
         tf.config.set_visible_devices([], "GPU")
-    provider = config.source.open(vocabulary, config.split)
+    source = config.source
+    if config.mixture_or_task_name is not None:
+        source = dataclasses.replace(source, name=config.mixture_or_task_name)
+    provider = source.open(vocabulary, config.split)
     originals = [t for t in seqio.get_subtasks(provider) if config.split in t.splits]
     if not originals:
         raise ValueError(
@@ -165,11 +192,11 @@ def _needs_lengths(preprocessor: Callable) -> bool:
 
 def _check_fit(name: str, examples: Sequence[batching.Example], config: DatasetConfig) -> None:
     """Raises ValueError where there is no example, or where labels are cut; warns of other cuts."""
-    room = config.room
     if not examples:
         raise ValueError(
             f"{name} has no example in split {config.split!r}; choose another split or data set"
         )
+    room = config.room
     sizes = {key: [len(example[key]) for example in examples] for key in ("inputs", "targets")}
     cut_inputs = sum(size > room.inputs for size in sizes["inputs"])
     cut_targets = sum(size > room.targets for size in sizes["targets"])
@@ -246,6 +273,7 @@ class TrainBatches:
           ValueError: no such task or split, no example, labels that do not fit, or an input
             that does not tell its task where it must.
         """
+        _ = config.room  # raises where there are no lengths
         self._config = config
         self._provider, self._tasks = _open(config, vocabulary)
         for task in self._tasks:
@@ -277,7 +305,8 @@ class TrainBatches:
 
     def _epoch_examples(self, skip: int = 0) -> Iterator[batching.Example]:
         seed = self._config.seed + self._epoch
-        dataset = _read(self._config, self._provider, self._tasks, shuffle=True, seed=seed)
+        shuffle = self._config.shuffle
+        dataset = _read(self._config, self._provider, self._tasks, shuffle=shuffle, seed=seed)
         return dataset.skip(skip).prefetch(4 * self._config.batch_size).as_numpy_iterator()
 
     def _next_example(self) -> batching.Example:
@@ -310,8 +339,9 @@ def evaluation_tasks(
     for task in _open(config, vocabulary)[1]:
         dataset = _read(config, task, [task], shuffle=False, seed=config.seed)
         examples = list(itertools.islice(dataset.as_numpy_iterator(), limit))
-        _check_fit(task.name, examples, config)
+        fitted = config.fitted(examples)
+        _check_fit(task.name, examples, fitted)
         opened.append(
-            evaluation_task.EvaluationTask(task.name, examples, config.room, task, vocabulary)
+            evaluation_task.EvaluationTask(task.name, examples, fitted.room, task, vocabulary)
         )
     return opened

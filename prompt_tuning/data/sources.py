@@ -184,3 +184,10 @@ def set_tfds_data_dir(folder: str) -> None:
     import seqio
 
     seqio.set_tfds_data_dir_override(folder)
+
+
+def add_cache_dirs(folders: Sequence[str]) -> None:
+    """Where cached tasks lie (--seqio_additional_cache_dirs)."""
+    import seqio
+
+    seqio.add_global_cache_dirs(list(folders))

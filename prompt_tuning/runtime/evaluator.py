@@ -1,5 +1,6 @@
 """Answers the examples of tasks and computes the tasks' metrics."""
 
+import itertools
 import json
 import logging
 from collections import Counter
@@ -11,6 +12,8 @@ import numpy as np
 from etils import epath
 
 from prompt_tuning import partitioning
+from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.checkpoints import prompt_paths as paths_lib
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
@@ -27,6 +30,7 @@ class Answerer:
         self._predict = jax.jit(model.predict, static_argnums=2)
         self._rank = jax.jit(model.rank_labels)
         self._score = jax.jit(model.score)
+        self._loss = jax.jit(lambda params, batch: model.loss(params, batch)[1])
         self._labels = None
         if isinstance(model.decoder, decoding.LabelRanking):
             self._labels = _label_ids(model.decoder.labels, loaded.vocabulary)
@@ -48,6 +52,18 @@ class Answerer:
         with partitioning.use(self._loaded.mesh):
             placed = partitioning.place_batch(batch, self._loaded.mesh)
             return jax.device_get(self._score(params, placed))
+
+    def losses(
+        self, params, task: evaluation_task.EvaluationTask, batch_size: int, count: int
+    ) -> dict[str, float]:
+        """T5X's metrics of the targets as the next tokens, over `count` batches at most."""
+        sums = []
+        with partitioning.use(self._loaded.mesh):
+            batches = task.batches(batch_size, self._loaded.soft_tokens)
+            for _, batch in itertools.islice(batches, count):
+                placed = partitioning.place_batch(batch, self._loaded.mesh)
+                sums.append(self._loss(params, placed))
+        return reporting.mean_losses(jax.device_get(sums))
 
     def answers(
         self, params, task: evaluation_task.EvaluationTask, batch_size: int
@@ -87,10 +103,13 @@ def evaluate_tasks(
     *,
     output_dir: epath.PathLike | None = None,
     step: int = 0,
+    written_examples: int | None = None,
 ) -> dict[str, dict[str, float | str]]:
     """Metrics of each task, samples of answers too where it has such (see `numbers`).
 
-    With `output_dir` also the answers, one JSON line an example.
+    With `output_dir` also the answers, one JSON line an example: {"input", "target",
+    "prediction"}, with "score" where a metric wants scores; `written_examples` is how many
+    there are, None for all.
     """
     results = {}
     for task in tasks:
@@ -103,24 +122,32 @@ def evaluate_tasks(
                 task.name, texts[0], len(texts),
             )  # fmt: skip
         if output_dir is not None:
-            lines = [
-                json.dumps(
-                    {
-                        "input": task.text(example, "inputs"),
-                        "target": task.text(example, "targets"),
-                        "prediction": text,
-                    }
-                )
-                for example, text in zip(task.examples, texts, strict=True)
-            ]
+            lines = _answer_lines(task, texts, scores)[:written_examples]
             name = f"{task.name}-{step:06d}.jsonl"
-            reporting.write_text(epath.Path(output_dir) / name, "\n".join(lines) + "\n")
+            text = "".join(f"{json.dumps(line)}\n" for line in lines)
+            reporting.write_text(epath.Path(output_dir) / name, text)
     return results
 
 
 def numbers(metrics: Mapping[str, float | str]) -> dict[str, float]:
     """The metrics without samples of answers."""
     return {name: value for name, value in metrics.items() if not isinstance(value, str)}
+
+
+def _answer_lines(
+    task: evaluation_task.EvaluationTask, texts: Sequence[str], scores: Sequence[float] | None
+) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = [
+        {
+            "input": task.text(example, "inputs"),
+            "target": task.text(example, "targets"),
+            "prediction": text,
+        }
+        for example, text in zip(task.examples, texts, strict=True)
+    ]
+    for line, score in zip(lines, scores or (), strict=False):
+        line["score"] = score
+    return lines
 
 
 class Validation:
@@ -134,19 +161,26 @@ class Validation:
         folder: epath.PathLike,
         *,
         after_step: int,
+        written_examples: int | None = None,
+        losses: tuple[epath.PathLike, int] | None = None,
     ):
-        """`folder` gets answers and metrics; what a run left there of later steps is dropped."""
+        """`folder` gets answers and metrics; what a run left there of later steps is dropped.
+
+        Args:
+          answerer: of the model.
+          tasks: to be evaluated.
+          batch_size: examples answered at once.
+          folder: for {task}-metrics.jsonl, {task}-{step}.jsonl and TensorBoard's {task}/.
+          after_step: the last step that is evaluated already.
+          written_examples: answers of a task to write; None for all.
+          losses: another folder, for the loss of the targets over a number of batches of each
+            task; None, or none of them, for no such.
+        """
         self._answerer, self._tasks, self._batch_size = answerer, tasks, batch_size
-        self._folder = epath.Path(folder)
-        self._logs = {
-            task.name: reporting.MetricWriter(
-                self._folder / f"{task.name}-metrics.jsonl",
-                events=self._folder / task.name,
-                after_step=after_step,
-                prefix="eval/",
-            )
-            for task in tasks
-        }
+        self._folder, self._written = epath.Path(folder), written_examples
+        self._logs = _logs(tasks, self._folder, "eval/", after_step)
+        folder, self._loss_batches = losses or ("", 0)
+        self._loss_logs = _logs(tasks if self._loss_batches else (), folder, "", after_step)
 
     def evaluate(self, params, step: int) -> dict[str, dict[str, float]]:
         """Metrics of each task, which are also written down."""
@@ -157,7 +191,11 @@ class Validation:
             self._batch_size,
             output_dir=self._folder,
             step=step,
+            written_examples=self._written,
         )
+        for task in self._tasks if self._loss_batches else ():
+            means = self._answerer.losses(params, task, self._batch_size, self._loss_batches)
+            self._loss_logs[task.name].write(step, means)
         for name, metrics in results.items():
             self._logs[name].write(step, metrics)
             shown = ", ".join(f"{key} {value:.2f}" for key, value in numbers(metrics).items())
@@ -168,8 +206,25 @@ class Validation:
         return self
 
     def __exit__(self, *_) -> None:
-        for log in self._logs.values():
+        for log in (*self._logs.values(), *self._loss_logs.values()):
             log.close()
+
+
+def _logs(
+    tasks: Sequence[evaluation_task.EvaluationTask],
+    folder: epath.PathLike,
+    prefix: str,
+    after_step: int,
+) -> dict[str, reporting.MetricWriter]:
+    return {
+        task.name: reporting.MetricWriter(
+            epath.Path(folder) / f"{task.name}-metrics.jsonl",
+            events=epath.Path(folder) / task.name,
+            after_step=after_step,
+            prefix=prefix,
+        )
+        for task in tasks
+    }
 
 
 def majority_share(task: evaluation_task.EvaluationTask) -> float:
@@ -186,20 +241,41 @@ def evaluate(
     prompt_initializer: state.Start,
     dataset: pipeline.DatasetConfig,
     output_dir: str,
+    prompt_paths: Sequence[str] = (),
     num_examples: int | None = None,
+    written_examples: int | None = None,
     num_partitions: int = 1,
     config_text: str = "",
 ) -> dict[str, dict[str, float]]:
-    """`prompt-tuning eval`: a base checkpoint + a prompt, on a split of a task.
+    """`prompt-tuning eval`: a base checkpoint + one prompt or several, on a split of a task.
 
-    Writes to `output_dir`: config.gin, inference_eval/<task>-metrics.jsonl and
-    inference_eval/<task>-<step>.jsonl with the answers.
+    Writes to `output_dir`: config.gin, eval.<task>.ckpt with the prompts that are done,
+    inference_eval/<task>-metrics.jsonl, inference_eval/<task>-<step>.jsonl with the answers
+    and TensorBoard's inference_eval/<task>/. The same command again goes on with the
+    prompts that are not done.
+
+    Args:
+      model: network with its prompt and decoder.
+      vocabulary: of the model.
+      checkpoint: INITIAL_CHECKPOINT_PATH, read once.
+      prompt_initializer: makes the prompt, where `prompt_paths` has not several.
+      dataset: what to answer.
+      output_dir: EVAL_OUTPUT_DIR.
+      prompt_paths: what PROMPT_FILE names, by step.
+      num_examples: examples of each task; None for all.
+      written_examples: answers of each task to write; None for all.
+      num_partitions: devices that share one copy of the weights.
+      config_text: the settings, written to config.gin.
 
     Returns:
-      {task: {metric: value}}.
+      {task: {metric: value}}, of the last prompt.
     """
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     tasks = pipeline.evaluation_tasks(dataset, vocabulary, num_examples)
+    record = _Record(output_dir, dataset.name or tasks[0].name, prompt_paths, config_text)
+    if not record.waiting:
+        logging.info("all of PROMPT_FILE is evaluated in %s", output_dir)
+        return record.tell(tasks)
     loaded = state.load_model(
         model,
         vocabulary,
@@ -208,16 +284,65 @@ def evaluate(
         num_partitions=num_partitions,
     )
     reporting.start_folder(output_dir, config_text, "EVAL_OUTPUT_DIR")
-    folder, step = epath.Path(output_dir) / "inference_eval", loaded.step or 0
-    found = evaluate_tasks(
-        Answerer(loaded), loaded.params, tasks, dataset.batch_size, output_dir=folder, step=step
+    validation = Validation(
+        Answerer(loaded),
+        tasks,
+        dataset.batch_size,
+        record.folder,
+        after_step=record.last_done,
+        written_examples=written_examples,
     )
-    results = {name: numbers(metrics) for name, metrics in found.items()}
-    rows: list[tuple[str, str]] = []
-    for task in tasks:
-        metrics: dict[str, Any] = {**results[task.name], "majority": majority_share(task)}
-        line = json.dumps({"step": step, **metrics})
-        reporting.write_text(folder / f"{task.name}-metrics.jsonl", line + "\n")
-        rows += [(f"{task.name} {name}", f"{value:.2f}") for name, value in metrics.items()]
-    print(reporting.table(rows))
-    return results
+    with validation:
+        for path, step in record.waiting:
+            if len(prompt_paths) > 1:
+                loaded = state.with_added(loaded, prompt_files.initializer(path))
+            validation.evaluate(loaded.params, (loaded.step or 0) if step is None else step)
+            record.add(path)
+    return record.tell(tasks)
+
+
+class _Record:
+    """Which prompts are evaluated in a folder: eval.<task>.ckpt, T5X's list of paths."""
+
+    def __init__(
+        self, output_dir: epath.PathLike, name: str, paths: Sequence[str], config_text: str
+    ):
+        """One prompt is always evaluated again, several as far as they are not done."""
+        root = epath.Path(output_dir)
+        self._path, self.folder = root / f"eval.{name}.ckpt", root / "inference_eval"
+        self.waiting: list[tuple[str, int | None]] = [
+            (path, paths_lib.step_of(path)) for path in paths
+        ] or [("", None)]
+        self.last_done, self._done = -1, []
+        if len(paths) < 2:
+            return
+        steps = [step for _, step in self.waiting]
+        if None in steps or len(set(steps)) < len(steps):
+            raise ValueError(
+                f"PROMPT_FILE names prompts of the steps {steps}; expected different ones, by which "
+                "results are told apart; evaluate the others with another EVAL_OUTPUT_DIR"
+            )
+        config = root / "config.gin"
+        same = config.exists() and config.read_text() == config_text
+        kept = self._path.read_text().splitlines() if same and self._path.exists() else []
+        while self.waiting and self.waiting[0][0] in kept:
+            path, self.last_done = self.waiting.pop(0)
+            self._done.append(path)
+
+    def add(self, path: str) -> None:
+        """Tells that a prompt is evaluated."""
+        self._done.append(path)
+        reporting.write_text(self._path, "".join(f"{each}\n" for each in self._done if each))
+
+    def tell(self, tasks: Sequence[evaluation_task.EvaluationTask]) -> dict[str, dict[str, float]]:
+        """Prints the metrics of all steps; returns those of the last."""
+        results = {}
+        for task in tasks:
+            text = (self.folder / f"{task.name}-metrics.jsonl").read_text()
+            lines = [json.loads(line) for line in text.splitlines()]
+            names = [name for name in numbers(lines[-1]) if name != "step"]
+            rows = [[str(x["step"]), *(f"{x[name]:.2f}" for name in names)] for x in lines]
+            print(reporting.table([[f"{task.name}  step", *names], *rows]))
+            print(f"  always the most common answer: {majority_share(task):.2f} %")
+            results[task.name] = {name: lines[-1][name] for name in names}
+        return results

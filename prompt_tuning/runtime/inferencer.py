@@ -1,15 +1,21 @@
-"""Answers inputs without targets and writes them as JSON lines, in the input's order."""
+"""Answers inputs, or scores targets, and writes them as JSON lines, in the input's order."""
 
+import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from etils import epath
 
 from prompt_tuning import partitioning
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.runtime import evaluator, reporting, state
+
+MODES = ("predict", "predict_with_aux", "score")
 
 
 def infer(
@@ -20,23 +26,49 @@ def infer(
     prompt_initializer: state.Start,
     dataset: pipeline.DatasetConfig,
     output_dir: str,
+    mode: str = "predict",
+    num_shards: int = 1,
+    shard_id: int = 0,
     seed: int = 0,
     num_partitions: int = 1,
     config_text: str = "",
 ) -> list[str]:
-    """`prompt-tuning infer`: writes `<task>-predict.jsonl` for each task with the split.
+    """`prompt-tuning infer`: writes a file of T5X's format for each task with the split.
 
-    A line is {"inputs", "prediction", "score"}; with several decodes also
-    "predictions" and "scores". A file that was begun is gone on with; one that is
-    complete is left alone; one of other settings is an error.
+    `<task>-<mode>.jsonl-<shard>-of-<shards>` has a line for each example, in order:
+    {"inputs": {"inputs_pretokenized", …}, "prediction"}; with mode "predict_with_aux" also
+    "aux": {"scores"}, and of several decodes "predictions" and "prediction_scores" in it, best
+    first; with mode "score" {"inputs", "score"}, the log-likelihood of the targets. A file
+    that was begun is gone on with; one that is complete, which a file `….COMPLETED` beside it
+    says too, is left alone; one of other settings is an error.
+
+    Args:
+      model: network with its prompt and decoder.
+      vocabulary: of the model.
+      checkpoint: INITIAL_CHECKPOINT_PATH.
+      prompt_initializer: reads the prompt.
+      dataset: what to answer.
+      output_dir: INFER_OUTPUT_DIR.
+      mode: MODE, one of MODES.
+      num_shards: NUM_SHARDS, commands that answer a part each.
+      shard_id: SHARD_ID, which part this one answers: every NUM_SHARDS-th example from it.
+      seed: RANDOM_SEED, of decoders that sample.
+      num_partitions: devices that share one copy of the weights.
+      config_text: the settings, written to config.gin.
 
     Returns:
       The paths of the files.
     """
+    _check_mode(mode, num_shards, shard_id)
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
-    tasks = pipeline.evaluation_tasks(dataset, vocabulary)
-    folder = epath.Path(output_dir)
-    paths = [folder / f"{task.name}-predict.jsonl" for task in tasks]
+    tasks = [
+        dataclasses.replace(task, examples=task.examples[shard_id::num_shards])
+        for task in pipeline.evaluation_tasks(dataset, vocabulary)
+    ]
+    if mode == "score":
+        _check_targets(tasks, dataset)
+    folder, shard = epath.Path(output_dir), f"{shard_id:05d}-of-{num_shards:05d}"
+    paths = [folder / f"{task.name}-{mode}.jsonl-{shard}" for task in tasks]
     _check_settings(folder, paths, config_text)
     loaded = state.load_model(
         model,
@@ -51,14 +83,35 @@ def infer(
         if path.exists():
             logging.info("%s is complete; delete it to answer again", path)
         else:
-            _answer(answerer, loaded, task, dataset.batch_size, path)
+            _answer(answerer, loaded, task, dataset.batch_size, path, mode)
+        reporting.write_text(path.with_name(f"{path.name}.COMPLETED"), "")
     return [str(path) for path in paths]
+
+
+def _check_mode(mode: str, num_shards: int, shard_id: int) -> None:
+    if mode not in MODES:
+        raise ValueError(f"MODE is {mode!r}; expected one of {', '.join(MODES)}")
+    if num_shards < 1 or not 0 <= shard_id < num_shards:
+        raise ValueError(
+            f"SHARD_ID is {shard_id} and NUM_SHARDS {num_shards}; expected 0 <= SHARD_ID < NUM_SHARDS"
+        )
+
+
+def _check_targets(
+    tasks: Sequence[evaluation_task.EvaluationTask], dataset: pipeline.DatasetConfig
+) -> None:
+    for task in tasks:
+        if not all(task.text(example, "targets") for example in task.examples):
+            raise ValueError(
+                f"MODE 'score' scores targets, and split {dataset.split!r} of {task.name} has none; "
+                "set SPLIT to one with targets: 'validation' is read from EVAL_FILE"
+            )
 
 
 def _check_settings(folder: epath.Path, paths: Sequence[epath.Path], config_text: str) -> None:
     """Answers of two prompts, or of two models, must not get into one file."""
     config = folder / "config.gin"
-    if not config.exists() or config.read_text() == config_text:
+    if not config.exists() or _settings(config.read_text()) == _settings(config_text):
         return
     for path in paths:
         if path.exists() or _partial(path).exists():
@@ -66,6 +119,11 @@ def _check_settings(folder: epath.Path, paths: Sequence[epath.Path], config_text
                 f"{path} has answers of other settings, those of {config}; delete it, or set "
                 "another INFER_OUTPUT_DIR"
             )
+
+
+def _settings(config_text: str) -> str:
+    """What all shards have in common."""
+    return re.sub(r"^SHARD_ID = .*$", "", config_text, flags=re.MULTILINE)
 
 
 def _partial(path: epath.Path) -> epath.Path:
@@ -78,6 +136,7 @@ def _answer(
     task: evaluation_task.EvaluationTask,
     batch_size: int,
     path: epath.Path,
+    mode: str,
 ) -> None:
     """Appends to a partial file what is answered, in order; renames it when it is whole."""
     partial = _partial(path)
@@ -91,9 +150,14 @@ def _answer(
         for i, (which, batch) in enumerate(task.batches(batch_size, loaded.soft_tokens)):
             if i < first_batch:
                 continue
-            tokens, scores = answerer.predict(loaded.params, batch, task.lengths.targets, i)
-            for example, ids, score in zip(which.tolist(), tokens, scores, strict=False):
-                answers[example] = json.dumps(_line(task, task.examples[example], ids, score))
+            if mode == "score":
+                found = [{"score": float(x)} for x in answerer.score(loaded.params, batch)]
+            else:
+                decoded = answerer.predict(loaded.params, batch, task.lengths.targets, i)
+                found = [_prediction(task, *each, mode) for each in zip(*decoded, strict=True)]
+            for example, answer in zip(which.tolist(), found, strict=False):
+                inputs = _inputs(task, task.examples[example])
+                answers[example] = json.dumps({"inputs": inputs, **answer})
             while written in answers:
                 out.write(answers.pop(written) + "\n")
                 written += 1
@@ -103,13 +167,20 @@ def _answer(
     logging.info("%d answers: %s", total, path)
 
 
-def _line(task: evaluation_task.EvaluationTask, example, ids, scores) -> dict:
+def _inputs(task: evaluation_task.EvaluationTask, example: Mapping[str, Any]) -> dict[str, str]:
+    """The example's texts, as T5X names them."""
+    texts = {f"{name}_pretokenized": task.text(example, name) for name in ("inputs", "targets")}
+    return {name: text for name, text in texts.items() if text}
+
+
+def _prediction(
+    task: evaluation_task.EvaluationTask, ids: np.ndarray, scores: np.ndarray, mode: str
+) -> dict[str, Any]:
     texts = [task.vocabulary.decode(decode) for decode in ids]
-    line = {
-        "inputs": task.text(example, "inputs"),
-        "prediction": texts[0],
-        "score": round(float(scores[0]), 4),
-    }
+    if mode == "predict":
+        return {"prediction": texts[0]}
+    rounded = [round(float(score), 4) for score in scores]
+    aux: dict[str, Any] = {"scores": rounded[0]}
     if len(texts) > 1:
-        line |= {"predictions": texts, "scores": [round(float(s), 4) for s in scores]}
-    return line
+        aux |= {"predictions": texts, "prediction_scores": rounded}
+    return {"prediction": texts[0], "aux": aux}

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import rich.progress
 import tensorboardX
 from etils import epath
 
+from prompt_tuning import optimizers
 from prompt_tuning import params as params_lib
 
 Tree = Mapping[str, Any]
@@ -68,11 +70,22 @@ class MetricWriter:
 class StepLog:
     """Tells how training goes: a progress bar, log lines, `folder`. Use as a context manager."""
 
-    def __init__(self, folder: epath.PathLike, *, first_step: int, step: int, last_step: int):
-        """A run from `first_step` to `last_step` that is at `step`."""
-        folder = epath.Path(folder)
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        *,
+        first_step: int,
+        step: int,
+        last_step: int,
+        learning_rate: optimizers.Schedule | None = None,
+    ):
+        """A run from `first_step` to `last_step` that is at `step`.
+
+        The names of what is told are T5X's; `learning_rate` is told of the last step taken.
+        """
+        folder, self._learning_rate = epath.Path(folder), learning_rate
         self._writer = MetricWriter(
-            folder / "metrics.jsonl", events=folder, after_step=step, prefix="train/"
+            folder / "metrics.jsonl", events=folder, after_step=step, prefix=""
         )
         self._bar = progress(last_step - first_step, step - first_step)
         self.restart()
@@ -92,14 +105,28 @@ class StepLog:
 
         Raises ValueError where the loss is no number.
         """
-        means = _means(jax.device_get(self._waiting), time.monotonic() - self._since)
+        seconds, sums = time.monotonic() - self._since, jax.device_get(self._waiting)
+        means = mean_losses(sums)
+        if not math.isfinite(means["loss"]):
+            raise ValueError(
+                "the loss is not a finite number; lower LEARNING_RATE, or look at the data of this "
+                "step"
+            )
+        means["gradient_norm"] = float(sums[-1]["gradient_norm"])
+        if self._learning_rate is not None:
+            means["learning_rate"] = float(self._learning_rate(jnp.asarray(step - 1)))
+        means |= {
+            "timing/seconds": seconds,
+            "timing/steps_per_second": len(sums) / seconds,
+            "timing/target_tokens_per_second": sum(float(x["tokens"]) for x in sums) / seconds,
+        }
         self._writer.write(step, {**means, **others})
-        note = f"loss {means['loss_per_target_token']:.3f}"
+        note = f"loss {means['loss_per_nonpadding_target_token']:.3f}"
         self._bar.update(0, note=note)
         moved = "".join(f"  {name} {value:.2f}" for name, value in others.items())
         logging.info(
             "step %d  %s  accuracy %.3f%s  %.2f steps/s",
-            step, note, means["accuracy"], moved, means["steps_per_second"],
+            step, note, means["accuracy"], moved, means["timing/steps_per_second"],
         )  # fmt: skip
         self.restart()
 
@@ -112,23 +139,18 @@ class StepLog:
         self._writer.close()
 
 
-def _means(sums: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, float]:
+def mean_losses(sums: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """T5X's metrics of the sums over batches that `model.loss` gives."""
     total = {name: sum(float(each[name]) for each in sums) for name in sums[0]}
-    if not math.isfinite(total["loss"]):
-        raise ValueError(
-            "the loss is not a finite number; lower LEARNING_RATE, or look at the data of this step"
-        )
     tokens = max(total["tokens"], 1.0)
     penalty = {"penalty": total["penalty"] / len(sums)} if "penalty" in total else {}
     return {
-        "loss_per_target_token": total["loss"] / tokens,
+        "loss_per_nonpadding_target_token": total["loss"] / tokens,
         "loss": total["loss"] / len(sums),
+        "cross_ent_loss": (total["loss"] - total["z_loss"]) / len(sums),
         "z_loss": total["z_loss"] / len(sums),
         **penalty,
         "accuracy": total["correct"] / tokens,
-        "gradient_norm": float(sums[-1]["gradient_norm"]),
-        "steps_per_second": len(sums) / seconds,
-        "target_tokens_per_second": tokens / seconds,
     }
 
 
@@ -199,8 +221,12 @@ def model_info(trainable: Tree, params: Tree) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(rows: Iterable[tuple[str, str]]) -> str:
-    """Two aligned columns."""
+def table(rows: Iterable[Sequence[str]]) -> str:
+    """Aligned columns."""
     rows = list(rows)
-    width = max((len(name) for name, _ in rows), default=0)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    return "\n".join(f"  {line}" for line in lines)

@@ -32,6 +32,8 @@ class Schedule:
       eval_period: EVAL_PERIOD, also how often prompt and state are saved.
       log_period: LOG_PERIOD.
       keep: KEEP, states kept; None for all.
+      train_steps_relative: TRAIN_STEPS_RELATIVE, steps to train from where counting begins, in
+        place of `train_steps`; None for that one.
     """
 
     train_steps: int
@@ -39,27 +41,44 @@ class Schedule:
     eval_period: int = 1000
     log_period: int = 100
     keep: int | None = 1
+    train_steps_relative: int | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             count, name = getattr(self, field.name), field.name.upper()
             if count is not None and not isinstance(count, int):
                 raise ValueError(f"{name} is {count!r}; expected a whole number")
-            if name in ("EVAL_PERIOD", "LOG_PERIOD", "KEEP") and count is not None and count < 1:
+            least_1 = ("EVAL_PERIOD", "LOG_PERIOD", "KEEP", "TRAIN_STEPS_RELATIVE")
+            if name in least_1 and count is not None and count < 1:
                 raise ValueError(f"{name} is {count}; expected at least 1")
+
+    def settled(self, checkpoint_step: int | None) -> "Schedule":
+        """With the absolute steps of a start from `checkpoint_step`. Raises as `first_step`."""
+        first, last = self._start(checkpoint_step), self.train_steps
+        if self.train_steps_relative is not None:
+            last = first + self.train_steps_relative
+        settled = dataclasses.replace(
+            self, train_steps=last, train_steps_relative=None, start_step=first
+        )
+        settled.first_step(first)
+        return settled
 
     def first_step(self, checkpoint_step: int | None) -> int:
         """The absolute step that training begins at. Raises ValueError where there is nothing to do."""
+        first = self._start(checkpoint_step)
+        if self.train_steps <= first:
+            raise ValueError(
+                f"TRAIN_STEPS is {self.train_steps}, not beyond the starting step {first}; it is absolute: "
+                f"set {first} + the number of steps to train"
+            )
+        return first
+
+    def _start(self, checkpoint_step: int | None) -> int:
         first = self.start_step if self.start_step is not None else checkpoint_step
         if first is None:
             raise ValueError(
                 "the checkpoint does not say its step; set START_STEP (1_100_000 for LM-adapted "
                 "T5 1.1, 1_000_000 for T5 1.1): the optimizer's decay depends on it"
-            )
-        if self.train_steps <= first:
-            raise ValueError(
-                f"TRAIN_STEPS is {self.train_steps}, not beyond the starting step {first}; it is absolute: "
-                f"set {first} + the number of steps to train"
             )
         return first
 

@@ -143,6 +143,16 @@ def load_model(
     return LoadedModel(model, vocabulary, params, mesh, checkpoint, step, digest)
 
 
+def with_added(loaded: LoadedModel, start: Start) -> LoadedModel:
+    """The same model with what `start` gives in place of what is added to its base."""
+    flat, model = params_lib.flatten(loaded.params), loaded.model
+    shapes = {path: flat[path] for path in sorted(model.added)}
+    embedding = jnp.asarray(flat[model.EMBEDDING_PATH])
+    leaves = _added(model, start, shapes, jax.random.key(0), loaded.vocabulary.encode, embedding)
+    placed = {path: jax.device_put(leaf, flat[path].sharding) for path, leaf in leaves.items()}
+    return dataclasses.replace(loaded, params=params_lib.unflatten({**flat, **placed}))
+
+
 def _added(
     model: model_lib.EncoderDecoderModel,
     start: Start | None,

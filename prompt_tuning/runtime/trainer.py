@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
-from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import base_model, huggingface, leaves, t5x
 from prompt_tuning.data import pipeline, vocabularies
 from prompt_tuning.models import decoder_only_model
@@ -39,7 +39,10 @@ def train(
     optimizer: run_lib.OptimizerFactory,
     model_dir: str,
     schedule: run_lib.Schedule,
+    learning_rate: optimizers.Schedule | None = None,
     eval_examples: int | None = None,
+    written_examples: int | None = None,
+    eval_steps: int = 0,
     num_partitions: int = 1,
     num_microbatches: int = 1,
     seed: int = 0,
@@ -59,7 +62,10 @@ def train(
       optimizer: called with start_step=.
       model_dir: MODEL_DIR. A run that is there already goes on.
       schedule: how long, how often.
+      learning_rate: the optimizer's, of the absolute step, to be told beside the loss.
       eval_examples: examples of each task to evaluate; None for all.
+      written_examples: answers to write at each evaluation; None for all.
+      eval_steps: batches of each task whose loss is told at each evaluation.
       num_partitions: devices that share one copy of the weights.
       num_microbatches: parts of a batch that are computed one after the other.
       seed: of dropout, data order and initialisation.
@@ -75,7 +81,7 @@ def train(
     _check_loss(model, train_dataset.pack)
     eval_size = 0 if eval_dataset is None else eval_dataset.batch_size
     partitioning.check_batch_size(eval_size, mesh)
-    schedule.first_step(0 if checkpoint is None else base_model.read_step(checkpoint))
+    schedule = schedule.settled(0 if checkpoint is None else base_model.read_step(checkpoint))
     loading = background.Background(
         functools.partial(
             state.load_model,
@@ -108,11 +114,13 @@ def train(
         eval_size,
         run.model_dir / "inference_eval",
         after_step=run.step,
+        written_examples=written_examples,
+        losses=(run.model_dir / "training_eval", eval_steps),
     )
     where = jax.tree.map(lambda x: x.sharding, run.state)
     step = step_lib.make_step(loaded.model, run.optimizer, where, num_microbatches)
     with partitioning.use(loaded.mesh), validation:
-        loop(run, step, batches, validation, seed)
+        loop(run, step, batches, validation, seed, learning_rate)
     return _finish(run)
 
 
@@ -138,6 +146,7 @@ def loop(
     batches: pipeline.TrainBatches,
     validation: evaluator.Validation,
     seed: int,
+    learning_rate: optimizers.Schedule | None = None,
 ) -> None:
     """Takes a run from where it is to its end, or until Ctrl-C, which saves it."""
     new, last = run.position is None, run.schedule.train_steps
@@ -148,7 +157,11 @@ def loop(
     batches.position = run.position
     place = functools.partial(partitioning.place_batch, mesh=run.loaded.mesh)
     log = reporting.StepLog(
-        run.model_dir / "train", first_step=run.first_step, step=run.step, last_step=last
+        run.model_dir / "train",
+        first_step=run.first_step,
+        step=run.step,
+        last_step=last,
+        learning_rate=learning_rate,
     )
     rng = jax.random.key(seed)
     with log, prefetch.Prefetch(batches, place) as ahead:

@@ -273,3 +273,30 @@ def test_evaluation_goes_in_order(vocabulary):
 def test_evaluation_of_some_examples(vocabulary):
     tasks = evaluate(vocabulary, films_and_songs(), limit=3)
     assert [(task.name, len(task.examples)) for task in tasks] == [("films", 3), ("songs", 3)]
+
+
+def test_examples_can_come_in_their_own_order(vocabulary):
+    batches = train(vocabulary, make_task(), shuffle=False)
+    assert list(texts_of(itertools.islice(batches, 5), vocabulary)) == 2 * TEXTS
+
+
+def test_without_lengths_the_longest_example_fits(vocabulary, caplog):
+    texts = ["film", "a long story of a film in the park", "story"]
+    (task,) = pipeline.evaluation_tasks(
+        config(make_task(texts=texts), task_feature_lengths=None), vocabulary
+    )
+    sizes = [(len(e["inputs"]), len(e["targets"])) for e in task.examples]
+    assert (task.lengths.inputs, task.lengths.targets) == tuple(map(max, zip(*sizes, strict=True)))
+    assert not caplog.records
+    with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS is None; expected"):
+        train(vocabulary, make_task(), task_feature_lengths=None)
+
+
+def test_another_task_than_the_source_has(vocabulary):
+    source = sources.TaskSource("none", module="prompt_tuning.data.tasks.glue")
+    asked = pipeline.DatasetConfig(source, LENGTHS, "train", 4)
+    assert asked.name == "none"
+    other = dataclasses.replace(asked, mixture_or_task_name="glue_sst2_v200_exmaples")
+    assert other.name == "glue_sst2_v200_exmaples"
+    with pytest.raises(ValueError, match="nearest: glue_sst2_v200_examples"):
+        pipeline.evaluation_tasks(other, vocabulary)

@@ -161,3 +161,10 @@ def test_folder_of_tfds(monkeypatch):
     monkeypatch.setattr(seqio, "set_tfds_data_dir_override", given.append)
     sources.set_tfds_data_dir("gs://data")
     assert given == ["gs://data"]
+
+
+def test_folders_of_caches(monkeypatch):
+    given = []
+    monkeypatch.setattr(seqio, "add_global_cache_dirs", given.append)
+    sources.add_cache_dirs(("a", "gs://b"))
+    assert given == [["a", "gs://b"]]

@@ -10,6 +10,7 @@ import pytest
 import seqio
 
 from prompt_tuning import partitioning
+from prompt_tuning.checkpoints import prompt_files
 from prompt_tuning.data import batching, evaluation_task, metrics, pipeline, sources
 from prompt_tuning.models import decoding
 from prompt_tuning.prompts import initializers
@@ -166,31 +167,155 @@ def test_samples_of_answers_are_for_tensorboard_only(vocabulary, tmp_path, caplo
     assert b"one\n\ntwo" in next((tmp_path / "films").iterdir()).read_bytes()
 
 
-def test_evaluate_writes_metrics_and_answers(tiny, tiny_job, tmp_path, capsys):
+def test_scores_and_how_many_answers_are_written(loaded, answerer, tmp_path):
+    task = task_of(loaded.vocabulary, score_metrics=[lambda targets, scores: {}])
+    evaluator.evaluate_tasks(
+        answerer, loaded.params, [task], 4, output_dir=tmp_path, step=3, written_examples=2
+    )
+    lines = read_lines(tmp_path / "films-000003.jsonl")
+    assert [list(line) for line in lines] == 2 * [["input", "target", "prediction", "score"]]
+    assert all(line["score"] < 0 for line in lines)
+
+
+def test_losses_are_told_beside_the_answers(loaded, answerer, tmp_path):
+    task = task_of(loaded.vocabulary, 3 * ROWS)
+    with evaluator.Validation(
+        answerer, [task], 2, tmp_path / "answers", after_step=0, losses=(tmp_path / "losses", 3)
+    ) as validation:
+        validation.evaluate(loaded.params, 5)
+    (line,) = read_lines(tmp_path / "losses" / "films-metrics.jsonl")
+    sums = []
+    with partitioning.use(loaded.mesh):
+        for _, batch in list(task.batches(2, loaded.soft_tokens))[:3]:
+            sums.append(jax.jit(loaded.model.loss)(loaded.params, batch)[1])
+    tokens = sum(float(each["tokens"]) for each in sums)
+    total = sum(float(each["loss"]) for each in sums)
+    assert line["step"] == 5 and tokens > 0
+    assert line["loss_per_nonpadding_target_token"] == pytest.approx(total / tokens, rel=1e-5)
+    assert line["loss"] == pytest.approx(total / 3, rel=1e-5)
+    assert (tmp_path / "losses" / "films").is_dir()
+    assert [x["step"] for x in read_lines(tmp_path / "answers" / "films-metrics.jsonl")] == [5]
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def evaluate(tiny, tiny_job, tmp_path):
+    """Evaluates prompts on ten examples; gives back what `evaluate` returns."""
     dataset = pipeline.DatasetConfig(
         sources.TaskSource(eval_file=str(tiny_job.folder / "eval.tsv")),
         {"inputs": 40, "targets": 8},
         "validation",
         batch_size=8,
     )
-    results = evaluator.evaluate(
-        model=tiny.model,
-        vocabulary=tiny.vocabulary,
-        checkpoint=tiny.checkpoint,
-        prompt_initializer=initializers.SampledVocabulary(),
-        dataset=dataset,
-        output_dir=str(tmp_path),
-        num_examples=10,
-        config_text="A = 1\n",
-    )
+
+    def run(paths=(), config_text="A = 1\n", **settings):
+        return evaluator.evaluate(
+            model=tiny.model,
+            vocabulary=tiny.vocabulary,
+            checkpoint=tiny.checkpoint,
+            prompt_initializer=initializers.SampledVocabulary(),
+            dataset=dataset,
+            output_dir=str(tmp_path / "out"),
+            prompt_paths=[str(path) for path in paths],
+            num_examples=10,
+            config_text=config_text,
+            **settings,
+        )
+
+    return run
+
+
+def test_evaluate_writes_metrics_and_answers(evaluate, tiny_job, tmp_path, capsys):
+    results = evaluate()
+    folder = tmp_path / "out" / "inference_eval"
     assert results.keys() == {"eval"} and results["eval"].keys() == {"accuracy"}
-    (line,) = (tmp_path / "inference_eval" / "eval-metrics.jsonl").read_text().splitlines()
-    assert json.loads(line) == {"step": 1000, **results["eval"], "majority": 60.0}
-    answers = (tmp_path / "inference_eval" / "eval-001000.jsonl").read_text().splitlines()
+    assert read_lines(folder / "eval-metrics.jsonl") == [{"step": 1000, **results["eval"]}]
+    answers = read_lines(folder / "eval-001000.jsonl")
     rows = (tiny_job.folder / "eval.tsv").read_text().splitlines()[1:11]
-    assert ["\t".join(list(json.loads(a).values())[:2]) for a in answers] == rows
-    assert (tmp_path / "config.gin").read_text() == "A = 1\n"
-    assert "eval majority  60.00" in capsys.readouterr().out
+    assert ["\t".join(list(answer.values())[:2]) for answer in answers] == rows
+    assert (tmp_path / "out" / "config.gin").read_text() == "A = 1\n"
+    shown = capsys.readouterr().out
+    assert "1000" in shown and "always the most common answer: 60.00 %" in shown
+    assert (folder / "eval").is_dir()
+
+
+def answering(monkeypatch):
+    """Answers with the first number of the prompt; the prompts that are asked."""
+    asked = []
+
+    class Reader(evaluator.Answerer):
+        def answers(self, params, task, batch_size):
+            asked.append(float(params["encoder"]["prompt"]["prompt"][0, 0]))
+            right = [task.text(example, "targets") for example in task.examples]
+            return right[: int(asked[-1])] + [""] * (len(right) - int(asked[-1])), None
+
+    monkeypatch.setattr(evaluator, "Answerer", Reader)
+    return asked
+
+
+def test_several_prompts_are_evaluated_once(evaluate, tmp_path, monkeypatch, capsys):
+    asked = answering(monkeypatch)
+    paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5, 7)]
+    for path, right in zip(paths, (2, 9, 4), strict=True):
+        prompt_files.save(path, np.full((4, 16), right), {})
+    record = tmp_path / "out" / "eval.eval.ckpt"
+    metrics = tmp_path / "out" / "inference_eval" / "eval-metrics.jsonl"
+    assert evaluate(paths[:2]) == {"eval": {"accuracy": 90.0}}
+    assert record.read_text() == f"{paths[0]}\n{paths[1]}\n"
+    capsys.readouterr()
+    assert evaluate(paths) == {"eval": {"accuracy": 40.0}}
+    assert asked == [2.0, 9.0, 4.0]
+    assert [(x["step"], x["accuracy"]) for x in read_lines(metrics)] == [(3, 20), (5, 90), (7, 40)]
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[:4]] == [
+        ["eval", "step", "accuracy"],
+        ["3", "20.00"],
+        ["5", "90.00"],
+        ["7", "40.00"],
+    ]
+    monkeypatch.setattr(evaluator.state, "load_model", None)  # nothing is left to do
+    assert evaluate(paths) == {"eval": {"accuracy": 40.0}}
+    monkeypatch.undo()
+    asked = answering(monkeypatch)
+    evaluate(paths, config_text="A = 2\n")  # of other settings nothing is kept
+    assert asked == [2.0, 9.0, 4.0] and len(read_lines(metrics)) == 3
+
+
+def test_an_evaluation_that_was_stopped_goes_on(evaluate, tmp_path, monkeypatch):
+    paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5, 7)]
+    for path in paths:
+        prompt_files.save(path, np.ones((4, 16)), {})
+    asked = answering(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator.Answerer, "answers", stopping(evaluator.Answerer.answers, asked))
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(paths)
+    evaluate(paths)
+    assert len(asked) == 1 + 2
+    lines = read_lines(tmp_path / "out" / "inference_eval" / "eval-metrics.jsonl")
+    assert [line["step"] for line in lines] == [3, 5, 7]
+
+
+def stopping(answers, asked):
+    """As Ctrl-C at the second prompt."""
+
+    def answer(self, params, task, batch_size):
+        if asked:
+            raise KeyboardInterrupt
+        return answers(self, params, task, batch_size)
+
+    return answer
+
+
+def test_prompts_of_one_step_are_not_told_apart(evaluate, tmp_path):
+    paths = [tmp_path / name for name in ("a.npy", "b.npy")]
+    for path in paths:
+        prompt_files.save(path, np.ones((4, 16)), {"step": 3})
+    with pytest.raises(ValueError, match=r"PROMPT_FILE names prompts of the steps \[3, 3\]"):
+        evaluate(paths)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_label_ranking_answers_with_labels_only(loaded):

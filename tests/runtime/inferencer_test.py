@@ -1,6 +1,8 @@
 """Answer files: in the input's order, whole, and gone on with where they were begun."""
 
+import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -49,7 +51,7 @@ def infer(tiny, tmp_path, monkeypatch):
         sources.TaskSource(infer_file=str(asked)), {"inputs": 20, "targets": 4}, "infer", 2
     )
 
-    def run(config_text="A = 1\n"):
+    def run(config_text="A = 1\n", **settings):
         (path,) = inferencer.infer(
             model=tiny.model,
             vocabulary=tiny.vocabulary,
@@ -59,16 +61,16 @@ def infer(tiny, tmp_path, monkeypatch):
             output_dir=str(tmp_path / "out"),
             num_partitions=8,
             config_text=config_text,
+            **settings,
         )
-        assert path == str(tmp_path / "out" / "asked-predict.jsonl")
-        return tmp_path / "out" / "asked-predict.jsonl"
+        return pathlib.Path(path)
 
     return run
 
 
 def expected():
     return [
-        {"inputs": text, "prediction": f"{batch}1", "score": -0.1235}
+        {"inputs": {"inputs_pretokenized": text}, "prediction": f"{batch}1"}
         for text, batch in zip(TEXTS, BATCH_OF_EACH, strict=True)
     ]
 
@@ -80,14 +82,81 @@ def lines(path):
 def test_a_line_for_each_input_in_order(infer):
     path = infer()
     assert lines(path) == expected()
-    assert sorted(p.name for p in path.parent.iterdir()) == ["asked-predict.jsonl", "config.gin"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        "asked-predict.jsonl-00000-of-00001",
+        "asked-predict.jsonl-00000-of-00001.COMPLETED",
+        "config.gin",
+    ]
 
 
-def test_several_decodes(infer, monkeypatch):
-    monkeypatch.setattr(Echo, "decodes", 2)
-    first = lines(infer())[0]
-    decodes = {"predictions": ["21", "22"], "scores": [-0.1235, -0.2469]}
-    assert first == expected()[0] | decodes
+@pytest.mark.parametrize("decodes", [1, 2])
+def test_scores_and_several_decodes(infer, monkeypatch, decodes):
+    monkeypatch.setattr(Echo, "decodes", decodes)
+    path = infer(mode="predict_with_aux")
+    assert path.name == "asked-predict_with_aux.jsonl-00000-of-00001"
+    aux = {"scores": -0.1235}
+    if decodes == 2:
+        aux |= {"predictions": ["21", "22"], "prediction_scores": [-0.1235, -0.2469]}
+    assert lines(path)[0] == expected()[0] | {"aux": aux}
+    assert lines(infer())[0] == expected()[0]
+
+
+def test_targets_are_scored(tiny, tiny_job, tmp_path):
+    path = tmp_path / "asked.tsv"
+    path.write_text("text\tlabel\nshe saw the film .\tgood\nhe saw it .\ta long story\n")
+    dataset = pipeline.DatasetConfig(
+        sources.TaskSource(eval_file=str(path)), {"inputs": 20, "targets": 9}, "validation", 2
+    )
+    settings = {
+        "model": tiny.model,
+        "vocabulary": tiny.vocabulary,
+        "checkpoint": tiny.checkpoint,
+        "prompt_initializer": initializers.SampledVocabulary(),
+        "mode": "score",
+        "num_partitions": 8,
+    }
+    (found,) = inferencer.infer(dataset=dataset, output_dir=str(tmp_path / "out"), **settings)
+    assert found.endswith("asked-score.jsonl-00000-of-00001")
+    first, second = lines(pathlib.Path(found))
+    assert first["inputs"] == {
+        "inputs_pretokenized": "she saw the film .",
+        "targets_pretokenized": "good",
+    }
+    assert second["score"] < first["score"] < 0 and first.keys() == {"inputs", "score"}
+    asked = dataclasses.replace(
+        dataset,
+        source=sources.TaskSource(infer_file=str(tiny_job.folder / "infer.jsonl")),
+        split="infer",
+    )
+    with pytest.raises(ValueError, match=r"MODE 'score' scores targets.*set SPLIT"):
+        inferencer.infer(dataset=asked, output_dir=str(tmp_path / "none"), **settings)
+    assert not (tmp_path / "none").exists()
+
+
+def test_shards_answer_a_part_each(infer):
+    paths = [infer(f"NUM_SHARDS = 3\nSHARD_ID = {i}\n", num_shards=3, shard_id=i) for i in range(3)]
+    assert [path.name for path in paths] == [
+        f"asked-predict.jsonl-{i:05d}-of-00003" for i in range(3)
+    ]
+    found = [[line["inputs"]["inputs_pretokenized"] for line in lines(path)] for path in paths]
+    assert found == [TEXTS[i::3] for i in range(3)]
+    assert infer("NUM_SHARDS = 3\nSHARD_ID = 1\n", num_shards=3, shard_id=1) == paths[1]
+    assert Echo.batches == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        (
+            {"mode": "predikt"},
+            "MODE is 'predikt'; expected one of predict, predict_with_aux, score",
+        ),
+        ({"num_shards": 2, "shard_id": 2}, "SHARD_ID is 2 and NUM_SHARDS 2; expected 0 <="),
+    ],
+)
+def test_modes_and_shards_are_checked(infer, settings, part):
+    with pytest.raises(ValueError, match=part):
+        infer(**settings)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +172,7 @@ def test_a_file_that_was_begun_is_gone_on_with(infer, kept, torn, asked):
     whole = infer()
     text = whole.read_text()
     whole.unlink()
-    partial = whole.with_name("asked-predict.jsonl.partial")
+    partial = whole.with_name(f"{whole.name}.partial")
     partial.write_text("".join(text.splitlines(keepends=True)[:kept]) + torn)
     assert infer().read_text() == text
     # Answered again: whole windows, since a batch's randomness follows its number.

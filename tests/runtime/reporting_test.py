@@ -89,7 +89,9 @@ def sums(loss, correct, tokens, norm=1.0):
 def test_step_log_tells_means_over_the_steps_since_the_last_line(tmp_path, caplog):
     with (
         caplog.at_level("INFO"),
-        reporting.StepLog(tmp_path, first_step=10, step=10, last_step=20) as log,
+        reporting.StepLog(
+            tmp_path, first_step=10, step=10, last_step=20, learning_rate=lambda step: step / 2
+        ) as log,
     ):
         log.add(sums(6.0, 1.0, 2.0))
         log.add(sums(2.0, 2.0, 2.0, norm=3.0))
@@ -98,19 +100,22 @@ def test_step_log_tells_means_over_the_steps_since_the_last_line(tmp_path, caplo
         log.write(13, {})
     first, second = lines(tmp_path / "metrics.jsonl")
     for line in (first, second):
-        assert line.pop("steps_per_second") > 0 < line.pop("target_tokens_per_second")
+        for name in ("seconds", "steps_per_second", "target_tokens_per_second"):
+            assert line.pop(f"timing/{name}") > 0
     assert first == {
         "step": 12,
-        "loss_per_target_token": 2.0,
+        "loss_per_nonpadding_target_token": 2.0,
         "loss": 4.0,
+        "cross_ent_loss": 3.5,
         "z_loss": 0.5,
         "accuracy": 0.75,
         "gradient_norm": 3.0,
+        "learning_rate": 5.5,  # of the step that was taken last, from 11 to 12
         "prompt_distance": 7.0,
     }
-    assert (second["loss_per_target_token"], second["accuracy"]) == (0.25, 0.0)
+    assert (second["loss_per_nonpadding_target_token"], second["accuracy"]) == (0.25, 0.0)
     assert "step 12  loss 2.000  accuracy 0.750" in caplog.text
-    assert (12, "train/loss", 4.0) in events(tmp_path)
+    assert (12, "loss", 4.0) in events(tmp_path)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
@@ -157,3 +162,5 @@ def test_model_info_lists_every_parameter(load):
 def test_table_aligns():
     assert reporting.table([("a", "1"), ("long", "2")]) == "  a     1\n  long  2"
     assert reporting.table([]) == ""
+    three = [["a", "1", "x"], ["long", "2", ""]]
+    assert reporting.table(three) == "  a     1  x\n  long  2"

@@ -51,6 +51,14 @@ def test_counts_are_whole_numbers(setting):
         run.Schedule(**{"train_steps": 10, setting: "5"})
 
 
+def test_relative_steps_count_from_the_start():
+    schedule = run.Schedule(10, train_steps_relative=7)
+    assert schedule.settled(1000) == run.Schedule(1007, 1000)
+    assert run.Schedule(10, 3).settled(1000) == run.Schedule(10, 3)
+    with pytest.raises(ValueError, match="TRAIN_STEPS is 10, not beyond the starting step 1000"):
+        run.Schedule(10).settled(1000)
+
+
 def test_stops_count_from_the_first_step_and_the_last_is_one(make_run):
     tuning = make_run(steps=7, eval_period=3, log_period=2)
     steps = range(1001, 1008)

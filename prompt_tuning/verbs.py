@@ -1,0 +1,118 @@
+"""The commands of `prompt-tuning`, their positional arguments and their flags."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+class UsageError(Exception):
+    """What the user gave cannot be run; the message says what to change."""
+
+
+def _mesh(text: str) -> tuple[int, int]:
+    """8x4 -> (8, 4)."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text, re.ASCII):
+        raise UsageError(
+            f"--mesh is {text!r}; expected DATAxMODEL, the devices along each axis, e.g. --mesh 8x4"
+        )
+    data, model = map(int, text.split("x"))
+    return data, model
+
+
+Flags = Mapping[str, Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """A command; gin/runs/<command>.gin says what it does and needs, and is its help.
+
+    Attributes:
+      module: that is imported when the command runs.
+      function: of the module. gin binds its arguments; `config_text`, where it has such, is the
+        settings as text.
+      flags: positional arguments and flags of this command alone, each with what
+        argparse's add_argument takes. The function gets their values by name (`dest`), those
+        that are given.
+      gin_files: read where no --gin_file is given.
+    """
+
+    module: str
+    function: str
+    flags: Flags = dataclasses.field(default_factory=dict)
+    gin_files: Sequence[str] = ()
+
+
+VERBS = {
+    "train": Verb("prompt_tuning.runtime.trainer", "train"),
+    "eval": Verb("prompt_tuning.runtime.evaluator", "evaluate"),
+    "infer": Verb(
+        "prompt_tuning.runtime.inferencer",
+        "infer",
+        flags={"--shard_id": {"type": int, "metavar": "I", "help": "in place of SHARD_ID"}},
+    ),
+    "export": Verb("prompt_tuning.runtime.exporter", "export"),
+    "neighbors": Verb("prompt_tuning.analysis.neighbors", "neighbors"),
+    "describe": Verb(
+        "prompt_tuning.runtime.describer",
+        "describe",
+        flags={
+            "--json": {
+                "action": "store_true",
+                "dest": "as_json",
+                "help": "one JSON object on standard output",
+            },
+            "--mesh": {
+                "type": _mesh,
+                "metavar": "DATAxMODEL",
+                "help": "e.g. 8x4: compiles a training step for 8 × 4 simulated devices, and tells "
+                "the memory of each and what they exchange",
+            },
+        },
+    ),
+}
+FLAGS: Flags = {
+    "--gin_file": {
+        "action": "append",
+        "default": [],
+        "metavar": "FILE",
+        "help": "gin file; several are read in order, later over earlier: "
+        "a model, then perhaps a task, a prompt and a decoder, then a run",
+    },
+    "--gin_bindings": {
+        "action": "append",
+        "default": [],
+        "metavar": "BINDING",
+        "help": "e.g. 'BATCH_SIZE = 32'; --gin.BATCH_SIZE=32 is the same",
+    },
+    "--gin_search_paths": {
+        "default": "",
+        "metavar": "DIRS",
+        "help": "comma-separated folders of gin files of your own",
+    },
+    "--tfds_data_dir": {"metavar": "DIR", "help": "folder of TFDS data sets"},
+    "--seqio_additional_cache_dirs": {
+        "default": "",
+        "metavar": "DIRS",
+        "help": "comma-separated folders of cached tasks, for USE_CACHED_TASKS",
+    },
+    "--coordinator_address": {
+        "metavar": "HOST:PORT",
+        "help": "where process 0 listens, with several processes",
+    },
+    "--process_count": {"type": int, "metavar": "N", "help": "number of processes"},
+    "--process_index": {"type": int, "metavar": "I", "help": "number of this process"},
+    "--initialization_timeout": {
+        "type": int,
+        "metavar": "SECONDS",
+        "help": "how long processes wait for each other",
+    },
+    "--multiprocess_gpu": {
+        "action": "store_true",
+        "help": "several processes, GPU or TPU, that find each other through the cluster",
+    },
+    **{
+        flag: {"action": "store_true", "help": "T5X's; the log is on standard error always"}
+        for flag in ("--logtostderr", "--alsologtostderr")
+    },
+}

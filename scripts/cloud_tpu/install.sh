@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs this checkout, as it is committed, on every worker of a Cloud TPU.
+#
+# Usage: scripts/cloud_tpu/install.sh --name=NAME --zone=ZONE [flags]
+#   --name=NAME          of the TPU
+#   --zone=ZONE          of the TPU
+#   --project=PROJECT    default: gcloud's own
+#   --python=PYTHON      on the workers, python3.11 by default; it is installed with apt-get
+#   --dry_run            prints the commands and runs none
+#
+# It lies in prompt-tuning/ there, with its virtual environment in prompt-tuning/.venv.
+
+# shellcheck source=scripts/cloud_tpu/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+name='' zone='' project='' python=python3.11
+read_flags "name zone" "project python" "" "$@"
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+archive=prompt-tuning.tar.gz
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+# The commands print the same wherever the temporary folder is.
+cd "$folder"
+
+run git -C "$repo" archive --format=tar.gz "--output=$folder/$archive" HEAD
+tpu scp "$archive" "$name:" --worker=all
+steps=(
+  "sudo apt-get update -q"
+  "sudo apt-get install -yq $(quoted "$python" "$python-venv")"
+  "rm -rf prompt-tuning && mkdir prompt-tuning && tar -xzf $archive -C prompt-tuning"
+  "$(quoted "$python") -m venv prompt-tuning/.venv"
+  "prompt-tuning/.venv/bin/pip install -q ./prompt-tuning 'jax[tpu]' gcsfs"
+  "prompt-tuning/.venv/bin/prompt-tuning --version"
+)
+command=$(printf ' && %s' "${steps[@]}")
+tpu ssh "$name" --worker=all "--command=${command# && }"
