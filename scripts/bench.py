@@ -100,19 +100,24 @@ def score(options: argparse.Namespace) -> Records:
 
 
 def load(options: argparse.Namespace) -> Records:
-    """Reading a model of the page cache, and saving what a run needs to go on."""
+    """Reading a model of the page cache in each format, and saving what a run needs to go on."""
+    dtypes = ("float32", "bfloat16")
     with tempfile.TemporaryDirectory() as folder:
-        model = {"folder": str(pathlib.Path(folder) / options.size)}
-        _prepare(_ours("model", "write_model", {**model, "size": options.size}))
-        saved = _settings(options, "size", "prompt_length")
-        return _measure(
-            options,
-            [
-                _ours("ours, load", "load", {**model, "size": options.size}),
-                _peer(options, "peft, load", "load", model),
-                _ours("state, save", "save", saved),
-            ],
-        )
+        model = {"size": options.size, "folder": folder}
+        _prepare(_ours("models", "write_models", model))
+        ours = [
+            _ours(f"ours, {each}, {dtype}", "load", {**model, "format": each, "dtype": dtype})
+            for each in ("t5x", "orbax", "huggingface")
+            for dtype in dtypes
+        ]
+        peers = [
+            _peer(
+                options, f"peft, huggingface, {dtype}", "load", {"folder": folder, "dtype": dtype}
+            )
+            for dtype in dtypes
+        ]
+        saved = _ours("state, save", "save", _settings(options, "size", "prompt_length"))
+        return _measure(options, [*ours, *peers, saved])
 
 
 def start(options: argparse.Namespace) -> Records:

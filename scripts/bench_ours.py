@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from orbax import checkpoint as orbax
 
 from prompt_tuning import assets, optimizers, partitioning
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import base_model, huggingface, train_state
+from prompt_tuning.checkpoints import base_model, huggingface, leaves, t5x, train_state
 from prompt_tuning.data import batching, evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
@@ -242,30 +243,39 @@ def score(
     return bench_workers.Prepared(run, {"examples": len(answers)})
 
 
-def write_model(*, size, folder) -> bench_workers.Prepared:
-    """Writes a model of random weights in Hugging Face's format, float32."""
+def write_models(*, size, folder) -> bench_workers.Prepared:
+    """Writes a model of random weights in each format that is read, float32."""
     model = bench_weights.make_model(size, "float32")
+    weights = jax.device_get(bench_weights.random_weights(model))
+    vocabulary = assets.path("t5_mini/spiece.model")
+    target = f"{folder}/huggingface"
     huggingface.save(
-        folder,
-        bench_weights.random_weights(model),
-        model.config,
-        vocabulary_file=assets.path("t5_mini/spiece.model"),
-        step=0,
-        dtype="float32",
+        target, weights, model.config, vocabulary_file=vocabulary, step=0, dtype="float32"
     )
+    stored = {path: leaves.of_array(x) for path, x in params_lib.flatten(weights).items()}
+    t5x.save(f"{folder}/t5x", stored, step=0, dtype="float32")
+    # As T5X's trainer saves it, but for the optimizer's state.
+    handler = orbax.PyTreeCheckpointHandler(use_ocdbt=True)
+    with orbax.CheckpointManager(folder, item_handlers={"state": handler}) as manager:
+        item = orbax.args.PyTreeSave({"target": weights, "state": {"step": np.int32(0)}})
+        manager.save(0, args=orbax.args.Composite(state=item))
+    pathlib.Path(folder, "0").rename(f"{folder}/orbax")
     return bench_workers.Prepared(lambda: None, {})
 
 
-def load(*, size, folder) -> bench_workers.Prepared:
+def load(*, size, folder, format, dtype) -> bench_workers.Prepared:
     """Reads a model and places it on the devices."""
     boxed = bench_weights.make_model(size, "float32").abstract_params()
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), nn.unbox(boxed))
     where = partitioning.shardings(boxed, MESH)
 
     def run() -> None:
-        weights, _ = base_model.load(folder, nn.unbox(boxed))
-        jax.block_until_ready(jax.device_put(weights, where))
+        weights, _ = base_model.load(f"{folder}/{format}", abstract, where)
+        jax.block_until_ready(weights)
 
-    return bench_workers.Prepared(run, {"model_bytes": params_lib.size_in_bytes(nn.unbox(boxed))})
+    growth = bench_workers.growth(run)
+    facts = {"weights_bytes": params_lib.size_in_bytes(abstract), "growth_bytes": growth}
+    return bench_workers.Prepared(run, facts)
 
 
 def save(*, size, prompt_length) -> bench_workers.Prepared:
@@ -297,7 +307,7 @@ def pieces(*, vocabulary, file) -> bench_workers.Prepared:
 
 PROGRAMS = {
     each.__name__: each
-    for each in (train, products, file, decode, score, write_model, load, save, pieces)
+    for each in (train, products, file, decode, score, write_models, load, save, pieces)
 }
 
 

@@ -245,14 +245,19 @@ def score(
     return bench_workers.Prepared(run, {"examples": run()})
 
 
-def load(*, folder) -> bench_workers.Prepared:
+def load(*, folder, dtype) -> bench_workers.Prepared:
     """Reads a model and places it on the device."""
+    reader, kind = transformers.T5ForConditionalGeneration, getattr(torch, dtype)
+    size = 0
 
     def run() -> None:
-        transformers.T5ForConditionalGeneration.from_pretrained(folder).to(DEVICE)
+        nonlocal size
+        model = reader.from_pretrained(f"{folder}/huggingface", dtype=kind).to(DEVICE)
+        size = sum(each.numel() * each.element_size() for each in model.parameters())
         wait()
 
-    return bench_workers.Prepared(run, {})
+    growth = bench_workers.growth(run)
+    return bench_workers.Prepared(run, {"weights_bytes": size, "growth_bytes": growth})
 
 
 PROGRAMS = {each.__name__: each for each in (train, products, file, decode, score, load)}

@@ -46,6 +46,15 @@ def rate(record: Record) -> str:
     return ""
 
 
+def memory(record: Record) -> str:
+    """The most that the process held; where it loads weights, what it grew by in weights' bytes too."""
+    facts = record["facts"]
+    text = f"{record['peak_bytes'] / GIB:.2f} GiB" if "peak_bytes" in record else ""
+    if growth := facts.get("growth_bytes"):
+        text += f" (grew by {growth / facts['weights_bytes']:.2f} × the weights)"
+    return text
+
+
 def table(records: Sequence[Record]) -> str:
     """A line a program, and for each peer how many times as long as the program it takes."""
     peers = [each for each in records if each["program"].startswith("peft") and "median" in each]
@@ -56,13 +65,12 @@ def table(records: Sequence[Record]) -> str:
             rows.append((record["program"], "absent", *[""] * (3 + len(peers))))
             continue
         against = [f"{ratio(peer, record):.2f}" if _is_compared(record) else "" for peer in peers]
-        peak = record.get("peak_bytes")
         rows.append(
             (
                 record["program"],
                 f"{seconds_a_step(record):.4g}",
                 f"{100 * record['spread']:.0f} %",
-                "" if peak is None else f"{peak / GIB:.2f} GiB",
+                memory(record),
                 rate(record),
                 *against,
             )

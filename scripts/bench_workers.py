@@ -77,6 +77,17 @@ def _warm_up(run: Callable[[], None]) -> None:
         run()
 
 
+def growth(run: Callable[[], None]) -> int:
+    """By how many bytes the process grows at most while `run` runs, its result included.
+
+    Of the first run only: the next find memory that the process has kept.
+    """
+    before = _resident("VmRSS")
+    _forget_peak()
+    run()
+    return _peak() - before
+
+
 def _forget_peak() -> None:
     with contextlib.suppress(OSError):  # Linux only, and not in every container.
         pathlib.Path("/proc/self/clear_refs").write_text("5")
@@ -84,10 +95,15 @@ def _forget_peak() -> None:
 
 def _peak() -> int:
     """The most resident memory since `_forget_peak`, in bytes."""
+    return _resident("VmHWM")
+
+
+def _resident(name: str) -> int:
+    """Resident memory of the process now ("VmRSS") or at most ("VmHWM"), in bytes."""
     status = pathlib.Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+    line = next(x for x in status.read_text().splitlines() if x.startswith(name))
     return int(line.split()[1]) * 1024
 
 

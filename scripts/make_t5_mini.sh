@@ -30,24 +30,9 @@ train pretrain "$out/pretrained" "$pretrain_steps" "(('span_corruption', 0.07),)
 train lm_adapt "$out/adapted" $((pretrain_steps + adapt_steps)) "(('prefix_lm', 0.07),)" \
   --gin.INITIAL_CHECKPOINT_PATH="'$out/pretrained/model_$pretrain_steps'"
 
-python - "$out" $((pretrain_steps + adapt_steps)) <<'PYTHON'
-import sys
-
-from flax import linen as nn
-
-from prompt_tuning.checkpoints import huggingface
-from prompt_tuning.models import model
-
-out, step = sys.argv[1], int(sys.argv[2])
-source = f"{out}/adapted/model_{step}"
-config = huggingface.read_config(source)
-abstract = nn.unbox(model.EncoderDecoderModel(config).abstract_params())
-huggingface.save(
-    f"{out}/t5_mini",
-    huggingface.load(source, abstract),
-    config,
-    vocabulary_file=f"{out}/data/vocabulary.model",
-    step=step,
-    dtype="bfloat16",
-)
-PYTHON
+last=$((pretrain_steps + adapt_steps))
+prompt-tuning export --gin_file=models/t5_mini.gin --gin_file=runs/export.gin \
+  --gin.INITIAL_CHECKPOINT_PATH="'$out/adapted/model_$last'" \
+  --gin.VOCABULARY_FILE="'$out/data/vocabulary.model'" --gin.EXPORT_DIR="'$out'" \
+  --gin.EXPORT_FORMAT="'huggingface'" --gin.EXPORT_DTYPE="'bfloat16'"
+mv "$out/model_$last" "$out/t5_mini"

@@ -338,6 +338,28 @@ CASES = {
         lambda broken: {"PROMPT_FILE": broken.file(pickle.dumps(np.ones((4, 16))), "p.npy")},
         ["PROMPT_FILE", "p.npy is not a .npy file of numbers"],
     ),
+    "Orbax checkpoint without its marker": (
+        "infer",
+        lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.file("", "_CHECKPOINT_METADATA").parent},
+        ["is incomplete: Orbax writes commit_success.txt"],
+    ),
+    "checkpoint of Mesh TensorFlow": (
+        "eval",
+        lambda broken: {
+            "INITIAL_CHECKPOINT_PATH": broken.file("", "model.ckpt-5.index").with_suffix("")
+        },
+        ["is a checkpoint of Mesh TensorFlow", "INITIAL_CHECKPOINT_PATH"],
+    ),
+    "format to export": (
+        "export",
+        {"EXPORT_FORMAT": "pt"},
+        ["EXPORT_FORMAT is 'pt'; expected one of ['huggingface', 't5x']"],
+    ),
+    "run to export": (
+        "export",
+        lambda broken: {"MODEL_DIR": broken.folder},
+        ["MODEL_DIR", "holds no checkpoint_<step> of a run"],
+    ),
     "batch": (
         "train",
         {"BATCH_SIZE": 12},
@@ -362,7 +384,12 @@ CASES = {
 }
 # What only reading the weights, or the model's parameters, tells.
 LATE = {"T5X checkpoint of another size", "trainable", "vocabulary that cannot be exported"}
-FOLDERS = {"train": "MODEL_DIR", "eval": "EVAL_OUTPUT_DIR", "infer": "INFER_OUTPUT_DIR"}
+FOLDERS = {
+    "export": "EXPORT_DIR",
+    "train": "MODEL_DIR",
+    "eval": "EVAL_OUTPUT_DIR",
+    "infer": "INFER_OUTPUT_DIR",
+}
 
 
 def unreachable(*_args, **_settings):
@@ -379,6 +406,7 @@ def answer(tiny_job, tmp_path, monkeypatch, capsys):
         "eval": {"PROMPT_FILE": prompt, "BATCH_SIZE": 16},
         "infer": {"PROMPT_FILE": prompt, "BATCH_SIZE": 16},
         "neighbors": {"PROMPT_FILE": prompt},
+        "export": {},
     }
     monkeypatch.setattr(step, "make_step", unreachable)
     monkeypatch.syspath_prepend(tmp_path)

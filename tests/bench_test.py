@@ -67,6 +67,34 @@ def test_a_step_is_timed_without_tensorflow_and_the_peer_is_said_to_be_absent(tm
     assert "our step reaches" in shown.stderr and "no PEFT" in shown.stderr
 
 
+LOAD = """
+import sys, bench_ours
+settings = {"size": "tiny", "folder": sys.argv[1]}
+bench_ours.write_models(**settings)
+for name in ("t5x", "orbax", "huggingface"):
+    for dtype, size in (("float32", 4), ("bfloat16", 2)):
+        prepared = bench_ours.load(**settings, format=name, dtype=dtype)
+        assert prepared.facts["weights_bytes"] == size * 4_310_016, prepared.facts
+        assert 0 < prepared.facts["growth_bytes"] < 2**28, prepared.facts
+"""
+
+
+def test_every_format_is_loaded_and_its_memory_counted(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_TENSORFLOW)
+    subprocess.run(
+        [sys.executable, "-c", LOAD, tmp_path / "models"],
+        env={"PYTHONPATH": f"{tmp_path}:{SCRIPTS}:{SCRIPTS.parent}"},
+        check=True,
+    )
+
+
+def test_memory_is_told_in_weights(report):
+    facts = {"growth_bytes": 110, "weights_bytes": 100}
+    record = {"facts": facts, "peak_bytes": 3 * 2**30}
+    assert report.memory(record) == "3.00 GiB (grew by 1.10 × the weights)"
+    assert report.memory({**record, "facts": {}}) == "3.00 GiB"
+
+
 def test_analytic_flops_are_those_of_the_compiled_gradient(sizes):
     size = sizes.Size(256, 4, 64, 512, num_layers=2, vocab_size=512)
     batch, inputs, prompt, targets = 4, 40, 8, 48

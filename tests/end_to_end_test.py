@@ -277,6 +277,16 @@ def test_a_decoder_only_model_is_pretrained_tuned_evaluated_and_asked(
     assert [line["inputs"] for line in answers] == [line["text"] for line in asked]
 
 
+def test_a_model_is_exported_in_each_format_and_is_the_same(tiny, tiny_job, tmp_path):
+    first = cli.run(tiny_job.command("export", EXPORT_DIR=tmp_path))
+    assert first == str(tmp_path / "checkpoint_1000")
+    settings = {"INITIAL_CHECKPOINT_PATH": first, "EXPORT_FORMAT": "huggingface"}
+    second = cli.run(tiny_job.command("export", EXPORT_DIR=tmp_path, **settings))
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint_1000", "model_1000"}
+    for path, array in params_lib.flatten(tiny.base).items():
+        np.testing.assert_array_equal(read_weights(second, tiny)[path], array)
+
+
 @pytest.mark.parametrize(("run", "first"), [("pretrain", 0), ("lm_adapt", 1000)])
 def test_pretraining_runs_export_a_model(tiny, tiny_job, tmp_path, run, first):
     arguments = tiny_job.command(
