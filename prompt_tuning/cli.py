@@ -20,7 +20,10 @@ VERBS = {
     "train": ("prompt_tuning.runtime.trainer", "train"),
     "eval": ("prompt_tuning.runtime.evaluator", "evaluate"),
     "infer": ("prompt_tuning.runtime.inferencer", "infer"),
+    "export": ("prompt_tuning.runtime.exporter", "export"),
     "neighbors": ("prompt_tuning.analysis.neighbors", "neighbors"),
+    "similarity": ("prompt_tuning.analysis.similarity", "similarity"),
+    "recycle": ("prompt_tuning.analysis.recycling", "recycle"),
     "describe": ("prompt_tuning.runtime.describer", "describe"),
 }
 FLAGS: Mapping[str, Mapping[str, Any]] = {
@@ -232,9 +235,9 @@ def _set_in(macro: str) -> str:
 def _check_complete(verb: str) -> None:
     macros, text = _macros(), gin.config_str()
     module, function = VERBS[verb]
-    if f"\n{module.rpartition('.')[2]}.{function}.model = " not in text:
+    if f"\n{module.rpartition('.')[2]}.{function}." not in text:
         raise UsageError(f"no run of this command is given; add --gin_file=runs/{verb}.gin")
-    if "MODEL" not in macros:
+    if "MODEL" not in macros and "%MODEL" in text:
         raise UsageError(f"no model is given; {_set_in('MODEL')} or one of its sizes")
     if unset := set(re.findall(r"%([A-Z][A-Z0-9_]*)", text)) - macros.keys():
         name = min(unset)

@@ -49,7 +49,6 @@ TENSORFLOW_AT_ONCE = {
 TESTED_ELSEWHERE = {
     "__init__.py": "a version: cli_test.py",
     "__main__.py": "a call: cli_test.py runs it",
-    "checkpoints/leaves.py": "reads for both formats: huggingface_test.py, t5x_test.py",
     "data/features.py": "a constant and a constructor: tasks/text_test.py",
     "data/in_memory.py": "the source of files and text: files_test.py, tasks/text_test.py",
 }

@@ -1,32 +1,78 @@
 """The frozen model, from whichever format INITIAL_CHECKPOINT_PATH points to."""
 
+import contextlib
+import difflib
 import types
+from collections.abc import Iterator
 
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
+from flax import linen as nn
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import huggingface, t5x
+from prompt_tuning.checkpoints import huggingface, leaves, orbax, t5x
 from prompt_tuning.models import config as config_lib
+from prompt_tuning.models import model
 
-FORMATS = (t5x, huggingface)
-ORBAX_FILES = ("_CHECKPOINT_METADATA", "_METADATA", "commit_success.txt", "state")
+FORMATS = (t5x, orbax, huggingface)
 
 
-def load(path: epath.PathLike, abstract: params.Tree) -> tuple[dict, int | None]:
-    """Reads the weights that `abstract` lists, in its dtypes.
+def load(
+    path: epath.PathLike, abstract: params.Tree, shardings: params.Tree | None = None
+) -> tuple[dict, int | None]:
+    """Reads the weights that `abstract` lists, in its dtypes, straight to their devices.
 
     Args:
-      path: a folder in T5X's or Hugging Face's format.
+      path: a folder in T5X's format, native or under Orbax, or in Hugging Face's.
       abstract: nested dicts of jax.ShapeDtypeStruct.
+      shardings: where each goes; None for numpy arrays.
 
     Returns:
-      Nested dicts of numpy arrays, and the step where the format tells it.
+      Nested dicts of jax arrays (or numpy arrays), and the step where the format tells it.
 
     Raises:
       FileNotFoundError: there is no such folder.
       ValueError: the format is not known, or the weights do not fit.
     """
-    return _format(path).load(path, abstract), read_step(path)
+    return _format(path).load(path, abstract, shardings), read_step(path)
+
+
+@contextlib.contextmanager
+def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
+    """{path: leaf} of all that is stored of the model, a prompt and scanned layers as they are.
+
+    Raises as `load`.
+    """
+    checkpoint = _format(path)
+    if checkpoint is huggingface:
+        network = model.EncoderDecoderModel(huggingface.read_config(path))
+        names = params.flatten(nn.unbox(network.abstract_params()))
+        with huggingface.opened(path, names) as found:
+            yield found
+    else:
+        with checkpoint.opened(path) as found:
+            yield found
+
+
+def read_variable(path: epath.PathLike, name: str, dtype: str | None = None) -> np.ndarray:
+    """Reads one parameter and nothing else, as it is stored or in `dtype`.
+
+    Args:
+      path: as `load`.
+      name: its path; `target/` before it, as in T5X, may be there.
+
+    Raises:
+      ValueError: there is no such parameter; the nearest names are told.
+    """
+    wanted = name.removeprefix("/").removeprefix("target/")
+    with opened(path) as found:
+        if wanted not in found:
+            near = difflib.get_close_matches(wanted, found, n=3, cutoff=0.3)
+            raise ValueError(
+                f"{path} holds no parameter {wanted!r}; nearest: {', '.join(near or sorted(found))}"
+            )
+        return leaves.read(found[wanted], None if dtype is None else jnp.dtype(dtype))
 
 
 def read_step(path: epath.PathLike) -> int | None:
@@ -56,16 +102,24 @@ def digest(path: epath.PathLike, abstract: params.Tree) -> str:
 def _format(path: epath.PathLike) -> types.ModuleType:
     path = epath.Path(path)
     if not path.exists():
+        if (path.parent / f"{path.name}.index").exists():
+            raise _mesh_tensorflow(path)
         raise FileNotFoundError(f"{path} does not exist; check INITIAL_CHECKPOINT_PATH")
+    if any(path.glob("model.ckpt-*.index")):
+        raise _mesh_tensorflow(path)
     for checkpoint in FORMATS:
         if checkpoint.is_checkpoint(path):
             return checkpoint
-    if any((path / name).exists() for name in ORBAX_FILES):
-        raise ValueError(
-            f"{path} is an Orbax checkpoint, which is not read yet; INITIAL_CHECKPOINT_PATH can be "
-            "a Hugging Face model or a T5X checkpoint written with use_orbax=False"
-        )
     raise ValueError(
-        f"{path} has neither a file `checkpoint` (T5X) nor `config.json` (Hugging Face); check "
-        "INITIAL_CHECKPOINT_PATH: T5X's folders are named checkpoint_<step>"
+        f"{path} has neither a file `checkpoint` (T5X), a folder `state` (T5X under Orbax) nor "
+        "`config.json` (Hugging Face); check INITIAL_CHECKPOINT_PATH: T5X's folders are named "
+        "checkpoint_<step>"
+    )
+
+
+def _mesh_tensorflow(path: epath.Path) -> ValueError:
+    return ValueError(
+        f"{path} is a checkpoint of Mesh TensorFlow (it has an .index file); set "
+        "INITIAL_CHECKPOINT_PATH to the same model in T5X's format, which for public models lies "
+        "in gs://t5-data/pretrained_models/t5x, or in Hugging Face's"
     )

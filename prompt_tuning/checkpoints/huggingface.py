@@ -8,20 +8,17 @@ import contextlib
 import dataclasses
 import json
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from etils import epath
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import leaves
+from prompt_tuning.checkpoints import folders, leaves, weight_files
 from prompt_tuning.models import config as config_lib
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 STEP_KEY = "training_steps"
 ACTIVATIONS = {
     "relu": ("relu",),
@@ -96,7 +93,7 @@ def is_checkpoint(path: epath.PathLike) -> bool:
 
 def read_step(path: epath.PathLike) -> int | None:
     """The pre-training step, where this package wrote the checkpoint."""
-    return _read_json(epath.Path(path) / "config.json").get(STEP_KEY)
+    return weight_files.read_json(epath.Path(path) / "config.json").get(STEP_KEY)
 
 
 HOW_TO_RUN = {"dropout_rate", "dtype", "weights_dtype", "remat_policy"}
@@ -109,7 +106,7 @@ def read_config(path: epath.PathLike) -> config_lib.T5Config:
       ValueError: a model that is not a T5 or a variant that the network does not have.
     """
     path = epath.Path(path)
-    config = _read_json(path / "config.json")
+    config = weight_files.read_json(path / "config.json")
     kind, feed_forward = config.get("model_type"), config.get("feed_forward_proj", "relu")
     if kind not in ("t5", "mt5") or feed_forward not in ACTIVATIONS:
         raise ValueError(
@@ -151,32 +148,40 @@ def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
         )
 
 
-def load(path: epath.PathLike, abstract: params_lib.Tree) -> dict:
-    """Reads the weights that `abstract` lists, in its dtypes.
+def load(
+    path: epath.PathLike, abstract: params_lib.Tree, shardings: params_lib.Tree | None = None
+) -> dict:
+    """Reads the weights that `abstract` lists; see `leaves.load`.
 
     Args:
       path: folder with model.safetensors, or with its index and shards.
       abstract: nested dicts of jax.ShapeDtypeStruct in our names.
-
-    Returns:
-      Nested dicts of numpy arrays.
+      shardings: where each goes; None for numpy arrays.
 
     Raises:
       ValueError: weights are missing, surplus, of another shape, or a file is damaged.
     """
-    path = epath.Path(path)
-    ours = {_their_name(name): name for name in params_lib.flatten(abstract)}
-    with _open_tensors(path) as stored:
+    with opened(path, params_lib.flatten(abstract)) as found:
+        return leaves.load(found, abstract, str(path), shardings)
+
+
+@contextlib.contextmanager
+def opened(path: epath.PathLike, names: Collection[str]) -> Iterator[dict[str, leaves.Leaf]]:
+    """{path: leaf} of what is stored, in our names and orientation where it is of `names`.
+
+    Copies of the embedding and what no implementation uses are left out.
+    """
+    ours = {_their_name(name): name for name in names}
+    with weight_files.opened(path) as stored:
         for name in EMBEDDING_COPIES - ours.keys():
             if _is_copy_of_embedding(stored, name):
                 del stored[name]
         stored.pop(UNUSED, None)
         found = {ours.get(name, name): leaf for name, leaf in stored.items()}
-        found = {
+        yield {
             name: _transposed(leaf) if _is_transposed(name) else leaf
             for name, leaf in found.items()
         }
-        return leaves.read(found, abstract, str(path))
 
 
 def save(
@@ -202,9 +207,6 @@ def save(
       FileExistsError: `path` exists.
       ValueError: the format has no place for the network or its vocabulary.
     """
-    path = epath.Path(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists; remove it or export to another folder")
     special_ids = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
     texts = {
         "config.json": _config_json(config, dtype) | special_ids | {STEP_KEY: step},
@@ -214,8 +216,12 @@ def save(
     files = {name: (json.dumps(text, indent=2) + "\n").encode() for name, text in texts.items()}
     check_vocabulary(vocabulary_file)
     files["spiece.model"] = epath.Path(vocabulary_file).read_bytes()
-    files[WEIGHTS] = safetensors.numpy.save(_their_tensors(params, dtype), {"format": "pt"})
-    _write_folder(path, files)
+    tensors = _their_tensors(params, dtype)
+    with folders.appearing(path) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        content = safetensors.numpy.save(tensors, {"format": "pt"})
+        (folder / weight_files.WEIGHTS).write_bytes(content)
 
 
 def check_vocabulary(path: epath.PathLike) -> None:
@@ -225,16 +231,6 @@ def check_vocabulary(path: epath.PathLike) -> None:
             f"{path} holds its extra ids already; the exported tokenizer adds them: set "
             "VOCABULARY_FILE to the model without them, and EXTRA_IDS to 100"
         )
-
-
-def _write_folder(path: epath.Path, files: Mapping[str, bytes]) -> None:
-    temporary = path.parent / f"{path.name}.tmp"
-    if temporary.exists():
-        temporary.rmtree()
-    temporary.mkdir(parents=True)
-    for name, content in files.items():
-        (temporary / name).write_bytes(content)
-    temporary.rename(path)
 
 
 def _their_tensors(params: params_lib.Tree, dtype: str) -> dict[str, np.ndarray]:
@@ -288,14 +284,16 @@ def _is_transposed(path: str) -> bool:
 
 
 def _transposed(leaf: leaves.Leaf) -> leaves.Leaf:
-    return leaves.Leaf(leaf.shape[::-1], lambda: leaf.read().T)
+    return leaves.Leaf(
+        leaf.shape[::-1], leaf.dtype, leaf.chunk[::-1], lambda box: leaf.read(box[::-1]).T
+    )
 
 
 def _is_tied(path: epath.Path, config: dict) -> bool:
     """Tied exactly when no other lm_head is stored; config.json must agree on the scaling."""
     # transformers >= 5 writes tie_word_embeddings: true for every T5.
     scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
-    with _open_tensors(path) as stored:
+    with weight_files.opened(path) as stored:
         tied = "lm_head.weight" not in stored or (
             scaled and _is_copy_of_embedding(stored, "lm_head.weight")
         )
@@ -310,49 +308,9 @@ def _is_tied(path: epath.Path, config: dict) -> bool:
 
 
 def _is_copy_of_embedding(stored: dict[str, leaves.Leaf], name: str) -> bool:
-    return {name, "shared.weight"} <= stored.keys() and np.array_equal(
-        stored[name].read(), stored["shared.weight"].read()
+    if not {name, "shared.weight"} <= stored.keys():
+        return False
+    one, other = stored[name], stored["shared.weight"]
+    return one.shape == other.shape and all(
+        np.array_equal(one.read(box), other.read(box)) for box in leaves.boxes(one)
     )
-
-
-@contextlib.contextmanager
-def _open_tensors(path: epath.Path) -> Iterator[dict[str, leaves.Leaf]]:
-    """{name: leaf} over all weight files, which stay open meanwhile."""
-    if (path / INDEX).exists():
-        files = sorted(set(_read_json(path / INDEX)["weight_map"].values()))
-    else:
-        files = [WEIGHTS]
-    stored = {}
-    with contextlib.ExitStack() as stack:
-        for name in files:
-            if not (path / name).exists():
-                raise FileNotFoundError(
-                    f"{path / name} is missing; INITIAL_CHECKPOINT_PATH must be a folder with "
-                    f"{WEIGHTS} (convert pytorch_model.bin with transformers)"
-                )
-            local = stack.enter_context(_local(path / name))
-            try:
-                file = stack.enter_context(safetensors.safe_open(local, framework="numpy"))
-            except safetensors.SafetensorError as error:
-                raise ValueError(f"{path / name} is damaged ({error}); copy it again") from error
-            for key in file.keys():  # noqa: SIM118, it is not a mapping
-                shape = tuple(file.get_slice(key).get_shape())
-                stored[key] = leaves.Leaf(shape, lambda f=file, k=key: f.get_tensor(k))
-        yield stored
-
-
-@contextlib.contextmanager
-def _local(path: epath.Path) -> Iterator[str]:
-    """The file itself, or a copy while it is needed: safetensors maps local files only."""
-    if "://" not in str(path):
-        yield str(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield str(path.copy(epath.Path(folder) / path.name))
-
-
-def _read_json(path: epath.Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error

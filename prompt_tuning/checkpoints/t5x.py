@@ -6,21 +6,20 @@ The spec's driver and bucket tell where the array was once written; it is read f
 where it lies now.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import msgpack
 import numpy as np
-import tensorstore
 from etils import epath
 from flax import serialization
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import leaves
+from prompt_tuning.checkpoints import folders, leaves, zarr
 
-OLDEST_VERSION = 2
-# A checkpoint of the paper authors' code holds its prompt; ours comes from a prompt file.
-IGNORED = "encoder/prompt/"
+OLDEST_VERSION, VERSION = 2, 3
 
 
 def is_checkpoint(path: epath.PathLike) -> bool:
@@ -34,26 +33,61 @@ def read_step(path: epath.PathLike) -> int:
     return int(_read_index(path)["state"]["step"])
 
 
-def load(path: epath.PathLike, abstract: params.Tree) -> dict:
-    """Reads the weights that `abstract` lists, in its dtypes.
+def load(path: epath.PathLike, abstract: params.Tree, shardings: params.Tree | None = None) -> dict:
+    """Reads the weights that `abstract` lists; see `leaves.load`.
 
     Args:
       path: the folder `checkpoint_<step>`.
       abstract: nested dicts of jax.ShapeDtypeStruct.
-
-    Returns:
-      Nested dicts of numpy arrays.
+      shardings: where each goes; None for numpy arrays.
 
     Raises:
       ValueError: weights are missing, surplus, of another shape, or a file is damaged.
     """
+    with opened(path) as found:
+        return leaves.load(found, abstract, str(path), shardings)
+
+
+@contextlib.contextmanager
+def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
+    """{path: leaf} of the model's parameters, without the optimizer's state."""
     path = epath.Path(path)
-    found = {
-        name: _leaf(path, value)
-        for name, value in _flatten(_read_index(path)["target"])
-        if not name.startswith(IGNORED)
-    }
-    return leaves.read(found, abstract, str(path))
+    inside, beside = {}, {}
+    for name, value in _flatten(_read_index(path)["target"]):
+        if _is_spec(value):
+            beside[name] = _place(path, value["kvstore"]["path"])
+        else:
+            inside[name] = leaves.of_array(np.asarray(value))
+    yield inside | zarr.open_leaves(beside, path)
+
+
+def save(path: epath.PathLike, stored: Mapping[str, leaves.Leaf], *, step: int, dtype: str) -> None:
+    """Writes a checkpoint that T5X reads, without an optimizer's state; whole or not at all.
+
+    Args:
+      path: the folder to make, named checkpoint_<step>.
+      stored: {path: leaf} of the model's parameters.
+      step: pre-training steps so far.
+      dtype: of the stored weights.
+
+    Raises:
+      FileExistsError: `path` exists.
+    """
+    target = {}
+    with folders.appearing(path) as folder:
+        for name, leaf in stored.items():
+            file = f"target.{name.replace('/', '.')}"
+            metadata = zarr.write(folder / file, leaf, jnp.dtype(dtype))
+            target[name] = {
+                "driver": "zarr",
+                "dtype": dtype,
+                "kvstore": {"driver": "file", "path": file},
+                "metadata": metadata,
+            }
+        state = {"step": np.asarray(step, np.int32), "param_states": {}}
+        optimizer = {"target": params.unflatten(target), "state": state}
+        index = {"version": VERSION, "optimizer": optimizer}
+        (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(index))
 
 
 def _read_index(path: epath.Path) -> dict:
@@ -84,37 +118,11 @@ def _flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def _leaf(path: epath.Path, value: Any) -> leaves.Leaf:
-    if not _is_spec(value):
-        array = np.asarray(value)
-        return leaves.Leaf(array.shape, lambda: array)
-    shape = tuple(value["metadata"]["shape"])
-    spec = {
-        "driver": "zarr",
-        "kvstore": _place(path, value["kvstore"]["path"]),
-        "fill_missing_data_reads": False,  # a lost file is an error, not zeros
-    }
-
-    def read() -> np.ndarray:
-        try:
-            return tensorstore.open(spec).result().read().result()
-        except ValueError as error:
-            raise ValueError(
-                f"the checkpoint {path} is damaged or incomplete: {error}; copy it again"
-            ) from error
-
-    return leaves.Leaf(shape, read)
-
-
-def _place(path: epath.Path, relative: str) -> dict[str, str]:
+def _place(path: epath.Path, relative: str) -> zarr.Json:
     """TensorStore's name for a folder beside the index."""
     name = relative.rstrip("/")
     if name in ("", ".", "..") or "/" in name:
         raise ValueError(
             f"the index of {path} points out of its folder ({relative!r}); use another copy of it"
         )
-    location = str(path / name)
-    if not location.startswith("gs://"):
-        return {"driver": "file", "path": location + "/"}
-    bucket, _, inside = location.removeprefix("gs://").partition("/")
-    return {"driver": "gcs", "bucket": bucket, "path": inside + "/"}
+    return zarr.kvstore(path / name)

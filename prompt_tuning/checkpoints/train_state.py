@@ -11,7 +11,11 @@ import numpy as np
 from etils import epath
 from orbax import checkpoint as orbax
 
+from prompt_tuning.checkpoints import leaves
+from prompt_tuning.checkpoints import orbax as orbax_format
+
 STATE, METADATA = "state", "metadata"
+TRAINED = "trainable."
 
 
 def save(
@@ -84,6 +88,14 @@ def restore(directory: epath.PathLike, step: int, abstract: Any) -> tuple[Any, d
 def read_metadata(directory: epath.PathLike, step: int) -> dict[str, Any]:
     """The metadata that `save` was given. Raises as `restore`."""
     return _read(directory, step, METADATA, orbax.args.JsonRestore())
+
+
+def trained(directory: epath.PathLike, step: int) -> dict[str, leaves.Leaf]:
+    """{path: leaf} of what the run trains; the optimizer's slots are not read. Raises as `restore`."""
+    path = epath.Path(directory) / f"checkpoint_{step}"
+    names = [name for name in orbax_format.names(path) if name.startswith(TRAINED)]
+    found = orbax_format.open_arrays(path, names)
+    return {name.removeprefix(TRAINED).replace(".", "/"): leaf for name, leaf in found.items()}
 
 
 def _read(directory: epath.PathLike, step: int, name: str, args: Any) -> Any:

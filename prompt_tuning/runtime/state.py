@@ -112,6 +112,7 @@ def load_model(
     boxed = model.abstract_params()
     abstract = params_lib.flatten(nn.unbox(boxed))
     base = params_lib.unflatten({p: x for p, x in abstract.items() if p not in model.added})
+    where = partitioning.shardings(boxed, mesh)
     shapes = {path: abstract[path] for path in sorted(model.added)}
     added = functools.partial(
         _added, model, prompt_initializer, shapes, jax.random.key(seed), vocabulary.encode
@@ -124,7 +125,7 @@ def load_model(
         params, step = jax.jit(model.init)(jax.random.key(seed)), 0
         digest = params_lib.structure_digest(base, f"random {seed}")
     else:
-        params, step = base_model.load(checkpoint, base)
+        params, step = base_model.load(checkpoint, base, where)
         # The same model in whatever dtype it is held.
         wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), base)
         digest = base_model.digest(checkpoint, wide)
@@ -138,7 +139,7 @@ def load_model(
     flat = params_lib.flatten(params)
     leaves = added(jnp.asarray(flat[model.EMBEDDING_PATH]))
     params = params_lib.unflatten({**flat, **leaves})
-    params = jax.device_put(params, partitioning.shardings(boxed, mesh))
+    params = jax.device_put(params, where)
     return LoadedModel(model, vocabulary, params, mesh, checkpoint, step, digest)
 
 

@@ -42,9 +42,10 @@ def write_huggingface(folder, params, step):
     return folder
 
 
-def test_both_formats_give_the_same_tree_and_their_step(tmp_path, params, abstract):
+def test_all_formats_give_the_same_tree_and_their_step(tmp_path, params, abstract, write_orbax):
     for folder, step in (
         (write_t5x(tmp_path / "checkpoint_3", params, 3), 3),
+        (write_orbax(tmp_path, jax.device_get(params), 5), 5),
         (write_huggingface(tmp_path / "hf", params, 9), 9),
     ):
         tree, found_step = base_model.load(folder, abstract)
@@ -74,7 +75,8 @@ def test_digest_follows_name_step_and_structure_but_not_place(tmp_path, params, 
     [
         (None, FileNotFoundError, "does not exist; check INITIAL_CHECKPOINT_PATH"),
         ("notes.txt", ValueError, "neither a file `checkpoint`"),
-        ("_CHECKPOINT_METADATA", ValueError, "Orbax checkpoint, which is not read yet"),
+        ("_CHECKPOINT_METADATA", ValueError, "incomplete: Orbax writes commit_success.txt"),
+        ("model.ckpt-1000000.index", ValueError, "checkpoint of Mesh TensorFlow"),
     ],
 )
 def test_other_folders_are_refused(tmp_path, abstract, name, error, message):
@@ -85,3 +87,27 @@ def test_other_folders_are_refused(tmp_path, abstract, name, error, message):
     for call in (base_model.load, base_model.digest):
         with pytest.raises(error, match=message):
             call(folder, abstract)
+
+
+def test_the_name_of_a_mesh_tensorflow_checkpoint_is_told(tmp_path, abstract):
+    (tmp_path / "model.ckpt-1000000.index").touch()
+    for path in (tmp_path / "model.ckpt-1000000", tmp_path):
+        with pytest.raises(ValueError, match=r"Mesh TensorFlow .*t5-data/pretrained_models/t5x"):
+            base_model.load(path, abstract)
+
+
+def test_one_variable_is_read(tmp_path, params, write_orbax):
+    kernel = params["encoder"]["layers_0"]["mlp"]["wo"]["kernel"]
+    for folder in (
+        write_t5x(tmp_path / "checkpoint_3", params),
+        write_orbax(tmp_path, jax.device_get(params), 5),
+        write_huggingface(tmp_path / "hf", params, 9),
+    ):
+        for prefix in ("", "/", "target/", "/target/"):
+            name = f"{prefix}encoder/layers_0/mlp/wo/kernel"
+            found = base_model.read_variable(folder, name)
+            np.testing.assert_array_equal(found, kernel, strict=True)
+        halved = base_model.read_variable(folder, name, "bfloat16")
+        np.testing.assert_array_equal(halved, kernel.astype("bfloat16"))
+        with pytest.raises(ValueError, match=r"no parameter 'wo/kernel'; nearest: .*mlp/wo/kernel"):
+            base_model.read_variable(folder, "wo/kernel")

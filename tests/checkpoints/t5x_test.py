@@ -1,6 +1,7 @@
 """T5X's native format: each kind of leaf, each place it was written to, and damage."""
 
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import tensorstore
 from flax import serialization
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import t5x
+from prompt_tuning.checkpoints import leaves, t5x, zarr
 
 RNG = np.random.default_rng(0)
 TREE = {
@@ -145,12 +146,16 @@ def test_a_cut_file_is_an_error(tmp_path):
         t5x.load(folder, ABSTRACT)
 
 
-@pytest.mark.parametrize("array", [np.ones((3, 2), np.float32), np.ones((2, 2), np.uint16)])
-def test_an_array_unlike_its_index_is_an_error(tmp_path, array):
-    write_zarr(tmp_path / "c" / "target.a", array, array.dtype.str)
+def test_an_array_unlike_its_index_is_an_error(tmp_path):
+    abstract = {"a": jax.ShapeDtypeStruct((2, 2), np.float32)}
     write_index(tmp_path / "c", {"a": spec_of("target.a", np.ones((2, 2)))})
-    with pytest.raises(ValueError, match=r"expected floats \(2, 2\)"):
-        t5x.load(tmp_path / "c", {"a": jax.ShapeDtypeStruct((2, 2), np.float32)})
+    write_zarr(tmp_path / "c" / "target.a", np.ones((3, 2), np.float32), "<f4")
+    with pytest.raises(ValueError, match=r"a is \(3, 2\), the model has \(2, 2\)"):
+        t5x.load(tmp_path / "c", abstract)
+    shutil.rmtree(tmp_path / "c" / "target.a")
+    write_zarr(tmp_path / "c" / "target.a", np.ones((2, 2), np.uint16), "<u2")
+    with pytest.raises(ValueError, match=r"a holds uint16 \(2, 2\), expected floats"):
+        t5x.load(tmp_path / "c", abstract)
 
 
 @pytest.mark.parametrize(
@@ -177,3 +182,54 @@ def test_a_cut_index_and_an_old_version_are_errors(tmp_path):
     write_index(folder, {}, version=1)
     with pytest.raises(ValueError, match="version 1"):
         t5x.load(folder, {})
+
+
+def test_vectors_beside_the_index_are_read_too(tmp_path):
+    """As T5X writes them now: in zarr, all but the step."""
+    stored = {path: leaves.of_array(array) for path, array in params.flatten(TREE).items()}
+    folder = tmp_path / "checkpoint_3"
+    t5x.save(folder, stored, step=3, dtype="float32")
+    assert (folder / "target.encoder.encoder_norm.scale" / ".zarray").exists()
+    assert_equal(t5x.load(folder, ABSTRACT), TREE)
+    assert t5x.read_step(folder) == 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_saved_is_what_t5x_reads(tmp_path, monkeypatch, dtype):
+    """As its load_t5x_checkpoint does: specs of the index, their paths put behind the folder's."""
+    monkeypatch.setattr(zarr, "LARGEST_CHUNK", 50)
+    stored = {path: leaves.of_array(array) for path, array in params.flatten(TREE).items()}
+    folder = tmp_path / "checkpoint_3"
+    t5x.save(folder, stored, step=3, dtype=dtype)
+    content = serialization.msgpack_restore((folder / "checkpoint").read_bytes())
+    assert content["version"] == 3
+    state = content["optimizer"]["state"]
+    assert state["step"] == 3 and state["step"].dtype == np.int32 and state["step"].shape == ()
+    assert state["param_states"] == {}
+    for path, array in params.flatten(TREE).items():
+        spec = content["optimizer"]["target"]
+        for key in path.split("/"):
+            spec = spec[key]
+        assert {"driver", "kvstore", "metadata"} <= spec.keys()
+        assert spec["kvstore"]["driver"] == "file"
+        json = tensorstore.Spec(spec).to_json()
+        assert json["metadata"]["shape"] == list(array.shape)
+        name = "target." + path.replace("/", ".")
+        assert spec["kvstore"]["path"] == name
+        spec["kvstore"]["path"] = str(folder / name)
+        found = tensorstore.open(tensorstore.Spec(spec), open=True).result().read().result()
+        np.testing.assert_array_equal(found, array.astype(dtype), strict=True)
+
+
+def test_save_leaves_nothing_half_written(tmp_path):
+    def fail(box):
+        raise OSError("no such disk")
+
+    stored = {path: leaves.of_array(array) for path, array in params.flatten(TREE).items()}
+    lost = leaves.Leaf((2, 2), np.dtype("float32"), (2, 2), fail)
+    with pytest.raises(OSError, match="no such disk"):
+        t5x.save(tmp_path / "checkpoint_3", {**stored, "z": lost}, step=3, dtype="float32")
+    assert not list(tmp_path.iterdir())
+    t5x.save(tmp_path / "checkpoint_3", stored, step=3, dtype="float32")
+    with pytest.raises(FileExistsError, match="checkpoint_3 exists"):
+        t5x.save(tmp_path / "checkpoint_3", stored, step=3, dtype="float32")

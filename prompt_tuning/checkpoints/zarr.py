@@ -1,0 +1,84 @@
+"""Arrays in the format zarr, through TensorStore, on disk and on gs://."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorstore
+from etils import epath
+
+from prompt_tuning.checkpoints import leaves
+
+ARRAY_FILE = ".zarray"
+LARGEST_CHUNK = 2**26  # bytes: T5X's
+Json = dict[str, Any]
+
+
+def kvstore(path: epath.PathLike) -> Json:
+    """TensorStore's name for a folder."""
+    location = f"{path}".rstrip("/") + "/"
+    if not location.startswith("gs://"):
+        return {"driver": "file", "path": location}
+    bucket, _, inside = location.removeprefix("gs://").partition("/")
+    return {"driver": "gcs", "bucket": bucket, "path": inside}
+
+
+def open_leaves(kvstores: Mapping[str, Json], source: epath.PathLike) -> dict[str, leaves.Leaf]:
+    """{path: folder of an array} -> {path: leaf}; shapes are read now, values later.
+
+    Raises:
+      ValueError: `source` lacks a file of an array, or it is damaged.
+    """
+    # All at once: on gs:// each takes a while.
+    futures = {name: tensorstore.open(_spec(folder)) for name, folder in kvstores.items()}
+    found = {}
+    for name, future in futures.items():
+        try:
+            found[name] = _leaf(future.result(), source)
+        except ValueError as error:
+            raise damaged(source, error) from error
+    return found
+
+
+def write(path: epath.PathLike, leaf: leaves.Leaf, dtype: np.dtype) -> Json:
+    """Writes an array to a folder of its own, compressed.
+
+    Returns:
+      Its metadata: {"shape", "chunks", "dtype", "compressor"}.
+    """
+    dtype = np.dtype(dtype)
+    parts = max(1, math.ceil(math.prod(leaf.shape) * dtype.itemsize / LARGEST_CHUNK))
+    metadata = {
+        "shape": list(leaf.shape),
+        "chunks": [math.ceil(size / parts) for size in leaf.shape[:1]] + list(leaf.shape[1:]),
+        "dtype": "bfloat16" if dtype.name == "bfloat16" else dtype.str,
+        "compressor": {"id": "gzip", "level": 1},
+    }
+    spec = {"driver": "zarr", "kvstore": kvstore(path), "metadata": metadata}
+    store = tensorstore.open(spec, create=True).result()
+    aligned = leaves.Leaf(leaf.shape, leaf.dtype, tuple(metadata["chunks"]), leaf.read)
+    for box in leaves.boxes(aligned):
+        store[box].write(np.asarray(leaf.read(box), dtype)).result()
+    return metadata
+
+
+def _spec(folder: Json) -> Json:
+    # A lost file is an error, not zeros.
+    return {"driver": "zarr", "kvstore": folder, "fill_missing_data_reads": False}
+
+
+def _leaf(store: tensorstore.TensorStore, source: epath.PathLike) -> leaves.Leaf:
+    def read(box: leaves.Box) -> np.ndarray:
+        try:
+            return store[box].read().result()
+        except ValueError as error:
+            raise damaged(source, error) from error
+
+    chunk = store.chunk_layout.read_chunk.shape or ()  # None for a scalar
+    return leaves.Leaf(tuple(store.shape), store.dtype.numpy_dtype, tuple(chunk), read)
+
+
+def damaged(source: epath.PathLike, error: Exception) -> ValueError:
+    """The error for a checkpoint of which TensorStore cannot read a part."""
+    return ValueError(f"the checkpoint {source} is damaged or incomplete: {error}; copy it again")

@@ -1,0 +1,155 @@
+"""A whole model, of a checkpoint or of a run that trained weights, written for other programs."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import linen as nn
+
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import base_model, huggingface, leaves, t5x, train_state
+from prompt_tuning.data import vocabularies
+from prompt_tuning.models import model as model_lib
+
+T5X, HUGGING_FACE = "t5x", "huggingface"
+NAMES = {T5X: "checkpoint", HUGGING_FACE: "model"}
+DTYPES = ("float32", "bfloat16")
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+
+
+def export(
+    *,
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.SentencePiece,
+    checkpoint: str | None,
+    output_dir: str,
+    model_dir: str | None = None,
+    export_format: str = T5X,
+    dtype: str = "float32",
+    start_step: int | None = None,
+    config_text: str = "",
+) -> str:
+    """`prompt-tuning export`: writes a model without its prompt, which stays a file of its own.
+
+    Args:
+      model: network; its prompt is left out.
+      vocabulary: of the model; a Hugging Face folder holds it.
+      checkpoint: INITIAL_CHECKPOINT_PATH, in any format; None where the run trained all weights.
+      output_dir: EXPORT_DIR; checkpoint_<step> or model_<step> is made in it.
+      model_dir: MODEL_DIR of a run, whose trained weights stand in for the checkpoint's; None for
+        the checkpoint as it is.
+      export_format: EXPORT_FORMAT, "t5x" (native) or "huggingface".
+      dtype: EXPORT_DTYPE, "float32" or "bfloat16".
+      start_step: START_STEP, the checkpoint's step where it does not tell it.
+      config_text: not written.
+
+    Returns:
+      The folder.
+
+    Raises:
+      FileExistsError: the folder exists.
+      ValueError: a setting is not known, or run, checkpoint and model do not belong together.
+    """
+    del config_text
+    _check(export_format, dtype, vocabulary)
+    plain = dataclasses.replace(model, prompt=None)
+    wanted = params_lib.flatten(nn.unbox(plain.abstract_params()))
+    wanted = {path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)) for path, x in wanted.items()}
+    if checkpoint is not None:
+        base_model.check_config(checkpoint, plain.config)
+    step, trained = _step(checkpoint, start_step), {}
+    if model_dir is not None:
+        step, trained = _trained(model_dir, wanted, checkpoint)
+    if step is None:
+        raise ValueError(
+            f"INITIAL_CHECKPOINT_PATH {checkpoint} does not tell its step, which is a part of the "
+            "exported folder's name; set START_STEP"
+        )
+    folder = epath.Path(output_dir) / f"{NAMES[export_format]}_{step}"
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; remove it or set another EXPORT_DIR")
+    weights = _weights(wanted, trained, checkpoint)
+    if export_format == T5X:
+        stored = {path: leaves.of_array(array) for path, array in weights.items()}
+        t5x.save(folder, stored, step=step, dtype=dtype)
+    else:
+        huggingface.save(
+            folder,
+            params_lib.unflatten(weights),
+            plain.config,
+            vocabulary_file=vocabulary.path,
+            step=step,
+            dtype=dtype,
+        )
+    logging.info("model: %s", folder)
+    return str(folder)
+
+
+def _check(export_format: str, dtype: str, vocabulary: vocabularies.SentencePiece) -> None:
+    if export_format not in NAMES:
+        raise ValueError(f"EXPORT_FORMAT is {export_format!r}; expected one of {sorted(NAMES)}")
+    if dtype not in DTYPES:
+        raise ValueError(f"EXPORT_DTYPE is {dtype!r}; expected one of {list(DTYPES)}")
+    if export_format == HUGGING_FACE:
+        huggingface.check_vocabulary(vocabulary.path)
+
+
+def _step(checkpoint: str | None, start_step: int | None) -> int | None:
+    if checkpoint is None or start_step is not None:
+        return start_step
+    return base_model.read_step(checkpoint)
+
+
+def _trained(
+    model_dir: str, wanted: Shapes, checkpoint: str | None
+) -> tuple[int, dict[str, leaves.Leaf]]:
+    """Step and trained weights of the network in a run's last state; those of no prompt."""
+    step = train_state.latest_step(model_dir)
+    if step is None:
+        raise ValueError(f"MODEL_DIR {model_dir} holds no checkpoint_<step> of a run")
+    found = train_state.trained(model_dir, step)
+    weights = {path: leaf for path, leaf in found.items() if path in wanted}
+    if apart := sorted(found.keys() - weights.keys()):
+        logging.info("%s of the run stay apart: see %s/prompts", ", ".join(apart), model_dir)
+    kept = train_state.read_metadata(model_dir, step)["digest"]
+    if weights.keys() != wanted.keys() and kept != _digest(found, wanted, checkpoint):
+        raise ValueError(
+            f"the run in MODEL_DIR {model_dir} trained on another base than INITIAL_CHECKPOINT_PATH "
+            f"{checkpoint}; set INITIAL_CHECKPOINT_PATH and the model's gin file of that run"
+        )
+    for path, leaf in weights.items():
+        if leaf.shape != wanted[path].shape:
+            raise ValueError(
+                f"{path} of the run in MODEL_DIR {model_dir} is {leaf.shape}, the model has "
+                f"{wanted[path].shape}; set the model's gin file of that run"
+            )
+    return step, weights
+
+
+def _digest(found: Mapping[str, leaves.Leaf], wanted: Shapes, checkpoint: str | None) -> str | None:
+    """Identity of a run that trained `found` on this checkpoint, as `Run.digest` tells it."""
+    if checkpoint is None:
+        return None
+    wide = {path: jax.ShapeDtypeStruct(x.shape, jnp.float32) for path, x in wanted.items()}
+    base = base_model.digest(checkpoint, params_lib.unflatten(wide))
+    return params_lib.structure_digest(params_lib.unflatten(found), base)
+
+
+def _weights(
+    wanted: Shapes, trained: Mapping[str, leaves.Leaf], checkpoint: str | None
+) -> dict[str, Any]:
+    """{path: array}, the run's where it trained them and else the checkpoint's."""
+    weights: dict[str, np.ndarray] = {}
+    if wanted.keys() - trained.keys():
+        if checkpoint is None:
+            raise ValueError(
+                "there is no model to export: INITIAL_CHECKPOINT_PATH is None, and MODEL_DIR is not "
+                "that of a run that trained all weights"
+            )
+        weights = params_lib.flatten(base_model.load(checkpoint, params_lib.unflatten(wanted))[0])
+    return weights | {path: leaves.read(leaf, wanted[path].dtype) for path, leaf in trained.items()}

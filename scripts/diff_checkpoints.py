@@ -1,0 +1,64 @@
+"""Compares the parameters of two checkpoints, which may be of different formats.
+
+Prints a JSON object: whether they are the same, what differs and by how much, what only one of them
+has, and both steps. The exit status is 0 where they are the same, 1 where they differ, 2 on a mistake.
+Optimizer states are not compared.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from etils import epath
+
+from prompt_tuning.checkpoints import comparison
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses, compares, prints; ends the process."""
+    options = _parser().parse_args(arguments)
+    try:
+        result = comparison.compare(
+            options.first,
+            options.second,
+            fraction=options.frac,
+            seed=options.seed,
+            check=options.check,
+            with_step=options.compare_step,
+        )
+    except (ValueError, OSError) as error:
+        print(f"diff_checkpoints: {error}", file=sys.stderr)
+        sys.exit(2)
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.output is not None:
+        epath.Path(options.output).write_text(text + "\n")
+    sys.exit(not result["same"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "first", help="checkpoint folder: T5X's, native or under Orbax, or Hugging Face's"
+    )
+    parser.add_argument("second", help="another")
+    parser.add_argument(
+        "--frac", type=float, default=1.0, help="fraction of the parameters to compare (default: 1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the parameters drawn (default: 0)")
+    parser.add_argument(
+        "--check", action="append", default=[], metavar="PATTERN",
+        help="parameters to compare whatever is drawn, e.g. 'encoder/layers_0/*'; several may be given",
+    )  # fmt: skip
+    parser.add_argument(
+        "--compare_step", action="store_true", help="the steps must be the same too"
+    )
+    parser.add_argument("--output", metavar="FILE", help="the JSON object is written there as well")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

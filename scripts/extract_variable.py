@@ -1,0 +1,53 @@
+"""Saves one variable of a checkpoint as a .npy file; nothing else of the checkpoint is read.
+
+The checkpoint is T5X's (native or under Orbax) or Hugging Face's; names are T5X's:
+token_embedder/embedding, encoder/layers_0/attention/query/kernel, …
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+
+from prompt_tuning.checkpoints import base_model
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses, reads, writes."""
+    options = _parser().parse_args(arguments)
+    try:
+        array = base_model.read_variable(
+            options.checkpoint_dir, options.variable_path, options.restore_dtype
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(f"extract_variable: {error}")
+    path = epath.Path(options.output_path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+    print(f"{path}: {array.dtype} {array.shape}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint_dir", required=True, metavar="DIR", help="local or gs://")
+    parser.add_argument(
+        "--variable_path",
+        required=True,
+        metavar="PATH",
+        help="of the variable; target/ may precede",
+    )
+    parser.add_argument(
+        "--restore_dtype", choices=["float32", "bfloat16"], default="float32",
+        help="of the file (default: float32; numpy shows bfloat16 as V2)",
+    )  # fmt: skip
+    parser.add_argument("--output_path", required=True, metavar="FILE", help="a .npy file to write")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""A prompt in a checkpoint, where the paper authors' code looks for it."""
+
+import numpy as np
+import pytest
+
+from prompt_tuning import params
+from prompt_tuning.checkpoints import base_model, leaves, prompt_files, splicing, t5x
+
+PROMPT = np.random.default_rng(1).normal(size=(2, 4)).astype(np.float32)
+TREE = {
+    "token_embedder": {"embedding": np.random.default_rng(0).normal(size=(6, 4))},
+    "encoder": {"encoder": {"mlp": {"wo": {"kernel": np.ones((3, 2, 4))}}}},
+}
+TREE = {path: np.asarray(array, np.float32) for path, array in params.flatten(TREE).items()}
+
+
+@pytest.fixture
+def prompt_file(tmp_path):
+    prompt_files.save(tmp_path / "p.npy", PROMPT, {})
+    return tmp_path / "p.npy"
+
+
+def test_model_and_prompt_are_in_one_checkpoint(tmp_path, write_orbax, prompt_file):
+    base = write_orbax(tmp_path / "base", params.unflatten(TREE), step=7)
+    folder = splicing.splice(base, prompt_file, tmp_path / "out")
+    assert folder == tmp_path / "out" / "checkpoint_7"
+    assert t5x.read_step(folder) == 7
+    with t5x.opened(folder) as found:
+        # Scanned layers stay as they are.
+        assert found.keys() == TREE.keys() | {"encoder/prompt/prompt/prompt"}
+        for path, array in TREE.items():
+            np.testing.assert_array_equal(leaves.read(found[path]), array)
+        prompt = leaves.read(found["encoder/prompt/prompt/prompt"])
+    np.testing.assert_array_equal(prompt, PROMPT)
+
+
+def test_a_prompt_in_it_is_replaced(tmp_path, prompt_file):
+    base = {path: leaves.of_array(array) for path, array in TREE.items()}
+    older = {splicing.PROMPT: leaves.of_array(PROMPT + 1)}
+    t5x.save(tmp_path / "checkpoint_3", base | older, step=3, dtype="float32")
+    folder = splicing.splice(
+        tmp_path / "checkpoint_3", prompt_file, tmp_path / "out", dtype="bfloat16"
+    )
+    found = base_model.read_variable(folder, splicing.PROMPT)
+    np.testing.assert_array_equal(found, PROMPT.astype(found.dtype))
+    assert found.dtype.name == "bfloat16"
+
+
+def test_what_does_not_belong_together_is_told(tmp_path, tiny, prompt_file):
+    with pytest.raises(ValueError, match=r"p.npy is \(2, 4\), vectors of the model .* have 16"):
+        splicing.splice(tiny.checkpoint, prompt_file, tmp_path / "out")
+    stored = {splicing.EMBEDDING: leaves.of_array(TREE[splicing.EMBEDDING])}
+    t5x.save(tmp_path / "checkpoint_3", stored, step=3, dtype="float32")
+    with pytest.raises(FileExistsError, match="checkpoint_3 exists"):
+        splicing.splice(tmp_path / "checkpoint_3", prompt_file, tmp_path)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,45 @@
+"""scripts/extract_variable.py."""
+
+import importlib.util
+import pathlib
+
+import numpy as np
+import pytest
+
+from prompt_tuning.checkpoints import prompt_files
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "extract_variable.py"
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("extract_variable", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_variable_becomes_a_file(script, tiny, tmp_path, capsys):
+    output = tmp_path / "new" / "embedding.npy"
+    flags = [f"--checkpoint_dir={tiny.checkpoint}", f"--output_path={output}"]
+    flags.append("--variable_path=target/token_embedder/embedding")
+    embedding = tiny.base["token_embedder"]["embedding"]
+    script.main(flags)
+    np.testing.assert_array_equal(np.load(output), embedding, strict=True)
+    assert "float32 (256, 16)" in capsys.readouterr().out
+    script.main([*flags, "--restore_dtype=bfloat16"])
+    # A prompt file may be bfloat16, so that this one is read again.
+    rounded = np.asarray(embedding).astype("bfloat16").astype(np.float32)
+    np.testing.assert_array_equal(prompt_files.load(output), rounded)
+
+
+def test_mistakes_and_help(script, tiny, tmp_path, capsys):
+    flags = [f"--checkpoint_dir={tiny.checkpoint}", f"--output_path={tmp_path}/a.npy"]
+    with pytest.raises(SystemExit, match="nearest: token_embedder/embedding"):
+        script.main([*flags, "--variable_path=token_embeder/embedding"])
+    with pytest.raises(SystemExit, match="does not exist"):
+        script.main(["--checkpoint_dir=none", *flags[1:], "--variable_path=a"])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--help"])
+    assert ended.value.code == 0 and "--variable_path" in capsys.readouterr().out

@@ -1,0 +1,131 @@
+"""A whole model leaves in each format and is the same model; what does not belong together is told."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prompt_tuning import params
+from prompt_tuning.checkpoints import base_model, huggingface, t5x
+from prompt_tuning.runtime import exporter, state
+
+
+@pytest.fixture
+def export(tiny, tmp_path):
+    def make(**settings):
+        defaults = {"checkpoint": tiny.checkpoint, "output_dir": str(tmp_path / "out")}
+        return exporter.export(
+            model=tiny.model, vocabulary=tiny.vocabulary, **(defaults | settings)
+        )
+
+    return make
+
+
+@pytest.fixture
+def finished(tiny, tmp_path):
+    """(patterns, settings) -> MODEL_DIR of a run on the tiny model, and its parameters."""
+
+    def make(make_run, trainable, name="run"):
+        loaded = state.load_model(tiny.model, tiny.vocabulary, checkpoint=tiny.checkpoint)
+        tuning = make_run(loaded, folder=name, trainable=trainable)
+        moved = jax.tree.map(lambda x: x + 1.0, tuning.state.trainable)
+        step = jnp.asarray(1003)
+        tuning.state = tuning.state._replace(step=step, trainable=moved)
+        tuning.save()
+        return str(tuning.model_dir), params.flatten(jax.device_get(tuning.params()))
+
+    return make
+
+
+def read(folder, tiny, dtype="float32"):
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tiny.base)
+    return params.flatten(base_model.load(folder, shapes)[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "folder"), [("t5x", "checkpoint_1000"), ("huggingface", "model_1000")]
+)
+def test_a_base_leaves_in_each_format(export, tiny, tmp_path, name, folder, dtype):
+    found = export(export_format=name, dtype=dtype)
+    assert found == str(tmp_path / "out" / folder)
+    assert {"t5x": t5x, "huggingface": huggingface}[name].is_checkpoint(found)
+    assert base_model.read_step(found) == 1000
+    with base_model.opened(found) as stored:
+        assert {str(leaf.dtype) for leaf in stored.values()} == {dtype}
+    for path, array in params.flatten(tiny.base).items():
+        np.testing.assert_array_equal(read(found, tiny, dtype)[path], array.astype(dtype))
+    with pytest.raises(FileExistsError, match="EXPORT_DIR"):
+        export(export_format=name)
+
+
+def test_trained_weights_stand_in_for_the_bases(export, finished, make_run, tiny):
+    folder, trained = finished(make_run, ("decoder/.*", ".*/prompt/.*"))
+    found = read(export(model_dir=folder), tiny)
+    assert found.keys() == params.flatten(tiny.base).keys()
+    for path, array in found.items():
+        np.testing.assert_array_equal(array, trained[path])
+        moved = not np.array_equal(array, params.flatten(tiny.base)[path])
+        assert moved == path.startswith("decoder/"), path
+
+
+def test_a_run_of_all_weights_needs_no_base(export, finished, make_run, tiny):
+    folder, trained = finished(make_run, (".*",))
+    result = export(model_dir=folder, checkpoint=None, export_format="huggingface")
+    assert result.endswith("model_1003")
+    for path, array in read(result, tiny).items():
+        np.testing.assert_array_equal(array, trained[path])
+
+
+def test_of_a_prompt_the_base_is_exported_and_the_prompt_stays_apart(
+    export, finished, make_run, tiny
+):
+    folder, _ = finished(make_run, (".*/prompt/.*",))
+    found = read(export(model_dir=folder), tiny)
+    for path, array in params.flatten(tiny.base).items():
+        np.testing.assert_array_equal(found[path], array)
+
+
+def test_what_does_not_belong_together_is_told(export, finished, make_run, tiny, tmp_path):
+    folder, _ = finished(make_run, ("decoder/.*",))
+    other = base_model.epath.Path(tiny.checkpoint)
+    copy = tmp_path / "another"
+    copy.mkdir()
+    for file in other.iterdir():
+        file.copy(copy / file.name)
+    with pytest.raises(ValueError, match=r"trained on another base .*another"):
+        export(model_dir=folder, checkpoint=str(copy))
+    with pytest.raises(ValueError, match="trained on another base"):
+        export(model_dir=folder, checkpoint=None)
+    with pytest.raises(ValueError, match=r"MODEL_DIR .*nothing holds no checkpoint_<step>"):
+        export(model_dir=str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="EXPORT_FORMAT is 'pt'; expected one of"):
+        export(export_format="pt")
+    with pytest.raises(ValueError, match="EXPORT_DTYPE is 'float16'; expected one of"):
+        export(dtype="float16")
+    with pytest.raises(ValueError, match="INITIAL_CHECKPOINT_PATH is None"):
+        export(checkpoint=None, start_step=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_step_that_is_not_told_is_a_setting(export, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(base_model, "read_step", lambda path: None)
+    with pytest.raises(ValueError, match=r"does not tell its step.* set START_STEP"):
+        export()
+    assert export(start_step=7).endswith("checkpoint_7")
+
+
+def test_a_run_of_another_size_is_told(export, finished, make_run, tiny):
+    folder, _ = finished(make_run, (".*",))
+    config = dataclasses.replace(tiny.model.config, mlp_dim=32)
+    wider = dataclasses.replace(tiny.model, config=config)
+    with pytest.raises(ValueError, match=r"mlp/w.*MODEL_DIR .* is .*16.*, the model has .*32"):
+        exporter.export(
+            model=wider,
+            vocabulary=tiny.vocabulary,
+            checkpoint=None,
+            model_dir=folder,
+            output_dir=f"{folder}/out",
+        )

@@ -1,0 +1,59 @@
+"""scripts/subsample_vocab.py."""
+
+import importlib.util
+import pathlib
+
+import numpy as np
+import pytest
+
+from prompt_tuning.checkpoints import prompt_files
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "subsample_vocab.py"
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("subsample_vocab", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def draw(script, tiny, tmp_path):
+    """(flags) -> which rows of the embedding the prompt is made of."""
+
+    def call(*flags):
+        path = tmp_path / "p.npy"
+        script.main([f"--checkpoint_dir={tiny.checkpoint}", f"--output_path={path}", *flags])
+        same = prompt_files.load(path)[:, None] == tiny.base["token_embedder"]["embedding"]
+        rows, columns = np.nonzero(same.all(-1))
+        np.testing.assert_array_equal(rows, np.arange(len(rows)))
+        return columns.tolist()
+
+    return call
+
+
+def test_a_prompt_is_rows_of_the_embedding(draw, tmp_path):
+    rows = draw("--prompt_length=20", "--population_size=30")
+    assert len(set(rows)) == 20 and max(rows) < 30
+    assert draw("--prompt_length=20", "--population_size=30") == rows
+    assert draw("--prompt_length=20", "--population_size=30", "--seed=1") != rows
+    assert prompt_files.read_card(tmp_path / "p.npy")["length"] == 20
+    assert len(draw()) == 100
+    assert max(draw("--population_size=0", "--prompt_length=200")) > 200
+    assert set(draw("--population_size=3", "--prompt_length=50")) == {0, 1, 2}
+
+
+def test_mistakes_and_help(script, draw, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="no parameter 'encoder/prompt"):
+        draw("--embeddings_path=encoder/prompt/prompt/prompt")
+    with pytest.raises(SystemExit, match=r"is \(16,\) .*expected a table"):
+        draw("--embeddings_path=encoder/encoder_norm/scale")
+    with pytest.raises(SystemExit, match="--prompt_length 0"):
+        draw("--prompt_length=0")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--help"])
+    assert ended.value.code == 0
+    assert "(default: token_embedder/embedding)" in capsys.readouterr().out
