@@ -53,6 +53,8 @@ VERBS = {
     ),
     "export": Verb("prompt_tuning.runtime.exporter", "export"),
     "neighbors": Verb("prompt_tuning.analysis.neighbors", "neighbors"),
+    "similarity": Verb("prompt_tuning.analysis.similarity", "similarity"),
+    "recycle": Verb("prompt_tuning.analysis.recycling", "recycle"),
     "describe": Verb(
         "prompt_tuning.runtime.describer",
         "describe",

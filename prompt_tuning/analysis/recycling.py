@@ -94,6 +94,7 @@ def recycle(
     recycler: str = "linear",
     num_words: int = 4000,
     word_offset: int = 1000,
+    config_text: str = "",
 ) -> np.ndarray:
     """`prompt-tuning recycle`: writes a prompt [P, E] for another model than it was trained with.
 
@@ -107,7 +108,9 @@ def recycle(
       recycler: RECYCLER, "nearest" or "linear".
       num_words: NUM_WORDS, pieces to learn from.
       word_offset: WORD_OFFSET, see `common_pieces`.
+      config_text: not needed; the card tells what it is made of.
     """
+    del config_text
     if recycler not in RECYCLERS:
         raise ValueError(f"RECYCLER is {recycler!r}; expected one of {sorted(RECYCLERS)}")
     if epath.Path(output_file).exists():
@@ -128,7 +131,7 @@ def recycle(
     card = prompt_files.read_card(prompt_file)
     # Nothing of the model: the card's is the source.
     kept = {name: card[name] for name in ("place", "task") if name in card}
-    told = {"length": len(found), "embed_dim": found.shape[1], "recycled_from": prompt_file}
+    told = {"length": len(found), "embed_dim": found.shape[1], "recycled_from": str(prompt_file)}
     prompt_files.save(output_file, found, told | kept)
     print(f"{prompt_file} {prompt.shape} -> {output_file} {found.shape}, from {len(pairs)} pieces")
     return found

@@ -45,13 +45,16 @@ def _unit(x: Float[np.ndarray, "*n D"]) -> Float[np.ndarray, "*n D"]:
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def similarity(*, prompt_file: str, others: Sequence[str]) -> list[Similarity]:
+def similarity(
+    *, prompt_file: str, others: Sequence[str], config_text: str = ""
+) -> list[Similarity]:
     """`prompt-tuning similarity`: prints a line for each other prompt, the nearest first.
 
     Raises:
       FileNotFoundError: a file is not there.
       ValueError: a file is no prompt, or one of another model's width.
     """
+    del config_text  # nothing is written
     if isinstance(others, str) or not others:
         raise ValueError(f"PROMPT_FILES is {others!r}; expected a list of prompt files")
     prompt = prompt_files.load(prompt_file)
