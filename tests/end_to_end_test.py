@@ -272,9 +272,9 @@ def test_a_decoder_only_model_is_pretrained_tuned_evaluated_and_asked(
     last = lines(tmp_path / "run/inference_eval/eval-metrics.jsonl")[-1]
     assert scores["eval"]["accuracy"] == last["accuracy"]
     cli.run(job.command("infer", INFER_OUTPUT_DIR=tmp_path / "answers", **asking))
-    answers = lines(tmp_path / "answers/infer-predict.jsonl")
+    answers = lines(tmp_path / "answers/infer-predict.jsonl-00000-of-00001")
     asked = lines(tiny_job.folder / "infer.jsonl")
-    assert [line["inputs"] for line in answers] == [line["text"] for line in asked]
+    assert [x["inputs"]["inputs_pretokenized"] for x in answers] == [x["text"] for x in asked]
 
 
 def test_a_model_is_exported_in_each_format_and_is_the_same(tiny, tiny_job, tmp_path):

@@ -1,6 +1,5 @@
 """A whole model, of a checkpoint or of a run that trained weights, written for other programs."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +24,7 @@ Shapes = Mapping[str, jax.ShapeDtypeStruct]
 def export(
     *,
     model: model_lib.EncoderDecoderModel,
-    vocabulary: vocabularies.SentencePiece,
+    vocabulary: vocabularies.Vocabulary,
     checkpoint: str | None,
     output_dir: str,
     model_dir: str | None = None,
@@ -56,9 +55,9 @@ def export(
       ValueError: a setting is not known, or run, checkpoint and model do not belong together.
     """
     del config_text
-    _check(export_format, dtype, vocabulary)
-    plain = dataclasses.replace(model, prompt=None)
+    plain = model.plain
     wanted = params_lib.flatten(nn.unbox(plain.abstract_params()))
+    _check(export_format, dtype, vocabulary, wanted)
     wanted = {path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)) for path, x in wanted.items()}
     if checkpoint is not None:
         base_model.check_config(checkpoint, plain.config)
@@ -83,6 +82,7 @@ def export(
             params_lib.unflatten(weights),
             plain.config,
             vocabulary_file=vocabulary.path,
+            extra_ids=vocabulary.extra_ids,
             step=step,
             dtype=dtype,
         )
@@ -90,13 +90,20 @@ def export(
     return str(folder)
 
 
-def _check(export_format: str, dtype: str, vocabulary: vocabularies.SentencePiece) -> None:
+def _check(
+    export_format: str, dtype: str, vocabulary: vocabularies.Vocabulary, wanted: Shapes
+) -> None:
     if export_format not in NAMES:
         raise ValueError(f"EXPORT_FORMAT is {export_format!r}; expected one of {sorted(NAMES)}")
     if dtype not in DTYPES:
         raise ValueError(f"EXPORT_DTYPE is {dtype!r}; expected one of {list(DTYPES)}")
     if export_format == HUGGING_FACE:
         huggingface.check_vocabulary(vocabulary.path)
+        if not any(path.startswith("encoder/") for path in wanted):
+            raise ValueError(
+                f"EXPORT_FORMAT is {HUGGING_FACE!r}, which has no place for a T5 without encoder; set "
+                f"{T5X!r}"
+            )
 
 
 def _step(checkpoint: str | None, start_step: int | None) -> int | None:
