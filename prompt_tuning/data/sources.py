@@ -3,11 +3,21 @@
 import dataclasses
 import difflib
 import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 
 from prompt_tuning.data import vocabularies
 
 SPLIT_SETTINGS = {"train": "TRAIN_FILE", "validation": "EVAL_FILE", "infer": "INFER_FILE"}
+# Modules of the reference and of t5 that register tasks -> those that register them here.
+_REFERENCE_MODULES = {
+    **{
+        f"prompt_tuning.data.{name}": f"prompt_tuning.data.tasks.{name}"
+        for name in ("c4", "glue", "glue_transfer", "qa", "summarization", "super_glue")
+    },
+    "t5.data.mixtures": "prompt_tuning.data.tasks",
+    "t5.data.tasks": "prompt_tuning.data.tasks",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +33,8 @@ class TaskSource:
       input_template: INPUT_TEMPLATE, e.g. "sst2 sentence: {sentence}".
       target_column: TARGET_COLUMN.
       label_map: LABEL_MAP from what the file says to what the model shall answer.
+      data_dir: TASK_DATA_DIR, a folder with the original files of the named task's data set;
+        None to read TFDS (--tfds_data_dir).
     """
 
     name: str | None = None
@@ -33,6 +45,7 @@ class TaskSource:
     input_template: str = "{text}"
     target_column: str = "label"
     label_map: Mapping[str, str] | None = None
+    data_dir: str | None = None
 
     @property
     def files(self) -> dict[str, str]:
@@ -51,7 +64,13 @@ class TaskSource:
 
         Raises:
           ValueError: neither or both of a name and files, or an unknown name.
+          FileNotFoundError: no such TASK_DATA_DIR.
         """
+        if self.files and self.data_dir:
+            raise ValueError(
+                f"both TASK_DATA_DIR ({self.data_dir}) and {sorted(self.files)} are set; TASK_DATA_DIR "
+                "is for a task that MIXTURE_OR_TASK_NAME names; set one"
+            )
         if self.name and self.files:
             raise ValueError(
                 f"both MIXTURE_OR_TASK_NAME ({self.name}) and {sorted(self.files)} are set; set one"
@@ -87,16 +106,20 @@ class TaskSource:
         return self._registered()
 
     def _registered(self):
+        """The task or mixture of that name, from TASK_DATA_DIR if that is set."""
         import seqio
 
         if self.module:
+            module = _REFERENCE_MODULES.get(self.module, self.module)
             try:
-                importlib.import_module(self.module)
+                importlib.import_module(module)
             except ModuleNotFoundError as error:
                 raise ValueError(
                     f"MIXTURE_OR_TASK_MODULE {self.module!r} cannot be imported: {error}"
                 ) from error
-        names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+        if self.name not in _registered_names():
+            register_all()
+        names = _registered_names()
         if self.name not in names:
             nearest = difflib.get_close_matches(self.name, names, n=3)
             raise ValueError(
@@ -104,7 +127,26 @@ class TaskSource:
                 + (f"; nearest: {', '.join(nearest)}" if nearest else "")
                 + "; set MIXTURE_OR_TASK_MODULE to the module that registers it"
             )
-        return seqio.get_mixture_or_task(self.name)
+        provider = seqio.get_mixture_or_task(self.name)
+        if self.data_dir:
+            from prompt_tuning.data import originals
+
+            return originals.in_folder(provider, self.data_dir)
+        return provider
+
+
+def _registered_names() -> list[str]:
+    import seqio
+
+    return [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+
+
+def register_all() -> None:
+    """Registers the tasks and mixtures of all modules of data/tasks."""
+    from prompt_tuning.data import tasks
+
+    for module in pkgutil.iter_modules(tasks.__path__, f"{tasks.__name__}."):
+        importlib.import_module(module.name)
 
 
 @dataclasses.dataclass(frozen=True)
