@@ -99,25 +99,11 @@ class Source(seqio.TfdsDataSource):
         folder = root.expanduser() / name / version
         if folder.exists():
             return
-        made = _version_made(name)
-        how = f"tfds build {name} --data_dir={root}"
-        if made not in ("", version):
-            how = f"(the installed TFDS makes {made} only, so take the task of that version) {how}"
         raise ValueError(
-            f"the TFDS data set {self.name} is not in {folder}; make it with: {how} and give "
-            f"--tfds_data_dir={root}, or set {SETTING} to a folder with its original files"
+            f"the TFDS data set {self.name} is not in {folder}; make it with: tfds build {self.name} "
+            f"--data_dir={root} and give --tfds_data_dir={root}, or set {SETTING} to a folder with "
+            "its original files"
         )
-
-
-def _version_made(name: str) -> str:
-    """The version of a data set that the installed TFDS makes; "" where it does not know it."""
-    name, _, config = name.partition("/")
-    try:
-        builder = tfds.builder_cls(name)
-    except tfds.core.DatasetNotFoundError:
-        return ""
-    version = getattr(builder.builder_configs.get(config), "version", None) or builder.VERSION
-    return str(version or "")
 
 
 def _columns(values: Sequence[Any], features: Any) -> Any:
