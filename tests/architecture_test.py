@@ -30,7 +30,7 @@ LIBRARIES = {
     "models": {"jax", "flax"},
     "optimizers": {"jax", "optax"},
     "checkpoints": {"jax", "flax", "ml_dtypes", "msgpack", "orbax", "safetensors", "tensorstore"},
-    "data": {"sentencepiece", "seqio", "tensorflow"},
+    "data": {"sentencepiece", "seqio", "tensorflow", "tensorflow_datasets"},
     "runtime": {"jax", "flax", "optax", "rich", "tensorboardX"},
     "analysis": {"jax"},
     "cli": {"gin", "jax"},
@@ -40,9 +40,16 @@ ANYWHERE = {"numpy", "etils", "jaxtyping", "prompt_tuning", *sys.stdlib_module_n
 OF_FILES = {"etils", "io", "os", "pathlib", "shutil", "tempfile"}
 # tf.data code, and modules that register tasks: imported when a task is opened.
 TENSORFLOW_AT_ONCE = {
+    "data/classification.py",
+    "data/denoising.py",
     "data/features.py",
     "data/in_memory.py",
+    "data/originals.py",
     "data/preprocessors.py",
+    "data/questions.py",
+    "data/ranking.py",
+    "data/registry.py",
+    "data/summaries.py",
     "data/tasks/glue.py",
     "data/tasks/text.py",
 }

@@ -105,10 +105,8 @@ class TaskSource:
             )
         return self._registered()
 
-    def _registered(self):
-        """The task or mixture of that name, from TASK_DATA_DIR if that is set."""
-        import seqio
-
+    def import_module(self) -> None:
+        """Imports `module`, which registers tasks. Raises ValueError where it cannot be imported."""
         if self.module:
             module = _REFERENCE_MODULES.get(self.module, self.module)
             try:
@@ -117,6 +115,12 @@ class TaskSource:
                 raise ValueError(
                     f"MIXTURE_OR_TASK_MODULE {self.module!r} cannot be imported: {error}"
                 ) from error
+
+    def _registered(self):
+        """The task or mixture of that name, from TASK_DATA_DIR if that is set."""
+        import seqio
+
+        self.import_module()
         if self.name not in _registered_names():
             register_all()
         names = _registered_names()
