@@ -22,6 +22,7 @@ VERBS = {
     "infer": ("prompt_tuning.runtime.inferencer", "infer"),
     "neighbors": ("prompt_tuning.analysis.neighbors", "neighbors"),
     "describe": ("prompt_tuning.runtime.describer", "describe"),
+    "tasks": ("prompt_tuning.analysis.tasks", "tasks"),
 }
 FLAGS: Mapping[str, Mapping[str, Any]] = {
     "--gin_file": {
@@ -93,6 +94,23 @@ FLAGS_OF_DESCRIBE: Mapping[str, Mapping[str, Any]] = {
         "of each and what they exchange",
     },
 }
+FLAGS_OF_TASKS: Mapping[str, Mapping[str, Any]] = {
+    "pattern": {
+        "nargs": "?",
+        "default": "",
+        "metavar": "PATTERN",
+        "help": "a part of the names, or with * and ? the whole of them; default: all",
+    },
+    "--examples": {
+        "type": int,
+        "default": 0,
+        "metavar": "N",
+        "help": "shows so many examples of the task or mixture with the name PATTERN",
+    },
+    "--split": {"metavar": "SPLIT", "help": "to show examples of; default: train, if there is one"},
+}
+# Flags of one command only.
+OWN_FLAGS = {"describe": FLAGS_OF_DESCRIBE, "tasks": FLAGS_OF_TASKS}
 
 
 def gin_folder() -> pathlib.Path:
@@ -132,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _flags(verb: str) -> Mapping[str, Mapping[str, Any]]:
-    return {**FLAGS, **FLAGS_OF_DESCRIBE} if verb == "describe" else FLAGS
+    return {**FLAGS, **OWN_FLAGS.get(verb, {})}
 
 
 def _shipped() -> list[str]:
@@ -166,6 +184,8 @@ def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
 def _parse_gin(options: argparse.Namespace, bindings: Sequence[str]) -> None:
     """Reads files, then bindings; every macro is known and every required one set."""
     run_file = gin_folder() / "runs" / f"{options.verb}.gin"
+    if options.verb == "tasks" and "runs/tasks.gin" not in options.gin_file:
+        options.gin_file = [*(options.gin_file or ["models/t5_mini.gin"]), "runs/tasks.gin"]
     if not options.gin_file:
         raise UsageError(f"no --gin_file is given; this is what is needed:\n{header(run_file)}")
     folders = [*filter(None, options.gin_search_paths.split(",")), str(gin_folder())]
@@ -232,7 +252,7 @@ def _set_in(macro: str) -> str:
 def _check_complete(verb: str) -> None:
     macros, text = _macros(), gin.config_str()
     module, function = VERBS[verb]
-    if f"\n{module.rpartition('.')[2]}.{function}.model = " not in text:
+    if f"\n{module.rpartition('.')[2]}.{function}." not in text:
         raise UsageError(f"no run of this command is given; add --gin_file=runs/{verb}.gin")
     if "MODEL" not in macros:
         raise UsageError(f"no model is given; {_set_in('MODEL')} or one of its sizes")
@@ -285,6 +305,8 @@ def run(arguments: Sequence[str]) -> Any:
     function = gin.get_configurable(getattr(importlib.import_module(module), name))
     if options.verb == "describe":
         return function(mesh=options.mesh, as_json=options.json)
+    if options.verb == "tasks":
+        return function(pattern=options.pattern, examples=options.examples, split=options.split)
     return function(config_text=gin.config_str())
 
 
