@@ -1,11 +1,11 @@
-"""Puts tasks and mixtures into seqio's registry, once however often a module is imported."""
+"""Puts tasks into seqio's registry, once however often a module is imported."""
 
 import functools
 from collections.abc import Callable, Sequence
 
 import seqio
 
-from prompt_tuning.data import features, postprocessors
+from prompt_tuning.data import features, metrics, postprocessors
 
 
 def add_task(
@@ -15,8 +15,10 @@ def add_task(
     *,
     postprocess_fn: Callable = postprocessors.strip,
     metric_fns: Sequence[Callable] = (),
+    token_steps: Sequence[Callable] = (),
+    samples_name: str | None = None,
 ) -> None:
-    """Registers a task of text: its steps, then tokens, a place for seqio's cache, and EOS.
+    """Registers a task of text: its steps, tokens and steps on them, room for a cache, and EOS.
 
     Args:
       name: of the task.
@@ -24,15 +26,24 @@ def add_task(
       text_steps: make "inputs" and "targets" of what the source gives, as text.
       postprocess_fn: of an answer's text; see seqio.
       metric_fns: of what it returns.
+      token_steps: on the tokens.
+      samples_name: what samples of answers are shown under; None to show none.
     """
     if name in seqio.TaskRegistry.names():
         return
+    if samples_name:
+        postprocess_fn = functools.partial(postprocessors.with_text, postprocess=postprocess_fn)
+        metric_fns = [
+            *(functools.partial(metrics.of_prediction, metric=metric) for metric in metric_fns),
+            functools.partial(metrics.samples, task=samples_name),
+        ]
     seqio.TaskRegistry.add(
         name,
         source=source,
         preprocessors=[
             *text_steps,
             seqio.preprocessors.tokenize,
+            *token_steps,
             seqio.CacheDatasetPlaceholder(),
             seqio.preprocessors.append_eos_after_trim,
         ],
@@ -66,9 +77,3 @@ def add_pretraining_task(
         ],
         output_features=features.features(),
     )
-
-
-def add_mixture(name: str, tasks: Sequence[str], rate: float = 1.0) -> None:
-    """Registers a mixture of tasks at equal rates; with splits that they lack they have no part."""
-    if name not in seqio.MixtureRegistry.names():
-        seqio.MixtureRegistry.add(name, list(tasks), default_rate=rate)

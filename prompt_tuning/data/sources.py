@@ -15,6 +15,15 @@ _REFERENCE_MODULES = {
         f"prompt_tuning.data.{name}": f"prompt_tuning.data.tasks.{name}"
         for name in ("c4", "glue", "glue_transfer", "qa", "summarization", "super_glue")
     },
+    "prompt_tuning.recycling.data.c4": "prompt_tuning.data.tasks.c4",
+    **{
+        f"prompt_tuning.recycling.data.{name}": "prompt_tuning.data.tasks.sentiment"
+        for name in ("imdb", "sst2")
+    },
+    **{
+        f"prompt_tuning.spot.data.{name}": "prompt_tuning.data.tasks.spot"
+        for name in ("glue", "mrqa", "nli", "summarization", "tasks")
+    },
     "t5.data.mixtures": "prompt_tuning.data.tasks",
     "t5.data.tasks": "prompt_tuning.data.tasks",
 }

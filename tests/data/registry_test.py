@@ -2,7 +2,7 @@
 
 import seqio
 
-from prompt_tuning.data import features, in_memory, registry
+from prompt_tuning.data import features, in_memory, metrics, registry
 
 ROWS = {"train": [{"inputs": "a", "targets": " b"}]}
 
@@ -10,7 +10,6 @@ ROWS = {"train": [{"inputs": "a", "targets": " b"}]}
 def test_a_task_of_text(vocabulary):
     for _ in range(2):
         registry.add_task("registry_test", in_memory.InMemory(ROWS), [])
-        registry.add_mixture("registry_test_mixture", ["registry_test"])
     task = seqio.TaskRegistry.get("registry_test")
     assert task.supports_caching, "CacheDatasetPlaceholder"
     assert task.postprocess_fn(" b ", example={}, is_target=False) == "b"
@@ -18,7 +17,6 @@ def test_a_task_of_text(vocabulary):
     (example,) = mine.get_dataset(None, "train").as_numpy_iterator()
     assert example["targets"].tolist() == [*vocabulary.encode("b"), 1]
     assert example["targets_pretokenized"] == b" b"
-    seqio.MixtureRegistry.remove("registry_test_mixture")
     seqio.TaskRegistry.remove("registry_test")
 
 
@@ -39,3 +37,23 @@ def test_a_task_of_running_text(vocabulary):
         "targets": ids,
     }
     seqio.TaskRegistry.remove("registry_test_text")
+
+
+def test_samples_are_shown_under_their_name(vocabulary):
+    registry.add_task(
+        "registry_test_samples",
+        in_memory.InMemory(ROWS),
+        [],
+        metric_fns=[metrics.accuracy],
+        samples_name="these",
+    )
+    task = seqio.TaskRegistry.get("registry_test_samples")
+    example = {"inputs_pretokenized": b"a", "targets_pretokenized": b"b"}
+    target = task.postprocess_fn("b", example=example, is_target=True)
+    answer = task.postprocess_fn(" c", example=example, is_target=False)
+    values = {}
+    for metric in task.metric_fns:
+        values |= metric([target, target], [answer, answer | {"prediction": "b"}])
+    assert values.pop("accuracy") == 50.0
+    assert values.keys() == {"these samples", "these negative samples"}
+    seqio.TaskRegistry.remove("registry_test_samples")

@@ -2,7 +2,7 @@
 
 import functools
 
-from prompt_tuning.data import answers, originals, question_files, questions, registry
+from prompt_tuning.data import answers, originals, question_files, questions, registry, variants
 
 # Name in tasks -> name of the set, with which its file's name begins.
 IN_DOMAIN = {
@@ -34,13 +34,14 @@ def mrqa_source(name: str, file_name: str, splits) -> originals.Source:
     )
 
 
-def _register(name: str, source: originals.Source, text_format) -> None:
+def _register(name: str, source: originals.Source, text_format, samples_name: str) -> None:
     registry.add_task(
         name,
         source,
         [text_format],
         postprocess_fn=questions.all_answers,
         metric_fns=[answers.squad],
+        samples_name=samples_name,
     )
 
 
@@ -53,16 +54,19 @@ _register(
         splits=("train", "validation"),
     ),
     questions.squad,
+    "squad",
 )
 for _name, _file_name in IN_DOMAIN.items():
     _source = mrqa_source(_name, _file_name, ("train", "validation"))
-    _register(f"mrqa_{_name}_v100_examples", _source, questions.mrqa)
+    _register(f"mrqa_{_name}_v100_examples", _source, questions.mrqa, _name)
 for _name, _file_name in OUT_OF_DOMAIN.items():
     # TFDS has them as "test".
     _source = mrqa_source(_name, _file_name, {"validation": "test"})
-    _register(f"mrqa_{_name}_v100_examples", _source, questions.mrqa)
+    _register(f"mrqa_{_name}_v100_examples", _source, questions.mrqa, _name)
     # Trains on SQuAD, is evaluated on both.
-    registry.add_mixture(f"squad_to_{_name}_examples", [SQUAD, f"mrqa_{_name}_v100_examples"])
-registry.add_mixture(
-    "squad_to_mrqa_examples", [SQUAD, *(f"mrqa_{name}_v100_examples" for name in OUT_OF_DOMAIN)]
+    variants.add_mixture(f"squad_to_{_name}_examples", [SQUAD, f"mrqa_{_name}_v100_examples"], 1.0)
+variants.add_mixture(
+    "squad_to_mrqa_examples",
+    [SQUAD, *(f"mrqa_{name}_v100_examples" for name in OUT_OF_DOMAIN)],
+    1.0,
 )

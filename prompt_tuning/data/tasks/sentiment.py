@@ -14,6 +14,7 @@ from prompt_tuning.data import (
     ranking,
     registry,
     text_files,
+    variants,
 )
 
 VERBALIZERS = (("0", "1"), ("negative", "positive"))
@@ -51,8 +52,8 @@ def _register(
         postprocess_fn=ranking.candidate,
         metric_fns=rank_metrics,
     )
-    registry.add_mixture(name, [f"{name}_{kind}" for kind in ("train", "test", "test_rc")])
-    registry.add_mixture(f"{name}_eval", [f"{name}_{kind}" for kind in ("test", "test_rc")])
+    variants.add_mixture(name, [f"{name}_{kind}" for kind in ("train", "test", "test_rc")], 1.0)
+    variants.add_mixture(f"{name}_eval", [f"{name}_{kind}" for kind in ("test", "test_rc")], 1.0)
 
 
 def _imdb(parts: Mapping[str, str]) -> originals.Source:

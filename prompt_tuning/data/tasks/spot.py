@@ -1,6 +1,6 @@
 """Source tasks of SPoT (Vu et al., 2022): whose prompts other tasks start from.
 
-Their names stand in front of their inputs. spot_glue_… are in tasks/glue.py's format.
+Their names stand in front of their inputs.
 """
 
 import functools
@@ -8,13 +8,15 @@ import functools
 from prompt_tuning.data import (
     answers,
     classification,
+    glue_files,
     metrics,
     originals,
     questions,
     registry,
     text_files,
+    variants,
 )
-from prompt_tuning.data.tasks import qa, summarization
+from prompt_tuning.data.tasks import glue, qa, summarization
 
 SUMMARIES = {
     "aeslc:1.0.0": ("email_body", "subject_line"),
@@ -50,7 +52,11 @@ def _names(tfds_name: str) -> tuple[str, str]:
 for _tfds_name, (_source_key, _target_key) in SUMMARIES.items():
     _name, _version = _names(_tfds_name)
     summarization.register(
-        f"spot_{_name}_{_version}", _tfds_name, _source_key, _target_key, f"{_name} summarize:"
+        f"spot_{_name}_{_version}",
+        _tfds_name,
+        _source_key,
+        _target_key,
+        prefix=f"{_name} summarize:",
     )
 
 for _tfds_name, (_splits, _premise, _labels) in INFERENCE.items():
@@ -82,3 +88,38 @@ for _name, _file_name in {"squad": "SQuAD", **qa.IN_DOMAIN}.items():
         postprocess_fn=questions.all_answers,
         metric_fns=[answers.squad],
     )
+
+
+def _register_glue(name: str, data: originals.Source) -> None:
+    """Like tasks/glue.py's; MNLI's two validation sets are tasks of their own here."""
+    task = data.name.partition("/")[2].partition(":")[0]
+    registry.add_task(
+        f"spot_glue_{name}_v200",
+        data,
+        [glue.text_format(task)],
+        postprocess_fn=glue.postprocess(task),
+        metric_fns=glue.METRICS.get(task, (metrics.accuracy,)),
+    )
+
+
+for _name in ("cola", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"):
+    _register_glue(_name, glue.source(_name, glue.VERSIONS["v200"]))
+_register_glue("mnli_train", glue.source("mnli", glue.VERSIONS["v200"], ["train"]))
+for _kind in ("matched", "mismatched"):
+    _register_glue(
+        f"mnli_validation_{_kind}",
+        originals.Source(
+            "glue/mnli:2.0.0",
+            read=functools.partial(glue_files.read, f"mnli_{_kind}"),
+            features=glue_files.DATA_SETS["mnli"].features,
+            splits={"validation": f"validation_{_kind}"},
+        ),
+    )
+variants.add_mixture(
+    "spot_glue_mnli_and_dev_v200",
+    [
+        f"spot_glue_mnli_{_part}_v200"
+        for _part in ("train", "validation_matched", "validation_mismatched")
+    ],
+    1.0,
+)

@@ -100,8 +100,12 @@ def test_squad_is_answered_with_all_answers(folder, vocabulary):
     assert task.text(task.examples[1], "inputs") == inputs
     assert task.examples[1]["inputs"].tolist() == [*vocabulary.encode(inputs), 1]
     assert task.examples[1]["targets"].tolist() == [*vocabulary.encode("Bo . "), 1]
-    assert task.metrics(["Ann", "the Bo"], None) == {"em": 100.0, "f1": 100.0}
-    assert task.metrics(["Bo", "b"], None) == {"em": 50.0, "f1": 50.0}
+    metrics = task.metrics(["Ann", "the Bo"], None)
+    assert (metrics["em"], metrics["f1"]) == (100.0, 100.0)
+    metrics = task.metrics(["Bo", "b"], None)
+    assert (metrics["em"], metrics["f1"]) == (50.0, 50.0)
+    sample = f"input: {inputs}\ntarget: Bo . \nprediction: b"
+    assert sample in metrics["squad samples"] and sample in metrics["squad negative samples"]
 
 
 def test_a_mixture_trains_on_squad_and_is_evaluated_on_both(folder, vocabulary):

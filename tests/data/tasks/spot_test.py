@@ -8,6 +8,19 @@ import seqio
 from prompt_tuning.data import pipeline, sources
 from prompt_tuning.data.tasks import spot  # noqa: F401
 
+GLUE = (
+    "cola",
+    "mnli_train",
+    "mnli_validation_matched",
+    "mnli_validation_mismatched",
+    "mrpc",
+    "qnli",
+    "qqp",
+    "rte",
+    "sst2",
+    "stsb",
+    "wnli",
+)
 NAMES = {
     "spot_aeslc_v100",
     "spot_anli_r1_v010",
@@ -16,6 +29,7 @@ NAMES = {
     "spot_billsum_v300",
     "spot_cnn_dailymail_v320",
     "spot_doc_nli_v100",
+    *(f"spot_glue_{name}_v200" for name in GLUE),
     "spot_gigaword_v120",
     "spot_mrqa_hotpot_qa_v100",
     "spot_mrqa_natural_questions_v100",
@@ -31,8 +45,20 @@ NAMES = {
 
 
 def test_names():
-    names = {n for n in seqio.TaskRegistry.names() if n.startswith("spot_")}
-    assert {n for n in names if not n.startswith("spot_glue_")} == NAMES
+    assert {n for n in seqio.TaskRegistry.names() if n.startswith("spot_")} == NAMES
+    mixture = seqio.MixtureRegistry.get("spot_glue_mnli_and_dev_v200")
+    splits = {task.name: tuple(task.splits) for task in seqio.get_subtasks(mixture)}
+    assert splits == {
+        "spot_glue_mnli_train_v200": ("train",),
+        "spot_glue_mnli_validation_matched_v200": ("validation",),
+        "spot_glue_mnli_validation_mismatched_v200": ("validation",),
+    }
+
+
+def test_validation_of_mnli_is_a_split_of_the_whole():
+    source = seqio.TaskRegistry.get("spot_glue_mnli_validation_mismatched_v200").source
+    assert source.name == "glue/mnli:2.0.0"
+    assert source.tfds_dataset._map_split("validation") == "validation_mismatched"
 
 
 @pytest.mark.parametrize(
@@ -47,6 +73,7 @@ def test_names():
         ),
         (
             "spot_doc_nli_v100",
+            *(f"spot_glue_{name}_v200" for name in GLUE),
             "test.jsonl",
             [{"premise": "p", "hypothesis": "h", "label": 1}],
             "doc_nli hypothesis: h premise: p",
@@ -58,6 +85,13 @@ def test_names():
             [{"email_body": "dear you", "subject_line": "re: you"}],
             "aeslc summarize: dear you",
             "re: you",
+        ),
+        (
+            "spot_glue_mnli_validation_matched_v200",
+            "dev_matched.tsv",
+            "sentence1\tsentence2\tgold_label\np\th\tneutral\n",
+            "mnli hypothesis: h premise: p",
+            "neutral",
         ),
         (
             "spot_mrqa_squad_v100",
@@ -74,11 +108,12 @@ def test_names():
 def test_formats(tmp_path, vocabulary, name, file, rows, inputs, target):
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_text(text)
     config = pipeline.DatasetConfig(
         source=sources.TaskSource(name=name, data_dir=str(tmp_path)),
         task_feature_lengths={"inputs": 64, "targets": 32},
-        split="validation" if "mrqa" in name else "test",
+        split="test" if file.startswith("test") else "validation",
         batch_size=1,
     )
     (task,) = pipeline.evaluation_tasks(config, vocabulary)

@@ -31,6 +31,7 @@ def test_summaries_of_a_file(tmp_path, vocabulary, name, tfds_name, columns):
     assert task.text(task.examples[0], "inputs") == "summarize: A film. It was long."
     metrics = task.metrics(["it was\na long film"], None)
     assert metrics["rouge1"] == metrics["rougeLsum"] == 100.0 and metrics["rouge2"] == 75.0
+    assert "prediction: it was\na long film" in metrics[f"{name.partition('_v')[0]} samples"]
 
 
 def test_splits():
