@@ -72,6 +72,29 @@ VERBS = {
             },
         },
     ),
+    "tasks": Verb(
+        "prompt_tuning.analysis.tasks",
+        "tasks",
+        flags={
+            "pattern": {
+                "nargs": "?",
+                "default": "",
+                "metavar": "PATTERN",
+                "help": "a part of the names, or with * and ? the whole of them; default: all",
+            },
+            "--examples": {
+                "type": int,
+                "default": 0,
+                "metavar": "N",
+                "help": "shows so many examples of the task or mixture with the name PATTERN",
+            },
+            "--split": {
+                "metavar": "SPLIT",
+                "help": "to show examples of; default: train, if there is one",
+            },
+        },
+        gin_files=("models/t5_mini.gin", "runs/tasks.gin"),
+    ),
 }
 FLAGS: Flags = {
     "--gin_file": {

@@ -42,11 +42,17 @@ ANYWHERE = {"numpy", "etils", "jaxtyping", "prompt_tuning", *sys.stdlib_module_n
 OF_FILES = {"etils", "io", "os", "pathlib", "shutil", "tempfile"}
 # tf.data code, and modules that register tasks: imported when a task is opened.
 TENSORFLOW_AT_ONCE = {
+    "data/classification.py",
+    "data/denoising.py",
     "data/features.py",
     "data/formats.py",
     "data/in_memory.py",
     "data/originals.py",
     "data/preprocessors.py",
+    "data/questions.py",
+    "data/ranking.py",
+    "data/registry.py",
+    "data/summaries.py",
     "data/tasks/super_glue.py",
     "data/tasks/text.py",
     "data/variants.py",

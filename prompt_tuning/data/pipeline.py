@@ -127,14 +127,21 @@ def _native_stderr_off() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _open(config: DatasetConfig, vocabulary: vocabularies.SentencePiece):
-    """The task or mixture, and its tasks that have the split, reading with `vocabulary`."""
+def start_tensorflow() -> None:
+    """Imports TensorFlow and seqio, quietly, and keeps them off the GPU."""
     with _native_stderr_off():
-        import seqio
+        import seqio  # noqa: F401
         import tensorflow as tf
 
         # A GPU is JAX's; TensorFlow would take all of its memory.
         tf.config.set_visible_devices([], "GPU")
+
+
+def _open(config: DatasetConfig, vocabulary: vocabularies.Vocabulary):
+    """The task or mixture, and its tasks that have the split, reading with `vocabulary`."""
+    start_tensorflow()
+    import seqio
+
     source = config.source
     if config.mixture_or_task_name is not None:
         source = dataclasses.replace(source, name=config.mixture_or_task_name)

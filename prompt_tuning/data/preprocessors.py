@@ -53,14 +53,19 @@ def span_corruption(
     length = _longest_chunk(count, sequence_length)
     noise, spans = count(length)
     vocabulary = output_features["targets"].vocabulary
+    check_sentinels(vocabulary, spans, length)
+    chunks = concatenate_and_chunk(dataset, length, vocabulary.eos_id)
+    return _corrupt(chunks, noise, spans, vocabulary.vocab_size)
+
+
+def check_sentinels(vocabulary: seqio.Vocabulary, spans: int, length: int) -> None:
+    """Raises ValueError where a vocabulary has no sentinels for the spans of so many tokens."""
     if not _has_sentinels(vocabulary, spans):
         raise ValueError(
             f"span corruption of {length} tokens needs the sentinels <extra_id_0> to "
             f"<extra_id_{spans - 1}> at the vocabulary's end, which it lacks; set EXTRA_IDS, or a "
             "shorter TASK_FEATURE_LENGTHS"
         )
-    chunks = concatenate_and_chunk(dataset, length, vocabulary.eos_id)
-    return _corrupt(chunks, length, noise, spans, vocabulary.vocab_size)
 
 
 def _has_sentinels(vocabulary: seqio.Vocabulary, spans: int) -> bool:
@@ -97,9 +102,24 @@ def _longest_chunk(count, sequence_length: Mapping[str, int]) -> int:
 
 
 @seqio.map_over_dataset(num_seeds=2)
-def _corrupt(example, length: int, noise: int, spans: int, vocabulary_size: int, seeds=None):
-    tokens = example["targets"]
-    kept_lengths = _random_partition(length - noise, spans, seeds[0])
+def _corrupt(example, noise: int, spans: int, vocabulary_size: int, seeds=None):
+    inputs, targets = mask_spans(example["targets"], noise, spans, vocabulary_size, seeds)
+    return {"inputs": inputs, "targets": targets}
+
+
+def mask_spans(
+    tokens: tf.Tensor, noise: int, spans: int, vocabulary_size: int, seeds
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Tokens with sentinels in place of random spans; and each sentinel followed by its span.
+
+    Args:
+      tokens: int32[N].
+      noise: tokens that are in spans.
+      spans: their number, at most that of the tokens outside.
+      vocabulary_size: the first sentinel is the last id.
+      seeds: two for tf.random.stateless_….
+    """
+    kept_lengths = _random_partition(tf.size(tokens) - noise, spans, seeds[0])
     noise_lengths = _random_partition(noise, spans, seeds[1])
     lengths = tf.reshape(tf.stack([kept_lengths, noise_lengths], axis=1), [-1])
     is_noise = tf.repeat(tf.tile([False, True], [spans]), lengths)
@@ -108,10 +128,7 @@ def _corrupt(example, length: int, noise: int, spans: int, vocabulary_size: int,
     spans_of_noise = tf.RaggedTensor.from_row_lengths(tokens[is_noise], noise_lengths)
     answers = tf.concat([sentinels[:, tf.newaxis], spans_of_noise], axis=1).flat_values
     marked = tf.tensor_scatter_nd_update(tokens, tf.where(starts), sentinels)
-    return {
-        "inputs": marked[~is_noise | starts],
-        "targets": answers,
-    }
+    return marked[~is_noise | starts], answers
 
 
 def _random_partition(total: int, parts: int, seed: tf.Tensor) -> tf.Tensor:

@@ -15,6 +15,15 @@ _REFERENCE_MODULES = {
         f"prompt_tuning.data.{name}": f"prompt_tuning.data.tasks.{name}"
         for name in ("c4", "glue", "glue_transfer", "qa", "summarization", "super_glue")
     },
+    "prompt_tuning.recycling.data.c4": "prompt_tuning.data.tasks.c4",
+    **{
+        f"prompt_tuning.recycling.data.{name}": "prompt_tuning.data.tasks.sentiment"
+        for name in ("imdb", "sst2")
+    },
+    **{
+        f"prompt_tuning.spot.data.{name}": "prompt_tuning.data.tasks.spot"
+        for name in ("glue", "mrqa", "nli", "summarization", "tasks")
+    },
     "t5.data.mixtures": "prompt_tuning.data.tasks",
     "t5.data.tasks": "prompt_tuning.data.tasks",
 }
@@ -105,10 +114,8 @@ class TaskSource:
             )
         return self._registered()
 
-    def _registered(self):
-        """The task or mixture of that name, from TASK_DATA_DIR if that is set."""
-        import seqio
-
+    def import_module(self) -> None:
+        """Imports `module`, which registers tasks. Raises ValueError where it cannot be imported."""
         if self.module:
             module = _REFERENCE_MODULES.get(self.module, self.module)
             try:
@@ -117,6 +124,12 @@ class TaskSource:
                 raise ValueError(
                     f"MIXTURE_OR_TASK_MODULE {self.module!r} cannot be imported: {error}"
                 ) from error
+
+    def _registered(self):
+        """The task or mixture of that name, from TASK_DATA_DIR if that is set."""
+        import seqio
+
+        self.import_module()
         if self.name not in _registered_names():
             register_all()
         names = _registered_names()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import seqio
 
-from prompt_tuning.data import features, formats, metrics, postprocessors
+from prompt_tuning.data import formats, metrics, registry
 
 PREFIXES = ("", "taskless_", "task_index_")
 SUFFIXES = ("", "_examples")
@@ -45,8 +45,6 @@ class TextTask:
                 self._register(f"{prefix}{name}{suffix}", prefix, bool(suffix))
 
     def _register(self, name: str, prefix: str, shows_samples: bool) -> None:
-        if name in seqio.TaskRegistry.names():
-            return
         text_steps, token_steps = list(self.text_steps), []
         if prefix:
             text_steps.append(formats.remove_first_text_token)
@@ -54,26 +52,14 @@ class TextTask:
             token_steps.append(
                 functools.partial(formats.add_sentinel_to_beginning, index=self.index)
             )
-        postprocess, metric_fns = self.postprocess, list(self.metrics)
-        if shows_samples:
-            postprocess = functools.partial(postprocessors.with_text, postprocess=self.postprocess)
-            metric_fns = [
-                functools.partial(metrics.of_prediction, metric=metric) for metric in self.metrics
-            ]
-            metric_fns.append(functools.partial(metrics.samples, task=self.samples_name))
-        seqio.TaskRegistry.add(
+        registry.add_task(
             name,
-            source=self.source,
-            preprocessors=[
-                *text_steps,
-                seqio.preprocessors.tokenize,
-                *token_steps,
-                seqio.CacheDatasetPlaceholder(),
-                seqio.preprocessors.append_eos_after_trim,
-            ],
-            output_features=features.features(),
-            postprocess_fn=postprocess,
-            metric_fns=metric_fns,
+            self.source,
+            text_steps,
+            postprocess_fn=self.postprocess,
+            metric_fns=self.metrics,
+            token_steps=token_steps,
+            samples_name=self.samples_name if shows_samples else None,
         )
 
 

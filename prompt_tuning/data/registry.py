@@ -1,0 +1,79 @@
+"""Puts tasks into seqio's registry, once however often a module is imported."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import seqio
+
+from prompt_tuning.data import features, metrics, postprocessors
+
+
+def add_task(
+    name: str,
+    source: seqio.DataSource,
+    text_steps: Sequence[Callable],
+    *,
+    postprocess_fn: Callable = postprocessors.strip,
+    metric_fns: Sequence[Callable] = (),
+    token_steps: Sequence[Callable] = (),
+    samples_name: str | None = None,
+) -> None:
+    """Registers a task of text: its steps, tokens and steps on them, room for a cache, and EOS.
+
+    Args:
+      name: of the task.
+      source: of its examples.
+      text_steps: make "inputs" and "targets" of what the source gives, as text.
+      postprocess_fn: of an answer's text; see seqio.
+      metric_fns: of what it returns.
+      token_steps: on the tokens.
+      samples_name: what samples of answers are shown under; None to show none.
+    """
+    if name in seqio.TaskRegistry.names():
+        return
+    if samples_name:
+        postprocess_fn = functools.partial(postprocessors.with_text, postprocess=postprocess_fn)
+        metric_fns = [
+            *(functools.partial(metrics.of_prediction, metric=metric) for metric in metric_fns),
+            functools.partial(metrics.samples, task=samples_name),
+        ]
+    seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=[
+            *text_steps,
+            seqio.preprocessors.tokenize,
+            *token_steps,
+            seqio.CacheDatasetPlaceholder(),
+            seqio.preprocessors.append_eos_after_trim,
+        ],
+        output_features=features.features(),
+        postprocess_fn=postprocess_fn,
+        metric_fns=list(metric_fns),
+    )
+
+
+def add_pretraining_task(
+    name: str, source: seqio.DataSource, token_steps: Sequence[Callable]
+) -> None:
+    """Registers a task of running text: "text" of the source as tokens, then its steps, then EOS.
+
+    Args:
+      name: of the task.
+      source: of {"text": a document}.
+      token_steps: make "inputs" and "targets" of documents {"targets": int32[N]}.
+    """
+    if name in seqio.TaskRegistry.names():
+        return
+    seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=[
+            functools.partial(seqio.preprocessors.rekey, key_map={"targets": "text"}),
+            functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
+            seqio.CacheDatasetPlaceholder(),
+            *token_steps,
+            seqio.preprocessors.append_eos_after_trim,
+        ],
+        output_features=features.features(),
+    )

@@ -1,0 +1,44 @@
+"""Summaries of news: XSum and CNN/DailyMail."""
+
+import functools
+
+from prompt_tuning.data import originals, registry, rouge, summaries, text_files
+
+
+def register(
+    name: str,
+    tfds_name: str,
+    source_key: str,
+    target_key: str,
+    *,
+    prefix: str = "summarize:",
+    samples_name: str | None = None,
+) -> None:
+    """Registers a task "PREFIX TEXT" -> its summary, with ROUGE and perhaps samples of answers."""
+    columns = {source_key: "string", target_key: "string"}
+    registry.add_task(
+        name,
+        originals.Source(
+            tfds_name,
+            read=functools.partial(text_files.read_columns, columns=columns),
+            features=columns,
+            splits=("train", "validation", "test"),
+        ),
+        [
+            functools.partial(
+                summaries.summarize, source_key=source_key, target_key=target_key, prefix=prefix
+            )
+        ],
+        metric_fns=[rouge.rouge],
+        samples_name=samples_name,
+    )
+
+
+register("xsum_v110_examples", "xsum:1.1.0", "document", "summary", samples_name="xsum")
+register(
+    "cnn_dailymail_v310_examples",
+    "cnn_dailymail:3.1.0",
+    "article",
+    "highlights",
+    samples_name="cnn_dailymail",
+)

@@ -1,0 +1,74 @@
+"""Objectives on C4."""
+
+import json
+
+import pytest
+import seqio
+
+from prompt_tuning.data import pipeline, sources
+from prompt_tuning.data.tasks import c4
+
+LENGTHS = {"inputs": 24, "targets": 24}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three documents."""
+    texts = ["she liked the good film in the park . " * 8, "a long story", "the song in town " * 9]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (tmp_path / "c4-train.00000-of-01024.json").write_text(lines)
+    return str(tmp_path)
+
+
+def examples(objective, folder, vocabulary):
+    config = pipeline.DatasetConfig(
+        source=sources.TaskSource(name=f"c4_v220_{objective}", data_dir=folder),
+        task_feature_lengths=LENGTHS,
+        split="train",
+        batch_size=1,
+    )
+    (task,) = pipeline.evaluation_tasks(config, vocabulary)
+    return [(e["inputs"].tolist(), e["targets"].tolist()) for e in task.examples]
+
+
+def test_names():
+    names = {n for n in seqio.TaskRegistry.names() if n.startswith("c4_")}
+    assert names == {
+        "c4_v220_bart_text_infilling",
+        "c4_v220_bart_token_deletion",
+        "c4_v220_prefix_lm",
+        "c4_v220_random_positive_negative_targets",
+        "c4_v220_span_corruption",
+    }
+    for name in names:
+        task = seqio.TaskRegistry.get(name)
+        assert task.source.name == "c4/en:2.2.0" and tuple(task.splits) == ("train", "validation")
+
+
+@pytest.mark.parametrize("objective", c4.OBJECTIVES)
+def test_examples_fit_and_end_with_eos(folder, vocabulary, objective):
+    some = examples(objective, folder, vocabulary)
+    assert len(some) > 2
+    for inputs, targets in some:
+        assert inputs[-1] == targets[-1] == 1
+        assert max(len(inputs), len(targets)) <= 24
+
+
+def test_what_an_objective_asks_for(folder, vocabulary):
+    words = set(vocabulary.encode("she liked the good film in the park . a long story song town"))
+
+    def is_text(ids):
+        return set(ids[:-1]) <= words
+
+    for inputs, targets in examples("prefix_lm", folder, vocabulary):
+        assert is_text(targets[:1]) and len(inputs) > 1
+    for inputs, targets in examples("bart_token_deletion", folder, vocabulary):
+        left = iter(targets)
+        assert is_text(targets) and all(token in left for token in inputs)
+    for inputs, targets in examples("bart_text_infilling", folder, vocabulary):
+        assert is_text(targets) and vocabulary.size - 1 in inputs
+    for inputs, targets in examples("span_corruption", folder, vocabulary):
+        assert vocabulary.size - 1 in inputs and targets[0] == vocabulary.size - 1
+    labels = [[*vocabulary.encode(label), 1] for label in ("positive", "negative")]
+    for _, targets in examples("random_positive_negative_targets", folder, vocabulary):
+        assert targets in labels
