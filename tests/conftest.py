@@ -1,6 +1,7 @@
 """What all tests share: 8 host devices, strict dtypes, a vocabulary, a tiny model and job, goldens."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -130,18 +131,20 @@ def tiny(vocabulary, tmp_path_factory) -> Tiny:
     return Tiny(prompted, vocabulary, str(folder), base)
 
 
+traced = functools.cache(model.EncoderDecoderModel.abstract_params)
+
+
 @pytest.fixture
 def quick_shapes(monkeypatch) -> None:
     """abstract_params traces one layer of each stack and repeats it; families_test says it may."""
-    trace = model.EncoderDecoderModel.abstract_params
 
     def abstract_params(self):
         shallow = dataclasses.replace(self.config, num_encoder_layers=1, num_decoder_layers=1)
-        tree = trace(dataclasses.replace(self, config=shallow))
+        tree = dict(traced(dataclasses.replace(self, config=shallow)))
         for stack in ("encoder", "decoder"):
-            layer = tree[stack].pop("layers_0")
             depth = getattr(self.config, f"num_{stack}_layers")
-            tree[stack] |= {f"layers_{i}": layer for i in range(depth)}
+            rest = {name: leaf for name, leaf in tree[stack].items() if name != "layers_0"}
+            tree[stack] = rest | {f"layers_{i}": tree[stack]["layers_0"] for i in range(depth)}
         return tree
 
     monkeypatch.setattr(model.EncoderDecoderModel, "abstract_params", abstract_params)
