@@ -79,3 +79,26 @@ def _sum_to(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 attend.defvjp(_forward, _backward)
+
+
+def attend_to_inputs(
+    query: Float[Array, "B H Q D"],
+    inputs: Float[Array, "B K D"],
+    visible: Bool[Array, "#B 1 #Q K"],
+    keep: Float[Array, "#B #H K 1"],
+) -> Float[Array, "B H Q D"]:
+    """Mixes `inputs` by softmax(query · inputs) over the visible ones.
+
+    Of inputs x, keys x W and values x U: q · (x W) = (q Wᵀ) · x, and Σ w (x U) = (Σ w x) U. For
+    few queries it costs less to multiply these by W and U than all inputs.
+
+    Args:
+      query: q Wᵀ.
+      inputs: x.
+      visible: which input a query may see.
+      keep: what weights are multiplied with, for dropout.
+    """
+    scores = jnp.where(visible, _product("bhqd,bkd->bhqk", query, inputs), MASKED)
+    weights = jax.nn.softmax(scores) * jnp.swapaxes(keep, 2, 3)
+    mixed = _product("bhqk,bkd->bhqd", weights.astype(query.dtype), inputs)
+    return mixed.astype(query.dtype)

@@ -1,5 +1,7 @@
 """The decoder: all targets at once, or position by position. Shape letters: see `layers`."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -23,13 +25,10 @@ class DecoderLayer(nn.Module):
         self.dropout = layers.Dropout(self.config.dropout_rate)
 
     def _after_self_attention(
-        self, x: Array, cross: tuple[Array, Array], cross_visible: Array, deterministic: bool
+        self, x: Array, attend: Callable[[Array], Array], deterministic: bool
     ) -> Array:
-        y = self.pre_cross_attention_layer_norm(x)
-        no_bias = jnp.zeros((1, 1, 1, 1), jnp.float32)
-        y = self.encoder_decoder_attention(
-            y, cross, no_bias, cross_visible, deterministic=deterministic
-        )
+        """`attend` looks at the encoder's output."""
+        y = attend(self.pre_cross_attention_layer_norm(x))
         x = x + self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
         return x + self.dropout(y, deterministic=deterministic)
@@ -48,8 +47,13 @@ class DecoderLayer(nn.Module):
         own = self.self_attention.keys_values(y)
         y = self.self_attention(y, own, bias, visible, deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
-        cross = self.encoder_decoder_attention.keys_values(encoded)
-        x = self._after_self_attention(x, cross, cross_visible, deterministic)
+
+        def attend(y: Array) -> Array:
+            return self.encoder_decoder_attention.to_source(
+                y, encoded, cross_visible, deterministic=deterministic
+            )
+
+        x = self._after_self_attention(x, attend, deterministic)
         return nn.with_logical_constraint(x, ("batch", "length", "embed_activations"))
 
     def step(
@@ -68,7 +72,12 @@ class DecoderLayer(nn.Module):
             for cached, new in zip(cache["self"], self.self_attention.keys_values(y), strict=True)
         )
         x = x + self.self_attention(y, own, bias, visible)
-        x = self._after_self_attention(x, cache["cross"], cross_visible, True)
+
+        def attend(y: Array) -> Array:
+            no_bias = jnp.zeros((1, 1, 1, 1), jnp.float32)
+            return self.encoder_decoder_attention(y, cache["cross"], no_bias, cross_visible)
+
+        x = self._after_self_attention(x, attend, True)
         return x, {"self": own, "cross": cache["cross"]}
 
 

@@ -18,6 +18,10 @@ from jaxtyping import Array, Bool, Float, Int
 from prompt_tuning.models import attention
 from prompt_tuning.models import config as config_lib
 
+# Keys and values of a source of K positions cost 2·K·D·H·C multiplications, doing without them
+# 2·K·Q·H·D; the factor leaves room for products that are less efficient.
+FEW_QUERIES = 2
+
 
 def _partitioned(initializer: Callable, *axes: str) -> Callable:
     return nn.with_logical_partitioning(initializer, axes)
@@ -84,11 +88,13 @@ class Dense(nn.Module):
     kernel_init: Callable = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
     @nn.compact
+    def kernel(self, inputs: int) -> Float[Array, "I O"]:
+        """The kernel, in the dtype of the product."""
+        initializer = _partitioned(self.kernel_init, *self.axes)
+        return self.param("kernel", initializer, (inputs, self.features)).astype(self.dtype)
+
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        kernel = self.param(
-            "kernel", _partitioned(self.kernel_init, *self.axes), (x.shape[-1], self.features)
-        )
-        return product(x.astype(self.dtype), kernel.astype(self.dtype), self.dtype)
+        return product(x.astype(self.dtype), self.kernel(x.shape[-1]), self.dtype)
 
 
 class Logits(nn.Module):
@@ -246,8 +252,34 @@ class Attention(nn.Module):
         # One mask for all queries, as in T5X: dropping a weight is dropping its value.
         value_BHKC = self.dropout(value_BHKC, deterministic=deterministic)
         mixed_BHQC = attention.attend(query_BHQC, key_BHKC, value_BHKC, bias, visible)
+        return self._joined(mixed_BHQC)
+
+    def to_source(
+        self,
+        x: Float[Array, "B Q D"],
+        source: Float[Array, "B K D"],
+        visible: Bool[Array, "#B 1 #Q K"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "B Q D"]:
+        """The same of the keys and values of `source`, without bias; few queries make neither."""
+        if FEW_QUERIES * x.shape[1] > self.head_dim:
+            no_bias = jnp.zeros((1, 1, 1, 1), jnp.float32)
+            keys_values = self.keys_values(source)
+            return self(x, keys_values, no_bias, visible, deterministic=deterministic)
+        query_BHQC, source = self._heads(self.query(x)), source.astype(self.dtype)
+        width = source.shape[-1]
+        kernels = (self.key.kernel(width), self.value.kernel(width))
+        key_DHC, value_DHC = (k.reshape(width, self.num_heads, self.head_dim) for k in kernels)
+        query_BHQD = jnp.einsum("bhqc,dhc->bhqd", query_BHQC, key_DHC)
+        keep = jnp.ones((source.shape[0], self.num_heads, source.shape[1], 1), jnp.float32)
+        keep = self.dropout(keep, deterministic=deterministic)
+        mixed_BHQD = attention.attend_to_inputs(query_BHQD, source, visible, keep)
+        return self._joined(jnp.einsum("bhqd,dhc->bhqc", mixed_BHQD, value_DHC))
+
+    def _joined(self, mixed_BHQC: Array) -> Array:
         mixed_BQHC = jnp.swapaxes(mixed_BHQC, 1, 2)
-        return self.out(mixed_BQHC.reshape(*x.shape[:-1], self.num_heads * self.head_dim))
+        return self.out(mixed_BQHC.reshape(*mixed_BQHC.shape[:2], self.num_heads * self.head_dim))
 
 
 class FeedForward(nn.Module):

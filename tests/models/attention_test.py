@@ -89,3 +89,17 @@ def test_backward_pass_keeps_one_array_of_the_scores_size():
     _, kept = jax.eval_shape(lambda *xs: jax.vjp(loss, *xs), x, x, x)
     sizes = [leaf.size for leaf in jax.tree.leaves(kept)]
     assert sizes.count(2 * 3 * 64 * 64) == 1
+
+
+@pytest.mark.parametrize("visible_shape", [(2, 1, 1, 7), (2, 1, 5, 7)])
+def test_inputs_are_mixed_as_keys_and_values_made_of_them(arrays, rng, visible_shape):
+    inputs = jnp.float32(rng.normal(size=(2, 7, 6)))
+    key_kernel, value_kernel = jnp.float32(rng.normal(size=(2, 6, 3, 4)))
+    visible = jnp.asarray(rng.random(visible_shape) < 0.7).at[..., 0].set(True)
+    keep = jnp.float32(rng.random((2, 3, 7, 1)))
+    key, value = (jnp.einsum("bkd,dhc->bhkc", inputs, k) for k in (key_kernel, value_kernel))
+    expected = formula(arrays["query"], key, value * keep, 0, visible)
+    query = jnp.einsum("bhqc,dhc->bhqd", arrays["query"], key_kernel)
+    mixed = attention.attend_to_inputs(query, inputs, visible, keep)
+    found = jnp.einsum("bhqd,dhc->bhqc", mixed, value_kernel)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

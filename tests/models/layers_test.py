@@ -123,3 +123,33 @@ def test_dropout_of_the_attention_is_one_mask_for_all_queries(rng):
     dropped = module.apply(variables, x, False, method=attend, rngs={"dropout": jax.random.key(1)})
     np.testing.assert_allclose(dropped, jnp.broadcast_to(dropped[:, :1], x.shape), rtol=1e-5)
     assert not np.allclose(dropped, module.apply(variables, x, True, method=attend))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+@pytest.mark.parametrize("queries", [4, 5])
+def test_attention_to_a_source_is_that_to_its_keys_and_values(rng, queries, rate):
+    # Heads of 8: four queries make no keys, five do.
+    attention = layers.Attention(features=6, num_heads=2, head_dim=8, dropout_rate=rate)
+    x, source = (jnp.float32(rng.normal(size=(3, n, 6))) for n in (queries, 9))
+    visible = jnp.asarray(rng.random((3, 1, queries, 9)) < 0.7).at[..., 0].set(True)
+
+    def by_keys(self, x, source, visible, deterministic):
+        bias = jnp.zeros((1, 1, 1, 1))
+        made = self.keys_values(source)
+        return self(x, made, bias, visible, deterministic=deterministic)
+
+    variables = attention.init(jax.random.key(0), x, source, visible, True, method=by_keys)
+
+    def run(method, variables, x, source):
+        rngs = {"dropout": jax.random.key(1)}
+        return attention.apply(
+            variables, x, source, visible, deterministic=False, method=method, rngs=rngs
+        )
+
+    def both(method):
+        found, pull = jax.vjp(lambda *inputs: run(method, *inputs), variables, x, source)
+        return found, *pull(jnp.cos(jnp.arange(found.size, dtype=jnp.float32)).reshape(found.shape))
+
+    found, expected = both(layers.Attention.to_source), both(by_keys)
+    for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
