@@ -16,7 +16,7 @@ import prompt_tuning
 from prompt_tuning import assets, cli, verbs
 from prompt_tuning.checkpoints import huggingface, prompt_files
 from prompt_tuning.models import model
-from prompt_tuning.prompts import initializers
+from prompt_tuning.prompts import attention_patterns, ia3, initializers
 
 FOLDER = pathlib.Path(prompt_tuning.__file__).parents[1] / "gin"
 FILES = sorted(str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.gin"))
@@ -34,6 +34,11 @@ PROMPTS = {
     "from_sampled_vocab": (initializers.SampledVocabulary, {}),
     "from_sampled_vocab_numpy": (initializers.OfTable, {"EMBEDDING_FILE": "prompt.npy"}),
     "from_embedded_string": (initializers.String, {"PROMPT_TEXT": "good film"}),
+}
+METHODS = {
+    "per_layer": lambda of: of.layer_prompt.length == of.prompt.length == 4,
+    "ia3": lambda of: isinstance(of.scaling, ia3.Scaling) and of.prompt is None,
+    "attention_pattern": lambda of: of.attention_pattern == attention_patterns.AttentionPattern(),
 }
 REQUIRED = {
     "train": {"MODEL_DIR": "run", "TRAIN_STEPS": 1003},
@@ -187,3 +192,24 @@ def test_every_prompt_goes_with_every_run(tiny_job, tmp_path, monkeypatch, promp
         assert isinstance(built["prompt_initializer"], kind)
     if run in ("train", "describe"):
         assert built["model"].prompt.length == (3 if prompt == "from_file" else 4)
+
+
+@pytest.mark.parametrize("run", ["train", "eval", "infer", "describe"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_with_every_run(tiny_job, tmp_path, monkeypatch, method, run, rng):
+    monkeypatch.chdir(tmp_path)
+    leaves = {"encoder/prompt/prompt": rng.normal(size=(4, 16))}
+    prompt_files.save_leaves("prompt.npz", leaves, {"length": 4})
+    files = [f"prompts/{method}.gin", f"runs/{run}.gin"]
+    settings = REQUIRED[run] | ({"PROMPT_LENGTH": 4} if run in ("train", "describe") else {})
+    settings |= {"PROMPT_FILE": "prompt.npz"} if "PROMPT_FILE" in settings else {}
+    cli.read(tiny_job.command(run, *files, **settings))
+    path, name = cli.VERBS[run]
+    assert METHODS[method](value(f"{path}.{name}.model"))
+    if run in ("train", "describe"):
+        patterns = (".*/ia3_scaling",) if method == "ia3" else (".*/prompt/.*",)
+        assert value(f"{path}.{name}.trainable") == patterns
+        assert value("%LEARNING_RATE") == (0.003 if method == "ia3" else 0.3)
+    else:
+        given = value(f"{path}.{name}.prompt_initializer")
+        assert given.leaves.keys() == leaves.keys()

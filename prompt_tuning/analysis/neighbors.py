@@ -50,6 +50,8 @@ def neighbors(
 ) -> list[list[Neighbor]]:
     """`prompt-tuning neighbors`: prints a line for each prompt vector, its nearest pieces first."""
     del config_text  # nothing is written
+    if model.PROMPT_PATH not in model.added:
+        raise ValueError("the model has no prompt: PROMPT is None, as prompts/ia3.gin sets it")
     loaded = state.load_model(
         model, vocabulary, checkpoint=checkpoint, prompt_initializer=prompt_initializer
     )

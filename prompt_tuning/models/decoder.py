@@ -14,16 +14,17 @@ class DecoderLayer(nn.Module):
     """Causal self-attention, attention to the encoder's output, feed-forward."""
 
     config: config_lib.T5Config
+    scaling: nn.Module | None = None
 
     def setup(self):
         if self.config.relative_attention_per_layer:
             self.relpos_bias = layers.RelativeBias.of(self.config, bidirectional=False)
         self.pre_self_attention_layer_norm = layers.RMSNorm.of(self.config)
-        self.self_attention = layers.Attention.of(self.config)
+        self.self_attention = layers.Attention.of(self.config, self.scaling)
         self.pre_cross_attention_layer_norm = layers.RMSNorm.of(self.config)
-        self.encoder_decoder_attention = layers.Attention.of(self.config)
+        self.encoder_decoder_attention = layers.Attention.of(self.config, self.scaling)
         self.pre_mlp_layer_norm = layers.RMSNorm.of(self.config)
-        self.mlp = layers.FeedForward.of(self.config)
+        self.mlp = layers.FeedForward.of(self.config, self.scaling)
         self.dropout = layers.Dropout(self.config.dropout_rate)
 
     def _after_self_attention(
@@ -88,13 +89,16 @@ class Decoder(nn.Module):
 
     config: config_lib.T5Config
     embedder: layers.Embed
+    scaling: nn.Module | None = None
 
     def setup(self):
         config = self.config
         if not config.relative_attention_per_layer:
             self.relpos_bias = layers.RelativeBias.of(config, bidirectional=False)
         layer = config_lib.rematerialised(DecoderLayer, config, 6)
-        self.layers = [layer(config) for _ in range(config.num_decoder_layers)]
+        self.layers = [
+            layer(config, layers.fresh(self.scaling)) for _ in range(config.num_decoder_layers)
+        ]
         self.decoder_norm = layers.RMSNorm.of(config)
         self.dropout = layers.Dropout(config.dropout_rate)
         if not config.logits_via_embedding:

@@ -27,6 +27,13 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
     PROMPT_PATH: ClassVar[str] = "decoder/prompt/prompt"
     EMBEDDING_PATH: ClassVar[str] = "decoder/token_embedder/embedding"
 
+    def __post_init__(self):
+        strange = ("layer_prompt", "scaling", "attention_pattern")
+        if given := [name for name in strange if getattr(self, name) is not None]:
+            raise ValueError(
+                f"a decoder-only model has no {', '.join(given)}; leave out that gin file of prompts/"
+            )
+
     @property
     def module(self) -> decoder_only.DecoderOnly:
         """The Flax module."""

@@ -27,6 +27,11 @@ def _partitioned(initializer: Callable, *axes: str) -> Callable:
     return nn.with_logical_partitioning(initializer, axes)
 
 
+def fresh(template: nn.Module | None) -> nn.Module | None:
+    """A module of a template's settings, to be adopted where it is assigned, under that name."""
+    return None if template is None else template.clone(parent=None, name=None)
+
+
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x²) + epsilon) · scale, in float32 (Zhang & Sennrich, 2019)."""
 
@@ -208,16 +213,22 @@ def biases(
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases and without 1/sqrt(head size)."""
+    """Multi-head attention without biases and without 1/sqrt(head size).
+
+    With `scaling`, a module called with a shape that returns factors of it, keys and values are
+    scaled. A factor of the keys is one of the query, and one of the values one of what is mixed,
+    so the scaling is applied there, whether keys and values are made or not.
+    """
 
     features: int
     num_heads: int
     head_dim: int
     dropout_rate: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    scaling: nn.Module | None = None
 
     @classmethod
-    def of(cls, config: config_lib.T5Config) -> "Attention":
+    def of(cls, config: config_lib.T5Config, scaling: nn.Module | None = None) -> "Attention":
         """An attention of such a network."""
         return cls(
             features=config.embed_dim,
@@ -225,9 +236,11 @@ class Attention(nn.Module):
             head_dim=config.head_dim,
             dropout_rate=config.dropout_rate,
             dtype=jnp.dtype(config.dtype),
+            scaling=fresh(scaling),
         )
 
     def setup(self):
+        self.key_scaling, self.value_scaling = fresh(self.scaling), fresh(self.scaling)
         width = self.num_heads * self.head_dim
         # T5 folds 1/sqrt(head size) into the query's initialisation.
         query_init = nn.initializers.variance_scaling(1.0 / self.head_dim, "fan_in", "normal")
@@ -241,6 +254,11 @@ class Attention(nn.Module):
         x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
         x = nn.with_logical_constraint(x, ("batch", "length", "heads", "kv"))
         return jnp.swapaxes(x, 1, 2)
+
+    def _scaled(self, x: Float[Array, "B H Q C"], scaling: nn.Module | None) -> Array:
+        if scaling is None:
+            return x
+        return x * scaling((self.num_heads, self.head_dim))[:, None].astype(x.dtype)
 
     def keys_values(self, x: Float[Array, "B K D"]) -> tuple[Array, Array]:
         """Keys and values of `x`, each [B, H, K, C]."""
@@ -257,7 +275,7 @@ class Attention(nn.Module):
     ) -> Float[Array, "B Q D"]:
         """Mixes the values by softmax(query · key + bias) over the visible keys."""
         key_BHKC, value_BHKC = keys_values
-        query_BHQC = self._heads(self.query(x))
+        query_BHQC = self._query(x)
         # One mask for all queries, as in T5X: dropping a weight is dropping its value.
         value_BHKC = self.dropout(value_BHKC, deterministic=deterministic)
         mixed_BHQC = attention.attend(query_BHQC, key_BHKC, value_BHKC, bias, visible)
@@ -276,7 +294,7 @@ class Attention(nn.Module):
             no_bias = jnp.zeros((1, 1, 1, 1), jnp.float32)
             keys_values = self.keys_values(source)
             return self(x, keys_values, no_bias, visible, deterministic=deterministic)
-        query_BHQC, source = self._heads(self.query(x)), source.astype(self.dtype)
+        query_BHQC, source = self._query(x), source.astype(self.dtype)
         width = source.shape[-1]
         kernels = (self.key.kernel(width), self.value.kernel(width))
         key_DHC, value_DHC = (k.reshape(width, self.num_heads, self.head_dim) for k in kernels)
@@ -286,24 +304,35 @@ class Attention(nn.Module):
         mixed_BHQD = attention.attend_to_inputs(query_BHQD, source, visible, keep)
         return self._joined(jnp.einsum("bhqd,dhc->bhqc", mixed_BHQD, value_DHC))
 
+    def _query(self, x: Float[Array, "B Q D"]) -> Float[Array, "B H Q C"]:
+        return self._scaled(self._heads(self.query(x)), self.key_scaling)
+
     def _joined(self, mixed_BHQC: Array) -> Array:
-        mixed_BQHC = jnp.swapaxes(mixed_BHQC, 1, 2)
+        mixed_BQHC = jnp.swapaxes(self._scaled(mixed_BHQC, self.value_scaling), 1, 2)
         return self.out(mixed_BQHC.reshape(*mixed_BQHC.shape[:2], self.num_heads * self.head_dim))
 
 
 class FeedForward(nn.Module):
-    """One activation: act(x wi) wo. Two: (act(x wi_0) · act(x wi_1)) wo (Shazeer, 2020)."""
+    """One activation: act(x wi) wo. Two: (act(x wi_0) · act(x wi_1)) wo (Shazeer, 2020).
+
+    `scaling` as in Attention, of what wo is applied to.
+    """
 
     mlp_dim: int
     activations: tuple[str, ...]
     dropout_rate: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    scaling: nn.Module | None = None
 
     @classmethod
-    def of(cls, config: config_lib.T5Config) -> "FeedForward":
+    def of(cls, config: config_lib.T5Config, scaling: nn.Module | None = None) -> "FeedForward":
         """The feed-forward part of a layer of such a network."""
         return cls(
-            config.mlp_dim, config.mlp_activations, config.dropout_rate, jnp.dtype(config.dtype)
+            config.mlp_dim,
+            config.mlp_activations,
+            config.dropout_rate,
+            jnp.dtype(config.dtype),
+            fresh(scaling),
         )
 
     @nn.compact
@@ -317,6 +346,8 @@ class FeedForward(nn.Module):
         ]
         # What the activations are computed from is kept, not what they give.
         hidden = jax.checkpoint(self._activate)(*projected)
+        if self.scaling is not None:
+            hidden = hidden * self.scaling((self.mlp_dim,)).astype(hidden.dtype)
         # One mask for all positions of a row: cheaper, and what the paper's numbers used.
         dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
         hidden = dropout(hidden, deterministic=deterministic)

@@ -35,6 +35,9 @@ class EncoderDecoderModel:
       loss_normalizing_factor: see `losses.normalizer`.
       decoder: how `predict` picks tokens; a LabelRanking is for `rank_labels`.
       penalty: of all parameters, added to the loss of a batch; or None.
+      layer_prompt: a module for each layer, or None. See network.Transformer, as for the next two.
+      scaling: a module for each scaled activation, or None.
+      attention_pattern: or None.
     """
 
     config: config_lib.T5Config
@@ -46,6 +49,9 @@ class EncoderDecoderModel:
         default_factory=decoding.Greedy
     )
     penalty: Callable[[Params], Array] | None = None
+    layer_prompt: nn.Module | None = None
+    scaling: nn.Module | None = None
+    attention_pattern: Callable[[Array], Array] | None = None
 
     PROMPT_PATH: ClassVar[str] = "encoder/prompt/prompt"
     EMBEDDING_PATH: ClassVar[str] = "token_embedder/embedding"
@@ -53,17 +59,14 @@ class EncoderDecoderModel:
     @property
     def module(self) -> network.Transformer:
         """The Flax module."""
-        return network.Transformer(self.config, self.prompt)
+        return network.Transformer(
+            self.config, self.prompt, self.layer_prompt, self.scaling, self.attention_pattern
+        )
 
     @property
-    def plain(self) -> "EncoderDecoderModel":
-        """The network of a base checkpoint: nothing is added to it."""
-        return dataclasses.replace(self, prompt=None)
-
-    @functools.cached_property
     def added(self) -> frozenset[str]:
         """Paths of the parameters that the prompt and the methods add to a base checkpoint's."""
-        return frozenset(self._boxes.keys() - self.plain._boxes.keys())
+        return self._traced[1]
 
     def abstract_params(self) -> Params:
         """Shapes of all parameters, with their logical axes (flax LogicallyPartitioned).
@@ -71,18 +74,33 @@ class EncoderDecoderModel:
         A base checkpoint's are of `config.weights_dtype`, what is added to it is float32.
         """
         dtype = jnp.dtype(self.config.weights_dtype)
+        boxes, added = self._traced
         return params_lib.unflatten(
             {
                 path: box
-                if path in self.added
+                if path in added
                 else jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), box)
-                for path, box in self._boxes.items()
+                for path, box in boxes.items()
             }
         )
 
     @functools.cached_property
-    def _boxes(self) -> dict[str, Any]:
-        return params_lib.flatten(jax.eval_shape(self._boxed_params, jax.random.key(0)))
+    def _traced(self) -> tuple[dict[str, Any], frozenset[str]]:
+        """All parameters as shapes, and which of them the modules given to the network made."""
+        given = (self.prompt, self.layer_prompt, self.scaling)
+        kinds = tuple(type(module) for module in given if module is not None)
+        made_in = set()
+
+        def note(call, args, settings, context):
+            if isinstance(context.module, kinds):
+                made_in.add("/".join(context.module.path))
+            return call(*args, **settings)
+
+        with nn.intercept_methods(note):
+            boxes = jax.eval_shape(lambda rng: self._boxed_params(rng), jax.random.key(0))
+        boxes = params_lib.flatten(boxes)
+        prefixes = tuple(f"{path}/" for path in made_in)
+        return boxes, frozenset(path for path in boxes if path.startswith(prefixes))
 
     def init(self, rng: Array) -> Params:
         """Random parameters, float32, for pre-training and tests."""

@@ -5,6 +5,8 @@ from `vocab_size` on are soft tokens: the encoder leaves them to the `prompt`
 module that it was built with, if any. Shape letters: see `layers`.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -20,18 +22,32 @@ class Transformer(nn.Module):
       config: sizes.
       prompt: None for a plain T5, else a module called with (ids − V [B, S], x [B, S, D])
         that returns x with the rows of the soft tokens (ids − V >= 0) filled.
+      layer_prompt: the same in front of each layer of the encoder but the first.
+      scaling: a module called with a shape that returns factors of it, for the keys and values
+        of each attention (heads, head size) and what each feed-forward part has within (F,).
+      attention_pattern: which soft tokens (true in [B, S]) and others see each other in the
+        encoder: [B, 1, S, S].
     """
 
     config: config_lib.T5Config
     prompt: nn.Module | None = None
+    layer_prompt: nn.Module | None = None
+    scaling: nn.Module | None = None
+    attention_pattern: Callable[[Array], Array] | None = None
 
     def setup(self):
         dtype = jnp.dtype(self.config.dtype)
         self.token_embedder = layers.Embed(self.config.vocab_size, self.config.embed_dim, dtype)
-        # clone(parent=None) lets the encoder adopt the module: its path is encoder/prompt.
-        prompt = None if self.prompt is None else self.prompt.clone(parent=None, name=None)
-        self.encoder = encoder.Encoder(self.config, self.token_embedder, prompt)
-        self.decoder = decoder.Decoder(self.config, self.token_embedder)
+        # Fresh modules: the encoder adopts them, so that the prompt's path is encoder/prompt.
+        self.encoder = encoder.Encoder(
+            self.config,
+            self.token_embedder,
+            layers.fresh(self.prompt),
+            layers.fresh(self.layer_prompt),
+            layers.fresh(self.scaling),
+            self.attention_pattern,
+        )
+        self.decoder = decoder.Decoder(self.config, self.token_embedder, layers.fresh(self.scaling))
 
     def encode(self, ids, segment_ids=None, positions=None, *, deterministic=True):
         """Ids [B, S] -> [B, S, D]."""

@@ -55,12 +55,12 @@ def export(
       ValueError: a setting is not known, or run, checkpoint and model do not belong together.
     """
     del config_text
-    plain = model.plain
-    wanted = params_lib.flatten(nn.unbox(plain.abstract_params()))
+    wanted = params_lib.flatten(nn.unbox(model.abstract_params()))
+    wanted = {path: leaf for path, leaf in wanted.items() if path not in model.added}
     _check(export_format, dtype, vocabulary, wanted)
     wanted = {path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)) for path, x in wanted.items()}
     if checkpoint is not None:
-        base_model.check_config(checkpoint, plain.config)
+        base_model.check_config(checkpoint, model.config)
     step, trained = _step(checkpoint, start_step), {}
     if model_dir is not None:
         step, trained = _trained(model_dir, wanted, checkpoint)
@@ -80,7 +80,7 @@ def export(
         huggingface.save(
             folder,
             params_lib.unflatten(weights),
-            plain.config,
+            model.config,
             vocabulary_file=vocabulary.path,
             extra_ids=vocabulary.extra_ids,
             step=step,

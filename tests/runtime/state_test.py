@@ -170,6 +170,6 @@ def test_a_file_of_another_method_is_refused(tiny, shifted, monkeypatch, initial
 
 
 def test_a_prompt_for_a_model_without_one_is_refused(tiny):
-    plain = tiny._replace(model=tiny.model.plain)
+    plain = tiny._replace(model=dataclasses.replace(tiny.model, prompt=None))
     with pytest.raises(ValueError, match="adds to its base is nothing; give the gin file"):
         load(plain, prompt_initializer=initializers.FromArray(PROMPT))
