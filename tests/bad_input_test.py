@@ -104,6 +104,11 @@ class Broken:
 # Name -> (command, settings, what the message says).
 CASES = {
     "misspelt macro": ("train", {"TRAIN_STESP": 3}, ["TRAIN_STESP", "nearest: TRAIN_STEPS"]),
+    "place of a prompt": (
+        "train",
+        {"PROMPT_PLACE": "before"},
+        ["PROMPT_PLACE is 'before'; expected one of", "'suffix'"],
+    ),
     "required macro": (
         "train",
         {"TRAIN_STEPS": ABSENT},

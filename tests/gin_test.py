@@ -213,3 +213,11 @@ def test_every_method_goes_with_every_run(tiny_job, tmp_path, monkeypatch, metho
     else:
         given = value(f"{path}.{name}.prompt_initializer")
         assert given.leaves.keys() == leaves.keys()
+
+
+def test_a_prompt_from_a_file_stands_where_its_card_says(tiny_job, tmp_path, rng):
+    for place in ("suffix", (0, 0, 5)):
+        prompt_files.save(tmp_path / "p.npy", rng.normal(size=(3, 16)), {"place": place})
+        settings = {"PROMPT_FILE": tmp_path / "p.npy", "EVAL_OUTPUT_DIR": "scores"}
+        cli.read(tiny_job.command("eval", **settings))
+        assert value("prompt_tuning.runtime.evaluator.evaluate.model").prompt.place == place
