@@ -60,6 +60,7 @@ def infer(
       The paths of the files.
     """
     _check_mode(mode, num_shards, shard_id)
+    _ = dataset.room  # raises without lengths: how long are answers?
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     tasks = [
         dataclasses.replace(task, examples=task.examples[shard_id::num_shards])

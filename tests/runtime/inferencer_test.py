@@ -211,3 +211,16 @@ def test_answers_of_other_settings_are_not_mixed(infer, suffix):
         infer("A = 2\n")
     path.with_name(path.name + suffix).unlink()
     assert lines(infer("A = 2\n")) == expected()
+
+
+def test_without_lengths_nobody_knows_how_long_answers_are(tiny, tmp_path):
+    dataset = pipeline.DatasetConfig(sources.TaskSource(infer_file="a.jsonl"), None, "infer", 8)
+    with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS is None; expected"):
+        inferencer.infer(
+            model=tiny.model,
+            vocabulary=tiny.vocabulary,
+            checkpoint=tiny.checkpoint,
+            prompt_initializer=initializers.SampledVocabulary(),
+            dataset=dataset,
+            output_dir=str(tmp_path / "out"),
+        )
