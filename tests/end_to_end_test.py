@@ -255,7 +255,10 @@ def test_a_decoder_only_model_is_pretrained_tuned_evaluated_and_asked(
     settings = {"INITIAL_CHECKPOINT_PATH": base, "BATCH_SIZE": 16}
     tuning = {"MODEL_DIR": tmp_path / "run", "TRAIN_STEPS": 33, "EVAL_PERIOD": 30, "LOG_PERIOD": 5}
     result = cli.run(job.command("train", **tuning, **settings))
-    told = [line["loss_per_nonpadding_target_token"] for line in lines(tmp_path / "run/train/metrics.jsonl")]
+    told = [
+        line["loss_per_nonpadding_target_token"]
+        for line in lines(tmp_path / "run/train/metrics.jsonl")
+    ]
     assert told[-1] < told[0] - 0.05
     # Nothing but the prompt has moved from what the checkpoint holds.
     (run,) = runs

@@ -204,7 +204,7 @@ def test_every_method_goes_with_every_run(tiny_job, tmp_path, monkeypatch, metho
     settings = REQUIRED[run] | ({"PROMPT_LENGTH": 4} if run in ("train", "describe") else {})
     settings |= {"PROMPT_FILE": "prompt.npz"} if "PROMPT_FILE" in settings else {}
     cli.read(tiny_job.command(run, *files, **settings))
-    path, name = cli.VERBS[run]
+    path, name = verbs.VERBS[run].module, verbs.VERBS[run].function
     assert METHODS[method](value(f"{path}.{name}.model"))
     if run in ("train", "describe"):
         patterns = (".*/ia3_scaling",) if method == "ia3" else (".*/prompt/.*",)

@@ -71,7 +71,11 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
         return model.best_first(labels, logits)
 
     def predict(
-        self, params: model.Params, ids: Int[Array, "B S"], max_length: int, rng: Array | None = None
+        self,
+        params: model.Params,
+        ids: Int[Array, "B S"],
+        max_length: int,
+        rng: Array | None = None,
     ) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
         """Decodes `max_length` tokens behind the inputs at most; only these are returned.
 
