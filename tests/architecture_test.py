@@ -30,7 +30,7 @@ LIBRARIES = {
     "models": {"jax", "flax"},
     "optimizers": {"jax", "optax"},
     "checkpoints": {"jax", "flax", "ml_dtypes", "msgpack", "orbax", "safetensors", "tensorstore"},
-    "data": {"sentencepiece", "seqio", "tensorflow"},
+    "data": {"scipy", "sentencepiece", "seqio", "tensorflow", "tensorflow_datasets"},
     "runtime": {"jax", "flax", "optax", "rich", "tensorboardX"},
     "analysis": {"jax"},
     "cli": {"gin", "jax"},
@@ -41,10 +41,13 @@ OF_FILES = {"etils", "io", "os", "pathlib", "shutil", "tempfile"}
 # tf.data code, and modules that register tasks: imported when a task is opened.
 TENSORFLOW_AT_ONCE = {
     "data/features.py",
+    "data/formats.py",
     "data/in_memory.py",
+    "data/originals.py",
     "data/preprocessors.py",
-    "data/tasks/glue.py",
+    "data/tasks/super_glue.py",
     "data/tasks/text.py",
+    "data/variants.py",
 }
 TESTED_ELSEWHERE = {
     "__init__.py": "a version: cli_test.py",
@@ -103,7 +106,9 @@ def test_the_lower_layers_know_no_files():
 
 def test_tensorflow_and_seqio_are_imported_late():
     at_once = {
-        path for path, _, tree in modules() if {"tensorflow", "seqio"} & libraries(tree.body)
+        path
+        for path, _, tree in modules()
+        if {"tensorflow", "tensorflow_datasets", "seqio"} & libraries(tree.body)
     }
     assert at_once == TENSORFLOW_AT_ONCE
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import seqio
 from flax import serialization
 from sentencepiece import sentencepiece_model_pb2
 
@@ -92,6 +93,12 @@ class Broken:
         files = dict.fromkeys(("TRAIN_FILE", "EVAL_FILE", "INFER_FILE"))
         names = {"MIXTURE_OR_TASK_NAME": name, "MIXTURE_OR_TASK_MODULE": "film_tasks"}
         return files | names | settings
+
+    def glue(self, content: str, **settings: Any) -> dict[str, Any]:
+        """Settings that read SST-2 from a train.tsv of this content."""
+        self.file(content, "train.tsv")
+        names = {"MIXTURE_OR_TASK_NAME": "glue_sst2_v200", "TASK_DATA_DIR": self.folder}
+        return dict.fromkeys(("TRAIN_FILE", "EVAL_FILE", "INFER_FILE")) | names | settings
 
 
 # Name -> (command, settings, what the message says).
@@ -192,6 +199,31 @@ CASES = {
         "eval",
         lambda broken: broken.task("flims"),
         ["MIXTURE_OR_TASK_NAME 'flims'", "nearest: films", "MIXTURE_OR_TASK_MODULE"],
+    ),
+    "task of ours": (
+        "train",
+        lambda broken: broken.glue("", MIXTURE_OR_TASK_NAME="gleu_sst2_v200", TASK_DATA_DIR=None),
+        ["MIXTURE_OR_TASK_NAME 'gleu_sst2_v200'", "nearest: glue_sst2_v200"],
+    ),
+    "file of another task": (
+        "train",
+        lambda broken: broken.glue("sentence1\tsentence2\tlabel\na\tb\tentailment\n"),
+        ["TASK_DATA_DIR", "train.tsv: no sentence; it has ['sentence1', 'sentence2', 'label']"],
+    ),
+    "folder without the file": (
+        "eval",
+        lambda broken: broken.glue("", SPLIT="validation"),
+        ["TASK_DATA_DIR", "has none of dev.tsv, nor a folder SST-2 with one; set it"],
+    ),
+    "no folder of original files": (
+        "infer",
+        lambda broken: broken.glue("", TASK_DATA_DIR="none", SPLIT="test"),
+        ["TASK_DATA_DIR none is no folder"],
+    ),
+    "original files and files": (
+        "train",
+        {"TASK_DATA_DIR": "here"},
+        ["both TASK_DATA_DIR (here) and ['EVAL_FILE', 'INFER_FILE', 'TRAIN_FILE'] are set"],
     ),
     "module": (
         "eval",
@@ -373,6 +405,15 @@ def test_a_mistake_is_answered_before_anything_is_done(answer, tiny, tmp_path, m
     message = answer(verb, settings)
     assert all(part in message for part in parts), message
     assert "In call to configurable" not in message and "Traceback" not in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tfds_folder_without_the_data_set(answer, tmp_path, monkeypatch):
+    monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", str(tmp_path))
+    message = answer("train", Broken(tmp_path, tmp_path).glue("", TASK_DATA_DIR=None))
+    assert f"glue/sst2:2.0.0 is not in {tmp_path}/glue/sst2/2.0.0" in message
+    assert f"tfds build glue/sst2:2.0.0 --data_dir={tmp_path}" in message
+    assert "--tfds_data_dir" in message and "TASK_DATA_DIR" in message
     assert not (tmp_path / "out").exists()
 
 

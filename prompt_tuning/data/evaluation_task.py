@@ -1,6 +1,7 @@
 """The examples of a task that are answered: as batches, as text, as metrics."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -62,8 +63,19 @@ class EvaluationTask:
             return self.vocabulary.decode(example[feature])
         return value.decode() if isinstance(value, bytes) else str(value)
 
-    def metrics(self, texts: Sequence[str], scores: Sequence[float] | None) -> dict[str, float]:
-        """The task's metrics of the answers to its examples."""
+    def metrics(
+        self,
+        texts: Sequence[str],
+        scores: Sequence[float] | None,
+        aux_values: Mapping[str, Sequence[Any]] | None = None,
+    ) -> dict[str, float | str]:
+        """The task's metrics of the answers to its examples; a sample of answers is text.
+
+        Args:
+          texts: the answers.
+          scores: log-likelihood of the targets, where a metric wants it.
+          aux_values: what else is known of each answer, e.g. {"scores": their log-likelihood}.
+        """
         postprocess = self.task.postprocess_fn
         targets = [
             postprocess(self.text(e, "targets"), example=e, is_target=True) for e in self.examples
@@ -75,6 +87,22 @@ class EvaluationTask:
         values: dict[str, Any] = {}
         for metric in self.task.predict_metric_fns:
             values |= metric(targets, predictions)
+        for metric in self.task.predict_with_aux_metric_fns:
+            values |= metric(targets, predictions, aux_values or {})
         for metric in self.task.score_metric_fns:
             values |= metric(targets, scores)
-        return {name: float(getattr(value, "value", value)) for name, value in values.items()}
+        plain = {name: _plain(value) for name, value in values.items()}
+        if others := [name for name, value in plain.items() if value is None]:
+            logging.warning("%s: no number and no text, not told: %s", self.name, ", ".join(others))
+        return {name: value for name, value in plain.items() if value is not None}
+
+
+def _plain(value: Any) -> float | str | None:
+    """The number or text that a metric's value is or holds; None for an image or its like."""
+    value = getattr(value, "textdata", getattr(value, "value", value))
+    if isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

@@ -22,7 +22,7 @@ class DataSet:
     Attributes:
       folder: that GLUE unpacks to; TASK_DATA_DIR is it, or has it.
       texts: feature -> column.
-      label: column; absent from test files, and from all of a data set without labels.
+      label: column; absent from test files, "" for a data set without labels.
       classes: names of the labels in order; none where the label is a number.
       files: split -> file.
     """
@@ -82,7 +82,7 @@ DATA_SETS: Mapping[str, DataSet] = {
     "qnli": DataSet("QNLI", _pair("question", "sentence"), classes=_ENTAILMENT),
     "rte": DataSet("RTE", _SENTENCES, classes=_ENTAILMENT),
     "wnli": DataSet("WNLI", _SENTENCES, classes=("not_entailment", "entailment")),
-    "ax": dataclasses.replace(_mnli(test="diagnostic.tsv"), folder="diagnostic"),
+    "ax": dataclasses.replace(_mnli(test="diagnostic.tsv"), folder="diagnostic", label=""),
 }
 
 
@@ -97,20 +97,19 @@ def read(name: str, folder: epath.Path, split: str) -> Iterator[dict[str, Any]]:
       FileNotFoundError, ValueError: naming TASK_DATA_DIR and the file.
     """
     data_set = DATA_SETS[name]
-    if (folder / data_set.folder).is_dir():
-        folder = folder / data_set.folder
     names = [data_set.files[split]]
     if len(data_set.texts) == 2:
         names.append(names[0].replace(".tsv", ".json"))
     if name == "mrpc":
         names.append(f"msr_paraphrase_{'test' if split == 'test' else 'train'}.txt")
-    file = originals.find_file(folder, *names)
+    file = originals.find_file(folder, *names, inside=data_set.folder)
     if file.name.removesuffix(".gz").endswith(".json"):
         rows = _json_rows(file, data_set)
     else:
         rows = _tsv_rows(file, data_set, has_header=name != "cola" or split == "test")
     if file.name.startswith("msr_") and split != "test":
-        rows = _mrpc_part(rows, originals.find_file(folder, "dev_ids.tsv", "mrpc_dev_ids.tsv"), split)
+        ids = originals.find_file(file.parent, "dev_ids.tsv", "mrpc_dev_ids.tsv")
+        rows = _mrpc_part(rows, ids, split)
     for number, row in enumerate(rows):
         if row is None:
             continue
@@ -125,7 +124,9 @@ def read(name: str, folder: epath.Path, split: str) -> Iterator[dict[str, Any]]:
 def _label(value: str, classes: Sequence[str], place: str) -> float | int:
     if classes:
         numbers = [str(i) for i in range(len(classes))]
-        return numbers.index(value) if value in numbers else originals.class_id(value, classes, place)
+        return (
+            numbers.index(value) if value in numbers else originals.class_id(value, classes, place)
+        )
     try:
         return float(value)
     except ValueError as error:

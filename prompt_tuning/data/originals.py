@@ -146,17 +146,24 @@ def in_folder(provider: seqio.Task | seqio.Mixture, folder: str):
     return seqio.Mixture(provider.name, rated, sample_fn=provider._sample_fn)
 
 
-def find_file(folder: epath.Path, *names: str) -> epath.Path:
-    """The first of these files that is in `folder`; each may be there with .gz behind.
+def find_file(folder: epath.Path, *names: str, inside: str = "") -> epath.Path:
+    """The first of these files that is there; each may have .gz behind.
+
+    Args:
+      folder: TASK_DATA_DIR.
+      *names: of the files.
+      inside: the data set's own folder, looked into instead where `folder` has it.
 
     Raises FileNotFoundError that says what was looked for.
     """
+    own = folder / inside if inside and (folder / inside).is_dir() else folder
     for name in names:
-        for file in (folder / name, folder / f"{name}.gz"):
+        for file in (own / name, own / f"{name}.gz"):
             if file.exists():
                 return file
+    either = f", nor a folder {inside} with one" if inside and own == folder else ""
     raise FileNotFoundError(
-        f"{SETTING} {folder} has none of {', '.join(names)}; set it to the folder that holds "
+        f"{SETTING} {own} has none of {', '.join(names)}{either}; set it to the folder that holds "
         "the data set's original files"
     )
 

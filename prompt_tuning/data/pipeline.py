@@ -113,10 +113,25 @@ def _open(config: DatasetConfig, vocabulary: vocabularies.SentencePiece):
             "set SPLIT to one of them"
         )
     tasks = [_use_vocabulary(task, vocabulary) for task in originals]
+    if config.use_cached:
+        _check_cached(tasks)
     if not isinstance(provider, seqio.Mixture):
         return tasks[0], tasks
     rated = [(mine, provider.get_rate(own)) for mine, own in zip(tasks, originals, strict=True)]
     return seqio.Mixture(provider.name, rated, sample_fn=provider._sample_fn), tasks
+
+
+def _check_cached(tasks: Sequence) -> None:
+    """Raises ValueError where a task that could have a cache has none."""
+    import seqio
+
+    for task in tasks:
+        if task.supports_caching and not task.cache_dir:
+            raise ValueError(
+                f"USE_CACHED_TASKS is True, but no cache of {task.name} is in "
+                f"{list(seqio.utils.get_global_cache_dirs())}, the folders of seqio's caches; make one "
+                "with seqio_cache_tasks, or set USE_CACHED_TASKS = False"
+            )
 
 
 def _read(config: DatasetConfig, provider, tasks: Sequence, *, shuffle: bool, seed: int):

@@ -1,42 +1,10 @@
-"""tf.data transformations of examples: text formats and pre-training objectives."""
+"""tf.data transformations of running text: pre-training objectives."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import seqio
 import tensorflow as tf
-
-
-def glue(
-    dataset: tf.data.Dataset, benchmark_name: str, label_names: Sequence[str]
-) -> tf.data.Dataset:
-    """T5's text format of a GLUE task: "BENCHMARK KEY: VALUE KEY: VALUE" -> the label's name.
-
-    Keys are in order of the alphabet, without idx and label; label -1, of a test split
-    without answers, becomes "<unk>".
-    """
-    names = tf.constant(["<unk>", *label_names])
-
-    def convert(example):
-        parts = [benchmark_name]
-        for key in sorted(example.keys() - {"idx", "label"}):
-            parts += [f"{key}:", example[key]]
-        return {
-            "inputs": tf.strings.join(parts, separator=" "),
-            "targets": tf.gather(names, example["label"] + 1),
-            "idx": example["idx"],
-        }
-
-    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def remove_first_text_token(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Takes the first word, which names the task, off the inputs."""
-
-    def convert(example):
-        return {**example, "inputs": tf.strings.regex_replace(example["inputs"], r"^\S+\s", "")}
-
-    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def concatenate_and_chunk(dataset: tf.data.Dataset, length: int, eos_id: int) -> tf.data.Dataset:

@@ -74,9 +74,7 @@ class ReCoRD(DataSet):
 DATA_SETS: Mapping[str, DataSet] = {
     "boolq": DataSet("BoolQ", ("question", "passage"), _YES_NO),
     "cb": DataSet("CB", ("premise", "hypothesis"), ("entailment", "contradiction", "neutral")),
-    "copa": DataSet(
-        "COPA", ("premise", "choice1", "choice2", "question"), ("choice1", "choice2")
-    ),
+    "copa": DataSet("COPA", ("premise", "choice1", "choice2", "question"), ("choice1", "choice2")),
     "multirc": MultiRC("MultiRC", ("paragraph", "question", "answer"), _YES_NO),
     "record": ReCoRD("ReCoRD", ("passage", "query"), ()),
     "rte": DataSet("RTE", ("premise", "hypothesis"), _ENTAILMENT),
@@ -104,9 +102,7 @@ def read(name: str, folder: epath.Path, split: str) -> Examples:
       FileNotFoundError, ValueError: naming TASK_DATA_DIR and the file.
     """
     data_set = DATA_SETS[name]
-    if (folder / data_set.folder).is_dir():
-        folder = folder / data_set.folder
-    file = originals.find_file(folder, data_set.files[split])
+    file = originals.find_file(folder, data_set.files[split], inside=data_set.folder)
     return _READERS.get(name, _flat)(file, data_set)
 
 
@@ -195,5 +191,35 @@ def _mend_spans(example: dict[str, Any]) -> None:
         example[f"{span}_text"] = (start + words[1:]).rstrip(".").replace("\n", " ")
 
 
+def read_definite_pronouns(folder: epath.Path, split: str) -> Examples:
+    """Definite pronoun resolution (Rahman and Ng, 2012): five lines an example, the last empty.
+
+    From train.c.txt and test.c.txt in `folder` or its folder DPR. Raises as `read`.
+    """
+    file = originals.find_file(folder, f"{split}.c.txt", inside="DPR")
+    lines = [line.strip() for line in files.read_text(str(file), originals.SETTING).split("\n")]
+    for start in range(0, len(lines) - 3, 5):
+        sentence, pronoun, candidates, correct = lines[start : start + 4]
+        names = [name.strip() for name in candidates.split(",")]
+        place = f"{file}, line {start + 4}"
+        if len(names) != 2:
+            raise ValueError(
+                f"{originals.SETTING} {file}, line {start + 3}: {candidates!r}; expected two names: is "
+                "this the file of another task?"
+            )
+        yield {
+            "sentence": sentence,
+            "pronoun": pronoun,
+            "candidates": names,
+            "label": originals.class_id(correct, names, place),
+        }
+
+
+DEFINITE_PRONOUN_FEATURES = {
+    "sentence": "string",
+    "pronoun": "string",
+    "candidates": ["string"],
+    "label": "int64",
+}
 _APART = ("Kamenev and Zinoviev", "Kamenev, Zinoviev, and Stalin")
 _READERS = {"multirc": _multirc, "record": _record, "wsc.fixed": _wsc}

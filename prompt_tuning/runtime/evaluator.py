@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,18 +52,23 @@ class Answerer:
 
     def answers(
         self, params, task: evaluation_task.EvaluationTask, batch_size: int
-    ) -> tuple[list[str], list[float] | None]:
-        """The best decode of each example as text, and target scores where a metric wants them."""
+    ) -> tuple[list[str], list[float] | None, dict[str, list[float]]]:
+        """Of each example the best decode as text, target scores where a metric wants them, and more.
+
+        The last is what seqio's metrics call aux_values: {"scores": log-likelihood of the decode}.
+        """
         texts = [""] * len(task.examples)
         scores = [0.0] * len(task.examples)
+        own_scores = [0.0] * len(task.examples)
         for i, (which, batch) in enumerate(task.batches(batch_size, self._loaded.soft_ids)):
-            tokens, _ = self.predict(params, batch, task.lengths.targets, i)
-            for example, row in zip(which, tokens, strict=False):
+            tokens, of_tokens = self.predict(params, batch, task.lengths.targets, i)
+            for example, row, score in zip(which, tokens, of_tokens, strict=False):
                 texts[example] = self._loaded.vocabulary.decode(row[0])
+                own_scores[example] = float(score[0])
             if task.needs_scores:
                 for example, score in zip(which, self.score(params, batch), strict=False):
                     scores[example] = float(score)
-        return texts, scores if task.needs_scores else None
+        return texts, scores if task.needs_scores else None, {"scores": own_scores}
 
 
 def _label_ids(labels: Sequence[str], vocabulary: vocabularies.SentencePiece) -> np.ndarray:
@@ -83,12 +88,15 @@ def evaluate_tasks(
     *,
     output_dir: epath.PathLike | None = None,
     step: int = 0,
-) -> dict[str, dict[str, float]]:
-    """Metrics of each task; with `output_dir` also the answers, one JSON line an example."""
+) -> dict[str, dict[str, float | str]]:
+    """Metrics of each task, samples of answers too where it has such (see `numbers`).
+
+    With `output_dir` also the answers, one JSON line an example.
+    """
     results = {}
     for task in tasks:
-        texts, scores = answerer.answers(params, task, batch_size)
-        results[task.name] = task.metrics(texts, scores)
+        texts, scores, aux_values = answerer.answers(params, task, batch_size)
+        results[task.name] = task.metrics(texts, scores, aux_values)
         targets = {task.text(e, "targets") for e in task.examples}
         if len(texts) > 1 and len(targets) > 1 and len(set(texts)) == 1:
             logging.warning(
@@ -109,6 +117,11 @@ def evaluate_tasks(
             name = f"{task.name}-{step:06d}.jsonl"
             reporting.write_text(epath.Path(output_dir) / name, "\n".join(lines) + "\n")
     return results
+
+
+def numbers(metrics: Mapping[str, float | str]) -> dict[str, float]:
+    """The metrics without samples of answers."""
+    return {name: value for name, value in metrics.items() if not isinstance(value, str)}
 
 
 class Validation:
@@ -148,9 +161,9 @@ class Validation:
         )
         for name, metrics in results.items():
             self._logs[name].write(step, metrics)
-            shown = ", ".join(f"{key} {value:.2f}" for key, value in metrics.items())
+            shown = ", ".join(f"{key} {value:.2f}" for key, value in numbers(metrics).items())
             logging.info("step %d  %s: %s", step, name, shown)
-        return results
+        return {name: numbers(metrics) for name, metrics in results.items()}
 
     def __enter__(self) -> "Validation":
         return self
@@ -197,9 +210,10 @@ def evaluate(
     )
     reporting.start_folder(output_dir, config_text, "EVAL_OUTPUT_DIR")
     folder, step = epath.Path(output_dir) / "inference_eval", loaded.step or 0
-    results = evaluate_tasks(
+    found = evaluate_tasks(
         Answerer(loaded), loaded.params, tasks, dataset.batch_size, output_dir=folder, step=step
     )
+    results = {name: numbers(metrics) for name, metrics in found.items()}
     rows: list[tuple[str, str]] = []
     for task in tasks:
         metrics: dict[str, Any] = {**results[task.name], "majority": majority_share(task)}

@@ -20,7 +20,7 @@ Tree = Mapping[str, Any]
 
 
 class MetricWriter:
-    """Writes scalars of one kind of a run to TensorBoard and to a JSON-lines file.
+    """Writes metrics of one kind of a run to TensorBoard, and the numbers to a JSON-lines file.
 
     A run that goes on from a step first drops what is after it, so that nothing is
     there twice.
@@ -36,8 +36,8 @@ class MetricWriter:
         lines = self._jsonl.read_text().splitlines() if self._jsonl.exists() else []
         self._lines = [line for line in lines if json.loads(line)["step"] <= after_step]
 
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds a line and an event for each scalar."""
+    def write(self, step: int, metrics: Mapping[str, float | str]) -> None:
+        """Adds a line, and an event for each number and text."""
         if self._events is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._events = tensorboardX.SummaryWriter(
@@ -47,8 +47,15 @@ class MetricWriter:
                 # The rest of the name is the second.
                 filename_suffix=f".{self._after_step}",
             )
-        for name, value in scalars.items():
-            self._events.add_scalar(f"{self._prefix}{name}", value, step)
+        scalars = {}
+        for name, value in metrics.items():
+            if isinstance(value, str):
+                # TensorBoard reads Markdown, where one line break is none.
+                text = value.replace("\n", "\n\n")
+                self._events.add_text(f"{self._prefix}{name}", text, step)
+            else:
+                self._events.add_scalar(f"{self._prefix}{name}", value, step)
+                scalars[name] = value
         self._lines.append(json.dumps({"step": step, **scalars}))
         write_text(self._jsonl, "\n".join(self._lines) + "\n")
 

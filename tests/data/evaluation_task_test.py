@@ -25,6 +25,7 @@ def make_task(vocabulary, texts, *, targets=("good", "bad"), **settings):
     defaults = {
         "postprocess_fn": lambda text, **_: text,
         "predict_metric_fns": [],
+        "predict_with_aux_metric_fns": [],
         "score_metric_fns": [],
     }
     of_seqio = types.SimpleNamespace(**(defaults | settings))
@@ -110,6 +111,22 @@ def test_metrics_see_what_postprocessing_makes(vocabulary):
         ([("target", "GOOD"), ("target", "BAD")], [("answer", "X"), ("answer", "Y")]),
     ]
     assert not make_task(vocabulary, texts).needs_scores
+
+
+def test_metrics_may_be_text_and_may_want_more_than_answers(vocabulary, caplog):
+    def with_aux(targets, predictions, aux_values):
+        return {"sure": sum(aux_values["scores"]) / len(targets)}
+
+    def samples(targets, predictions):
+        text = seqio.metrics.Text(textdata="a sample")
+        return {"sample": text, "plain": "text", "picture": seqio.metrics.Image(np.zeros([1, 2]))}
+
+    settings = {"predict_with_aux_metric_fns": [with_aux], "predict_metric_fns": [samples]}
+    task = make_task(vocabulary, ["film a", "film b"], **settings)
+    found = task.metrics(["x", "y"], None, {"scores": [-1.0, -2.0]})
+    assert found == {"sure": -1.5, "sample": "a sample", "plain": "text"}
+    [message] = caplog.messages
+    assert "films: no number and no text, not told: picture" in message
 
 
 def test_text_that_was_not_kept_is_spelt_from_its_ids(vocabulary):

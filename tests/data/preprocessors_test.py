@@ -15,40 +15,6 @@ def documents(*lengths):
     return dataset.map(lambda i: {"targets": ragged[i]})
 
 
-def sst2(**extra):
-    return tf.data.Dataset.from_tensors(
-        {"idx": tf.constant(7), "label": tf.constant(1, tf.int64), "sentence": b"a fine film "}
-        | extra
-    )
-
-
-LABELS = ("negative", "positive")
-
-
-def test_glue_format():
-    [example] = preprocessors.glue(sst2(), "sst2", LABELS).as_numpy_iterator()
-    assert example == {"inputs": b"sst2 sentence: a fine film ", "targets": b"positive", "idx": 7}
-
-
-def test_glue_keys_are_in_alphabetic_order():
-    dataset = sst2(premise=b"p", hypothesis=b"h")
-    [example] = preprocessors.glue(dataset, "mnli", LABELS).as_numpy_iterator()
-    assert example["inputs"] == b"mnli hypothesis: h premise: p sentence: a fine film "
-
-
-@pytest.mark.parametrize(("label", "name"), [(0, b"negative"), (-1, b"<unk>")])
-def test_glue_labels(label, name):
-    dataset = sst2(label=tf.constant(label, tf.int64))
-    [example] = preprocessors.glue(dataset, "sst2", LABELS).as_numpy_iterator()
-    assert example["targets"] == name
-
-
-def test_remove_first_text_token():
-    dataset = tf.data.Dataset.from_tensors({"inputs": b"sst2 sentence: sst2 x", "targets": b"y z"})
-    [example] = preprocessors.remove_first_text_token(dataset).as_numpy_iterator()
-    assert example == {"inputs": b"sentence: sst2 x", "targets": b"y z"}
-
-
 def test_chunks_hold_all_tokens_in_order_with_eos_between_documents():
     lengths = [3, 1, 40, 2, 5] * 30  # more documents than one batch of them
     chunks = preprocessors.concatenate_and_chunk(documents(*lengths), 7, eos_id=1)

@@ -5,7 +5,7 @@ import sys
 import pytest
 import seqio
 
-from prompt_tuning.data import features, in_memory, sources
+from prompt_tuning.data import features, in_memory, pipeline, sources
 
 MODULE = """
 import seqio
@@ -94,6 +94,11 @@ def test_a_split_of_your_files_is_one_file(files, vocabulary, split, setting, ta
             "MIXTURE_OR_TASK_MODULE 'no_such_module'",
         ),
         (
+            {"train_file": "b", "data_dir": "c"},
+            "train",
+            r"both TASK_DATA_DIR \(c\) and \['TRAIN_FILE'\] are set",
+        ),
+        (
             {"name": "no such task"},
             "train",
             "is no registered task or mixture; set MIXTURE_OR_TASK_M",
@@ -108,6 +113,36 @@ def test_what_is_wrong(vocabulary, settings, split, part):
 def test_a_misspelt_name_gets_the_nearest(registered, vocabulary):
     source = sources.TaskSource(name="source_test_film", module=registered)
     with pytest.raises(ValueError, match="nearest: sources_test_films"):
+        source.open(vocabulary, "train")
+
+
+@pytest.mark.parametrize(
+    "module", [None, "prompt_tuning.data.glue", "prompt_tuning.data.tasks", "t5.data.mixtures"]
+)
+@pytest.mark.parametrize("name", ["taskless_glue_sst2_v200_examples", "super_glue_cb_v102"])
+def test_tasks_of_the_reference_by_name_and_by_its_modules(vocabulary, module, name):
+    assert sources.TaskSource(name=name, module=module).open(vocabulary, "train").name == name
+
+
+def test_the_nearest_name_of_all_tasks(vocabulary):
+    source = sources.TaskSource(name="taskless_glue_sst_v200_example")
+    with pytest.raises(ValueError, match="nearest: taskless_glue_sst2_v200_examples"):
+        source.open(vocabulary, "train")
+
+
+def test_a_task_of_original_files(tmp_path, vocabulary):
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\na fine film \t1\n")
+    source = sources.TaskSource(name="taskless_glue_sst2_v200", data_dir=str(tmp_path))
+    config = pipeline.DatasetConfig(source, {"inputs": 40, "targets": 8}, "train", 1)
+    [task] = pipeline.evaluation_tasks(config, vocabulary)
+    [example] = task.examples
+    assert task.text(example, "inputs") == "sentence: a fine film "
+    assert example["targets"].tolist() == [*vocabulary.encode("positive"), 1]
+
+
+def test_a_folder_of_original_files_that_is_not_there(vocabulary):
+    source = sources.TaskSource(name="glue_sst2_v200", data_dir="none")
+    with pytest.raises(FileNotFoundError, match="TASK_DATA_DIR none is no folder"):
         source.open(vocabulary, "train")
 
 

@@ -32,6 +32,7 @@ def task_of(vocabulary, rows=ROWS, score_metrics=(), name="films"):
     task = types.SimpleNamespace(
         postprocess_fn=lambda text, **_: text,
         predict_metric_fns=[metrics.accuracy],
+        predict_with_aux_metric_fns=[],
         score_metric_fns=list(score_metrics),
     )
     room = batching.Lengths(12, 6)
@@ -45,7 +46,7 @@ class FixedAnswers:
         self.texts = list(texts)
 
     def answers(self, params, task, batch_size):
-        return self.texts[: len(task.examples)], None
+        return self.texts[: len(task.examples)], None, {}
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +61,8 @@ def answerer(loaded):
 
 def test_answers_do_not_depend_on_the_batch_nor_on_its_padding(loaded, answerer):
     task = task_of(loaded.vocabulary, [(f"film {i}", "good") for i in range(5)])
-    by_two, scores = answerer.answers(loaded.params, task, 2)
-    by_eight, _ = answerer.answers(loaded.params, task, 8)
+    by_two, scores, _ = answerer.answers(loaded.params, task, 2)
+    by_eight, *_ = answerer.answers(loaded.params, task, 8)
     assert by_two == by_eight and len(by_two) == 5
     assert scores is None
 
@@ -71,15 +72,17 @@ def test_answers_are_in_the_order_of_the_examples(loaded, monkeypatch):
 
     class Echo(evaluator.Answerer):
         def predict(self, params, batch, max_length, index=0):
-            return batch["encoder_input_tokens"][:, None, len(loaded.soft_ids) :], None
+            ids = batch["encoder_input_tokens"]
+            return ids[:, None, len(loaded.soft_ids) :], -np.count_nonzero(ids, axis=1)[:, None]
 
         def score(self, params, batch):
             return np.count_nonzero(batch["encoder_input_tokens"], axis=1)
 
     task = task_of(loaded.vocabulary, [(t, "good") for t in texts], score_metrics=[len])
-    found, scores = Echo(loaded).answers(None, task, 2)
+    found, scores, aux_values = Echo(loaded).answers(None, task, 2)
     assert found == texts
     assert scores == [len(loaded.soft_ids) + len(e["inputs"]) for e in task.examples]
+    assert aux_values == {"scores": [-score for score in scores]}
 
 
 def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, answerer):
@@ -152,6 +155,17 @@ def test_validation_logs_each_task(vocabulary, tmp_path, caplog):
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"films", "other"}
 
 
+def test_samples_of_answers_are_for_tensorboard_only(vocabulary, tmp_path, caplog):
+    task = task_of(vocabulary)
+    task.task.predict_metric_fns.append(lambda targets, predictions: {"sample": "one\ntwo"})
+    answerer = FixedAnswers("good", "bad", "bad")
+    validation = evaluator.Validation(answerer, [task], 2, tmp_path, after_step=0)
+    with validation, caplog.at_level("INFO"):
+        assert validation.evaluate(None, 1) == {"films": {"accuracy": 100.0}}
+    assert "step 1  films: accuracy 100.00" in caplog.messages
+    assert b"one\n\ntwo" in next((tmp_path / "films").iterdir()).read_bytes()
+
+
 def test_evaluate_writes_metrics_and_answers(tiny, tiny_job, tmp_path, capsys):
     dataset = pipeline.DatasetConfig(
         sources.TaskSource(eval_file=str(tiny_job.folder / "eval.tsv")),
@@ -184,7 +198,7 @@ def test_a_label_ranking_answers_with_labels_only(loaded):
     model = dataclasses.replace(loaded.model, decoder=decoding.LabelRanking(labels))
     ranking = dataclasses.replace(loaded, model=model)
     task = task_of(loaded.vocabulary)
-    found, _ = evaluator.Answerer(ranking).answers(loaded.params, task, 2)
+    found, *_ = evaluator.Answerer(ranking).answers(loaded.params, task, 2)
     scores = []
     for label in labels:
         rows = [(text, label) for text, _ in ROWS]

@@ -54,6 +54,20 @@ def test_metrics_are_lines_and_events(tmp_path):
     ]
 
 
+def test_texts_are_events_only(tmp_path):
+    log = writer(tmp_path, 0)
+    log.write(1, {"accuracy": 50.0, "samples": "one\ntwo"})
+    log.close()
+    assert lines(tmp_path / "task.jsonl") == [{"step": 1, "accuracy": 50.0}]
+    values = [value for e in read_events(tmp_path / "task") for value in e.summary.value]
+    assert [value.tag.partition("/text")[0] for value in values] == [
+        "eval/accuracy",
+        "eval/samples",
+    ]
+    # A line break of Markdown is two.
+    assert values[1].tensor.string_val[0] == b"one\n\ntwo"
+
+
 def test_a_run_that_goes_on_drops_what_is_after_its_step(tmp_path):
     for after_step, steps in ((0, (1, 2, 3)), (2, (3, 4)), (4, (5,))):
         log = writer(tmp_path, after_step)

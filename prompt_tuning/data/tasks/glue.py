@@ -1,31 +1,102 @@
-"""GLUE in T5's text format, from TFDS; `taskless_` variants lack the task's name in front."""
+"""GLUE (Wang et al., 2018) as text to text: glue_*_v002 and glue_*_v200, in all variants.
+
+v002 and v200 are the versions 1.0.0 and 2.0.0 of TFDS; QQP is another data set in each.
+"""
 
 import functools
+from collections.abc import Callable, Sequence
 
-import seqio
+from prompt_tuning.data import (
+    formats,
+    glue_files,
+    metrics,
+    originals,
+    postprocessors,
+    variants,
+)
 
-from prompt_tuning.data import features, metrics, postprocessors, preprocessors
+VERSIONS = {"v002": "1.0.0", "v200": "2.0.0"}
+# Sentinels of task_index_ tasks; MNLI's other parts are MNLI.
+INDICES = {
+    **{
+        name: index
+        for index, name in enumerate(
+            ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
+        )
+    },
+    **dict.fromkeys(("mnli_matched", "mnli_mismatched", "ax"), 1),
+}
+METRICS = {
+    "cola": (metrics.matthews,),
+    "mrpc": (metrics.f1, metrics.accuracy),
+    "qqp": (metrics.f1, metrics.accuracy),
+    "stsb": (metrics.pearson, metrics.spearman),
+    "ax": (),
+}
 
 
-def _register(name: str, *format_steps) -> None:
-    if name in seqio.TaskRegistry.names():
-        return
-    seqio.TaskRegistry.add(
-        name,
-        source=seqio.TfdsDataSource("glue/sst2:2.0.0"),
-        preprocessors=[
-            *format_steps,
-            seqio.preprocessors.tokenize,
-            seqio.preprocessors.append_eos_after_trim,
-        ],
-        output_features=features.features(),
-        postprocess_fn=postprocessors.strip,
-        metric_fns=[metrics.accuracy],
+def text_format(name: str) -> Callable:
+    """The format of a GLUE task; MNLI's other parts and the diagnostic set are MNLI."""
+    if name == "stsb":
+        return formats.stsb
+    return functools.partial(
+        formats.glue,
+        benchmark_name="mnli" if name.startswith("mnli") or name == "ax" else name,
+        label_names=glue_files.DATA_SETS[name].classes,
     )
 
 
-_SST2 = functools.partial(
-    preprocessors.glue, benchmark_name="sst2", label_names=("negative", "positive")
+def postprocess(name: str) -> Callable:
+    """A label's number, or the number that STS-B's answer is."""
+    if name == "stsb":
+        return postprocessors.number
+    classes = tuple(glue_files.DATA_SETS[name].classes)
+    return functools.partial(postprocessors.class_id, names=classes)
+
+
+def source(name: str, version: str, splits: Sequence[str] = ()) -> originals.Source:
+    """A data set of GLUE in a version of TFDS, with all of its splits or some."""
+    data_set = glue_files.DATA_SETS[name]
+    return originals.Source(
+        f"glue/{name}:{version}",
+        read=functools.partial(glue_files.read, name),
+        features=data_set.features,
+        splits=tuple(splits or data_set.files),
+    )
+
+
+for _name in glue_files.DATA_SETS:
+    for _suffix, _version in VERSIONS.items():
+        variants.TextTask(
+            source=source(_name, _version),
+            text_steps=(text_format(_name),),
+            index=INDICES[_name],
+            postprocess=postprocess(_name),
+            metrics=METRICS.get(_name, (metrics.accuracy,)),
+            samples_name=_name,
+        ).register(f"glue_{_name}_{_suffix}")
+
+for _suffix in VERSIONS:
+    variants.register_mixture(
+        f"{{prefix}}glue_mnli_and_dev_{_suffix}{{suffix}}",
+        [
+            f"{{prefix}}glue_{_name}_{_suffix}{{suffix}}"
+            for _name in ("mnli", "mnli_mismatched", "mnli_matched")
+        ],
+    )
+# At the rates of t5: training examples.
+variants.add_mixture(
+    "glue_v002_proportional",
+    [
+        ("glue_cola_v002", 8_551.0),
+        ("glue_sst2_v002", 67_349.0),
+        ("glue_mrpc_v002", 3_668.0),
+        ("glue_qqp_v002", 363_849.0),
+        ("glue_stsb_v002", 5_749.0),
+        ("glue_mnli_v002", 392_702.0),
+        ("glue_qnli_v002", 104_743.0),
+        ("glue_rte_v002", 2_490.0),
+        ("glue_mnli_mismatched_v002", 0.0),
+        ("glue_mnli_matched_v002", 0.0),
+    ],
 )
-_register("glue_sst2_v200_examples", _SST2)
-_register("taskless_glue_sst2_v200_examples", _SST2, preprocessors.remove_first_text_token)

@@ -1,40 +1,179 @@
+"""GLUE's tasks: their names, what they read, and what becomes of an example."""
+
 import importlib
+import itertools
+import json
 
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
-from prompt_tuning.data import features, in_memory
+from prompt_tuning.data import features, formats, glue_files, in_memory, pipeline, sources
 from prompt_tuning.data.tasks import glue
 
-ROWS = [
-    {"idx": 0, "label": np.int64(1), "sentence": "a fine film "},
-    {"idx": 1, "label": np.int64(0), "sentence": "dull "},
+NAMES = (
+    "cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "mnli_mismatched", "mnli_matched", "qnli", "rte",
+    "wnli", "ax",
+)  # fmt: skip
+VARIANTS = [
+    (prefix, version, suffix)
+    for prefix in ("", "taskless_", "task_index_")
+    for version in ("v002", "v200")
+    for suffix in ("", "_examples")
 ]
+MNLI = "mnli hypothesis: h premise: p"
+# Task -> what is told of an example of label 1, its target, its metrics, its sentinel.
+TASKS = {
+    "cola": ("cola sentence: s", "acceptable", ["matthews_corrcoef"], 0),
+    "sst2": ("sst2 sentence: s", "positive", ["accuracy"], 6),
+    "mrpc": ("mrpc sentence1: a sentence2: b", "equivalent", ["f1", "accuracy"], 2),
+    "qqp": ("qqp question1: c question2: d", "duplicate", ["f1", "accuracy"], 4),
+    "stsb": (
+        "stsb sentence1: a sentence2: b",
+        "1.0",
+        ["pearson_corrcoef", "spearman_corrcoef"],
+        7,
+    ),
+    "mnli": (MNLI, "neutral", ["accuracy"], 1),
+    "mnli_matched": (MNLI, "neutral", ["accuracy"], 1),
+    "mnli_mismatched": (MNLI, "neutral", ["accuracy"], 1),
+    "ax": (MNLI, "neutral", [], 1),
+    "qnli": ("qnli question: q sentence: s", "not_entailment", ["accuracy"], 3),
+    "rte": ("rte sentence1: a sentence2: b", "not_entailment", ["accuracy"], 5),
+    "wnli": ("wnli sentence1: a sentence2: b", "entailment", ["accuracy"], 8),
+}
+VALUES = {
+    "sentence": "s",
+    "sentence1": "a",
+    "sentence2": "b",
+    "question": "q",
+    "question1": "c",
+    "question2": "d",
+    "premise": "p",
+    "hypothesis": "h",
+    "idx": 0,
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "inputs"),
-    [
-        ("glue_sst2_v200_examples", "sst2 sentence: a fine film "),
-        ("taskless_glue_sst2_v200_examples", "sentence: a fine film "),
-    ],
-)
-def test_registered_task(vocabulary, name, inputs):
-    registered = seqio.TaskRegistry.get(name)
-    assert registered.source.tfds_dataset.name == "glue/sst2:2.0.0"
-    assert registered.output_features["inputs"].vocabulary is features.MODEL_VOCABULARY
-    assert [metric.__name__ for metric in registered.metric_fns] == ["accuracy"]
-    assert registered.postprocess_fn(" positive", example={}, is_target=False) == "positive"
-    task = registered.replace(
-        source=in_memory.InMemory({"train": ROWS}),
-        output_features=features.features(vocabulary.for_seqio()),
+def test_the_names_of_the_reference():
+    names = {f"{p}glue_{n}_{v}{s}" for n, (p, v, s) in itertools.product(NAMES, VARIANTS)}
+    assert len(names) == 120 + 24  # 24 are the t5 library's own
+    assert names <= set(seqio.TaskRegistry.names())
+    mixtures = {f"{p}glue_mnli_and_dev_{v}{s}" for p, v, s in VARIANTS}
+    assert len(mixtures) == 6 + 6
+    assert mixtures | {"glue_v002_proportional"} <= set(seqio.MixtureRegistry.names())
+    assert set(TASKS) == set(NAMES) == set(glue_files.DATA_SETS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_read(name):
+    for prefix, version, suffix in VARIANTS:
+        task = seqio.TaskRegistry.get(f"{prefix}glue_{name}_{version}{suffix}")
+        of_tfds = {"v002": "1.0.0", "v200": "2.0.0"}[version]
+        assert task.source.name == f"glue/{name}:{of_tfds}"
+        assert task.output_features["inputs"].vocabulary is features.MODEL_VOCABULARY
+        assert task.supports_caching
+    splits = {
+        "mnli": [
+            "train",
+            *(f"{s}_{m}matched" for s in ("validation", "test") for m in ("", "mis")),
+        ],
+        "mnli_matched": ["validation", "test"],
+        "mnli_mismatched": ["validation", "test"],
+        "ax": ["test"],
+    }
+    assert list(task.splits) == splits.get(name, ["train", "validation", "test"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_in_text_and_ids(vocabulary, name):
+    inputs, target, metrics, sentinel = TASKS[name]
+    label = 1.0 if name == "stsb" else 1
+    example = {feature: VALUES[feature] for feature in glue_files.DATA_SETS[name].texts}
+    source = in_memory.InMemory({"train": [{**example, "label": label, "idx": 0}]})
+    told = inputs.partition(" ")[2]
+    ids = vocabulary.encode(told)
+    expected = {
+        "": (inputs, vocabulary.encode(inputs)),
+        "taskless_": (told, ids),
+        "task_index_": (told, [vocabulary.size - 1 - sentinel, *ids]),
+    }
+    for prefix, (text, tokens) in expected.items():
+        task = seqio.TaskRegistry.get(f"{prefix}glue_{name}_v200").replace(
+            source=source, output_features=features.features(vocabulary.for_seqio())
+        )
+        [got] = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
+        assert got["inputs_pretokenized"].decode() == text
+        assert got["inputs"].tolist() == [*tokens, 1]
+        assert got["targets"].tolist() == [*vocabulary.encode(target), 1]
+    right = task.postprocess_fn(target, example=got, is_target=True)
+    wrong = task.postprocess_fn("neither", example=got, is_target=False)
+    assert (right, wrong) == (label, -1)
+    shown = [name for m in task.metric_fns for name in m([right, 0, 1], [right, wrong, 1])]
+    assert shown == metrics
+
+
+def test_examples_keep_the_metrics_and_show_samples():
+    task = seqio.TaskRegistry.get("taskless_glue_mrpc_v002_examples")
+    example = {"inputs_pretokenized": b"sentence1: a", "targets_pretokenized": b"equivalent"}
+    target = task.postprocess_fn("equivalent", example=example, is_target=True)
+    answer = task.postprocess_fn("not_equivalent", example=example, is_target=False)
+    values = {k: v for metric in task.metric_fns for k, v in metric([target], [answer]).items()}
+    text = "input: sentence1: a\ntarget: equivalent\nprediction: not_equivalent"
+    assert values == {
+        "f1": 0.0,
+        "accuracy": 0.0,
+        "mrpc samples": text,
+        "mrpc negative samples": text,
+    }
+
+
+@pytest.mark.parametrize(("prefix", "version", "suffix"), VARIANTS)
+def test_mnli_and_its_development_sets_are_of_the_same_variant(prefix, version, suffix):
+    mixture = seqio.MixtureRegistry.get(f"{prefix}glue_mnli_and_dev_{version}{suffix}")
+    names = ("mnli", "mnli_matched", "mnli_mismatched")
+    expected = {f"{prefix}glue_{name}_{version}{suffix}": 1.0 for name in names}
+    assert {task.name: mixture.get_rate(task) for task in mixture.tasks} == expected
+
+
+def test_a_cache_of_seqio_is_read(vocabulary, tmp_path, monkeypatch):
+    """What `seqio_cache_tasks` writes: examples before EOS, and what describes them."""
+    monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [str(tmp_path)])
+    name = "taskless_glue_sst2_v200_examples"
+    config = pipeline.DatasetConfig(
+        sources.TaskSource(name), {"inputs": 40, "targets": 8}, "train", 1, use_cached=True
     )
-    first, second = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
-    assert first["inputs_pretokenized"].decode() == inputs
-    assert first["inputs"].tolist() == [*vocabulary.encode(inputs), 1]
-    assert second["targets"].tolist() == [*vocabulary.encode("negative"), 1]
+    with pytest.raises(ValueError, match=rf"no cache of {name} .*USE_CACHED_TASKS = False"):
+        pipeline.evaluation_tasks(config, vocabulary)
+    ids = vocabulary.encode("sentence: a fine film")
+    example = {"inputs": np.array(ids), "targets": np.array([5]), "inputs_pretokenized": b"film"}
+    folder = tmp_path / name
+    folder.mkdir()
+    with tf.io.TFRecordWriter(str(folder / "train.tfrecord-00000-of-00001")) as writer:
+        writer.write(seqio.utils.dict_to_tfexample(example).SerializeToString())
+    told = {
+        "inputs": {"shape": [None], "dtype": "int32"},
+        "targets": {"shape": [None], "dtype": "int32"},
+        "inputs_pretokenized": {"shape": [], "dtype": "string"},
+    }
+    info = {"num_shards": 1, "features": told, "seqio_version": seqio.__version__}
+    (folder / "info.train.json").write_text(json.dumps(info))
+    (folder / "stats.train.json").write_text(json.dumps({"examples": 1}))
+    (folder / "COMPLETED").touch()
+    [task] = pipeline.evaluation_tasks(config, vocabulary)
+    [read] = task.examples
+    assert (read["inputs"].tolist(), read["targets"].tolist()) == ([*ids, 1], [5, 1])
+    assert task.text(read, "inputs") == "film"
+    batches = pipeline.TrainBatches(config, vocabulary, np.array([300], np.int32))
+    batch = next(batches)
+    assert batch["encoder_input_tokens"][0, : len(ids) + 2].tolist() == [300, *ids, 1]
 
 
 def test_importing_again_registers_nothing_twice():
     importlib.reload(glue)
+
+
+def test_taskless_takes_the_name_off_before_tokens_are_made():
+    steps = seqio.TaskRegistry.get("taskless_glue_rte_v002").preprocessors
+    assert steps.index(formats.remove_first_text_token) < steps.index(seqio.preprocessors.tokenize)

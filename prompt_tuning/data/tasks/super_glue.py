@@ -1,0 +1,159 @@
+"""SuperGLUE (Wang et al., 2019) as text to text: super_glue_*_v102, in all variants.
+
+Of WSC the model is asked what a pronoun stands for: it can only learn from examples where
+that is right, so that training and evaluation are tasks of their own. Definite pronoun
+resolution (dpr) is more data of this kind.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import seqio
+
+from prompt_tuning.data import (
+    formats,
+    metrics,
+    originals,
+    postprocessors,
+    super_glue_files,
+    variants,
+)
+
+# Sentinels of task_index_ tasks; the diagnostic sets are RTE.
+INDICES = {
+    **{
+        name: index
+        for index, name in enumerate(
+            ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
+        )
+    },
+    **dict.fromkeys(("axb", "axg"), 5),
+}
+# Training examples, for mixtures.
+RATES = {
+    "super_glue_wsc_v102_simple_train": 259.0,
+    "super_glue_wsc_v102_simple_eval": 0.0,
+    "super_glue_boolq_v102": 9_427.0,
+    "super_glue_cb_v102": 250.0,
+    "super_glue_copa_v102": 400.0,
+    "super_glue_multirc_v102": 27_243.0,
+    "super_glue_record_v102": 138_854.0,
+    "super_glue_rte_v102": 2_490.0,
+    "super_glue_wic_v102": 5_428.0,
+}
+DPR_RATES = {"dpr_v001_simple": 1_322.0}
+METRICS = {
+    "cb": (functools.partial(metrics.macro_f1, num_classes=3), metrics.accuracy),
+    "multirc": (metrics.multirc,),
+    "record": (metrics.record,),
+    "axb": (),
+    "axg": (),
+}
+POSTPROCESSORS = {"multirc": postprocessors.multirc, "record": postprocessors.record}
+_KEYS = {
+    "multirc": ("question", "answer", "paragraph"),
+    "wic": ("sentence1", "sentence2", "word"),
+}
+_AS_RTE = {"premise": "sentence1", "hypothesis": "sentence2", "label": "label", "idx": "idx"}
+
+
+def text_steps(name: str) -> tuple[Callable, ...]:
+    """What makes text of the examples of a SuperGLUE task; the diagnostic sets are RTE."""
+    if name == "record":
+        return (formats.record,)
+    to_text = functools.partial(
+        formats.glue,
+        benchmark_name="rte" if name.startswith("ax") else name,
+        label_names=super_glue_files.DATA_SETS[name].classes,
+        keys=_KEYS.get(name, ()),
+    )
+    if name == "axb":
+        return functools.partial(seqio.preprocessors.rekey, key_map=_AS_RTE), to_text
+    return (to_text, formats.remove_markup) if name == "multirc" else (to_text,)
+
+
+def source(name: str, splits: Sequence[str] = ()) -> originals.Source:
+    """A data set of SuperGLUE, with all of its splits or some."""
+    data_set = super_glue_files.DATA_SETS[name]
+    return originals.Source(
+        f"super_glue/{name}:1.0.2",
+        read=functools.partial(super_glue_files.read, name),
+        features=data_set.features,
+        splits=tuple(splits or data_set.files),
+    )
+
+
+def _postprocess(name: str) -> Callable:
+    classes = tuple(super_glue_files.DATA_SETS[name].classes)
+    by_name = functools.partial(postprocessors.class_id, names=classes)
+    return POSTPROCESSORS.get(name, by_name)
+
+
+def _register_wsc() -> None:
+    parts = (
+        ("train", ("train",), True, postprocessors.strip, ()),
+        ("eval", ("validation", "test"), False, postprocessors.wsc, (metrics.accuracy,)),
+    )
+    for part, splits, correct_only, postprocess, metric_fns in parts:
+        variants.TextTask(
+            source=source("wsc.fixed", splits),
+            text_steps=(functools.partial(formats.wsc, correct_only=correct_only),),
+            index=INDICES["wsc"],
+            postprocess=postprocess,
+            metrics=metric_fns,
+            samples_name="wsc",
+        ).register(f"super_glue_wsc_v102_simple_{part}")
+    variants.register_mixture(
+        "{prefix}super_glue_wsc_and_dev_v102_simple{suffix}",
+        [f"{{prefix}}super_glue_wsc_v102_simple_{part}{{suffix}}" for part, *_ in parts],
+    )
+
+
+def _register_definite_pronouns() -> None:
+    variants.TextTask(
+        source=originals.Source(
+            "definite_pronoun_resolution:1.1.0",
+            read=super_glue_files.read_definite_pronouns,
+            features=super_glue_files.DEFINITE_PRONOUN_FEATURES,
+            splits=("train", "test"),
+        ),
+        text_steps=(formats.definite_pronoun,),
+        index=INDICES["wsc"],
+        postprocess=postprocessors.strip,
+        metrics=(metrics.accuracy,),
+        samples_name="dpr",
+    ).register("dpr_v001_simple")
+
+
+def _register_proportional() -> None:
+    """All of SuperGLUE, at rates of its sizes, with definite pronouns and without."""
+
+    def indexed(rates):
+        # Training on WSC is never evaluated, so that there are no samples to be shown.
+        return [
+            (f"task_index_{name}{'' if name.endswith('train') else '_examples'}", rate)
+            for name, rate in rates.items()
+        ]
+
+    all_rates = {**DPR_RATES, **RATES}
+    variants.add_mixture("task_index_super_glue_v102_examples_proportional", indexed(RATES))
+    variants.add_mixture(
+        "task_index_super_glue_with_dpr_v102_examples_proportional", indexed(all_rates)
+    )
+    variants.add_mixture("super_glue_v102_proportional", all_rates.items())
+
+
+for _name in super_glue_files.DATA_SETS:
+    if _name == "wsc.fixed":
+        continue
+    variants.TextTask(
+        source=source(_name),
+        text_steps=text_steps(_name),
+        index=INDICES[_name],
+        postprocess=_postprocess(_name),
+        metrics=METRICS.get(_name, (metrics.accuracy,)),
+        samples_name=_name,
+    ).register(f"super_glue_{_name}_v102")
+_register_wsc()
+_register_definite_pronouns()
+_register_proportional()

@@ -1,0 +1,106 @@
+"""Makes tests/testdata/metrics.json: predictions, and what scikit-learn and SciPy say of them.
+
+Run it where scikit-learn is (it is no dependency of ours):
+    python scripts/make_metric_goldens.py tests/testdata/metrics.json
+
+GLUE's and SuperGLUE's official scripts compute these metrics with the same functions. MultiRC
+is as in SuperGLUE's: F1a over all answers, and exact match of all the answers of a question.
+"""
+
+import collections
+import json
+import sys
+import warnings
+
+import numpy as np
+import scipy.stats
+from sklearn import metrics
+
+SIZE = 60
+
+
+def percent(value: float) -> float:
+    return 100.0 * float(value)
+
+
+def classes(rng: np.random.Generator, num_classes: int, invalid: float) -> dict[str, list]:
+    """Targets, and predictions of which some are right and some are -1, no label."""
+    targets = rng.integers(num_classes, size=SIZE)
+    guesses = rng.integers(num_classes, size=SIZE)
+    predictions = np.where(rng.random(SIZE) < 0.6, targets, guesses)
+    predictions = np.where(rng.random(SIZE) < invalid, -1, predictions)
+    return {"targets": targets.tolist(), "predictions": predictions.tolist()}
+
+
+def two_class_f1(targets: list[int], predictions: list[int]) -> float:
+    """F1 of class 1, where a prediction of no class counts as the wrong one."""
+    pairs = zip(targets, predictions, strict=True)
+    given = [p if p in (0, 1) else 1 - t for t, p in pairs]
+    return percent(metrics.f1_score(targets, given))
+
+
+def of_classes(targets: list[int], predictions: list[int], num_classes: int) -> dict[str, float]:
+    values = {
+        "accuracy": percent(metrics.accuracy_score(targets, predictions)),
+        "matthews_corrcoef": percent(metrics.matthews_corrcoef(targets, predictions)),
+        f"mean_{num_classes}class_f1": percent(
+            metrics.f1_score(
+                targets,
+                predictions,
+                labels=range(num_classes),
+                average="macro",
+                zero_division=0.0,
+            )
+        ),
+    }
+    if num_classes == 2:
+        values["f1"] = two_class_f1(targets, predictions)
+    return values
+
+
+def multirc(rng: np.random.Generator) -> dict[str, list | dict[str, float]]:
+    case = classes(rng, 2, 0.1)
+    groups = np.sort(rng.integers(12, size=SIZE)).tolist()
+    by_question = collections.defaultdict(list)
+    for group, target, prediction in zip(groups, case["targets"], case["predictions"], strict=True):
+        by_question[group].append(target == prediction)
+    values = {
+        "f1": two_class_f1(case["targets"], case["predictions"]),
+        "exact_match": percent(np.mean([all(hits) for hits in by_question.values()])),
+    }
+    return {**case, "groups": groups, "values": values}
+
+
+def correlated(rng: np.random.Generator) -> dict[str, list | dict[str, float]]:
+    targets = rng.integers(26, size=SIZE) / 5
+    predictions = np.round((targets + rng.normal(0, 1.5, SIZE)) * 5) / 5
+    predictions = np.where(rng.random(SIZE) < 0.1, -1.0, predictions)
+    values = {
+        "pearson_corrcoef": percent(scipy.stats.pearsonr(targets, predictions)[0]),
+        "spearman_corrcoef": percent(scipy.stats.spearmanr(targets, predictions)[0]),
+    }
+    return {"targets": targets.tolist(), "predictions": predictions.tolist(), "values": values}
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    rng = np.random.default_rng(0)
+    cases = []
+    for num_classes in (2, 3):
+        for invalid in (0.0, 0.1, 1.0):
+            case = classes(rng, num_classes, invalid)
+            values = of_classes(case["targets"], case["predictions"], num_classes)
+            cases.append({**case, "num_classes": num_classes, "values": values})
+    # All of one class; a class that is neither asked for nor given.
+    for targets, predictions in (([1] * 5, [1] * 5), ([0, 0, 1], [1, 1, 0]), ([0, 2], [0, 0])):
+        values = of_classes(targets, predictions, 3)
+        case = {"targets": targets, "predictions": predictions, "num_classes": 3}
+        cases.append({**case, "values": values})
+    goldens = {"classes": cases, "multirc": multirc(rng), "similarity": correlated(rng)}
+    with open(sys.argv[1], "w") as out:
+        json.dump(goldens, out)
+        out.write("\n")
+
+
+if __name__ == "__main__":
+    main()
