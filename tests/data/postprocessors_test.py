@@ -50,6 +50,7 @@ def test_record_has_all_answers_as_the_target():
         ("fuzzy bunny", "the bunny", 1),
         ("bunny", "his fuzzy bunny", 1),
         ("Bob", "Bob's hat", 0),
+        ("hat", "Bob's hat", 0),
         ("Bob's", "Bob's hat", 1),
         ("cat", "bunny", 0),
         ("fuzzy cat", "fuzzy bunny", 0),
