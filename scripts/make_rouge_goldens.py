@@ -18,6 +18,7 @@ HAND_MADE = [
     ("...", "!!!"),
     ("It's 3.5 % more; co-operate!", "its 3 5 more cooperate"),
     ("Zürich café", "Zurich cafe"),
+    ("Zürich café", "z rich caf_e"),
     ("a b c d", "d c b a"),
     ("one two three\nfour five", "four five\none two three"),
     ("w1 w2 w3 w4 w5", "w1 w2 w6 w7 w8\nw1 w3 w8 w9 w5"),

@@ -22,6 +22,7 @@ CASES = [
     ("then an ant", ["then ant"], 1.0, 1.0),
     # Words count as often as they occur.
     ("b b b c", ["b c c"], 0.0, 2 * (2 / 4) * (2 / 3) / (2 / 4 + 2 / 3)),
+    ("b b c", ["b b"], 0.0, 0.8),
     # What is empty after normalising: equal, but without a word in common.
     ("the", ["a"], 1.0, 0.0),
     ("", ["b"], 0.0, 0.0),
