@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from prompt_tuning import params
 from prompt_tuning.data import batching
@@ -73,16 +72,12 @@ def test_cached_greedy_is_the_argmax_of_teacher_forced_logits(prefix_lm, decoder
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "decoder", [decoding.BeamSearch(3, alpha=0.0), decoding.Sampling(3, topk=4)]
-)
-def test_scores_of_several_decodes_are_those_of_teacher_forcing(
-    prefix_lm, decoder_only_teacher, decoder
-):
+def test_scores_of_beams_are_those_of_teacher_forcing(prefix_lm, decoder_only_teacher):
+    decoder = decoding.BeamSearch(3, alpha=0.0)
     ids = decoder_only_teacher["encoder_input_tokens"]
     searching = dataclasses.replace(prefix_lm.model, decoder=decoder)
     predict = jax.jit(searching.predict, static_argnums=2)
-    tokens, scores = predict(prefix_lm.params, ids, 6, jax.random.key(1))
+    tokens, scores = predict(prefix_lm.params, ids, 6)
     score = jax.jit(prefix_lm.model.score)
     for n in range(3):
         targets = np.asarray(tokens[:, n])
