@@ -22,7 +22,7 @@ class Neighbor:
 def nearest(
     prompt: Float[np.ndarray, "P D"],
     embedding: Float[np.ndarray, "V D"],
-    vocabulary: vocabularies.SentencePiece,
+    vocabulary: vocabularies.Vocabulary,
     count: int = 5,
 ) -> list[list[Neighbor]]:
     """The `count` pieces with the highest cosine similarity to each prompt vector."""
@@ -42,7 +42,7 @@ def _unit(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
 def neighbors(
     *,
     model: model_lib.EncoderDecoderModel,
-    vocabulary: vocabularies.SentencePiece,
+    vocabulary: vocabularies.Vocabulary,
     checkpoint: str,
     prompt_initializer: state.Start,
     count: int = 5,

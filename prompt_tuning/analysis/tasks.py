@@ -12,7 +12,7 @@ from prompt_tuning.data import catalog, evaluation_task, pipeline, sources, voca
 def tasks(
     *,
     source: sources.TaskSource,
-    vocabulary: vocabularies.SentencePiece,
+    vocabulary: vocabularies.Vocabulary,
     task_feature_lengths: Mapping[str, int],
     pattern: str = "",
     examples: int = 0,

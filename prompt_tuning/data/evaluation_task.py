@@ -30,7 +30,7 @@ class EvaluationTask:
     examples: Sequence[Mapping[str, Any]]
     lengths: batching.Lengths
     task: Any
-    vocabulary: vocabularies.SentencePiece
+    vocabulary: vocabularies.Vocabulary
 
     def batches(
         self, batch_size: int, soft: soft_tokens.SoftTokens

@@ -32,7 +32,7 @@ LABELS_AT_MOST = 20
 class Source(Protocol):
     """Opens a seqio task or mixture (see `sources`)."""
 
-    def open(self, vocabulary: vocabularies.SentencePiece, split: str): ...
+    def open(self, vocabulary: vocabularies.Vocabulary, split: str): ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class DatasetConfig:
         return dataclasses.replace(self, task_feature_lengths=longest)
 
 
-def _use_vocabulary(task, vocabulary: vocabularies.SentencePiece):
+def _use_vocabulary(task, vocabulary: vocabularies.Vocabulary):
     """The task reading with the model's vocabulary.
 
     Raises ValueError where the task has been registered with another one.
@@ -264,7 +264,7 @@ class TrainBatches:
     def __init__(
         self,
         config: DatasetConfig,
-        vocabulary: vocabularies.SentencePiece,
+        vocabulary: vocabularies.Vocabulary,
         soft: soft_tokens.SoftTokens,
         row_multiple: int = 1,
     ):
@@ -333,7 +333,7 @@ class TrainBatches:
 
 
 def evaluation_tasks(
-    config: DatasetConfig, vocabulary: vocabularies.SentencePiece, limit: int | None = None
+    config: DatasetConfig, vocabulary: vocabularies.Vocabulary, limit: int | None = None
 ) -> list[evaluation_task.EvaluationTask]:
     """The tasks of a mixture that have the split, each with its examples in order.
 

@@ -66,7 +66,7 @@ class TaskSource:
         }
         return {setting: file for setting, file in files.items() if file}
 
-    def open(self, vocabulary: vocabularies.SentencePiece, split: str):
+    def open(self, vocabulary: vocabularies.Vocabulary, split: str):
         """The seqio task or mixture, tokenising with `vocabulary`.
 
         Only the file of `split` is read: train, validation or infer.
@@ -178,7 +178,7 @@ class TextSource:
     train_file: str | None = None
     train_file_rate: float = 1.0
 
-    def open(self, vocabulary: vocabularies.SentencePiece, split: str):
+    def open(self, vocabulary: vocabularies.Vocabulary, split: str):
         """The seqio mixture."""
         del split  # it holds all
         from prompt_tuning.data.tasks import text

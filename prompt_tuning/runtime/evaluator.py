@@ -86,7 +86,7 @@ class Answerer:
         return texts, scores if task.needs_scores else None, {"scores": own_scores}
 
 
-def _label_ids(labels: Sequence[str], vocabulary: vocabularies.SentencePiece) -> np.ndarray:
+def _label_ids(labels: Sequence[str], vocabulary: vocabularies.Vocabulary) -> np.ndarray:
     """Ids [N, L] of labels and their end tokens, filled up with 0."""
     rows = [[*vocabulary.encode(label), decoding.EOS_ID] for label in labels]
     ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
@@ -236,7 +236,7 @@ def majority_share(task: evaluation_task.EvaluationTask) -> float:
 def evaluate(
     *,
     model: model_lib.EncoderDecoderModel,
-    vocabulary: vocabularies.SentencePiece,
+    vocabulary: vocabularies.Vocabulary,
     checkpoint: str,
     prompt_initializer: state.Start,
     dataset: pipeline.DatasetConfig,

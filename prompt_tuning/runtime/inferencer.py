@@ -21,7 +21,7 @@ MODES = ("predict", "predict_with_aux", "score")
 def infer(
     *,
     model: model_lib.EncoderDecoderModel,
-    vocabulary: vocabularies.SentencePiece,
+    vocabulary: vocabularies.Vocabulary,
     checkpoint: str,
     prompt_initializer: state.Start,
     dataset: pipeline.DatasetConfig,

@@ -48,7 +48,7 @@ class LoadedModel:
     """
 
     model: model_lib.EncoderDecoderModel
-    vocabulary: vocabularies.SentencePiece
+    vocabulary: vocabularies.Vocabulary
     params: Tree
     mesh: Mesh
     checkpoint: str | None
@@ -62,7 +62,7 @@ class LoadedModel:
 
 
 def soft_tokens(
-    model: model_lib.EncoderDecoderModel, vocabulary: vocabularies.SentencePiece | None = None
+    model: model_lib.EncoderDecoderModel, vocabulary: vocabularies.Vocabulary | None = None
 ) -> soft_tokens_lib.SoftTokens:
     """What the prompt adds to an input: ids from V on; none for a model without prompt.
 
@@ -84,7 +84,7 @@ def soft_tokens(
 
 def load_model(
     model: model_lib.EncoderDecoderModel,
-    vocabulary: vocabularies.SentencePiece,
+    vocabulary: vocabularies.Vocabulary,
     *,
     checkpoint: str | None,
     prompt_initializer: Start | None = None,

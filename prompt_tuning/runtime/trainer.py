@@ -30,7 +30,7 @@ Batch = Mapping[str, jax.Array]
 def train(
     *,
     model: model_lib.EncoderDecoderModel,
-    vocabulary: vocabularies.SentencePiece,
+    vocabulary: vocabularies.Vocabulary,
     checkpoint: str | None,
     prompt_initializer: state.Start | None,
     train_dataset: pipeline.DatasetConfig,
