@@ -176,10 +176,10 @@ GIN_FILES = {
     "finetune.gin": "runs/train.gin and optimizers/weights.gin",
     "prompt_eval.gin": "runs/eval.gin",
     "prompt_infer.gin": "runs/infer.gin",
-    "from_class_labels.gin": "prompts/class_labels.gin",
-    "from_class_labels_numpy.gin": "prompts/class_labels.gin",
-    "from_sampled_vocab.gin": "prompts/sampled_vocabulary.gin",
-    "from_sampled_vocab_numpy.gin": "prompts/sampled_vocabulary.gin",
+    "from_class_labels.gin": "prompts/from_class_labels.gin",
+    "from_class_labels_numpy.gin": "prompts/from_class_labels_numpy.gin",
+    "from_sampled_vocab.gin": "prompts/from_sampled_vocab.gin",
+    "from_sampled_vocab_numpy.gin": "prompts/from_sampled_vocab_numpy.gin",
 }
 
 

@@ -243,7 +243,7 @@ CASES = {
     "no checkpoint": (
         "eval",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.folder},
-        ["neither a file `checkpoint` (T5X) nor `config.json`", "INITIAL_CHECKPOINT_PATH"],
+        ["neither a file `checkpoint` (T5X)", "nor `config.json`", "INITIAL_CHECKPOINT_PATH"],
     ),
     "checkpoint of another size": (
         "eval",
@@ -388,7 +388,12 @@ CASES = {
     ),
 }
 # What only reading the weights, or the model's parameters, tells.
-LATE = {"T5X checkpoint of another size", "trainable", "vocabulary that cannot be exported"}
+LATE = {
+    "T5X checkpoint of another size",
+    "Orbax checkpoint without its marker",
+    "trainable",
+    "vocabulary that cannot be exported",
+}
 FOLDERS = {
     "export": "EXPORT_DIR",
     "train": "MODEL_DIR",

@@ -141,7 +141,7 @@ def quick_shapes(monkeypatch) -> None:
     def abstract_params(self):
         shallow = dataclasses.replace(self.config, num_encoder_layers=1, num_decoder_layers=1)
         tree = dict(traced(dataclasses.replace(self, config=shallow)))
-        for stack in ("encoder", "decoder"):
+        for stack in tree.keys() & {"encoder", "decoder"}:
             depth = getattr(self.config, f"num_{stack}_layers")
             rest = {name: leaf for name, leaf in tree[stack].items() if name != "layers_0"}
             tree[stack] = rest | {f"layers_{i}": tree[stack]["layers_0"] for i in range(depth)}

@@ -180,7 +180,7 @@ def test_header_names_the_checkpoint_and_the_parameters(name):
 
 
 def test_each_model_file_is_in_the_tables():
-    families = {*FAMILIES, "t5_mini"}
+    families = {*FAMILIES, "t5_mini", "decoder_only", "decoder_only_mini"}
     found = {file.stem for file in FOLDER.glob("*.gin")} - families
     assert found == CHECKPOINTS.keys() | set(NETWORKS)
     assert {file.stem for file in (FOLDER / "sizes").glob("*.gin")} == SHARED.keys()
@@ -295,7 +295,7 @@ def test_a_prompt_of_bytes_begins_and_reads_bytes(tmp_path, rng):
     (tmp_path / "films.tsv").write_text("text\tlabel\nein böser Film\tböse\n")
     source = sources.TaskSource(train_file=str(tmp_path / "films.tsv"))
     dataset = pipeline.DatasetConfig(source, {"inputs": 20, "targets": 8}, "train", 1)
-    batch = next(pipeline.TrainBatches(dataset, vocabulary, loaded.soft_ids))
+    batch = next(pipeline.TrainBatches(dataset, vocabulary, loaded.soft_tokens))
     (inputs,), (targets,) = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
     assert inputs[:4].tolist() == [384, 385, 386, 387]
     assert vocabulary.decode(inputs[4:]) == "ein böser Film"

@@ -94,7 +94,7 @@ def test_the_training_scripts_take_their_first_step(run, tiny, tmp_path, more):
         run(
             "train",
             "--gin_file=models/t5_1_1_base.gin",
-            "--gin_file=prompts/class_labels.gin",
+            "--gin_file=prompts/from_class_labels.gin",
             "--gin_file=runs/train.gin",
             "--gin.CLASS_LABELS=['positive', 'negative']",
             f"--gin.MODEL_DIR='{tmp_path}/run'",

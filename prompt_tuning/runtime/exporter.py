@@ -69,7 +69,7 @@ def export(
             f"INITIAL_CHECKPOINT_PATH {checkpoint} does not tell its step, which is a part of the "
             "exported folder's name; set START_STEP"
         )
-    folder = epath.Path(output_dir) / f"{NAMES[export_format]}_{step}"
+    folder = _made(output_dir) / f"{NAMES[export_format]}_{step}"
     if folder.exists():
         raise FileExistsError(f"{folder} exists; remove it or set another EXPORT_DIR")
     weights = _weights(wanted, trained, checkpoint)
@@ -88,6 +88,18 @@ def export(
         )
     logging.info("model: %s", folder)
     return str(folder)
+
+
+def _made(output_dir: epath.PathLike) -> epath.Path:
+    folder = epath.Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot write to EXPORT_DIR {output_dir}: {error}; set EXPORT_DIR to a folder that you "
+            "may write to"
+        ) from error
+    return folder
 
 
 def _check(

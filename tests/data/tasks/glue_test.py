@@ -9,7 +9,15 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import features, formats, glue_files, in_memory, pipeline, sources
+from prompt_tuning.data import (
+    features,
+    formats,
+    glue_files,
+    in_memory,
+    pipeline,
+    soft_tokens,
+    sources,
+)
 from prompt_tuning.data.tasks import glue
 
 NAMES = (
@@ -165,7 +173,7 @@ def test_a_cache_of_seqio_is_read(vocabulary, tmp_path, monkeypatch):
     [read] = task.examples
     assert (read["inputs"].tolist(), read["targets"].tolist()) == ([*ids, 1], [5, 1])
     assert task.text(read, "inputs") == "film"
-    batches = pipeline.TrainBatches(config, vocabulary, np.array([300], np.int32))
+    batches = pipeline.TrainBatches(config, vocabulary, soft_tokens.SoftTokens(np.array([300])))
     batch = next(batches)
     assert batch["encoder_input_tokens"][0, : len(ids) + 2].tolist() == [300, *ids, 1]
 

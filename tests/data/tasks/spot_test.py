@@ -73,7 +73,6 @@ def test_validation_of_mnli_is_a_split_of_the_whole():
         ),
         (
             "spot_doc_nli_v100",
-            *(f"spot_glue_{name}_v200" for name in GLUE),
             "test.jsonl",
             [{"premise": "p", "hypothesis": "h", "label": 1}],
             "doc_nli hypothesis: h premise: p",

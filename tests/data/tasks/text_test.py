@@ -1,9 +1,10 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 
-from prompt_tuning.data import pipeline, sources
+from prompt_tuning.data import pipeline, soft_tokens, sources
 from prompt_tuning.data.tasks import text
 
 LENGTHS = {"inputs": 32, "targets": 16}
@@ -114,7 +115,9 @@ def test_same_seed_same_batches(corpus, tmp_path, vocabulary):
             train_file=str(tmp_path / "train.jsonl"),
         )
         config = pipeline.DatasetConfig(source, LENGTHS, split="train", batch_size=64, seed=seed)
-        opened = pipeline.TrainBatches(config, vocabulary, [])
+        opened = pipeline.TrainBatches(
+            config, vocabulary, soft_tokens.SoftTokens(np.array([], int))
+        )
         return [next(opened)["encoder_input_tokens"].tolist() for _ in range(4)]
 
     assert batches(3) == batches(3) != batches(4)
