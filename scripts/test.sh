@@ -11,4 +11,5 @@ cd "$repo"
 ruff check .
 ruff format --check .
 shellcheck --external-sources scripts/*.sh scripts/cloud_tpu/*.sh .ci/run
-python -m pytest "$@"
+# Two processes: each test has eight devices of its own. A file stays in one, for its fixtures.
+python -m pytest --numprocesses=2 --dist=loadfile "$@"

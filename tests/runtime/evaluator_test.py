@@ -250,7 +250,7 @@ def answering(monkeypatch):
         def answers(self, params, task, batch_size):
             asked.append(float(params["encoder"]["prompt"]["prompt"][0, 0]))
             right = [task.text(example, "targets") for example in task.examples]
-            return right[: int(asked[-1])] + [""] * (len(right) - int(asked[-1])), None
+            return right[: int(asked[-1])] + [""] * (len(right) - int(asked[-1])), None, {}
 
     monkeypatch.setattr(evaluator, "Answerer", Reader)
     return asked
