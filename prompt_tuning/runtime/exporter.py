@@ -69,10 +69,11 @@ def export(
             f"INITIAL_CHECKPOINT_PATH {checkpoint} does not tell its step, which is a part of the "
             "exported folder's name; set START_STEP"
         )
-    folder = _made(output_dir) / f"{NAMES[export_format]}_{step}"
+    folder = epath.Path(output_dir) / f"{NAMES[export_format]}_{step}"
     if folder.exists():
         raise FileExistsError(f"{folder} exists; remove it or set another EXPORT_DIR")
     weights = _weights(wanted, trained, checkpoint)
+    _make(folder.parent)
     if export_format == T5X:
         stored = {path: leaves.of_array(array) for path, array in weights.items()}
         t5x.save(folder, stored, step=step, dtype=dtype)
@@ -90,16 +91,14 @@ def export(
     return str(folder)
 
 
-def _made(output_dir: epath.PathLike) -> epath.Path:
-    folder = epath.Path(output_dir)
+def _make(folder: epath.Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            f"cannot write to EXPORT_DIR {output_dir}: {error}; set EXPORT_DIR to a folder that you "
-            "may write to"
+            f"cannot write to EXPORT_DIR {folder}: {error}; set EXPORT_DIR to a folder that you may "
+            "write to"
         ) from error
-    return folder
 
 
 def _check(

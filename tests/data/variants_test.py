@@ -28,10 +28,10 @@ def test_six_variants_of_a_task(clean, vocabulary):
         metrics=[metrics.accuracy],
         samples_name="few films",
     )
-    task.register("films")
-    task.register("films")  # does nothing
+    task.register("cinema")
+    task.register("cinema")  # does nothing
     for prefix, suffix in itertools.product(variants.PREFIXES, variants.SUFFIXES):
-        registered = seqio.TaskRegistry.get(f"{prefix}films{suffix}").replace(
+        registered = seqio.TaskRegistry.get(f"{prefix}cinema{suffix}").replace(
             output_features=features.features(vocabulary.for_seqio())
         )
         [example] = registered.get_dataset(None, "train", shuffle=False).as_numpy_iterator()

@@ -17,15 +17,20 @@ step = jax.jit(lambda x: jnp.sort(jnp.cos(x))[::-1].sum())
 x = jnp.arange(5_000_000.0)
 for _ in range(3):
     step(x).block_until_ready()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
+faults = []
+for _ in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step(x).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))
 """
 
 
 def faults(how: str) -> int:
-    """Pages that the kernel had to give in three steps that need 20 MB and more."""
+    """Pages that the kernel had to give in a step that needs 20 MB and more.
+
+    The least of five: a busy kernel takes pages back at times.
+    """
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM, how], check=True, capture_output=True, text=True
     )
@@ -33,7 +38,7 @@ def faults(how: str) -> int:
 
 
 def test_a_step_finds_the_memory_of_the_step_before():
-    assert faults("keep") < 1000 < 3 * 5_000_000 * 4 / 4096 / 2 < faults("leave")
+    assert faults("keep") < 300 < 5_000_000 * 4 / 4096 / 2 < faults("leave")
 
 
 @pytest.mark.parametrize(
