@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning.prompts import module
 
-MODES = ("add", "concatenate", "project")
+MODES = ("add", "concatenate", "concatenate_features", "project")
 
 
 class MultiTaskPrompt(nn.Module):
@@ -18,14 +18,18 @@ class MultiTaskPrompt(nn.Module):
     it starts as any prompt does. Of task i, token p is
       add: shared[p] + task[i, p]; the task's start at 0;
       concatenate: shared[p], then the task's own tokens, which start at random;
+      concatenate_features: the first numbers of token p are shared[p], the others task[i, p], which
+        start at random;
       project: shared[p] + shared[p] @ kernel[i] / D + bias[i]; both start at 0, and 1/D lets a step
         of the kernel move a token about as far as it moves a token of the prompt itself.
 
     Attributes:
       length: P, soft tokens of an input.
       num_tasks: how many prompts there are.
-      mode: "add", "concatenate" or "project".
+      mode: one of `MODES`.
       task_length: of the P tokens, how many are the task's own; for "concatenate".
+      task_features: of the D numbers of a token, how many are the task's own; for
+        "concatenate_features".
       place: see `module.Prompt`.
       initializer: see `module.Prompt`; also of the task's own tokens.
     """
@@ -34,6 +38,7 @@ class MultiTaskPrompt(nn.Module):
     num_tasks: int
     mode: str = "add"
     task_length: int | None = None
+    task_features: int | None = None
     place: str | tuple[int, ...] = "prefix"
     initializer: Callable = nn.initializers.uniform(0.5)
 
@@ -48,6 +53,9 @@ class MultiTaskPrompt(nn.Module):
                 f"TASK_PROMPT_LENGTH is {own!r}; expected a part of the PROMPT_LENGTH {self.length} "
                 "tokens, so that some are the task's and some are shared"
             )
+        own = self.task_features
+        if self.mode == "concatenate_features" and not (isinstance(own, int) and own > 0):
+            raise ValueError(f"TASK_PROMPT_FEATURES is {own!r}; expected a part of EMBED_DIM")
         super().__post_init__()
 
     @nn.compact
@@ -59,7 +67,7 @@ class MultiTaskPrompt(nn.Module):
         return module.fill(table.reshape(-1, x.shape[-1]), soft_ids, x)
 
     def _parameter(
-        self, name: str, initializer: Callable, axes: tuple[str, ...], shape: tuple[int, ...]
+        self, name: str, initializer: Callable, axes: tuple[str | None, ...], shape: tuple[int, ...]
     ) -> Array:
         return self.param(name, nn.with_logical_partitioning(initializer, axes), shape, jnp.float32)
 
@@ -81,10 +89,20 @@ class MultiTaskPrompt(nn.Module):
         shared = jnp.broadcast_to(shared, (self.num_tasks, *shared.shape))
         return jnp.concatenate([shared, own], axis=1)
 
+    def _concatenate_features(self, width: int) -> Float[Array, "N P D"]:
+        if self.task_features >= width:
+            raise ValueError(
+                f"TASK_PROMPT_FEATURES is {self.task_features}; expected a part of EMBED_DIM {width}"
+            )
+        own = self._of_tasks(self.initializer, self.length, self.task_features)
+        shared = self._shared(self.length, width - self.task_features)
+        shared = jnp.broadcast_to(shared, (self.num_tasks, *shared.shape))
+        return jnp.concatenate([shared, own], axis=2)
+
     def _project(self, width: int) -> Float[Array, "N P D"]:
         start, tasks = nn.initializers.zeros, self.num_tasks
         kernel = self._parameter(
-            "task_kernels", start, ("tasks", "prompt_embed", "prompt_embed"), (tasks, width, width)
+            "task_kernels", start, ("tasks", "prompt_embed", None), (tasks, width, width)
         )
         bias = self._parameter("task_biases", start, ("tasks", "prompt_embed"), (tasks, width))
         shared = self._shared(self.length, width)

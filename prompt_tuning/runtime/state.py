@@ -182,8 +182,9 @@ def _added(
         values = _initialised(model, shapes, jax.random.fold_in(rng, 2))
     if model.PROMPT_PATH in shapes:
         make = start or initializers.SampledVocabulary()
-        length, rng = shapes[model.PROMPT_PATH].shape[0], jax.random.fold_in(rng, 1)
-        values[model.PROMPT_PATH] = make(rng, length, embedding, encode)
+        (length, width), rng = shapes[model.PROMPT_PATH].shape, jax.random.fold_in(rng, 1)
+        # A method may learn only the first numbers of each token as the prompt.
+        values[model.PROMPT_PATH] = make(rng, length, embedding, encode)[:, :width]
     return values
 
 

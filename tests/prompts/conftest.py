@@ -158,8 +158,8 @@ def learn(deep, base, vocabulary, tiny_job, tmp_path_factory) -> Callable[..., L
             np.testing.assert_array_equal(leaf, found[path], err_msg=path)
             assert not np.array_equal(leaf, before[path]), path
         assert losses[-1] < losses[0]
-        kept = {name: macros[name] for name in macros if name.startswith("P")}
-        settings = common | {"PROMPT_FILE": result["prompt_file"], "EVAL_OUTPUT_DIR": place} | kept
+        told = {"PROMPT_FILE": result["prompt_file"], "EVAL_OUTPUT_DIR": place}
+        settings = common | macros | told
         cli.run(tiny_job.command("eval", gin_file, "runs/eval.gin", **settings))
         (answers,) = (place / "inference_eval").glob("*0.jsonl")
         trained = place / "run/inference_eval/eval-001030.jsonl"
