@@ -16,7 +16,15 @@ import prompt_tuning
 from prompt_tuning import assets, cli, verbs
 from prompt_tuning.checkpoints import huggingface, prompt_files
 from prompt_tuning.models import model
-from prompt_tuning.prompts import attention_patterns, ia3, initializers
+from prompt_tuning.prompts import (
+    attention_patterns,
+    ia3,
+    initializers,
+    module,
+    multi_task,
+    per_layer,
+    wayward,
+)
 
 FOLDER = pathlib.Path(prompt_tuning.__file__).parents[1] / "gin"
 FILES = sorted(str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.gin"))
@@ -35,10 +43,27 @@ PROMPTS = {
     "from_sampled_vocab_numpy": (initializers.OfTable, {"EMBEDDING_FILE": "prompt.npy"}),
     "from_embedded_string": (initializers.String, {"PROMPT_TEXT": "good film"}),
 }
+# Settings that are not the defaults, and what they make of the model.
 METHODS = {
-    "per_layer": lambda of: of.layer_prompt.length == of.prompt.length == 4,
-    "ia3": lambda of: isinstance(of.scaling, ia3.Scaling) and of.prompt is None,
-    "attention_pattern": lambda of: of.attention_pattern == attention_patterns.AttentionPattern(),
+    "per_layer": (
+        {"PER_LAYER_COMBINE": "add"},
+        {"layer_prompt": per_layer.LayerPrompt(4, combine="add"), "prompt": module.Prompt(4)},
+    ),
+    "ia3": ({}, {"scaling": ia3.Scaling(), "prompt": None}),
+    "attention_pattern": (
+        {"PROMPT_ATTENTION": ["prompt->prompt;causal"]},
+        {"attention_pattern": attention_patterns.AttentionPattern(["prompt->prompt;causal"])},
+    ),
+    "multi_task": (
+        {
+            "NUM_TASKS": 3,
+            "MULTI_TASK_MODE": "concatenate",
+            "TASK_PROMPT_LENGTH": 2,
+            "TASK_PROMPT_FEATURES": 5,
+            "PROMPT_PLACE": "suffix",
+        },
+        {"prompt": multi_task.MultiTaskPrompt(4, 3, "concatenate", 2, 5, "suffix")},
+    ),
 }
 REQUIRED = {
     "train": {"MODEL_DIR": "run", "TRAIN_STEPS": 1003},
@@ -201,11 +226,14 @@ def test_every_method_goes_with_every_run(tiny_job, tmp_path, monkeypatch, metho
     leaves = {"encoder/prompt/prompt": rng.normal(size=(4, 16))}
     prompt_files.save_leaves("prompt.npz", leaves, {"length": 4})
     files = [f"prompts/{method}.gin", f"runs/{run}.gin"]
-    settings = REQUIRED[run] | ({"PROMPT_LENGTH": 4} if run in ("train", "describe") else {})
+    given, expected = METHODS[method]
+    settings = given | REQUIRED[run]
+    settings |= {"PROMPT_LENGTH": 4} if run in ("train", "describe") else {}
     settings |= {"PROMPT_FILE": "prompt.npz"} if "PROMPT_FILE" in settings else {}
     cli.read(tiny_job.command(run, *files, **settings))
     path, name = verbs.VERBS[run].module, verbs.VERBS[run].function
-    assert METHODS[method](value(f"{path}.{name}.model"))
+    built = value(f"{path}.{name}.model")
+    assert {field: getattr(built, field) for field in expected} == expected
     if run in ("train", "describe"):
         patterns = (".*/ia3_scaling",) if method == "ia3" else (".*/prompt/.*",)
         assert value(f"{path}.{name}.trainable") == patterns
@@ -213,6 +241,26 @@ def test_every_method_goes_with_every_run(tiny_job, tmp_path, monkeypatch, metho
     else:
         given = value(f"{path}.{name}.prompt_initializer")
         assert given.leaves.keys() == leaves.keys()
+
+
+def test_wayward_starts_as_the_text_and_is_held_to_it(tiny_job, vocabulary):
+    settings = {"TASK_STRING": "good film", "WAYWARD_GAMMA": 0.5} | REQUIRED["train"]
+    files = ["prompts/wayward.gin", "runs/train.gin"]
+    cli.read(tiny_job.command("train", *files, **settings))
+    ids, train = vocabulary.encode("good film"), "prompt_tuning.runtime.trainer.train"
+    built = value(f"{train}.model")
+    assert built.penalty == wayward.Wayward(ids, 0.5)
+    assert built.prompt == module.Prompt(len(ids)) and len(ids) != 4
+    assert value(f"{train}.prompt_initializer") == initializers.String("good film")
+
+
+@pytest.mark.parametrize("method", ["per_layer", "ia3", "attention_pattern", "wayward"])
+def test_a_method_of_encoders_is_refused_where_there_is_none(method):
+    files = ["models/decoder_only_mini.gin", f"prompts/{method}.gin", "runs/describe.gin"]
+    flags = [f"--gin_file={file}" for file in files]
+    flags += ["--gin.TASK_STRING='a film'"] if method == "wayward" else []
+    with pytest.raises(ValueError, match=rf"decoder-only.*: leave out prompts/{method}\.gin"):
+        cli.run(["describe", *flags])
 
 
 def test_a_prompt_from_a_file_stands_where_its_card_says(tiny_job, tmp_path, rng):

@@ -8,6 +8,14 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning.models import decoder_only, model
 
+# What acts in an encoder -> the gin file that sets it.
+OF_ENCODERS = {
+    "layer_prompt": "per_layer",
+    "scaling": "ia3",
+    "attention_pattern": "attention_pattern",
+    "penalty": "wayward",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class DecoderOnlyModel(model.EncoderDecoderModel):
@@ -28,10 +36,12 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
     EMBEDDING_PATH: ClassVar[str] = "decoder/token_embedder/embedding"
 
     def __post_init__(self):
-        strange = ("layer_prompt", "scaling", "attention_pattern")
-        if given := [name for name in strange if getattr(self, name) is not None]:
+        given = [name for name in OF_ENCODERS if getattr(self, name) is not None]
+        if given:
+            files = " and ".join(f"prompts/{OF_ENCODERS[name]}.gin" for name in given)
             raise ValueError(
-                f"a decoder-only model has no {', '.join(given)}; leave out that gin file of prompts/"
+                f"{' and '.join(name.upper() for name in given)} given to a decoder-only model; "
+                f"expected none, which acts in an encoder: leave out {files}"
             )
 
     @property
