@@ -12,41 +12,53 @@ PATH = "encoder/prompt/prompt"
 class Prompt(nn.Module):
     """Fills the rows of soft tokens (paper section 2).
 
-    Soft id 0 is row 0 of the table, and so on. A table may hold several prompts:
-    `num_prompts` of `length` rows each, prompt i in rows i·length to (i+1)·length.
+    Soft id 0 is row 0 of the table, and so on.
 
     Attributes:
-      length: P, soft tokens of one prompt.
-      num_prompts: prompts in the table.
+      length: P, soft tokens of an input.
       place: where the soft tokens stand in an input; for those who make batches.
       initializer: (rng, shape, dtype) -> array, for a table made with the model. The
         trainer replaces it by an initializer that sees the token embedding.
     """
 
     length: int
-    num_prompts: int = 1
     place: str | tuple[int, ...] = "prefix"
     initializer: Callable = nn.initializers.uniform(0.5)
+
+    def __post_init__(self):
+        check_length(self.length)
+        super().__post_init__()
 
     @nn.compact
     def __call__(
         self, soft_ids: Int[Array, "B S"], x: Float[Array, "B S D"]
     ) -> Float[Array, "B S D"]:
         """Replaces x where soft_ids >= 0 by the rows they name."""
-        rows = self.length * self.num_prompts
         axes = ("prompt", "prompt_embed")
         table = self.param(
             "prompt",
             nn.with_logical_partitioning(self.initializer, axes),
-            (rows, x.shape[-1]),
+            (self.length, x.shape[-1]),
             jnp.float32,
         )
         return fill(table, soft_ids, x)
 
 
+def check_length(length: int) -> None:
+    """Raises ValueError where `length` is no P."""
+    if not isinstance(length, int) or length < 1:
+        raise ValueError(
+            f"PROMPT_LENGTH is {length!r}; expected a whole number, at least 1; a method without "
+            "soft tokens has its own gin file, such as prompts/ia3.gin"
+        )
+
+
 def fill(
     table: Float[Array, "R D"], soft_ids: Int[Array, "B S"], x: Float[Array, "B S D"]
 ) -> Float[Array, "B S D"]:
-    """Replaces x where soft_ids >= 0 by the rows of the table that they name, in x's dtype."""
-    vectors = jnp.take(table, jnp.clip(soft_ids, 0, len(table) - 1), axis=0).astype(x.dtype)
+    """Replaces x where soft_ids >= 0 by the rows of the table that they name, in x's dtype.
+
+    By NaN where they name none: another row would be wrong without a word.
+    """
+    vectors = jnp.take(table, jnp.maximum(soft_ids, 0), axis=0, mode="fill").astype(x.dtype)
     return jnp.where((soft_ids >= 0)[..., None], vectors, x)
