@@ -3,14 +3,17 @@
 import copy
 import importlib
 import inspect
+import os
 import pathlib
 import re
 import runpy
 import shlex
 
 import gin
+import numpy as np
 import pytest
 import setuptools
+from flax import serialization
 
 import prompt_tuning
 from prompt_tuning import assets, cli, verbs
@@ -37,6 +40,7 @@ PROMPTS = {
         initializers.OfTable,
         {"CLASS_LABELS": ["good"], "EMBEDDING_FILE": "prompt.npy"},
     ),
+    "from_t5x": (initializers.FromArray, {"PROMPT_CHECKPOINT": "checkpoint_3"}),
     "from_file": (initializers.FromArray, {"PROMPT_FILE": "prompt.npy"}),
     "random_uniform": (initializers.RandomUniform, {}),
     "from_sampled_vocab": (initializers.SampledVocabulary, {}),
@@ -69,7 +73,6 @@ REQUIRED = {
     "train": {"MODEL_DIR": "run", "TRAIN_STEPS": 1003},
     "eval": {"EVAL_OUTPUT_DIR": "scores", "PROMPT_FILE": "prompt.npy"},
     "infer": {"INFER_OUTPUT_DIR": "answers", "PROMPT_FILE": "prompt.npy"},
-    "neighbors": {"PROMPT_FILE": "prompt.npy"},
     "pretrain": {"MODEL_DIR": "run", "TRAIN_STEPS": 3, "TEXT_FILES": ["text.txt"]},
     "lm_adapt": {"MODEL_DIR": "run", "TRAIN_STEPS": 1003, "TEXT_FILES": ["text.txt"]},
     "describe": {},
@@ -106,6 +109,14 @@ def macros_in(text):
 def value(name):
     """What gin builds for a macro or a parameter."""
     return copy.deepcopy(gin.query_parameter(name))
+
+
+def write_t5x(folder, tree):
+    """A T5X checkpoint of the paper authors' code, with no more than this in it."""
+    os.makedirs(folder)
+    optimizer = {"target": tree, "state": {"step": np.asarray(3)}}
+    content = serialization.msgpack_serialize({"version": 3, "optimizer": optimizer})
+    pathlib.Path(folder, "checkpoint").write_bytes(content)
 
 
 def test_import_gin_is_the_library():
@@ -195,11 +206,13 @@ def test_examples_train_beyond_the_step_of_the_embedded_model():
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_every_prompt_goes_with_every_run(tiny_job, tmp_path, monkeypatch, prompt, run, rng):
     monkeypatch.chdir(tmp_path)
-    prompt_files.save("prompt.npy", rng.normal(size=(3, 16)), {})
+    rows = rng.normal(size=(3, 16)).astype(np.float32)
+    prompt_files.save("prompt.npy", rows, {})
+    write_t5x("checkpoint_3", {"encoder": {"prompt": {"prompt": {"prompt": rows}}}})
     kind, settings = PROMPTS[prompt]
     verb = "train" if run in ("pretrain", "lm_adapt") else run
     files = [f"prompts/{prompt}.gin", f"runs/{run}.gin"]
-    if verb in ("eval", "infer", "neighbors"):  # which set the prompt themselves
+    if verb in ("eval", "infer"):  # which set the prompt themselves
         files.reverse()
     cli.read(tiny_job.command(verb, *files, **(REQUIRED[run] | settings)))
     path, name = verbs.VERBS[verb].module, verbs.VERBS[verb].function
@@ -215,6 +228,10 @@ def test_every_prompt_goes_with_every_run(tiny_job, tmp_path, monkeypatch, promp
         assert built["model"].prompt is None and built["prompt_initializer"] is None
     elif run != "describe":
         assert isinstance(built["prompt_initializer"], kind)
+        if kind is initializers.FromArray:
+            np.testing.assert_array_equal(built["prompt_initializer"].array, rows)
+            setting = "PROMPT_CHECKPOINT" if prompt == "from_t5x" else "PROMPT_FILE"
+            assert built["prompt_initializer"].setting == setting
     if run in ("train", "describe"):
         assert built["model"].prompt.length == (3 if prompt == "from_file" else 4)
 
@@ -251,7 +268,9 @@ def test_wayward_starts_as_the_text_and_is_held_to_it(tiny_job, vocabulary):
     built = value(f"{train}.model")
     assert built.penalty == wayward.Wayward(ids, 0.5)
     assert built.prompt == module.Prompt(len(ids)) and len(ids) != 4
-    assert value(f"{train}.prompt_initializer") == initializers.String("good film")
+    assert value(f"{train}.prompt_initializer") == initializers.String(
+        "good film", setting="TASK_STRING"
+    )
 
 
 @pytest.mark.parametrize("method", ["per_layer", "ia3", "attention_pattern", "wayward"])
