@@ -79,10 +79,8 @@ class ClassLabels:
 
     def __call__(self, rng, length, embedding, encode):
         """See Initializer."""
-        if isinstance(self.labels, str):
-            raise ValueError(
-                f"CLASS_LABELS is the string {self.labels!r}; expected a list of strings"
-            )
+        if isinstance(self.labels, str) or not all(isinstance(each, str) for each in self.labels):
+            raise ValueError(f"CLASS_LABELS is {self.labels!r}; expected a list of strings")
         if len(self.labels) > length:
             raise ValueError(
                 f"CLASS_LABELS has {len(self.labels)} labels, the prompt only {length} tokens; "

@@ -86,8 +86,9 @@ def test_rows_are_those_of_the_pieces_and_the_rest_is_sampled(initializer, expec
         ),
         (
             initializers.ClassLabels("positive"),
-            "CLASS_LABELS is the string 'positive'; expected a l",
+            "CLASS_LABELS is 'positive'; expected a list of strings",
         ),
+        (initializers.ClassLabels([0, 1]), r"CLASS_LABELS is \[0, 1\]; expected a list of strings"),
         (initializers.ClassLabels(("positive", "")), "label '' of CLASS_LABELS has no piece"),
         (
             initializers.FromArray(EMBEDDING[:4]),
