@@ -43,6 +43,11 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
                 f"{' and '.join(name.upper() for name in given)} given to a decoder-only model; "
                 f"expected none, which acts in an encoder: leave out {files}"
             )
+        if self.config.relative_attention_per_layer:
+            raise ValueError(
+                "relative_attention_per_layer is True of a decoder-only model; expected False: its "
+                "layers share a bias, as T5X's do"
+            )
 
     @property
     def module(self) -> decoder_only.DecoderOnly:
@@ -58,7 +63,16 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
     def logits(
         self, params: model.Params, batch: model.Batch, dropout_rng: Array | None = None
     ) -> Float[Array, "B L V"]:
-        """Teacher-forced logits of the targets; dropout acts only where an rng is given."""
+        """Teacher-forced logits of the targets; dropout acts only where an rng is given.
+
+        Raises:
+          ValueError: the batch has positions, or segments of one side only.
+        """
+        if given := sorted(batch.keys() & {"encoder_positions", "decoder_positions"}):
+            raise ValueError(
+                f"a batch of a decoder-only model has {given}; expected none: its tokens stand behind "
+                "each other"
+            )
         return self.module.apply(
             {"params": params},
             batch["encoder_input_tokens"],
