@@ -110,13 +110,19 @@ SUPER_GLUE = tfds.text.super_glue.SuperGlue
 def of_tfds(name, file, split):
     """What TFDS makes of a file, labels as numbers."""
     builder = types.SimpleNamespace(builder_config=SUPER_GLUE.builder_configs[name])
-    classes = super_glue_files.DATA_SETS[name].classes
+    classes = builder.builder_config.label_classes or ()
     for _, example in SUPER_GLUE._generate_examples(builder, file, split):
         if (label := example.get("label", -1)) in classes:
             example["label"] = list(classes).index(label)
         elif isinstance(label, str):
             example["label"] = int(label)
         yield example
+
+
+@pytest.mark.parametrize("name", super_glue_files.DATA_SETS.keys() - {"record"})
+def test_classes_are_those_of_tfds(name):
+    classes = SUPER_GLUE.builder_configs[name].label_classes
+    assert super_glue_files.DATA_SETS[name].classes == tuple(classes)
 
 
 @pytest.fixture
