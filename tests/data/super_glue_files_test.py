@@ -119,10 +119,21 @@ def of_tfds(name, file, split):
         yield example
 
 
-@pytest.mark.parametrize("name", super_glue_files.DATA_SETS.keys() - {"record"})
-def test_classes_are_those_of_tfds(name):
-    classes = SUPER_GLUE.builder_configs[name].label_classes
-    assert super_glue_files.DATA_SETS[name].classes == tuple(classes)
+def dtypes(feature):
+    """Of TFDS's features, in our terms."""
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return {name: dtypes(each) for name, each in feature.items()}
+    if isinstance(feature, tfds.features.Sequence):
+        return [dtypes(feature.feature)]
+    return feature.tf_dtype.name
+
+
+@pytest.mark.parametrize("name", super_glue_files.DATA_SETS)
+def test_features_and_classes_are_those_of_tfds(tmp_path, name):
+    of_tfds = SUPER_GLUE(config=name, data_dir=str(tmp_path)).info.features
+    data_set = super_glue_files.DATA_SETS[name]
+    assert data_set.features == dtypes(of_tfds)
+    assert list(data_set.classes) == (of_tfds["label"].names if "label" in of_tfds else [])
 
 
 @pytest.fixture
