@@ -42,7 +42,6 @@ ANYWHERE = {"numpy", "etils", "jaxtyping", "prompt_tuning", *sys.stdlib_module_n
 OF_FILES = {"etils", "io", "os", "pathlib", "shutil", "tempfile"}
 # tf.data code, and modules that register tasks: imported when a task is opened.
 TENSORFLOW_AT_ONCE = {
-    "data/classification.py",
     "data/denoising.py",
     "data/features.py",
     "data/formats.py",
@@ -52,7 +51,6 @@ TENSORFLOW_AT_ONCE = {
     "data/questions.py",
     "data/ranking.py",
     "data/registry.py",
-    "data/summaries.py",
     "data/tasks/super_glue.py",
     "data/tasks/text.py",
     "data/variants.py",

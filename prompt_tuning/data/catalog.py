@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import fnmatch
+import functools
 from collections.abc import Sequence
 
 from prompt_tuning.data import sources
@@ -81,5 +82,7 @@ def _rank(split: str) -> int:
 
 
 def _name(function) -> str:
-    """Of a function, or of what functools.partial has of one."""
-    return getattr(function, "func", function).__name__
+    """Of a function, of what functools.partial has of one, or of the metric that it is given."""
+    if not isinstance(function, functools.partial):
+        return function.__name__
+    return _name(function.keywords.get("metric", function.func))

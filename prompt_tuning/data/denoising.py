@@ -1,8 +1,10 @@
-"""Objectives on running text that are like BART's (Lewis et al., 2019): restore the whole text.
+"""Objectives on documents, each a text of its own: nothing is joined.
 
-Each document is a text of its own: nothing is joined. EOS is to be appended later.
+To restore the whole text, as BART does (Lewis et al., 2019), and to go on with it, as t5 adapts
+models. EOS is to be appended later.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import seqio
@@ -26,7 +28,7 @@ def token_deletion(
       sequence_length: of inputs and targets, with EOS.
       noise_density: the likelihood that a token is left out.
     """
-    return _delete(_pieces(dataset, sequence_length), noise_density)
+    return _delete(_pieces(dataset, _room(sequence_length)), noise_density)
 
 
 @seqio.map_over_dataset(num_seeds=1)
@@ -56,28 +58,43 @@ def text_infilling(
       mean_span_length: of spans of noise, in tokens.
     """
     vocabulary, room = output_features["targets"].vocabulary, _room(sequence_length)
-    preprocessors.check_sentinels(
-        vocabulary, max(1, round(room * noise_density / mean_span_length)), room
-    )
+    count = functools.partial(preprocessors.noise_counts, noise_density, mean_span_length)
+    counts = [(0, 0), (0, 0), *map(count, range(2, room + 1))]
+    preprocessors.check_sentinels(vocabulary, max(spans for _, spans in counts), room)
     # A single token can have no noise beside it.
-    pieces = _pieces(dataset, sequence_length).filter(lambda e: tf.size(e["targets"]) > 1)
-    return _infill(pieces, noise_density, mean_span_length, vocabulary.vocab_size)
+    pieces = _pieces(dataset, room).filter(lambda e: tf.size(e["targets"]) > 1)
+    return _infill(pieces, tf.constant(counts, tf.int32), vocabulary.vocab_size)
 
 
 @seqio.map_over_dataset(num_seeds=2)
-def _infill(example, density: float, mean_length: float, vocabulary_size: int, seeds=None):
+def _infill(example, counts: tf.Tensor, vocabulary_size: int, seeds=None):
+    """`counts` has noise tokens and spans by length."""
     tokens = example["targets"]
-    length = tf.size(tokens)
-    noise = tf.clip_by_value(_rounded(tf.cast(length, tf.float32) * density), 1, length - 1)
-    spans = tf.clip_by_value(
-        _rounded(tf.cast(noise, tf.float32) / mean_length), 1, tf.minimum(noise, length - noise)
-    )
+    noise, spans = tf.unstack(counts[tf.size(tokens)])
     inputs, _ = preprocessors.mask_spans(tokens, noise, spans, vocabulary_size, seeds)
     return {"inputs": inputs, "targets": tokens}
 
 
-def _rounded(number: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.round(number), tf.int32)
+def prefix_lm(dataset: tf.data.Dataset, sequence_length: Mapping[str, int]) -> tf.data.Dataset:
+    """Each piece of a document is cut in two at random: go on from the inputs with the targets.
+
+    Pieces are as long as inputs may be, and each place in one is equally likely. So targets
+    may be longer than there is room for; what is too long is trimmed with EOS, as in t5.
+
+    Args:
+      dataset: of {"targets": int32[N]} documents.
+      sequence_length: of inputs and targets, with EOS.
+    """
+    room = _room({**sequence_length, "targets": sequence_length["inputs"]})
+    # A single token cannot be cut.
+    return _cut(_pieces(dataset, room).filter(lambda e: tf.size(e["targets"]) > 1))
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def _cut(example, seed=None):
+    tokens = example["targets"]
+    place = tf.random.stateless_uniform([], seed, 1, tf.size(tokens), tf.int32)
+    return {"inputs": tokens[:place], "targets": tokens[place:]}
 
 
 def _room(sequence_length: Mapping[str, int]) -> int:
@@ -91,9 +108,8 @@ def _room(sequence_length: Mapping[str, int]) -> int:
     return room
 
 
-def _pieces(dataset: tf.data.Dataset, sequence_length: Mapping[str, int]) -> tf.data.Dataset:
-    """Documents in pieces that fit; the last of one may be short."""
-    room = _room(sequence_length)
+def _pieces(dataset: tf.data.Dataset, room: int) -> tf.data.Dataset:
+    """Documents in pieces of `room` tokens; the last of one may be shorter."""
 
     def cut(tokens):
         starts = tf.range(0, tf.size(tokens), room)

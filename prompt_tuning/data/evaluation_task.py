@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from prompt_tuning.data import batching, bucketing, soft_tokens, vocabularies
+from prompt_tuning.data import batching, bucketing, postprocessors, soft_tokens, vocabularies
 
 # Batches whose examples are sorted by length; answers are in order again after each window.
 WINDOW = 32
@@ -56,6 +57,13 @@ class EvaluationTask:
         """Whether a metric wants the log-likelihood of the targets."""
         return bool(self.task.score_metric_fns)
 
+    @property
+    def needs_answers(self) -> bool:
+        """Whether anything wants answers: a metric does, or none wants scores alone."""
+        task = self.task
+        wants = task.predict_metric_fns or task.predict_with_aux_metric_fns
+        return bool(wants) or not task.score_metric_fns
+
     def text(self, example: Mapping[str, Any], feature: str) -> str:
         """A feature's text before tokenising, or what its ids spell where that is not kept."""
         value = example.get(f"{feature}_pretokenized")
@@ -71,15 +79,22 @@ class EvaluationTask:
     ) -> dict[str, float | str]:
         """The task's metrics of the answers to its examples; a sample of answers is text.
 
+        Nothing where no example has a known answer, as in GLUE's test splits.
+
         Args:
           texts: the answers.
           scores: log-likelihood of the targets, where a metric wants it.
           aux_values: what else is known of each answer, e.g. {"scores": their log-likelihood}.
         """
         postprocess = self.task.postprocess_fn
+        wanted = [self.text(example, "targets") for example in self.examples]
         targets = [
-            postprocess(self.text(e, "targets"), example=e, is_target=True) for e in self.examples
+            postprocess(text, example=e, is_target=True)
+            for text, e in zip(wanted, self.examples, strict=True)
         ]
+        if all(map(_is_unknown, wanted, targets)):
+            logging.warning("%s: this split has no answers; no metrics", self.name)
+            return {}
         predictions = [
             postprocess(text, example=e, is_target=False)
             for text, e in zip(texts, self.examples, strict=True)
@@ -95,6 +110,12 @@ class EvaluationTask:
         if others := [name for name, value in plain.items() if value is None]:
             logging.warning("%s: no number and no text, not told: %s", self.name, ", ".join(others))
         return {name: value for name, value in plain.items() if value is not None}
+
+
+def _is_unknown(text: str, value: Any) -> bool:
+    """Whether a target is none: by its text or, of numbers and referents, by what it is made."""
+    is_number = isinstance(value, numbers.Number)
+    return text == postprocessors.UNKNOWN or (is_number and value == postprocessors.INVALID)
 
 
 def _plain(value: Any) -> float | str | None:

@@ -64,6 +64,8 @@ def _tsv_rows(text: str, place: str) -> Iterator[tuple[int, Row]]:
 
 
 def _csv_rows(text: str, place: str) -> Iterator[tuple[int, Row]]:
+    # A document may be longer than the module's 131,072 characters.
+    csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
 
     def numbered():

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-UNKNOWN = "<unk>"  # the target where a split has no answers
+from prompt_tuning.data import postprocessors, questions
 
 
 def _map(dataset: tf.data.Dataset, convert) -> tf.data.Dataset:
@@ -22,11 +22,16 @@ def _words(*parts) -> tf.Tensor:
 
 
 def _index(example) -> dict[str, tf.Tensor]:
-    """The example's number in its data set, or numbers."""
-    index = example["idx"]
+    """The example's number in its data set, or numbers, where it has such."""
+    index = example.get("idx")
     if isinstance(index, Mapping):
         return {f"idx/{name}": number for name, number in index.items()}
-    return {"idx": index}
+    return {} if index is None else {"idx": index}
+
+
+def _label_name(label: tf.Tensor, names: Sequence[str]) -> tf.Tensor:
+    """UNKNOWN for -1."""
+    return tf.gather(tf.constant([postprocessors.UNKNOWN, *names]), label + 1)
 
 
 def glue(
@@ -35,22 +40,60 @@ def glue(
     label_names: Sequence[str],
     keys: Sequence[str] = (),
 ) -> tf.data.Dataset:
-    """A GLUE or SuperGLUE task: "BENCHMARK KEY: VALUE KEY: VALUE" -> the label's name.
+    """GLUE, SuperGLUE and their like: "BENCHMARK KEY: VALUE KEY: VALUE" -> the label's name.
 
     Args:
-      dataset: of {"idx", "label" and texts}.
+      dataset: of {"label", texts, and perhaps "idx"}.
       benchmark_name: the first word.
       label_names: by label; -1, of a test split without answers, becomes "<unk>".
       keys: what is told, in order; without, all but idx and label, in order of the alphabet.
     """
-    names = tf.constant([UNKNOWN, *label_names])
 
     def convert(example):
         parts = [benchmark_name]
         for key in keys or sorted(example.keys() - {"idx", "label"}):
             parts += [f"{key}:", example[key]]
-        target = tf.gather(names, example["label"] + 1)
+        target = _label_name(example["label"], label_names)
         return {"inputs": _words(*parts), "targets": target, **_index(example)}
+
+    return _map(dataset, convert)
+
+
+def labelled_text(
+    dataset: tf.data.Dataset, text_key: str, label_names: Sequence[str]
+) -> tf.data.Dataset:
+    """A text as it is -> the name of its label."""
+
+    def convert(example):
+        target = _label_name(example["label"], label_names)
+        return {"inputs": example[text_key], "targets": target}
+
+    return _map(dataset, convert)
+
+
+def one_line(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Makes each run of white space in the inputs one space."""
+
+    def convert(example):
+        return {**example, "inputs": questions.collapse_spaces(example["inputs"])}
+
+    return _map(dataset, convert)
+
+
+def summary(
+    dataset: tf.data.Dataset, source_key: str, target_key: str, prefix: str = "summarize:"
+) -> tf.data.Dataset:
+    """ "PREFIX TEXT" -> the summary, both as they are, line breaks too.
+
+    Args:
+      dataset: of {`source_key`: text, `target_key`: its summary}.
+      source_key: what is summarised.
+      target_key: the summary.
+      prefix: what stands in front of the text.
+    """
+
+    def convert(example):
+        return {"inputs": _words(prefix, example[source_key]), "targets": example[target_key]}
 
     return _map(dataset, convert)
 
@@ -87,24 +130,31 @@ def record(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """
 
     def convert(example):
-        passage = tf.strings.regex_replace(
-            example["passage"], r"""([.?!"'])\n@highlight\n""", r"\1 "
-        )
-        passage = tf.strings.regex_replace(passage, r"\n@highlight\n", ". ")
-        entities = tf.strings.reduce_join(example["entities"], separator=", ")
         answers = example["answers"]
-        targets = tf.cond(tf.size(answers) > 0, lambda: answers, lambda: tf.constant([UNKNOWN]))
-        common = {
-            "inputs": _words(
-                "record query:", example["query"], "entities:", entities, "passage:", passage
-            ),
-            "answers": answers,
-            **_index(example),
-        }
+        unknown = tf.constant([postprocessors.UNKNOWN])
+        targets = tf.cond(tf.size(answers) > 0, lambda: answers, lambda: unknown)
+        common = {"inputs": _record_query(example), "answers": answers, **_index(example)}
         several = tf.data.Dataset.from_tensor_slices({"targets": targets})
         return several.map(lambda one: {**common, **one})
 
     return dataset.flat_map(convert)
+
+
+def record_with_entities(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """ReCoRD for ranking its "entities", of which "answers" are right: one example for each query."""
+
+    def convert(example):
+        kept = {name: example[name] for name in ("entities", "answers")}
+        return {"inputs": _record_query(example), **kept, **_index(example)}
+
+    return _map(dataset, convert)
+
+
+def _record_query(example) -> tf.Tensor:
+    passage = tf.strings.regex_replace(example["passage"], r"""([.?!"'])\n@highlight\n""", r"\1 ")
+    passage = tf.strings.regex_replace(passage, r"\n@highlight\n", ". ")
+    entities = tf.strings.reduce_join(example["entities"], separator=", ")
+    return _words("record query:", example["query"], "entities:", entities, "passage:", passage)
 
 
 def wsc(dataset: tf.data.Dataset, correct_only: bool = False) -> tf.data.Dataset:
@@ -124,6 +174,8 @@ def wsc(dataset: tf.data.Dataset, correct_only: bool = False) -> tf.data.Dataset
 
         # Of one text the place is off by one; in another a mark is joined to the pronoun.
         place += tf.cast(~starts_with_it(words[place]), place.dtype)
+        told = tf.strings.join(["no ", pronoun, " at span2_index of: ", example["text"]])
+        tf.debugging.Assert(starts_with_it(words[place]), [told])
         mark = tf.strings.substr(words[place], tf.strings.length(pronoun), -1)
         mark = tf.cond(mark == "", lambda: "", lambda: tf.strings.join([" ", mark]))
         marked = tf.strings.join(["*", pronoun, "*", mark])

@@ -53,26 +53,29 @@ def matthews(targets: Sequence[int], predictions: Sequence[int]) -> dict[str, fl
     labels = sorted({*targets, *predictions})
     wanted, given = (np.asarray(x)[:, None] == labels for x in (targets, predictions))
     count, hits = len(wanted), np.sum(wanted & given)
-    of_target, of_prediction = wanted.sum(0), given.sum(0)
+    # As floats: their product overflows 64 bits from some 50,000 examples on.
+    of_target, of_prediction = wanted.sum(0, dtype=float), given.sum(0, dtype=float)
     covariance = hits * count - of_target @ of_prediction
     variances = (count**2 - of_target @ of_target) * (count**2 - of_prediction @ of_prediction)
-    value = covariance / np.sqrt(float(variances)) if variances else 0.0
+    value = covariance / np.sqrt(variances) if variances else 0.0
     return {"matthews_corrcoef": 100.0 * float(value)}
 
 
 def pearson(targets: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
-    """Pearson's correlation; nan where all targets or all predictions are the same."""
+    """Pearson's correlation; nan of one example, or where targets or predictions are all the same."""
     return {"pearson_corrcoef": _correlation("pearsonr", targets, predictions)}
 
 
 def spearman(targets: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
-    """Spearman's correlation of ranks; nan where all targets or all predictions are the same."""
+    """Spearman's correlation of ranks; nan where `pearson` is."""
     return {"spearman_corrcoef": _correlation("spearmanr", targets, predictions)}
 
 
 def _correlation(name: str, targets: Sequence[float], predictions: Sequence[float]) -> float:
     import scipy.stats
 
+    if len(targets) < 2:
+        return float("nan")
     with warnings.catch_warnings():
         # That it is not defined is told by its value.
         warnings.simplefilter("ignore")
@@ -119,19 +122,23 @@ def of_prediction(
 
 
 def samples(
-    targets: Sequence[Any], predictions: Sequence[Mapping[str, Any]], task: str, count: int = 8
+    targets: Sequence[Any],
+    predictions: Sequence[Mapping[str, Any]],
+    task: str,
+    count: int = 8,
+    wrong_too: bool = True,
 ) -> dict[str, str]:
     """Some answers as text, "TASK samples", and some that differ, "TASK negative samples".
 
-    They are drawn anew each time, always the same of the same.
+    They are drawn anew each time, always the same of the same. Of a question all right answers
+    are shown. `wrong_too` is False where no answer is like its target, as of summaries.
     """
-    wrong = [
-        p for t, p in zip(targets, predictions, strict=True) if not _is_same(t, p["prediction"])
-    ]
-    return {
-        f"{task} samples": _sample(predictions, count),
-        f"{task} negative samples": _sample(wrong, count),
-    }
+    pairs = list(zip(targets, predictions, strict=True))
+    values = {f"{task} samples": _sample(pairs, count)}
+    if wrong_too:
+        wrong = [(t, p) for t, p in pairs if not _is_same(t, p["prediction"])]
+        values[f"{task} negative samples"] = _sample(wrong, count)
+    return values
 
 
 def _is_same(target: Any, prediction: Any) -> bool:
@@ -141,15 +148,18 @@ def _is_same(target: Any, prediction: Any) -> bool:
     return prediction in target if isinstance(target, list) else prediction == target
 
 
-def _sample(predictions: Sequence[Mapping[str, Any]], count: int) -> str:
-    drawn = random.Random(0).sample(range(len(predictions)), min(count, len(predictions)))
-    fields = ("inputs_pretokenized", "targets_pretokenized", "prediction_pretokenized")
-    return "\n\n".join(
-        "\n".join(
-            f"{field.partition('_')[0].removesuffix('s')}: {_text(predictions[i][field])}"
-            for field in fields
-        )
-        for i in drawn
+def _sample(pairs: Sequence[tuple[Any, Mapping[str, Any]]], count: int) -> str:
+    drawn = random.Random(0).sample(range(len(pairs)), min(count, len(pairs)))
+    return "\n\n".join(_shown(*pairs[i]) for i in drawn)
+
+
+def _shown(target: Any, prediction: Mapping[str, Any]) -> str:
+    answer = _text(prediction["targets_pretokenized"])
+    if isinstance(target, list):
+        answer = "; ".join(sorted(set(target)))
+    return (
+        f"input: {_text(prediction['inputs_pretokenized'])}\ntarget: {answer}\n"
+        f"prediction: {_text(prediction['prediction_pretokenized'])}"
     )
 
 

@@ -5,6 +5,9 @@ decided when the task is opened; both give the same examples, in an order of the
 """
 
 import copy
+import functools
+import itertools
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +22,8 @@ SETTING = "TASK_DATA_DIR"
 Example = Mapping[str, Any]
 # From the folder and the split to its examples.
 Reader = Callable[[epath.Path, str], Iterable[Example]]
+# Examples that are shuffled together where memory does not hold all.
+STREAM_SHUFFLE = 10_000
 
 
 class Source(seqio.TfdsDataSource):
@@ -31,6 +36,7 @@ class Source(seqio.TfdsDataSource):
         read: Reader,
         features: Mapping[str, Any],
         splits: Sequence[str] | Mapping[str, str],
+        streams: bool = False,
     ):
         """Reads nothing yet.
 
@@ -42,22 +48,32 @@ class Source(seqio.TfdsDataSource):
           features: name -> dtype ("string", "int64"), or a list of one dtype for a feature
             of any number of values, or a mapping of features.
           splits: of the task, or a mapping from them to those of TFDS. `read` gets the task's.
+          streams: whether original files are more than memory holds; features are then
+            plain dtypes.
         """
         # read_only: TFDS would begin to download what is not there.
         super().__init__(tfds_name, splits=splits, read_only=True)
-        self._read, self._features = read, features
+        self._read, self._features, self._streams = read, features, streams
         self._folder: epath.Path | None = None
+        self._opened: dict[str, tuple[tf.data.Dataset, int]] = {}
 
     def in_folder(self, folder: epath.PathLike) -> "Source":
-        """The same data set from original files in `folder`."""
+        """The same data set from original files in `folder`; a split is read once."""
         other = copy.copy(self)
-        other._folder = epath.Path(folder)
+        other._folder, other._opened = epath.Path(folder), {}
         return other
+
+    def with_parts(self, parts: Mapping[str, str]) -> "Source":
+        """The same data set with splits of other names: {"validation": "train[-1000:]"}."""
+        read = functools.partial(_read_part, read=self._read, parts=parts)
+        return Source(self.name, read=read, features=self._features, splits=parts)
 
     def get_dataset(
         self, split="train", shuffle=True, seed=None, shard_info=None, **others
     ) -> tf.data.Dataset:
         """The examples of a split; those of original files are shuffled as a whole.
+
+        Of files that are streamed, STREAM_SHUFFLE at a time are shuffled.
 
         Raises:
           ValueError, FileNotFoundError: the data is not there, or is of another task; the
@@ -66,13 +82,22 @@ class Source(seqio.TfdsDataSource):
         if self._folder is None:
             self._check_prepared()
             return super().get_dataset(split, shuffle, seed, shard_info, **others)
-        examples = list(self._read(self._folder, split))
+        if split not in self._opened:
+            self._opened[split] = self._open(self._folder, split)
+        dataset, count = self._opened[split]
+        return dataset.shuffle(count, seed=seed) if shuffle else dataset
+
+    def _open(self, folder: epath.Path, split: str) -> tuple[tf.data.Dataset, int]:
+        """The examples of original files in order, and how many to shuffle together."""
+        read = functools.partial(self._read, folder, split)
+        examples = list(itertools.islice(read(), 1 if self._streams else None))
         if not examples:
-            raise ValueError(
-                f"{SETTING} {self._folder} has no example of split {split!r} of {self.name}"
-            )
-        dataset = tf.data.Dataset.from_tensor_slices(_columns(examples, self._features))
-        return dataset.shuffle(len(examples), seed=seed) if shuffle else dataset
+            raise ValueError(f"{SETTING} {folder} has no example of split {split!r} of {self.name}")
+        if self._streams:
+            spec = {name: tf.TensorSpec([], dtype) for name, dtype in self._features.items()}
+            return tf.data.Dataset.from_generator(read, output_signature=spec), STREAM_SHUFFLE
+        columns = _columns(examples, self._features)
+        return tf.data.Dataset.from_tensor_slices(columns), len(examples)
 
     @property
     def name(self) -> str:
@@ -104,6 +129,18 @@ class Source(seqio.TfdsDataSource):
             f"--data_dir={root} and give --tfds_data_dir={root}, or set {SETTING} to a folder with "
             "its original files"
         )
+
+
+_PART = re.compile(r"(\w+)(?:\[(-?\d*):(-?\d*)\])?")
+
+
+def _read_part(
+    folder: epath.Path, split: str, read: Reader, parts: Mapping[str, str]
+) -> Sequence[Example]:
+    """The examples that TFDS calls `parts[split]`, such as "train[:-1000]", of original files."""
+    part, first, last = _PART.fullmatch(parts[split]).groups()
+    cut = slice(int(first) if first else None, int(last) if last else None)
+    return list(read(folder, part))[cut]
 
 
 def _columns(values: Sequence[Any], features: Any) -> Any:

@@ -29,6 +29,10 @@ CHECKED_EXAMPLES = 2000
 LABELS_AT_MOST = 20
 
 
+class NoSplitError(ValueError):
+    """A task or mixture has no such split."""
+
+
 class Source(Protocol):
     """Opens a seqio task or mixture (see `sources`)."""
 
@@ -148,9 +152,9 @@ def _open(config: DatasetConfig, vocabulary: vocabularies.Vocabulary):
     provider = source.open(vocabulary, config.split)
     originals = [t for t in seqio.get_subtasks(provider) if config.split in t.splits]
     if not originals:
-        raise ValueError(
+        raise NoSplitError(
             f"{provider.name} has no split {config.split!r}; it has {sorted(provider.splits)}; "
-            "set SPLIT to one of them"
+            "set SPLIT of eval and infer to one of them, or another task"
         )
     tasks = [_use_vocabulary(task, vocabulary) for task in originals]
     if config.use_cached:
@@ -169,8 +173,10 @@ def _check_cached(tasks: Sequence) -> None:
         if task.supports_caching and not task.cache_dir:
             raise ValueError(
                 f"USE_CACHED_TASKS is True, but no cache of {task.name} is in "
-                f"{list(seqio.utils.get_global_cache_dirs())}, the folders of seqio's caches; make one "
-                "with seqio_cache_tasks, or set USE_CACHED_TASKS = False"
+                f"{list(seqio.utils.get_global_cache_dirs())}, the folders of seqio's caches; set "
+                "USE_CACHED_TASKS = False, or give T5X's cache of a task of this name with "
+                "--seqio_additional_cache_dirs (seqio_cache_tasks cannot make one here, where a task "
+                "has no vocabulary before a model reads it)"
             )
 
 
@@ -341,6 +347,8 @@ def evaluation_tasks(
       config: what to read.
       vocabulary: the model's.
       limit: examples to keep of each task; None for all.
+
+    Raises NoSplitError where no task has the split.
     """
     opened = []
     for task in _open(config, vocabulary)[1]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 INVALID = -1  # of an answer that is no label
+UNKNOWN = "<unk>"  # the target where a split has no answers
 
 
 def strip(text: str, **_example) -> str:
@@ -56,10 +57,13 @@ def wsc(text: str, *, example: Mapping[str, Any], is_target: bool = False) -> in
 
     The words of one must be among those of the other ("fuzzy bunny" is "bunny"); case and
     determiners do not matter. With an apostrophe in one only they differ: Bob's hat is not Bob.
+    INVALID where nothing is left: 0 would be right wherever the label is.
     """
     if is_target:
         return int(example["label"])
     answer, referent = (_content(t) for t in (text, _text(example["targets_pretokenized"])))
+    if not answer:
+        return INVALID
     if ("'" in answer) != ("'" in referent):
         return 0
     words, expected = set(answer.split(" ")), set(referent.split(" "))

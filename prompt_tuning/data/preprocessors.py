@@ -49,7 +49,7 @@ def span_corruption(
       noise_density: share of tokens to be predicted.
       mean_span_length: of noise spans, in tokens.
     """
-    count = functools.partial(_noise_counts, noise_density, mean_span_length)
+    count = functools.partial(noise_counts, noise_density, mean_span_length)
     length = _longest_chunk(count, sequence_length)
     noise, spans = count(length)
     vocabulary = output_features["targets"].vocabulary
@@ -76,8 +76,8 @@ def _has_sentinels(vocabulary: seqio.Vocabulary, spans: int) -> bool:
     return last == f"<extra_id_{spans - 1}>"
 
 
-def _noise_counts(density: float, mean_span_length: float, length: int) -> tuple[int, int]:
-    """(noise tokens, noise spans) of a chunk; each kind of span has at least one token."""
+def noise_counts(density: float, mean_span_length: float, length: int) -> tuple[int, int]:
+    """(noise tokens, noise spans) of 2 or more tokens; spans of either kind have at least one."""
     noise = min(max(round(length * density), 1), length - 1)
     return noise, min(max(round(noise / mean_span_length), 1), length - noise)
 

@@ -72,7 +72,7 @@ def read_mrqa(folder: epath.Path, split: str, name: str) -> Iterator[Example]:
     names = sorted(str(file.relative_to(folder)) for file in variants)
     file = originals.find_file(folder, f"{_PARTS[split]}/{name}.jsonl", *names)
     rows = files.read_rows(str(file), originals.SETTING)
-    _check_header(next(rows)[1], name, file)
+    _check_header(next(rows)[1], name, split, file)
     for number, paragraph in rows:
         place = f"{file}, line {number}"
         originals.check_keys(paragraph, ("context", "qas"), place)
@@ -90,8 +90,8 @@ def read_mrqa(folder: epath.Path, split: str, name: str) -> Iterator[Example]:
             }
 
 
-def _check_header(row: files.Row, name: str, file: epath.Path) -> None:
-    """The first line of a file tells its set."""
+def _check_header(row: files.Row, name: str, split: str, file: epath.Path) -> None:
+    """The first line of a file tells its set, and as a rule its split: train, dev or test."""
     header = row.get("header")
     if not isinstance(header, Mapping) or "dataset" not in header:
         raise ValueError(
@@ -103,4 +103,10 @@ def _check_header(row: files.Row, name: str, file: epath.Path) -> None:
         raise ValueError(
             f"{originals.SETTING} {file} has the data set {header['dataset']}, the task {name}; set "
             f"{originals.SETTING} to the folder of {name}, or another task"
+        )
+    of_file = header.get("split")
+    if of_file is not None and (of_file == "train") != (split == "train"):
+        raise ValueError(
+            f"{originals.SETTING} {file} has the split {of_file!r} of {name}; expected "
+            f"{_PARTS[split]!r}; set {originals.SETTING} to a folder with train/ and dev/"
         )

@@ -17,6 +17,7 @@ def add_task(
     metric_fns: Sequence[Callable] = (),
     token_steps: Sequence[Callable] = (),
     samples_name: str | None = None,
+    wrong_samples: bool = True,
 ) -> None:
     """Registers a task of text: its steps, tokens and steps on them, room for a cache, and EOS.
 
@@ -28,6 +29,7 @@ def add_task(
       metric_fns: of what it returns.
       token_steps: on the tokens.
       samples_name: what samples of answers are shown under; None to show none.
+      wrong_samples: whether those that differ from the target are shown apart.
     """
     if name in seqio.TaskRegistry.names():
         return
@@ -35,7 +37,7 @@ def add_task(
         postprocess_fn = functools.partial(postprocessors.with_text, postprocess=postprocess_fn)
         metric_fns = [
             *(functools.partial(metrics.of_prediction, metric=metric) for metric in metric_fns),
-            functools.partial(metrics.samples, task=samples_name),
+            functools.partial(metrics.samples, task=samples_name, wrong_too=wrong_samples),
         ]
     seqio.TaskRegistry.add(
         name,

@@ -9,8 +9,6 @@ import itertools
 import re
 from collections.abc import Sequence
 
-import numpy as np
-
 
 def rouge(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """ "rouge1", "rouge2" and "rougeLsum", means in percent, as a seqio metric.
@@ -74,18 +72,19 @@ def rouge_lsum(target: str, prediction: str) -> float:
 
 def _common(line: Sequence[str], other: Sequence[str]) -> set[int]:
     """Places in `line` of one longest common subsequence: that which ends first in `line`."""
-    lengths = np.zeros((len(line) + 1, len(other) + 1), int)
-    for i, word in enumerate(line):
+    # Lists: an array is slow where it is read and written a number at a time.
+    lengths = [[0] * (len(other) + 1)]
+    for word in line:
+        above, row = lengths[-1], [0]
         for j, another in enumerate(other):
-            lengths[i + 1, j + 1] = (
-                lengths[i, j] + 1 if word == another else max(lengths[i, j + 1], lengths[i + 1, j])
-            )
+            row.append(above[j] + 1 if word == another else max(above[j + 1], row[j]))
+        lengths.append(row)
     places, i, j = set(), len(line), len(other)
     while i and j:
         if line[i - 1] == other[j - 1]:
             i, j = i - 1, j - 1
             places.add(i)
-        elif lengths[i, j - 1] > lengths[i - 1, j]:
+        elif lengths[i][j - 1] > lengths[i - 1][j]:
             j -= 1
         else:
             i -= 1

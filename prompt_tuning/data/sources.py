@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+import re
 from collections.abc import Mapping, Sequence
 
 from prompt_tuning.data import vocabularies
@@ -17,9 +18,10 @@ _REFERENCE_MODULES = {
     },
     "prompt_tuning.recycling.data.c4": "prompt_tuning.data.tasks.c4",
     **{
-        f"prompt_tuning.recycling.data.{name}": "prompt_tuning.data.tasks.sentiment"
-        for name in ("imdb", "sst2")
+        f"prompt_tuning.recycling.data.{name}": "prompt_tuning.data.tasks.recycling"
+        for name in ("imdb", "qqp", "record", "sst2")
     },
+    "prompt_tuning.extended.perceptron.data.tasks": "prompt_tuning.data.tasks.held_out",
     **{
         f"prompt_tuning.spot.data.{name}": "prompt_tuning.data.tasks.spot"
         for name in ("glue", "mrqa", "nli", "summarization", "tasks")
@@ -133,14 +135,17 @@ class TaskSource:
         if self.name not in _registered_names():
             register_all()
         names = _registered_names()
-        if self.name not in names:
-            nearest = difflib.get_close_matches(self.name, names, n=3)
+        # The reference has a task for each vocabulary; here a task takes the model's.
+        plain = re.sub("^(mt5|byt5)_", "", self.name)
+        name = self.name if self.name in names else plain
+        if name not in names:
+            nearest = difflib.get_close_matches(plain, names, n=3)
             raise ValueError(
                 f"MIXTURE_OR_TASK_NAME {self.name!r} is no registered task or mixture"
                 + (f"; nearest: {', '.join(nearest)}" if nearest else "")
                 + "; set MIXTURE_OR_TASK_MODULE to the module that registers it"
             )
-        provider = seqio.get_mixture_or_task(self.name)
+        provider = seqio.get_mixture_or_task(name)
         if self.data_dir:
             from prompt_tuning.data import originals
 

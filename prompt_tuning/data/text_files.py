@@ -1,10 +1,11 @@
-"""Data sets of plain texts, from files that hold them as they are given away.
+"""Data sets of plain texts: IMDB's folders and C4's shards as they are given away, and rows.
 
-Rows with columns (summaries, inference), IMDB's folders of reviews, C4's shards.
+Summaries and inference are given away in many forms. Of them this reads rows whose columns
+are named as in TFDS, in files named after the split.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -13,32 +14,45 @@ from prompt_tuning.data import files, originals
 
 Example = Mapping[str, Any]
 IMDB_LABELS = ("neg", "pos")
+# Names of a split's file beside its own.
+_STEMS = {"validation": ("dev", "val")}
 
 
-def read_columns(folder: epath.Path, split: str, columns: Mapping[str, str]) -> Iterator[Example]:
-    """The rows of train, validation or test, as .jsonl, .csv or .tsv (.gz too).
+def read_columns(
+    folder: epath.Path, split: str, columns: Mapping[str, str], label_names: Sequence[str] = ()
+) -> Iterator[Example]:
+    """The rows of a split's file: SPLIT.jsonl, .csv or .tsv (.gz too); of validation, dev or val too.
 
     Args:
       folder: has the file.
-      split: the file's name.
-      columns: name -> dtype, "string" or "int64", of what each row must have.
+      split: train, validation, test, or another of the data set.
+      columns: name -> dtype, "string" or "int64" (a label), of what each row must have.
+      label_names: a label may be one of these in place of its number; -1 is none.
+
+    Raises FileNotFoundError, or ValueError where a row lacks a column or has another label.
     """
-    file = originals.find_file(folder, *(f"{split}{end}" for end in (".jsonl", ".csv", ".tsv")))
+    stems = (split, *_STEMS.get(split, ()))
+    names = [f"{stem}{end}" for stem in stems for end in (".jsonl", ".csv", ".tsv")]
+    try:
+        file = originals.find_file(folder, *names)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}, as rows with the columns {', '.join(columns)}"
+        ) from error
     for number, row in files.read_rows(str(file), originals.SETTING):
         place = f"{file}, line {number}"
         originals.check_keys(row.keys(), columns, place)
-        yield {name: _value(row[name], dtype, place) for name, dtype in columns.items()}
+        yield {
+            name: str(row[name]) if dtype == "string" else _label(row[name], label_names, place)
+            for name, dtype in columns.items()
+        }
 
 
-def _value(value: Any, dtype: str, place: str) -> str | int:
-    if dtype == "string":
-        return str(value)
-    try:
+def _label(value: Any, names: Sequence[str], place: str) -> int:
+    numbers = [str(number) for number in range(-1, len(names))]
+    if str(value) in numbers:
         return int(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{originals.SETTING} {place}: {value!r}; expected a number, that of a label"
-        ) from error
+    return originals.class_id(str(value), names, place)
 
 
 def read_imdb(folder: epath.Path, part: str) -> list[Example]:

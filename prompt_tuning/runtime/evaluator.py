@@ -70,16 +70,17 @@ class Answerer:
     ) -> tuple[list[str], list[float] | None, dict[str, list[float]]]:
         """Of each example the best decode as text, target scores where a metric wants them, and more.
 
-        The last is what seqio's metrics call aux_values: {"scores": log-likelihood of the decode}.
+        Texts are "" where nothing wants answers. The last is what seqio's metrics call aux_values: {"scores": log-likelihood of the decode}.
         """
         texts = [""] * len(task.examples)
         scores = [0.0] * len(task.examples)
         own_scores = [0.0] * len(task.examples)
         for i, (which, batch) in enumerate(task.batches(batch_size, self._loaded.soft_tokens)):
-            tokens, of_tokens = self.predict(params, batch, task.lengths.targets, i)
-            for example, row, score in zip(which, tokens, of_tokens, strict=False):
-                texts[example] = self._loaded.vocabulary.decode(row[0])
-                own_scores[example] = float(score[0])
+            if task.needs_answers:
+                tokens, of_tokens = self.predict(params, batch, task.lengths.targets, i)
+                for example, row, score in zip(which, tokens, of_tokens, strict=False):
+                    texts[example] = self._loaded.vocabulary.decode(row[0])
+                    own_scores[example] = float(score[0])
             if task.needs_scores:
                 for example, score in zip(which, self.score(params, batch), strict=False):
                     scores[example] = float(score)
@@ -116,7 +117,8 @@ def evaluate_tasks(
         texts, scores, aux_values = answerer.answers(params, task, batch_size)
         results[task.name] = task.metrics(texts, scores, aux_values)
         targets = {task.text(e, "targets") for e in task.examples}
-        if len(texts) > 1 and len(targets) > 1 and len(set(texts)) == 1:
+        same = task.needs_answers and len(set(texts)) == 1
+        if same and len(texts) > 1 and len(targets) > 1:
             logging.warning(
                 "%s: every answer is %r (%d examples); the prompt has not learned to tell them apart",
                 task.name, texts[0], len(texts),
@@ -138,13 +140,11 @@ def _answer_lines(
     task: evaluation_task.EvaluationTask, texts: Sequence[str], scores: Sequence[float] | None
 ) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = [
-        {
-            "input": task.text(example, "inputs"),
-            "target": task.text(example, "targets"),
-            "prediction": text,
-        }
-        for example, text in zip(task.examples, texts, strict=True)
+        {"input": task.text(example, "inputs"), "target": task.text(example, "targets")}
+        for example in task.examples
     ]
+    for line, text in zip(lines, texts if task.needs_answers else (), strict=False):
+        line["prediction"] = text
     for line, score in zip(lines, scores or (), strict=False):
         line["score"] = score
     return lines

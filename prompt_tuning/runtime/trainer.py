@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import base_model, huggingface, leaves, t5x
-from prompt_tuning.data import pipeline, vocabularies
+from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.runtime import background, evaluator, interrupts, prefetch, reporting, state
@@ -95,9 +95,7 @@ def train(
     )
     soft = state.soft_tokens(model, vocabulary)
     batches = pipeline.TrainBatches(train_dataset, vocabulary, soft, rows)
-    tasks = []
-    if eval_dataset is not None:
-        tasks = pipeline.evaluation_tasks(eval_dataset, vocabulary, eval_examples)
+    tasks = evaluated(eval_dataset, vocabulary, eval_examples)
     loaded = loading.result()
     run = run_lib.Run(
         loaded, schedule, model_dir, trainable=trainable, optimizer=optimizer, task=batches.name
@@ -122,6 +120,21 @@ def train(
     with partitioning.use(loaded.mesh), validation:
         loop(run, step, batches, validation, seed, learning_rate)
     return _finish(run)
+
+
+def evaluated(
+    dataset: pipeline.DatasetConfig | None,
+    vocabulary: vocabularies.Vocabulary,
+    limit: int | None = None,
+) -> list[evaluation_task.EvaluationTask]:
+    """What is evaluated while training: nothing where no task has the split, as in T5X."""
+    if dataset is None:
+        return []
+    try:
+        return pipeline.evaluation_tasks(dataset, vocabulary, limit)
+    except pipeline.NoSplitError as error:
+        logging.warning("nothing is evaluated while training: %s", error)
+        return []
 
 
 def _check_batch(size: int, num_microbatches: int, mesh: Mesh) -> None:

@@ -5,7 +5,7 @@ import functools
 import pytest
 import seqio
 
-from prompt_tuning.data import catalog, features, in_memory, metrics
+from prompt_tuning.data import catalog, features, in_memory, metrics, registry
 
 ROWS = [{"inputs": "a", "targets": "b"}]
 
@@ -21,8 +21,8 @@ TASKS = {
 
 
 @pytest.fixture
-def registered():
-    """Two tasks and a mixture of them; gone afterwards."""
+def registered(clean):
+    """Two tasks and a mixture of them."""
     for name, (splits, metric_fns) in TASKS.items():
         seqio.TaskRegistry.add(
             name,
@@ -31,10 +31,6 @@ def registered():
             metric_fns=metric_fns,
         )
     seqio.MixtureRegistry.add("catalog_test_both", list(TASKS), default_rate=1.0)
-    yield
-    seqio.MixtureRegistry.remove("catalog_test_both")
-    for name in TASKS:
-        seqio.TaskRegistry.remove(name)
 
 
 def test_entries(registered):
@@ -79,11 +75,17 @@ def test_no_such_name(registered, pattern):
         catalog.entries(pattern)
 
 
-def test_a_task_whose_splits_tfds_does_not_know_is_listed():
+def test_metrics_are_told_where_samples_are_shown_too(clean):
+    source = in_memory.InMemory({"train": ROWS})
+    registry.add_task(
+        "catalog_test_samples", source, [], metric_fns=[metrics.accuracy], samples_name="a"
+    )
+    (entry,) = catalog.entries("catalog_test_samples")
+    assert entry.metrics == ["accuracy", "samples"]
+
+
+def test_a_task_whose_splits_tfds_does_not_know_is_listed(clean):
     source = seqio.TfdsDataSource("imdb_reviews/plain_text:1.0.0", tfds_data_dir="none")
     seqio.TaskRegistry.add("catalog_test_tfds", source, features.features())
-    try:
-        (entry,) = catalog.entries("catalog_test_tfds")
-        assert entry == catalog.Entry("catalog_test_tfds", "task", [], [])
-    finally:
-        seqio.TaskRegistry.remove("catalog_test_tfds")
+    (entry,) = catalog.entries("catalog_test_tfds")
+    assert entry == catalog.Entry("catalog_test_tfds", "task", [], [])

@@ -115,6 +115,39 @@ def test_too_little_room(vocabulary):
         infilling(plain, 50)
 
 
+def test_there_are_sentinels_for_all_spans_of_the_longest_piece(vocabulary):
+    # Of 50 tokens 8 are noise, in 3 spans; 50 * 0.15 / 3 is 2.5.
+    room = {"inputs": 51, "targets": 51}
+    few = vocabularies.SentencePiece(vocabulary.path, extra_ids=2)
+    with pytest.raises(ValueError, match=r"<extra_id_2> .*EXTRA_IDS"):
+        infilling(few, 50, room=room)
+    enough = vocabularies.SentencePiece(vocabulary.path, extra_ids=3)
+    (example,) = infilling(enough, 50, room=room)
+    last = enough.size - 1
+    assert [last - 2, last - 1, last] == sorted(example["inputs"])[-3:]
+
+
+def prefixes(*lengths, seed=0, room=LENGTHS):
+    examples = run(denoising.prefix_lm, documents(*lengths), seed, sequence_length=room)
+    return [(e["inputs"].tolist(), e["targets"].tolist()) for e in examples]
+
+
+def test_a_prefix_is_of_one_document():
+    pieces = [range(3, 66), range(66, 103), range(3, 13)]
+    for seed in range(5):
+        whole = [inputs + targets for inputs, targets in prefixes(100, 1, 10, seed=seed)]
+        assert whole == [list(piece) for piece in pieces], "one token is left out"
+
+
+def test_each_place_may_be_the_end_of_the_prefix():
+    room = {"inputs": 64, "targets": 4}  # What is left is trimmed with EOS.
+    places = [len(inputs) for inputs, _ in prefixes(*[6] * 200, room=room)]
+    assert set(places) == {1, 2, 3, 4, 5} and all(20 < places.count(p) < 60 for p in set(places))
+    assert prefixes(50, seed=1) == prefixes(50, seed=1) != prefixes(50, seed=2)
+    with pytest.raises(ValueError, match=r"TASK_FEATURE_LENGTHS .*'inputs': 3"):
+        prefixes(50, room={"inputs": 2, "targets": 64})
+
+
 def test_random_targets(vocabulary):
     dataset = documents(*[5] * 200).map(lambda e: {"inputs": e["targets"], **e})
     examples = run(

@@ -1,5 +1,6 @@
 """Examples in batches of like length, and what is made of answers."""
 
+import functools
 import itertools
 import types
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import seqio
 
-from prompt_tuning.data import batching, evaluation_task, soft_tokens
+from prompt_tuning.data import batching, evaluation_task, metrics, postprocessors, soft_tokens
 
 SOFT = soft_tokens.SoftTokens(np.array([300, 301], np.int32))
 
@@ -127,6 +128,61 @@ def test_metrics_may_be_text_and_may_want_more_than_answers(vocabulary, caplog):
     assert found == {"sure": -1.5, "sample": "a sample", "plain": "text"}
     [message] = caplog.messages
     assert "films: no number and no text, not told: picture" in message
+
+
+def unknown(vocabulary, target, postprocess, metric, **features):
+    """Two examples without an answer."""
+    settings = {"postprocess_fn": postprocess, "predict_metric_fns": [metric]}
+    task = make_task(vocabulary, ["film a", "film b"], **settings)
+    for example in task.examples:
+        example |= {"targets_pretokenized": target.encode(), **features}
+    return task
+
+
+OF_RECORD = {"idx/passage": 1, "idx/query": 2, "answers": np.array([], object)}
+
+
+@pytest.mark.parametrize(
+    ("target", "postprocess", "metric", "features"),
+    [
+        (
+            "<unk>",
+            functools.partial(postprocessors.class_id, names=("no", "yes")),
+            metrics.accuracy,
+            {},
+        ),
+        ("<unk>", postprocessors.strip, metrics.accuracy, {}),
+        ("<unk>", postprocessors.record, metrics.record, OF_RECORD),
+        ("-1.0", postprocessors.number, metrics.pearson, {}),
+        ("Bob", postprocessors.wsc, metrics.accuracy, {"label": np.int64(-1)}),
+    ],
+)
+def test_a_split_without_answers_has_no_metrics(
+    vocabulary, caplog, target, postprocess, metric, features
+):
+    task = unknown(vocabulary, target, postprocess, metric, **features)
+    assert task.metrics(["", "no"], None) == {}
+    assert caplog.messages == ["films: this split has no answers; no metrics"]
+
+
+def test_metrics_of_a_split_with_an_answer(vocabulary):
+    by_label = functools.partial(postprocessors.class_id, names=("no", "yes"))
+    task = unknown(vocabulary, "<unk>", by_label, metrics.accuracy)
+    task.examples[0]["targets_pretokenized"] = b"no"
+    assert task.metrics(["no", "no"], None) == {"accuracy": 50.0}
+
+
+@pytest.mark.parametrize(
+    ("metrics_of", "wanted"),
+    [
+        ({}, True),
+        ({"score_metric_fns": [len]}, False),
+        ({"score_metric_fns": [len], "predict_metric_fns": [len]}, True),
+        ({"score_metric_fns": [len], "predict_with_aux_metric_fns": [len]}, True),
+    ],
+)
+def test_answers_are_needed_unless_only_scores_are(vocabulary, metrics_of, wanted):
+    assert make_task(vocabulary, ["film a"], **metrics_of).needs_answers is wanted
 
 
 def test_text_that_was_not_kept_is_spelt_from_its_ids(vocabulary):

@@ -180,3 +180,9 @@ def test_task_shuffles_by_seed(task):
 def test_each_repeat_has_its_own_order(task):
     rows = [int(e["row"]) for e in examples(task, "train", seed=1, num_epochs=2)]
     assert sorted(rows[:50]) == sorted(rows[50:]) and rows[:50] != rows[50:]
+
+
+def test_a_csv_field_may_be_a_whole_document(tmp_path):
+    text = "a fine film " * 20_000
+    [example] = read(write(tmp_path, "a.csv", f'text,label\n"{text}",1\n'))
+    assert example["inputs"] == text.strip()

@@ -44,9 +44,38 @@ def test_an_index_of_several_numbers_is_kept():
 
 
 @pytest.mark.parametrize(("label", "name"), [(0, b"negative"), (-1, b"<unk>")])
-def test_glue_labels(label, name):
-    example = one(formats.glue, sst2(label=tf.constant(label, tf.int64)), "sst2", LABELS)
-    assert example["targets"] == name
+def test_labels(label, name):
+    example = sst2(label=tf.constant(label, tf.int64))
+    assert one(formats.glue, example, "sst2", LABELS)["targets"] == name
+    assert one(formats.labelled_text, example, "sentence", LABELS)["targets"] == name
+
+
+def test_an_example_may_have_no_number():
+    example = {"sentence": "a", "label": 1}
+    assert one(formats.glue, example, "b", LABELS).keys() == {"inputs", "targets"}
+
+
+LINES = "one  line\n\nanother\t"
+
+
+def test_white_space_stays_as_it_is():
+    example = sst2(sentence=LINES, short="1\n2")
+    assert one(formats.glue, example, "b", LABELS, ("sentence",))["inputs"] == (
+        f"b sentence: {LINES}".encode()
+    )
+    assert one(formats.labelled_text, example, "sentence", LABELS)["inputs"] == LINES.encode()
+    expected = {"inputs": f"summarize: {LINES}".encode(), "targets": b"1\n2"}
+    assert one(formats.summary, example, "sentence", "short") == expected
+    news = one(formats.summary, example, "sentence", "short", "news:")
+    assert news["inputs"] == f"news: {LINES}".encode()
+
+
+def test_one_line_where_it_is_asked_for():
+    example = {"inputs": LINES, "targets": "a\nb"}
+    assert one(formats.one_line, example) == {
+        "inputs": b"one line another ",
+        "targets": b"a\nb",
+    }
 
 
 @pytest.mark.parametrize(
@@ -128,6 +157,11 @@ def wsc(text, index, pronoun="it", label=1):
 def test_wsc_marks_the_pronoun(text, index, inputs):
     expected = {"inputs": inputs, "targets": b"the cat", "label": 1, "idx": 4}
     assert one(formats.wsc, wsc(text, index)) == expected
+
+
+def test_wsc_whose_pronoun_is_elsewhere():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no it at span2_index"):
+        one(formats.wsc, wsc("The cat saw that it slept .", 1))
 
 
 def test_wsc_for_training_has_right_referents_only():

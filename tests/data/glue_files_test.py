@@ -53,6 +53,15 @@ def check_same(name, folder, file, split, tfds_split):
     ]
 
 
+@pytest.mark.parametrize("name", glue_files.DATA_SETS)
+def test_classes_and_dtypes_are_those_of_tfds(name):
+    config, data_set = GLUE.builder_configs[name], glue_files.DATA_SETS[name]
+    assert data_set.classes == tuple(config.label_classes or ())
+    texts = dict.fromkeys(config.text_features, "string")
+    label = "int64" if config.label_classes else "float32"
+    assert data_set.features == {**texts, "label": label, "idx": "int32"}
+
+
 @pytest.fixture
 def folder(tmp_path):
     return epath.Path(tmp_path)

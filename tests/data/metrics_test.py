@@ -52,6 +52,15 @@ def test_a_correlation_of_answers_that_are_all_the_same_is_no_number():
     for metric in (metrics.pearson, metrics.spearman):
         [value] = metric([1.0, 2.0, 3.0], [-1.0, -1.0, -1.0]).values()
         assert math.isnan(value)
+        [value] = metric([1.0], [2.0]).values()
+        assert math.isnan(value)
+
+
+def test_matthews_of_many_examples():
+    """Products of their counts are beyond 64 bits."""
+    targets, predictions = [0, 0, 1, 1] * 50_000, [0, 1, 1, 1] * 50_000
+    expected = 100 * (2 * 1) / math.sqrt(1 * 3 * 2 * 2)
+    assert metrics.matthews(targets, predictions)["matthews_corrcoef"] == pytest.approx(expected)
 
 
 def grouped(values, groups):
@@ -102,6 +111,16 @@ def test_samples_of_all_answers_and_of_wrong_ones():
     ]
     assert sorted(found["rte samples"].split("\n\n")) == texts
     assert sorted(found["rte negative samples"].split("\n\n")) == texts[1:]
+
+
+def test_all_right_answers_to_a_question_are_shown():
+    found = metrics.samples([["b", "a", "b"]], answered("c"), task="qa")
+    assert found["qa samples"] == "input: in 0\ntarget: a; b\nprediction: said c"
+
+
+def test_samples_without_wrong_ones():
+    found = metrics.samples([1, 0], answered(1, 1), task="xsum", wrong_too=False)
+    assert list(found) == ["xsum samples"]
 
 
 def test_samples_are_few_and_always_the_same():

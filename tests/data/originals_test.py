@@ -85,6 +85,47 @@ def test_nothing_is_read_before_a_split_is(folder):
     assert seen == []
     list(source.get_dataset("validation"))
     assert seen == [(folder, "validation")]
+    list(source.get_dataset("validation", seed=1))
+    assert seen == [(folder, "validation")], "once"
+    list(source.in_folder(folder / "more").get_dataset("validation"))
+    assert seen[1:] == [(folder / "more", "validation")]
+
+
+def test_what_memory_does_not_hold_is_read_as_it_is_asked_for():
+    def read(folder, split):
+        for i in range(30):
+            seen.append(i)
+            yield {"text": f"{split} {i}", "label": i}
+
+    seen = []
+    columns = {"text": "string", "label": "int64"}
+    source = originals.Source(
+        "c4/en:2.2.0", read=read, features=columns, splits=["train"], streams=True
+    ).in_folder("folder")
+    dataset = source.get_dataset("train", shuffle=False)
+    assert [e["text"] for e in dataset.take(2).as_numpy_iterator()] == [b"train 0", b"train 1"]
+    assert max(seen) < 29
+    order = [e["label"] for e in source.get_dataset("train", seed=1).as_numpy_iterator()]
+    assert sorted(order) == list(range(30)) != order
+    with pytest.raises(ValueError, match="no example of split 'train' of c4/en"):
+        source._read = lambda folder, split: iter([])
+        source.in_folder("folder").get_dataset("train")
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("train", range(20)),
+        ("train[:-3]", range(17)),
+        ("train[-3:]", range(17, 20)),
+        ("train[2:5]", range(2, 5)),
+    ],
+)
+def test_parts_of_a_split(folder, part, expected):
+    source = make_source().with_parts({"held_out": part})
+    assert source.tfds_dataset._map_split("held_out") == part
+    dataset = source.in_folder(folder).get_dataset("held_out", shuffle=False)
+    assert [int(e["idx"]["passage"]) for e in dataset] == list(expected)
 
 
 def test_a_split_without_examples(folder):

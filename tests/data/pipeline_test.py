@@ -201,7 +201,7 @@ def test_a_task_of_a_mixture_may_lack_the_split(vocabulary):
     assert [task.name for task in evaluate(vocabulary, mixture)] == ["films"]
     next(train(vocabulary, mixture, split="validation"))
     with pytest.raises(
-        ValueError, match=r"both has no split 'test'; it has \['train', 'validation'\]"
+        pipeline.NoSplitError, match=r"both has no split 'test'; it has \['train', 'validation'\]"
     ):
         evaluate(vocabulary, mixture, split="test")
 

@@ -54,7 +54,9 @@ def test_record_has_all_answers_as_the_target():
         ("Bob's", "Bob's hat", 1),
         ("cat", "bunny", 0),
         ("fuzzy cat", "fuzzy bunny", 0),
-        ("", "bunny", 0),
+        ("", "bunny", -1),
+        ("the", "bunny", -1),
+        (" ", "Bob's hat", -1),
     ],
 )
 def test_wsc_compares_words_with_the_referent(answer, referent, same):

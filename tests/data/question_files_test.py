@@ -19,12 +19,12 @@ def squad(*questions, context="Ann won."):
     )
 
 
-def mrqa(dataset, *questions, context=" Ann won. "):
+def mrqa(dataset, *questions, split="dev", context=" Ann won. "):
     asked = [
         {"qid": str(i), "question": f" {q} ", "answers": answers, "detected_answers": []}
         for i, (q, *answers) in enumerate(questions)
     ]
-    rows = [{"header": {"dataset": dataset, "split": "dev"}}, {"context": context, "qas": asked}]
+    rows = [{"header": {"dataset": dataset, "split": split}}, {"context": context, "qas": asked}]
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
@@ -82,10 +82,34 @@ def test_no_squad(tmp_path):
     ],
 )
 def test_mrqa(tmp_path, name, split):
-    folder = write(tmp_path, name, mrqa("DuoRC.ParaphraseRC", ("Who?", "Ann", "she")))
+    of_file = "train" if split == "train" else "dev"
+    text = mrqa("DuoRC.ParaphraseRC", ("Who?", "Ann", "she"), split=of_file)
+    folder = write(tmp_path, name, text)
     assert list(question_files.read_mrqa(folder, split, "DuoRC")) == [
         {"qid": "0", "question": "Who?", "context": "Ann won.", "answers": ["Ann", "she"]}
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "of_file", "split"),
+    [
+        ("DROP.jsonl", "train", "validation"),
+        ("dev/DROP.jsonl", "train", "validation"),
+        ("train/DROP.jsonl", "dev", "train"),
+        ("train/DROP.jsonl", "test", "train"),
+    ],
+)
+def test_a_file_of_another_split(tmp_path, name, of_file, split):
+    folder = write(tmp_path, name, mrqa("DROP", ("Who?", "Ann"), split=of_file))
+    part = rf"DROP\.jsonl has the split '{of_file}' of DROP; expected"
+    with pytest.raises(ValueError, match=part):
+        list(question_files.read_mrqa(folder, split, "DROP"))
+
+
+@pytest.mark.parametrize("of_file", ["test", None])
+def test_a_header_may_call_the_split_otherwise(tmp_path, of_file):
+    folder = write(tmp_path, "DROP.jsonl", mrqa("DROP", ("Who?", "Ann"), split=of_file))
+    assert len(list(question_files.read_mrqa(folder, "validation", "DROP"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from prompt_tuning.data import features, in_memory, metrics, registry
 ROWS = {"train": [{"inputs": "a", "targets": " b"}]}
 
 
-def test_a_task_of_text(vocabulary):
+def test_a_task_of_text(clean, vocabulary):
     for _ in range(2):
         registry.add_task("registry_test", in_memory.InMemory(ROWS), [])
     task = seqio.TaskRegistry.get("registry_test")
@@ -17,10 +17,9 @@ def test_a_task_of_text(vocabulary):
     (example,) = mine.get_dataset(None, "train").as_numpy_iterator()
     assert example["targets"].tolist() == [*vocabulary.encode("b"), 1]
     assert example["targets_pretokenized"] == b" b"
-    seqio.TaskRegistry.remove("registry_test")
 
 
-def test_a_task_of_running_text(vocabulary):
+def test_a_task_of_running_text(clean, vocabulary):
     source = in_memory.InMemory({"train": [{"text": "a b"}]})
 
     def double(dataset):
@@ -36,10 +35,9 @@ def test_a_task_of_running_text(vocabulary):
         "inputs": ids,
         "targets": ids,
     }
-    seqio.TaskRegistry.remove("registry_test_text")
 
 
-def test_samples_are_shown_under_their_name(vocabulary):
+def test_samples_are_shown_under_their_name(clean, vocabulary):
     registry.add_task(
         "registry_test_samples",
         in_memory.InMemory(ROWS),
@@ -56,4 +54,3 @@ def test_samples_are_shown_under_their_name(vocabulary):
         values |= metric([target, target], [answer, answer | {"prediction": "b"}])
     assert values.pop("accuracy") == 50.0
     assert values.keys() == {"these samples", "these negative samples"}
-    seqio.TaskRegistry.remove("registry_test_samples")

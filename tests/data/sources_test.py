@@ -21,13 +21,12 @@ seqio.TaskRegistry.add(
 
 
 @pytest.fixture
-def registered(tmp_path, monkeypatch):
-    """The name of a module that registers a task; the registry is as before at the end."""
+def registered(tmp_path, monkeypatch, clean):
+    """The name of a module that registers a task."""
     (tmp_path / "films_module.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "films_module"
     sys.modules.pop("films_module", None)
-    seqio.TaskRegistry.remove("sources_test_films")
 
 
 def test_a_registered_task_by_name(registered, vocabulary):
@@ -35,7 +34,7 @@ def test_a_registered_task_by_name(registered, vocabulary):
     assert source.open(vocabulary, "train").name == "sources_test_films"
 
 
-def test_a_registered_mixture_by_name(vocabulary):
+def test_a_registered_mixture_by_name(clean, vocabulary):
     task = seqio.Task(
         "sources_test_one",
         source=in_memory.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
@@ -44,7 +43,6 @@ def test_a_registered_mixture_by_name(vocabulary):
     seqio.MixtureRegistry.add("sources_test_mixture", [(task, 1.0)])
     opened = sources.TaskSource(name="sources_test_mixture").open(vocabulary, "train")
     assert isinstance(opened, seqio.Mixture)
-    seqio.MixtureRegistry.remove("sources_test_mixture")
 
 
 @pytest.fixture
@@ -121,6 +119,34 @@ def test_a_misspelt_name_gets_the_nearest(registered, vocabulary):
 )
 @pytest.mark.parametrize("name", ["taskless_glue_sst2_v200_examples", "super_glue_cb_v102"])
 def test_tasks_of_the_reference_by_name_and_by_its_modules(vocabulary, module, name):
+    assert sources.TaskSource(name=name, module=module).open(vocabulary, "train").name == name
+
+
+@pytest.mark.parametrize("prefix", ["mt5_", "byt5_"])
+def test_a_name_of_another_vocabulary_is_that_of_the_model(vocabulary, prefix):
+    name = "taskless_glue_sst2_v200_examples"
+    assert sources.TaskSource(name=prefix + name).open(vocabulary, "train").name == name
+
+
+def test_a_registered_name_keeps_its_prefix(clean, vocabulary):
+    seqio.TaskRegistry.add(
+        "mt5_glue_sst2_v200",
+        source=in_memory.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
+        output_features=features.features(),
+    )
+    opened = sources.TaskSource(name="mt5_glue_sst2_v200").open(vocabulary, "train")
+    assert opened.name == "mt5_glue_sst2_v200"
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("prompt_tuning.recycling.data.qqp", "pr:glue_qqp_v200_0_1_verbalizers"),
+        ("prompt_tuning.recycling.data.record", "pr:super_glue_record_v102_eval"),
+        ("prompt_tuning.extended.perceptron.data.tasks", "glue_cola_v200_generation"),
+    ],
+)
+def test_tasks_of_the_references_other_modules(vocabulary, module, name):
     assert sources.TaskSource(name=name, module=module).open(vocabulary, "train").name == name
 
 

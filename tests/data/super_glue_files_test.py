@@ -110,13 +110,30 @@ SUPER_GLUE = tfds.text.super_glue.SuperGlue
 def of_tfds(name, file, split):
     """What TFDS makes of a file, labels as numbers."""
     builder = types.SimpleNamespace(builder_config=SUPER_GLUE.builder_configs[name])
-    classes = super_glue_files.DATA_SETS[name].classes
+    classes = builder.builder_config.label_classes or ()
     for _, example in SUPER_GLUE._generate_examples(builder, file, split):
         if (label := example.get("label", -1)) in classes:
             example["label"] = list(classes).index(label)
         elif isinstance(label, str):
             example["label"] = int(label)
         yield example
+
+
+def dtypes(feature):
+    """Of TFDS's features, in our terms."""
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return {name: dtypes(each) for name, each in feature.items()}
+    if isinstance(feature, tfds.features.Sequence):
+        return [dtypes(feature.feature)]
+    return feature.tf_dtype.name
+
+
+@pytest.mark.parametrize("name", super_glue_files.DATA_SETS)
+def test_features_and_classes_are_those_of_tfds(tmp_path, name):
+    of_tfds = SUPER_GLUE(config=name, data_dir=str(tmp_path)).info.features
+    data_set = super_glue_files.DATA_SETS[name]
+    assert data_set.features == dtypes(of_tfds)
+    assert list(data_set.classes) == (of_tfds["label"].names if "label" in of_tfds else [])
 
 
 @pytest.fixture

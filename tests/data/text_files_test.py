@@ -9,6 +9,7 @@ from etils import epath
 from prompt_tuning.data import text_files
 
 COLUMNS = {"text": "string", "label": "int64"}
+LABELS = ("no", "maybe", "yes")
 
 
 @pytest.mark.parametrize(
@@ -17,25 +18,49 @@ COLUMNS = {"text": "string", "label": "int64"}
         ("train.jsonl", '{"text": "a, b", "label": 1, "id": "x"}\n{"text": "c", "label": "0"}\n'),
         ("train.csv", 'id,text,label\nx,"a, b",1\ny,c,0\n'),
         ("train.tsv", "text\tlabel\na, b\t1\nc\t0\n"),
+        ("train.tsv", "text\tlabel\na, b\tmaybe\nc\tno\n"),
     ],
 )
 def test_columns(tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    rows = list(text_files.read_columns(epath.Path(tmp_path), "train", COLUMNS))
+    rows = list(text_files.read_columns(epath.Path(tmp_path), "train", COLUMNS, LABELS))
     assert rows == [{"text": "a, b", "label": 1}, {"text": "c", "label": 0}]
+
+
+@pytest.mark.parametrize(
+    ("stem", "split"),
+    [
+        ("validation", "validation"),
+        ("dev", "validation"),
+        ("val", "validation"),
+        ("test", "test"),
+        ("ca_test", "ca_test"),
+    ],
+)
+def test_names_of_a_split(tmp_path, stem, split):
+    (tmp_path / f"{stem}.csv").write_text("text,label\na,-1\n")
+    rows = list(text_files.read_columns(epath.Path(tmp_path), split, COLUMNS, LABELS))
+    assert rows == [{"text": "a", "label": -1}]
+
+
+def test_a_folder_without_rows(tmp_path):
+    (tmp_path / "train.txt").write_text("a")
+    with pytest.raises(FileNotFoundError, match=r"none of train\.jsonl.*columns text, label"):
+        list(text_files.read_columns(epath.Path(tmp_path), "train", COLUMNS, LABELS))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ('{"text": "a"}', r"TASK_DATA_DIR .*test\.jsonl, line 1: no label"),
-        ('{"text": "a", "label": "yes"}', r"TASK_DATA_DIR .*line 1: 'yes'; expected a number"),
+        ('{"text": "a", "label": "YES"}', r"TASK_DATA_DIR .*line 1: label 'YES'; expected .*yes"),
+        ('{"text": "a", "label": 3}', r"TASK_DATA_DIR .*line 1: label '3'; expected one of no, "),
     ],
 )
 def test_rows_of_another_task(tmp_path, content, message):
     (tmp_path / "test.jsonl").write_text(content)
     with pytest.raises(ValueError, match=message):
-        list(text_files.read_columns(epath.Path(tmp_path), "test", COLUMNS))
+        list(text_files.read_columns(epath.Path(tmp_path), "test", COLUMNS, LABELS))
 
 
 def test_imdb_takes_turns(tmp_path):

@@ -104,6 +104,22 @@ def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, answere
     np.testing.assert_allclose(np.array(scores)[which], expected[:3], rtol=1e-5)
 
 
+def test_nothing_is_answered_where_only_scores_matter(loaded, tmp_path, caplog):
+    class Scores(evaluator.Answerer):
+        def predict(self, params, batch, max_length, index=0):
+            raise AssertionError("decodes")
+
+    task = task_of(loaded.vocabulary, score_metrics=[lambda targets, scores: {"sum": sum(scores)}])
+    task.task.predict_metric_fns = []
+    results = evaluator.evaluate_tasks(
+        Scores(loaded), loaded.params, [task], 4, output_dir=tmp_path, step=3
+    )
+    rows = read_lines(tmp_path / "films-000003.jsonl")
+    assert [row.keys() for row in rows] == [{"input", "target", "score"}] * 3
+    assert results["films"]["sum"] == pytest.approx(sum(row["score"] for row in rows))
+    assert "every answer" not in caplog.text
+
+
 def test_answers_are_written_beside_their_inputs(vocabulary, tmp_path):
     task, other = task_of(vocabulary), task_of(vocabulary, ROWS[:1], name="other")
     results = evaluator.evaluate_tasks(

@@ -11,6 +11,7 @@ import pytest
 
 from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import train_state
+from prompt_tuning.data import pipeline, sources
 from prompt_tuning.prompts import module
 from prompt_tuning.runtime import trainer
 
@@ -42,6 +43,22 @@ def shared_step(make_step):
         return cache[0]
 
     return of
+
+
+@pytest.mark.parametrize(("split", "count"), [("validation", 0), ("train", 1)])
+def test_a_task_without_validation_is_trained_on(vocabulary, tmp_path, caplog, split, count):
+    target = {"span1_text": "the cat", "span1_index": 0, "span2_text": "it", "span2_index": 3}
+    row = {"text": "the cat saw it", "target": target, "idx": 0, "label": True}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row))
+    source = sources.TaskSource("super_glue_wsc_v102_simple_train", data_dir=str(tmp_path))
+    config = pipeline.DatasetConfig(source, {"inputs": 40, "targets": 10}, split, 1)
+    assert len(trainer.evaluated(config, vocabulary)) == count
+    told = "nothing is evaluated while training: super_glue_wsc_v102_simple_train has no split"
+    assert (told in caplog.text) == (count == 0)
+
+
+def test_nothing_is_evaluated_where_nothing_is_asked_for(vocabulary):
+    assert trainer.evaluated(None, vocabulary) == []
 
 
 def lines(run, name="train/metrics.jsonl"):

@@ -1,4 +1,7 @@
-"""Objectives on C4, the text that T5 was pre-trained on."""
+"""Objectives on C4, the text that T5 was pre-trained on.
+
+Only span corruption joins documents, with EOS between them, where t5 has none.
+"""
 
 import functools
 
@@ -8,11 +11,11 @@ _RANDOM_TARGETS = functools.partial(denoising.random_targets, targets=("positive
 OBJECTIVES = {
     # What T5 1.1 is pre-trained with, and then adapted to: text that goes on.
     "span_corruption": [preprocessors.span_corruption],
-    "prefix_lm": [preprocessors.prefix_lm],
+    "prefix_lm": [denoising.prefix_lm],
     "bart_text_infilling": [denoising.text_infilling],
     "bart_token_deletion": [denoising.token_deletion],
     # Teaches the verbalizers of a sentiment task and nothing else.
-    "random_positive_negative_targets": [preprocessors.prefix_lm, _RANDOM_TARGETS],
+    "random_positive_negative_targets": [denoising.prefix_lm, _RANDOM_TARGETS],
 }
 
 for _name, _steps in OBJECTIVES.items():
@@ -23,6 +26,7 @@ for _name, _steps in OBJECTIVES.items():
             read=text_files.read_c4,
             features={"text": "string"},
             splits=("train", "validation"),
+            streams=True,
         ),
         _steps,
     )

@@ -4,16 +4,9 @@ v002 and v200 are the versions 1.0.0 and 2.0.0 of TFDS; QQP is another data set 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from prompt_tuning.data import (
-    formats,
-    glue_files,
-    metrics,
-    originals,
-    postprocessors,
-    variants,
-)
+from prompt_tuning.data import benchmarks, formats, glue_files, metrics, postprocessors, variants
 
 VERSIONS = {"v002": "1.0.0", "v200": "2.0.0"}
 # Sentinels of task_index_ tasks; MNLI's other parts are MNLI.
@@ -26,53 +19,43 @@ INDICES = {
     },
     **dict.fromkeys(("mnli_matched", "mnli_mismatched", "ax"), 1),
 }
-METRICS = {
-    "cola": (metrics.matthews,),
-    "mrpc": (metrics.f1, metrics.accuracy),
-    "qqp": (metrics.f1, metrics.accuracy),
-    "stsb": (metrics.pearson, metrics.spearman),
-    "ax": (),
-}
 
 
-def text_format(name: str) -> Callable:
+def text_steps(name: str) -> tuple[Callable, ...]:
     """The format of a GLUE task; MNLI's other parts and the diagnostic set are MNLI."""
     if name == "stsb":
-        return formats.stsb
-    return functools.partial(
+        return (formats.stsb,)
+    to_text = functools.partial(
         formats.glue,
         benchmark_name="mnli" if name.startswith("mnli") or name == "ax" else name,
         label_names=glue_files.DATA_SETS[name].classes,
     )
+    return (to_text,)
 
 
-def postprocess(name: str) -> Callable:
-    """A label's number, or the number that STS-B's answer is."""
-    if name == "stsb":
-        return postprocessors.number
-    classes = tuple(glue_files.DATA_SETS[name].classes)
-    return functools.partial(postprocessors.class_id, names=classes)
-
-
-def source(name: str, version: str, splits: Sequence[str] = ()) -> originals.Source:
-    """A data set of GLUE in a version of TFDS, with all of its splits or some."""
-    data_set = glue_files.DATA_SETS[name]
-    return originals.Source(
-        f"glue/{name}:{version}",
-        read=functools.partial(glue_files.read, name),
-        features=data_set.features,
-        splits=tuple(splits or data_set.files),
-    )
-
+GLUE = benchmarks.Benchmark(
+    name="glue",
+    data_sets=glue_files.DATA_SETS,
+    read=glue_files.read,
+    text_steps=text_steps,
+    metrics={
+        "cola": (metrics.matthews,),
+        "mrpc": (metrics.f1, metrics.accuracy),
+        "qqp": (metrics.f1, metrics.accuracy),
+        "stsb": (metrics.pearson, metrics.spearman),
+        "ax": (),
+    },
+    postprocessors={"stsb": postprocessors.number},
+)
 
 for _name in glue_files.DATA_SETS:
     for _suffix, _version in VERSIONS.items():
         variants.TextTask(
-            source=source(_name, _version),
-            text_steps=(text_format(_name),),
+            source=GLUE.source(_name, _version),
+            text_steps=text_steps(_name),
             index=INDICES[_name],
-            postprocess=postprocess(_name),
-            metrics=METRICS.get(_name, (metrics.accuracy,)),
+            postprocess=GLUE.postprocess(_name),
+            metrics=GLUE.metrics_of(_name),
             samples_name=_name,
         ).register(f"glue_{_name}_{_suffix}")
 
@@ -98,5 +81,6 @@ variants.add_mixture(
         ("glue_rte_v002", 2_490.0),
         ("glue_mnli_mismatched_v002", 0.0),
         ("glue_mnli_matched_v002", 0.0),
+        ("glue_ax_v002", 0.0),
     ],
 )

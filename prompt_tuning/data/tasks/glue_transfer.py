@@ -14,16 +14,16 @@ _SAME = {"qqp": "duplicate", "mrpc": "equivalent"}
 for _source, _target in (("qqp", "mrpc"), ("mrpc", "qqp")):
     _name = f"glue_{_target}_from_{_source}"
     variants.TextTask(
-        source=glue.source(_target, glue.VERSIONS["v002"], ("validation",)),
-        text_steps=(glue.text_format(_target),),
+        source=glue.GLUE.source(_target, glue.VERSIONS["v002"], ("validation",)),
+        text_steps=glue.text_steps(_target),
         index=glue.INDICES[_target],
         postprocess=functools.partial(
             postprocessors.renamed,
             old=_SAME[_source],
             new=_SAME[_target],
-            postprocess=glue.postprocess(_target),
+            postprocess=glue.GLUE.postprocess(_target),
         ),
-        metrics=glue.METRICS[_target],
+        metrics=glue.GLUE.metrics_of(_target),
         samples_name=_target,
     ).register(f"{_name}_v002")
     variants.register_mixture(

@@ -7,7 +7,7 @@ import functools
 
 from prompt_tuning.data import (
     answers,
-    classification,
+    formats,
     glue_files,
     metrics,
     originals,
@@ -18,6 +18,7 @@ from prompt_tuning.data import (
 )
 from prompt_tuning.data.tasks import glue, qa, summarization
 
+# TFDS's name -> keys of the text and of its summary.
 SUMMARIES = {
     "aeslc:1.0.0": ("email_body", "subject_line"),
     "billsum:3.0.0": ("text", "summary"),
@@ -27,19 +28,13 @@ SUMMARIES = {
     "newsroom:1.0.0": ("text", "summary"),
     "samsum:1.0.0": ("dialogue", "summary"),
 }
+_SPLITS = {"billsum:3.0.0": ("train", "test", "ca_test")}
 _THREE_WAYS = ("entailment", "neutral", "contradiction")
-# TFDS's name -> splits, the key of what the hypothesis is about, labels.
+# TFDS's name -> the key of what the hypothesis is about, labels.
 INFERENCE = {
-    **{
-        f"anli/r{i}:0.1.0": (("train", "validation", "test"), "context", _THREE_WAYS)
-        for i in (1, 2, 3)
-    },
-    "doc_nli:1.0.0": (
-        ("train", "validation", "test"),
-        "premise",
-        ("not_entailment", "entailment"),
-    ),
-    "snli:1.1.0": (("train", "validation", "test"), "premise", _THREE_WAYS),
+    **{f"anli/r{i}:0.1.0": ("context", _THREE_WAYS) for i in (1, 2, 3)},
+    "doc_nli:1.0.0": ("premise", ("not_entailment", "entailment")),
+    "snli:1.1.0": ("premise", _THREE_WAYS),
 }
 
 
@@ -56,27 +51,28 @@ for _tfds_name, (_source_key, _target_key) in SUMMARIES.items():
         _tfds_name,
         _source_key,
         _target_key,
+        splits=_SPLITS.get(_tfds_name, summarization.SPLITS),
         prefix=f"{_name} summarize:",
     )
 
-for _tfds_name, (_splits, _premise, _labels) in INFERENCE.items():
+for _tfds_name, (_premise, _labels) in INFERENCE.items():
     _name, _version = _names(_tfds_name)
     _columns = {"hypothesis": "string", _premise: "string", "label": "int64"}
     _format = functools.partial(
-        classification.text_to_label,
-        keys={"hypothesis": "hypothesis:", _premise: f"{_premise}:"},
+        formats.glue,
+        benchmark_name=_name,
         label_names=_labels,
-        task_name=_name,
+        keys=("hypothesis", _premise),
     )
     registry.add_task(
         f"spot_{_name}_{_version}",
         originals.Source(
             _tfds_name,
-            read=functools.partial(text_files.read_columns, columns=_columns),
+            read=functools.partial(text_files.read_columns, columns=_columns, label_names=_labels),
             features=_columns,
-            splits=_splits,
+            splits=("train", "validation", "test"),
         ),
-        [_format],
+        [_format, formats.one_line],
         metric_fns=[metrics.accuracy],
     )
 
@@ -96,15 +92,15 @@ def _register_glue(name: str, data: originals.Source) -> None:
     registry.add_task(
         f"spot_glue_{name}_v200",
         data,
-        [glue.text_format(task)],
-        postprocess_fn=glue.postprocess(task),
-        metric_fns=glue.METRICS.get(task, (metrics.accuracy,)),
+        glue.text_steps(task),
+        postprocess_fn=glue.GLUE.postprocess(task),
+        metric_fns=glue.GLUE.metrics_of(task),
     )
 
 
 for _name in ("cola", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli"):
-    _register_glue(_name, glue.source(_name, glue.VERSIONS["v200"]))
-_register_glue("mnli_train", glue.source("mnli", glue.VERSIONS["v200"], ["train"]))
+    _register_glue(_name, glue.GLUE.source(_name, glue.VERSIONS["v200"]))
+_register_glue("mnli_train", glue.GLUE.source("mnli", glue.VERSIONS["v200"], ["train"]))
 for _kind in ("matched", "mismatched"):
     _register_glue(
         f"mnli_validation_{_kind}",

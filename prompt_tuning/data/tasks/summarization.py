@@ -1,8 +1,11 @@
 """Summaries of news: XSum and CNN/DailyMail."""
 
 import functools
+from collections.abc import Sequence
 
-from prompt_tuning.data import originals, registry, rouge, summaries, text_files
+from prompt_tuning.data import formats, originals, registry, rouge, text_files
+
+SPLITS = ("train", "validation", "test")
 
 
 def register(
@@ -11,6 +14,7 @@ def register(
     source_key: str,
     target_key: str,
     *,
+    splits: Sequence[str] = SPLITS,
     prefix: str = "summarize:",
     samples_name: str | None = None,
 ) -> None:
@@ -22,15 +26,16 @@ def register(
             tfds_name,
             read=functools.partial(text_files.read_columns, columns=columns),
             features=columns,
-            splits=("train", "validation", "test"),
+            splits=splits,
         ),
         [
             functools.partial(
-                summaries.summarize, source_key=source_key, target_key=target_key, prefix=prefix
+                formats.summary, source_key=source_key, target_key=target_key, prefix=prefix
             )
         ],
         metric_fns=[rouge.rouge],
         samples_name=samples_name,
+        wrong_samples=False,
     )
 
 

@@ -6,11 +6,12 @@ resolution (dpr) is more data of this kind.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import seqio
 
 from prompt_tuning.data import (
+    benchmarks,
     formats,
     metrics,
     originals,
@@ -19,6 +20,7 @@ from prompt_tuning.data import (
     variants,
 )
 
+VERSION = "1.0.2"
 # Sentinels of task_index_ tasks; the diagnostic sets are RTE.
 INDICES = {
     **{
@@ -42,14 +44,6 @@ RATES = {
     "super_glue_wic_v102": 5_428.0,
 }
 DPR_RATES = {"dpr_v001_simple": 1_322.0}
-METRICS = {
-    "cb": (functools.partial(metrics.macro_f1, num_classes=3), metrics.accuracy),
-    "multirc": (metrics.multirc,),
-    "record": (metrics.record,),
-    "axb": (),
-    "axg": (),
-}
-POSTPROCESSORS = {"multirc": postprocessors.multirc, "record": postprocessors.record}
 _KEYS = {
     "multirc": ("question", "answer", "paragraph"),
     "wic": ("sentence1", "sentence2", "word"),
@@ -72,21 +66,20 @@ def text_steps(name: str) -> tuple[Callable, ...]:
     return (to_text, formats.remove_markup) if name == "multirc" else (to_text,)
 
 
-def source(name: str, splits: Sequence[str] = ()) -> originals.Source:
-    """A data set of SuperGLUE, with all of its splits or some."""
-    data_set = super_glue_files.DATA_SETS[name]
-    return originals.Source(
-        f"super_glue/{name}:1.0.2",
-        read=functools.partial(super_glue_files.read, name),
-        features=data_set.features,
-        splits=tuple(splits or data_set.files),
-    )
-
-
-def _postprocess(name: str) -> Callable:
-    classes = tuple(super_glue_files.DATA_SETS[name].classes)
-    by_name = functools.partial(postprocessors.class_id, names=classes)
-    return POSTPROCESSORS.get(name, by_name)
+SUPER_GLUE = benchmarks.Benchmark(
+    name="super_glue",
+    data_sets=super_glue_files.DATA_SETS,
+    read=super_glue_files.read,
+    text_steps=text_steps,
+    metrics={
+        "cb": (functools.partial(metrics.macro_f1, num_classes=3), metrics.accuracy),
+        "multirc": (metrics.multirc,),
+        "record": (metrics.record,),
+        "axb": (),
+        "axg": (),
+    },
+    postprocessors={"multirc": postprocessors.multirc, "record": postprocessors.record},
+)
 
 
 def _register_wsc() -> None:
@@ -96,7 +89,7 @@ def _register_wsc() -> None:
     )
     for part, splits, correct_only, postprocess, metric_fns in parts:
         variants.TextTask(
-            source=source("wsc.fixed", splits),
+            source=SUPER_GLUE.source("wsc.fixed", VERSION, splits),
             text_steps=(functools.partial(formats.wsc, correct_only=correct_only),),
             index=INDICES["wsc"],
             postprocess=postprocess,
@@ -136,22 +129,24 @@ def _register_proportional() -> None:
         ]
 
     all_rates = {**DPR_RATES, **RATES}
+    # Only t5's own mixture has the diagnostic sets, which have no training examples.
+    with_diagnostics = {**all_rates, "super_glue_axb_v102": 0.0, "super_glue_axg_v102": 0.0}
     variants.add_mixture("task_index_super_glue_v102_examples_proportional", indexed(RATES))
     variants.add_mixture(
         "task_index_super_glue_with_dpr_v102_examples_proportional", indexed(all_rates)
     )
-    variants.add_mixture("super_glue_v102_proportional", all_rates.items())
+    variants.add_mixture("super_glue_v102_proportional", with_diagnostics.items())
 
 
 for _name in super_glue_files.DATA_SETS:
     if _name == "wsc.fixed":
         continue
     variants.TextTask(
-        source=source(_name),
+        source=SUPER_GLUE.source(_name, VERSION),
         text_steps=text_steps(_name),
         index=INDICES[_name],
-        postprocess=_postprocess(_name),
-        metrics=METRICS.get(_name, (metrics.accuracy,)),
+        postprocess=SUPER_GLUE.postprocess(_name),
+        metrics=SUPER_GLUE.metrics_of(_name),
         samples_name=_name,
     ).register(f"super_glue_{_name}_v102")
 _register_wsc()

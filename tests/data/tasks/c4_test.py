@@ -54,6 +54,12 @@ def test_examples_fit_and_end_with_eos(folder, vocabulary, objective):
         assert max(len(inputs), len(targets)) <= 24
 
 
+@pytest.mark.parametrize("objective", sorted(c4.OBJECTIVES.keys() - {"span_corruption"}))
+def test_documents_are_joined_for_span_corruption_only(folder, vocabulary, objective):
+    for inputs, targets in examples(objective, folder, vocabulary):
+        assert 1 not in inputs[:-1] and 1 not in targets[:-1]
+
+
 def test_what_an_objective_asks_for(folder, vocabulary):
     words = set(vocabulary.encode("she liked the good film in the park . a long story song town"))
 

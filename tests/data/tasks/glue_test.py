@@ -1,6 +1,5 @@
 """GLUE's tasks: their names, what they read, and what becomes of an example."""
 
-import importlib
 import itertools
 import json
 
@@ -18,7 +17,7 @@ from prompt_tuning.data import (
     soft_tokens,
     sources,
 )
-from prompt_tuning.data.tasks import glue
+from prompt_tuning.data.tasks import glue  # noqa: F401
 
 NAMES = (
     "cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "mnli_mismatched", "mnli_matched", "qnli", "rte",
@@ -145,6 +144,16 @@ def test_mnli_and_its_development_sets_are_of_the_same_variant(prefix, version, 
     assert {task.name: mixture.get_rate(task) for task in mixture.tasks} == expected
 
 
+def test_mnli_and_the_others_at_rates_of_their_sizes():
+    mixture = seqio.MixtureRegistry.get("glue_v002_proportional")
+    sizes = {
+        "cola": 8_551, "sst2": 67_349, "mrpc": 3_668, "qqp": 363_849, "stsb": 5_749, "mnli": 392_702,
+        "qnli": 104_743, "rte": 2_490, "mnli_mismatched": 0, "mnli_matched": 0, "ax": 0,
+    }  # fmt: skip
+    expected = {f"glue_{name}_v002": rate for name, rate in sizes.items()}
+    assert {task.name: mixture.get_rate(task) for task in mixture.tasks} == expected
+
+
 def test_a_cache_of_seqio_is_read(vocabulary, tmp_path, monkeypatch):
     """What `seqio_cache_tasks` writes: examples before EOS, and what describes them."""
     monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [str(tmp_path)])
@@ -152,7 +161,8 @@ def test_a_cache_of_seqio_is_read(vocabulary, tmp_path, monkeypatch):
     config = pipeline.DatasetConfig(
         sources.TaskSource(name), {"inputs": 40, "targets": 8}, "train", 1, use_cached=True
     )
-    with pytest.raises(ValueError, match=rf"no cache of {name} .*USE_CACHED_TASKS = False"):
+    part = rf"no cache of {name} .*USE_CACHED_TASKS = False.*seqio_cache_tasks cannot make one"
+    with pytest.raises(ValueError, match=part):
         pipeline.evaluation_tasks(config, vocabulary)
     ids = vocabulary.encode("sentence: a fine film")
     example = {"inputs": np.array(ids), "targets": np.array([5]), "inputs_pretokenized": b"film"}
@@ -176,10 +186,6 @@ def test_a_cache_of_seqio_is_read(vocabulary, tmp_path, monkeypatch):
     batches = pipeline.TrainBatches(config, vocabulary, soft_tokens.SoftTokens(np.array([300])))
     batch = next(batches)
     assert batch["encoder_input_tokens"][0, : len(ids) + 2].tolist() == [300, *ids, 1]
-
-
-def test_importing_again_registers_nothing_twice():
-    importlib.reload(glue)
 
 
 def test_taskless_takes_the_name_off_before_tokens_are_made():

@@ -28,10 +28,13 @@ def test_summaries_of_a_file(tmp_path, vocabulary, name, tfds_name, columns):
     )
     (task,) = pipeline.evaluation_tasks(config, vocabulary)
     assert task.task.source.name == tfds_name
-    assert task.text(task.examples[0], "inputs") == "summarize: A film. It was long."
+    assert task.text(task.examples[0], "inputs") == "summarize: A film.\n\nIt was long."
     metrics = task.metrics(["it was\na long film"], None)
     assert metrics["rouge1"] == metrics["rougeLsum"] == 100.0 and metrics["rouge2"] == 75.0
-    assert "prediction: it was\na long film" in metrics[f"{name.partition('_v')[0]} samples"]
+    samples = f"{name.partition('_v')[0]} samples"
+    assert "prediction: it was\na long film" in metrics[samples]
+    # No summary is like its target: none are shown as wrong.
+    assert metrics.keys() == {"rouge1", "rouge2", "rougeLsum", samples}
 
 
 def test_splits():

@@ -128,6 +128,16 @@ def test_the_names_of_the_reference():
     assert names <= set(seqio.TaskRegistry.names())
 
 
+def dtypes(value):
+    """As TFDS has them: numbers are of 32 bits, but for labels."""
+    if isinstance(value, dict):
+        found = {name: dtypes(each) for name, each in value.items()}
+        return found | {"label": "int64"} if "label" in value else found
+    if isinstance(value, list):
+        return ["string"]
+    return "string" if isinstance(value, str) else "int32"
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_an_example_in_text_and_ids(vocabulary, tmp_path, name):
     example, inputs, target, metrics, sentinel = TASKS[name]
@@ -144,7 +154,7 @@ def test_an_example_in_text_and_ids(vocabulary, tmp_path, name):
         source = originals.Source(
             registered.source.name,
             read=lambda folder, split: [example],
-            features=registered.source._features,
+            features=dtypes(example),
             splits=["train"],
         )
         task = registered.replace(
@@ -213,7 +223,12 @@ def test_all_of_super_glue_at_rates_of_its_sizes():
     assert rates("task_index_super_glue_v102_examples_proportional") == expected
     expected["task_index_dpr_v001_simple_examples"] = 1_322
     assert rates("task_index_super_glue_with_dpr_v102_examples_proportional") == expected
-    assert rates("super_glue_v102_proportional")["super_glue_wsc_v102_simple_train"] == 259
+    plain = {
+        name.removeprefix("task_index_").removesuffix("_examples"): rate
+        for name, rate in expected.items()
+    }
+    diagnostics = {"super_glue_axb_v102": 0, "super_glue_axg_v102": 0}
+    assert rates("super_glue_v102_proportional") == plain | diagnostics
 
 
 def test_importing_again_registers_nothing_twice():

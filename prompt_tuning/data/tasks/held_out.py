@@ -1,0 +1,56 @@
+"""GLUE and SuperGLUE with validation held out of training, generated and ranked.
+
+The reference compares these with its perceptron loss: BENCHMARK_NAME_generation_train and
+…_test, …_rank_classification_validation and …_test, and the mixture BENCHMARK_NAME_generation.
+"""
+
+import functools
+
+from prompt_tuning.data import benchmarks, formats, ranking, registry, variants
+from prompt_tuning.data.tasks import glue, super_glue
+
+# Training examples that are for validation.
+HELD_OUT = {
+    "glue": {"cola": 500, "sst2": 2000, "mrpc": 200, "qqp": 5000, "qnli": 3000, "rte": 200},
+    "super_glue": {"boolq": 400, "cb": 50, "copa": 50, "rte": 200, "wic": 400},
+}
+
+
+def _register(benchmark: benchmarks.Benchmark, name: str, version: str, held_out: int) -> None:
+    base = f"{benchmark.name}_{name}_v{version.replace('.', '')}"
+    source, labels = benchmark.source(name, version), benchmark.data_sets[name].classes
+    text_steps = [*benchmark.text_steps(name), formats.remove_first_text_token]
+    validation = {"validation": f"train[-{held_out}:]"}
+    train, test = {"train": f"train[:-{held_out}]", **validation}, {"validation": "validation"}
+    for kind, parts, shown in (("train", train, "Valid"), ("test", test, "Test")):
+        registry.add_task(
+            f"{base}_generation_{kind}",
+            source.with_parts(parts),
+            text_steps,
+            postprocess_fn=benchmark.postprocess(name),
+            metric_fns=benchmark.metrics_of(name),
+            samples_name=f"{name} Generation {shown}",
+        )
+    for kind, parts in (("validation", validation), ("test", test)):
+        registry.add_task(
+            f"{base}_rank_classification_{kind}",
+            source.with_parts(parts),
+            [*text_steps, functools.partial(ranking.candidates, labels=labels)],
+            postprocess_fn=ranking.candidate,
+            metric_fns=[functools.partial(ranking.rank_classes, num_classes=len(labels))],
+        )
+    kinds = (
+        "rank_classification_validation",
+        "rank_classification_test",
+        "generation_train",
+        "generation_test",
+    )
+    variants.add_mixture(f"{base}_generation", [f"{base}_{kind}" for kind in kinds], 1.0)
+
+
+for _benchmark, _version in (
+    (glue.GLUE, glue.VERSIONS["v200"]),
+    (super_glue.SUPER_GLUE, super_glue.VERSION),
+):
+    for _name, _count in HELD_OUT[_benchmark.name].items():
+        _register(_benchmark, _name, _version, _count)
