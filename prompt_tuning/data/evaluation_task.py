@@ -1,6 +1,8 @@
 """The examples of a task that are answered: as batches, as text, as metrics."""
 
+import collections
 import dataclasses
+import functools
 import logging
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +15,8 @@ from prompt_tuning.data import batching, bucketing, postprocessors, soft_tokens,
 
 # Batches whose examples are sorted by length; answers are in order again after each window.
 WINDOW = 32
+# Targets that are no more than these are labels.
+LABELS_AT_MOST = 20
 
 
 @dataclasses.dataclass
@@ -70,6 +74,32 @@ class EvaluationTask:
         if value is None:
             return self.vocabulary.decode(example[feature])
         return value.decode() if isinstance(value, bytes) else str(value)
+
+    def spell(self, ids: Int[np.ndarray, " L"]) -> str:
+        """The text of a decode; a label that the vocabulary can write only otherwise is the label."""
+        text = self.vocabulary.decode(ids)
+        return self._labels_of.get(text, text)
+
+    @functools.cached_property
+    def _labels_of(self) -> dict[str, str]:
+        """What the vocabulary makes of labels -> the labels, where it is not the same.
+
+        T5's reads as it writes; one of lower case, or without "_", would have no right answer.
+        """
+        ids = {self.text(example, "targets"): example["targets"] for example in self.examples}
+        if len(ids) > LABELS_AT_MOST:
+            return {}
+        spelled = {label: self.vocabulary.decode(of) for label, of in ids.items()}
+        times = collections.Counter(spelled.values())
+        different = {
+            text: label for label, text in spelled.items() if text != label and times[text] == 1
+        }
+        if different:
+            logging.warning(
+                "%s: the vocabulary cannot write these labels, what it makes of them is taken for "
+                "them: %s", self.name, different,
+            )  # fmt: skip
+        return different
 
     def metrics(
         self,

@@ -26,7 +26,6 @@ from prompt_tuning.data import (
 )
 
 CHECKED_EXAMPLES = 2000
-LABELS_AT_MOST = 20
 
 
 class NoSplitError(ValueError):
@@ -215,7 +214,7 @@ def _check_fit(name: str, examples: Sequence[batching.Example], config: DatasetC
     cut_targets = sum(size > room.targets for size in sizes["targets"])
     distinct = len({tuple(example["targets"]) for example in examples})
     # Targets that recur are labels; one that is cut can be neither learned nor answered.
-    if cut_targets and distinct <= min(LABELS_AT_MOST, len(examples) // 2):
+    if cut_targets and distinct <= min(evaluation_task.LABELS_AT_MOST, len(examples) // 2):
         raise ValueError(
             f"{cut_targets} of the first {len(examples)} labels of {name} are longer than "
             f"TASK_FEATURE_LENGTHS['targets'] = {room.targets} tokens; "

@@ -79,7 +79,7 @@ class Answerer:
             if task.needs_answers:
                 tokens, of_tokens = self.predict(params, batch, task.lengths.targets, i)
                 for example, row, score in zip(which, tokens, of_tokens, strict=False):
-                    texts[example] = self._loaded.vocabulary.decode(row[0])
+                    texts[example] = task.spell(row[0])
                     own_scores[example] = float(score[0])
             if task.needs_scores:
                 for example, score in zip(which, self.score(params, batch), strict=False):

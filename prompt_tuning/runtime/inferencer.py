@@ -177,7 +177,7 @@ def _inputs(task: evaluation_task.EvaluationTask, example: Mapping[str, Any]) ->
 def _prediction(
     task: evaluation_task.EvaluationTask, ids: np.ndarray, scores: np.ndarray, mode: str
 ) -> dict[str, Any]:
-    texts = [task.vocabulary.decode(decode) for decode in ids]
+    texts = [task.spell(decode) for decode in ids]
     if mode == "predict":
         return {"prediction": texts[0]}
     rounded = [round(float(score), 4) for score in scores]

@@ -191,3 +191,35 @@ def test_text_that_was_not_kept_is_spelt_from_its_ids(vocabulary):
     assert task.text(example, "targets") == "good"
     assert task.text({"inputs": example["inputs"]}, "inputs") == "film a"
     assert task.text(example | {"inputs_pretokenized": b"Film A"}, "inputs") == "Film A"
+
+
+def test_labels_that_the_vocabulary_cannot_write_are_read_back(vocabulary, caplog):
+    """It has no "_": an answer that is all that it can write is right; others stay as they are."""
+    labels = ("not_good", "good")
+    task = make_task(vocabulary, ["a", "b"], targets=labels)
+    for example, label in zip(task.examples, labels, strict=True):
+        example["targets_pretokenized"] = label.encode()
+    written = vocabulary.decode(vocabulary.encode("not_good"))
+    assert written != "not_good"
+    assert task.spell(np.array([*vocabulary.encode("not_good"), 1, 0])) == "not_good"
+    assert task.spell(np.array(vocabulary.encode("good"))) == "good"
+    assert task.spell(np.array(vocabulary.encode("bad film"))) == "bad film"
+    assert "cannot write these labels" in caplog.text and written in caplog.text
+
+
+def test_labels_that_are_written_alike_are_not_guessed(vocabulary):
+    task = make_task(vocabulary, ["a", "b"], targets=("not_good", "not-good"))
+    for example, label in zip(task.examples, ("not_good", "not-good"), strict=True):
+        example["targets_pretokenized"] = label.encode()
+    ids = vocabulary.encode("not_good")
+    assert vocabulary.decode(ids) == vocabulary.decode(vocabulary.encode("not-good"))
+    assert task.spell(np.array(ids)) == vocabulary.decode(ids)
+
+
+def test_running_answers_are_no_labels(vocabulary):
+    texts = [f"the_{'abcdefghij'[i % 10]}{'klm'[i // 10]}" for i in range(30)]
+    task = make_task(vocabulary, texts, targets=texts)
+    for example, text in zip(task.examples, texts, strict=True):
+        example["targets_pretokenized"] = text.encode()
+    ids = np.array(vocabulary.encode(texts[0]))
+    assert task.spell(ids) == vocabulary.decode(ids) != texts[0]
