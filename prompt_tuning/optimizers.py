@@ -17,6 +17,7 @@ from prompt_tuning import params as params_lib
 
 Schedule = Callable[[Array], Array]
 MIN_DIM_TO_FACTOR = 128
+LEAST_RATE = 1e-8
 
 
 class AdafactorState(NamedTuple):
@@ -34,7 +35,7 @@ def learning_rate_schedule(
     steps_per_decay: int = 20_000,
     steps_per_cycle: int = 100_000,
     step_offset: int = 0,
-    min_learning_rate: float = 1e-8,
+    min_learning_rate: float = LEAST_RATE,
 ) -> Schedule:
     """The product of named factors of a step, as T5X's create_learning_rate_scheduler.
 

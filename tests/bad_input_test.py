@@ -380,6 +380,40 @@ CASES = {
         {"NUM_MICROBATCHES": 3},
         ["NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE 16"],
     ),
+    **{
+        f"{name}={value!r}": (
+            verb,
+            {name: value},
+            [f"{name} is {value!r}; expected a whole number of at least {least}", f"set {name}"],
+        )
+        for verb, name, value, least in [
+            ("train", "RANDOM_SEED", None, 0),
+            ("train", "EVAL_STEPS", -1, 0),
+            ("train", "EVAL_PERIOD", None, 1),
+            ("train", "EVALUATOR_NUM_EXAMPLES", 0, 1),
+            ("train", "JSON_WRITE_N_RESULTS", "5", 0),
+            ("train", "NUM_MICROBATCHES", -1, 1),
+            ("eval", "EVALUATOR_NUM_EXAMPLES", 0, 1),
+            ("eval", "JSON_WRITE_N_RESULTS", -1, 0),
+            ("infer", "RANDOM_SEED", None, 0),
+            ("infer", "NUM_SHARDS", None, 1),
+            ("infer", "SHARD_ID", "0", 0),
+        ]
+    },
+    **{
+        f"{name} is no path": (verb, {name: 5}, [f"{name} is 5; expected a path: set {name}"])
+        for verb, name in [
+            ("train", "MODEL_DIR"),
+            ("eval", "EVAL_OUTPUT_DIR"),
+            ("infer", "INFER_OUTPUT_DIR"),
+        ]
+    },
+    "lengths that are a number": (
+        "train",
+        {"TASK_FEATURE_LENGTHS": 128},
+        ["TASK_FEATURE_LENGTHS is 128; expected", "'inputs' and 'targets'"],
+    ),
+    "a name for partitions": ("train", {"NUM_PARTITIONS": "8"}, ["NUM_PARTITIONS is '8'", "a div"]),
     "partitions": ("train", {"NUM_PARTITIONS": 3}, ["NUM_PARTITIONS is 3", "8 devices"]),
     "trainable": (
         "train",

@@ -163,6 +163,12 @@ def write_text(path: epath.PathLike, text: str) -> None:
     temporary.replace(path)
 
 
+def check_folder(folder: Any, setting: str) -> None:
+    """Raises ValueError where `setting` is no path, before anything is read."""
+    if not isinstance(folder, str | os.PathLike):
+        raise ValueError(f"{setting} is {folder!r}; expected a path: set {setting} to \"'…'\"")
+
+
 def start_folder(folder: epath.PathLike, config_text: str, setting: str) -> None:
     """Writes config.gin, a run's first file: what is wrong with `setting`, the folder, shows here."""
     try:

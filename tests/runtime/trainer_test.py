@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from prompt_tuning import partitioning
+from prompt_tuning import optimizers, partitioning
 from prompt_tuning.checkpoints import train_state
 from prompt_tuning.prompts import module
+from prompt_tuning.runtime import run as run_lib
 from prompt_tuning.runtime import trainer
 
 
@@ -135,3 +136,21 @@ def test_a_loss_that_is_no_number_is_not_saved(make_run, make_batches, shared_st
     assert run.step == 1002
     assert train_state.latest_step(run.model_dir) == 1000
     assert not (run.model_dir / "prompts" / "prompt_1002.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("factors", "offset", "told"),
+    [
+        ("linear_decay", 0, True),
+        ("linear_decay", 1_100_000, False),
+        ("constant", 0, False),
+        # At its least at the start and at the end only.
+        ("constant * linear_warmup * cosine_decay", 1_100_000, False),
+    ],
+)
+def test_a_schedule_that_is_over_before_the_run_is_told(factors, offset, told, caplog):
+    schedule = run_lib.Schedule(1_100_100, 1_100_000)
+    settings = {"warmup_steps": 10, "decay_factor": 1e-2, "steps_per_cycle": 90}
+    rate = optimizers.learning_rate_schedule(factors, step_offset=offset, **settings)
+    trainer._tell_rate(rate, schedule)
+    assert ("STEP_OFFSET: set it to 1100000" in caplog.text) == told
