@@ -173,9 +173,9 @@ def _answer(
 
 
 def _inputs(task: evaluation_task.EvaluationTask, example: Mapping[str, Any]) -> dict[str, str]:
-    """The example's texts, as T5X names them."""
+    """The example's texts, as T5X names them; the targets where it has such."""
     texts = {f"{name}_pretokenized": task.text(example, name) for name in ("inputs", "targets")}
-    return {name: text for name, text in texts.items() if text}
+    return {name: text for name, text in texts.items() if text or name.startswith("inputs")}
 
 
 def _prediction(

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
@@ -91,7 +90,7 @@ def train(
     counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
     num_microbatches = num_microbatches or 1
     mesh = partitioning.make_mesh(num_partitions)
-    _check_batch(train_dataset.batch_size, num_microbatches, mesh)
+    step_lib.check_batch(train_dataset.batch_size, num_microbatches, mesh)
     rows = num_microbatches * mesh.shape[partitioning.DATA]
     _check_loss(model, train_dataset.pack)
     eval_size = 0 if eval_dataset is None else eval_dataset.batch_size
@@ -139,15 +138,6 @@ def train(
     with partitioning.use(loaded.mesh), validation:
         loop(run, step, batches, validation, seed, learning_rate)
     return _finish(run)
-
-
-def _check_batch(size: int, num_microbatches: int, mesh: Mesh) -> None:
-    counts.check("NUM_MICROBATCHES", num_microbatches, 1, none="1")
-    if size % num_microbatches:
-        raise ValueError(
-            f"NUM_MICROBATCHES is {num_microbatches}; expected a divisor of BATCH_SIZE {size}"
-        )
-    partitioning.check_batch_size(size // num_microbatches, mesh, "BATCH_SIZE / NUM_MICROBATCHES")
 
 
 def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.Schedule) -> None:
