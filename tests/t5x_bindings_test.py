@@ -58,7 +58,6 @@ def run(tiny_job, tmp_path, monkeypatch):
         raise FirstStepTakenError
 
     monkeypatch.setattr(reporting.StepLog, "add", taken)
-    monkeypatch.setattr(evaluator.Validation, "evaluate", lambda *_: {})
 
     def run(*arguments):
         return cli.run([*arguments, f"--gin_search_paths={tmp_path},none"])
@@ -89,7 +88,8 @@ def task_flags(checkpoint_macro, tiny):
     ],
     ids=["sst2-demo.sh", "sst2-demo-xxl.sh"],
 )
-def test_the_training_scripts_take_their_first_step(run, tiny, tmp_path, more):
+def test_the_training_scripts_take_their_first_step(run, tiny, tmp_path, monkeypatch, more):
+    monkeypatch.setattr(evaluator.Validation, "evaluate", lambda *_: {})
     losses.clear()
     with pytest.raises(FirstStepTakenError):
         run(
