@@ -29,5 +29,5 @@ def test_does_not_keep_the_process_from_ending():
     before = set(threading.enumerate())
     background.Background(go.wait)
     (started,) = set(threading.enumerate()) - before
+    go.set()  # or a thread that is none would keep this process
     assert started.daemon
-    go.set()
