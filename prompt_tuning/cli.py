@@ -67,21 +67,30 @@ def _shipped() -> list[str]:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Flags, and the bindings `NAME = VALUE` of --gin.NAME=VALUE and --gin_bindings."""
-    others = [argument for argument in arguments if not argument.startswith("--gin.")]
-    options, unknown = _parser().parse_known_args(others)
+    """Flags, and the bindings `NAME = VALUE` of --gin.NAME=VALUE and --gin_bindings, in order."""
+    options, unknown = _parser().parse_known_args([_as_flag(each) for each in arguments])
     if unknown:
         raise UsageError(
             f"unknown argument {unknown[0]}; {_nearest(unknown[0], _flags(options.verb))}"
         )
-    bindings = list(options.gin_bindings)
-    for argument in arguments:
-        if argument.startswith("--gin."):
-            name, equals, value = argument.removeprefix("--gin.").partition("=")
-            if not equals:
-                raise UsageError(f"{argument} has no value; expected --gin.{name}=VALUE")
-            bindings.append(f"{name} = {value}")
-    return options, bindings
+    alone = ("process_count", "process_index", "initialization_timeout")
+    given = [name for name in alone if getattr(options, name) is not None]
+    if given and not (options.coordinator_address or options.multiprocess_gpu):
+        raise UsageError(
+            f"--{given[0]} is given, but not where the processes meet; add --coordinator_address, "
+            "or --multiprocess_gpu on a cluster that tells"
+        )
+    return options, options.gin_bindings
+
+
+def _as_flag(argument: str) -> str:
+    """--gin.NAME=VALUE as the flag that argparse knows; others as they are."""
+    if not argument.startswith("--gin."):
+        return argument
+    name, equals, value = argument.removeprefix("--gin.").partition("=")
+    if not equals:
+        raise UsageError(f"{argument} has no value; expected --gin.{name}=VALUE")
+    return f"--gin_bindings={name} = {value}"
 
 
 def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
@@ -103,16 +112,16 @@ def _parse_gin(options: argparse.Namespace, bindings: Sequence[str]) -> None:
     # and fails where there is a folder `models` or `runs` on Python's path.
     del gin.config._FILE_READERS[1:]
     for file in files:
-        _read(gin.parse_config_file, file, f"--gin_file {file}")
+        _read_file(file)
     _check_order(files)
-    options.notes = _bind(bindings)
+    options.notes = [*_bind(bindings, options.verb), *_check_read()]
     _check_complete(options.verb)
     gin.finalize()
 
 
-def _bind(bindings: Sequence[str]) -> list[str]:
+def _bind(bindings: Sequence[str], verb: str) -> list[str]:
     """Sets macros and arguments, T5X's by our names; returns what is to be told of those without."""
-    known, notes = _macros(), []
+    known, notes, periods = _macros(), [], []
     for binding in bindings:
         name, _, value = (part.strip() for part in binding.partition("="))
         flag, ours = f"--gin.{name}={value}", t5x_bindings.Translation([(name, value)])
@@ -123,17 +132,49 @@ def _bind(bindings: Sequence[str]) -> list[str]:
                 raise UsageError(f"--gin.{error}") from error
         if ours.note:
             notes.append(f"{flag} changes nothing: {ours.note}")
+        if ours.multiple_of:
+            periods.append((flag, value, ours.multiple_of))
         for macro, text in ours.bindings:
             if macro not in known and "." not in macro:
-                raise UsageError(
-                    f"unknown macro {macro}; {_set_in(macro) or _nearest(macro, known)}"
-                )
+                advice = _set_in(macro, verb) or _nearest(macro, known)
+                raise UsageError(f"{flag}: unknown macro {macro}; {advice}")
             try:
                 _read(gin.parse_config, f"{macro} = {text}", flag)
             except UsageError as error:
                 if "No configurable matching" not in str(error):
                     raise
                 raise UsageError(f"{error}\n{_nearest(name, t5x_bindings.names())}") from error
+    for period in periods:
+        _check_multiple(*period)
+    return notes
+
+
+def _check_multiple(flag: str, value: str, macro: str) -> None:
+    """A period of T5X's that another setting of ours stands for, which is read when all are bound."""
+    ours = _macros().get(macro, "")
+    if not (value.isdecimal() and ours.isdecimal() and int(value) % int(ours) == 0):
+        raise UsageError(
+            f"{flag}: expected a multiple of {macro}, {ours or 'not set'}; set {macro}"
+        )
+
+
+def _check_read() -> list[str]:
+    """Finds macros of gin files that nothing reads; returns what is to be told of T5X's.
+
+    A shipped file may set what another shipped file reads: those macros are known.
+    """
+    macros, notes = _macros(), []
+    ours = _used(gin.config_str()).union(*(_assigned(file) for file in _shipped()))
+    for name in sorted(macros.keys() - ours):
+        try:
+            meant = t5x_bindings.translate(name, macros[name])
+        except ValueError as error:
+            raise UsageError(f"a gin file sets {error}") from error
+        for other, _ in meant.bindings:
+            advice = f"set {other}" if other != name else _nearest(name, sorted(ours))
+            raise UsageError(f"a gin file sets {name}, which nothing reads; {advice}")
+        if meant.note:
+            notes.append(f"{name} of a gin file changes nothing: {meant.note}")
     return notes
 
 
@@ -150,6 +191,25 @@ def _find(name: str, folders: Sequence[str]) -> str:
     )
 
 
+def _read_file(file: str) -> None:
+    try:
+        _read(gin.parse_config_file, file, f"--gin_file {file}")
+    except UsageError as error:
+        # gin tells the line last.
+        name, equals, value = str(error).rpartition("\n")[2].strip().partition(" = ")
+        if equals and t5x_bindings.is_known(name):
+            raise UsageError(
+                f"{error}\na binding of T5X's goes on the command line: --gin.{name}={value}"
+            ) from error
+        if "No module named 't5x" in str(error):
+            raise UsageError(
+                f"{error}\na gin file of T5X's is not read; expected one that includes ours; "
+                "docs/from_t5x.md tells which is in place of which, and T5X's bindings go on the "
+                "command line"
+            ) from error
+        raise
+
+
 def _read(parse, what: str, flag: str) -> None:
     try:
         parse(what)
@@ -157,7 +217,7 @@ def _read(parse, what: str, flag: str) -> None:
         raise UsageError(
             f"{flag} is not gin: {error}\na string needs inner quotes: --gin.NAME=\"'text'\""
         ) from error
-    except (NameError, ValueError, ImportError, OSError) as error:
+    except (NameError, AttributeError, ValueError, ImportError, OSError) as error:
         raise UsageError(f"{flag}: {error}") from error
 
 
@@ -175,10 +235,26 @@ def _macros() -> dict[str, str]:
     )
 
 
-def _set_in(macro: str) -> str:
+def _assigned(file: str) -> set[str]:
+    """Macros that a shipped file sets."""
+    text = (gin_folder() / file).read_text()
+    return set(re.findall(r"^([A-Z][A-Z0-9_]*) = ", text, re.MULTILINE))
+
+
+def _used(text: str) -> set[str]:
+    """Macros that a gin text reads; what looks like one within a string is none."""
+    outside = re.sub(r"""'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*\"""", "''", text)
+    return set(re.findall(r"%([A-Z][A-Z0-9_]*)", outside))
+
+
+def _set_in(macro: str, verb: str) -> str:
     """The shipped files that set a macro, as advice; "" where none does."""
-    files = [f for f in _shipped() if f"\n{macro} = " in (gin_folder() / f).read_text()]
-    return f"add --gin_file={' or '.join(files)}" if files else ""
+    files = [file for file in _shipped() if macro in _assigned(file)]
+    others = {f"runs/{each}.gin": each for each in verbs.VERBS if each != verb}
+    if here := [file for file in files if file not in others]:
+        return f"add --gin_file={' or '.join(here)}"
+    where = " and ".join(others[file] for file in files)
+    return f"it is a setting of {where}, not of {verb}" if where else ""
 
 
 def _check_complete(verb: str) -> None:
@@ -186,11 +262,12 @@ def _check_complete(verb: str) -> None:
     function = f"{verbs.VERBS[verb].module.rpartition('.')[2]}.{verbs.VERBS[verb].function}"
     if f"\n{function}." not in text:
         raise UsageError(f"no run of this command is given; add --gin_file=runs/{verb}.gin")
-    if "MODEL" not in macros and "%MODEL" in text:
-        raise UsageError(f"no model is given; {_set_in('MODEL')} or one of its sizes")
-    if unset := set(re.findall(r"%([A-Z][A-Z0-9_]*)", text)) - macros.keys():
+    used = _used(text)
+    if "MODEL" not in macros and "MODEL" in used:
+        raise UsageError(f"no model is given; {_set_in('MODEL', verb)} or one of its sizes")
+    if unset := used - macros.keys():
         name = min(unset)
-        raise UsageError(f"macro {name} is used but not set; {_set_in(name) or 'set it'}")
+        raise UsageError(f"macro {name} is used but not set; {_set_in(name, verb) or 'set it'}")
     if missing := [name for name, value in macros.items() if value.strip() == "%gin.REQUIRED"]:
         flags = "".join(f"\n  --gin.{name}=…" for name in missing)
         raise UsageError(f"missing settings of these gin files:{flags}")

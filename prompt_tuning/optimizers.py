@@ -17,6 +17,7 @@ from prompt_tuning import params as params_lib
 
 Schedule = Callable[[Array], Array]
 MIN_DIM_TO_FACTOR = 128
+LEAST_RATE = 1e-8
 
 
 class AdafactorState(NamedTuple):
@@ -30,36 +31,73 @@ def learning_rate_schedule(
     factors: str = "constant",
     base_learning_rate: float = 0.3,
     warmup_steps: int = 1000,
-    decay_steps: int = 100_000,
+    decay_factor: float = 0.5,
+    steps_per_decay: int = 20_000,
+    steps_per_cycle: int = 100_000,
+    step_offset: int = 0,
+    min_learning_rate: float = LEAST_RATE,
 ) -> Schedule:
-    """The product of named factors, as T5X's create_learning_rate_scheduler.
+    """The product of named factors of a step, as T5X's create_learning_rate_scheduler.
 
     Args:
-      factors: names joined by "*": constant, linear_warmup (rises to 1 over
-        `warmup_steps`), rsqrt_decay (1/sqrt(max(step, warmup_steps))),
-        linear_decay (falls from 1 after warm-up to 0 at `decay_steps`).
-      base_learning_rate: the value of "constant".
-      warmup_steps: see above.
-      decay_steps: see above.
+      factors: LEARNING_RATE_FACTORS, names joined by "*", of a step s counted from
+        `step_offset`: constant (`base_learning_rate`); linear_warmup (s / warmup_steps, at
+        most 1); linear_decay (`base_learning_rate` times the lesser of s / warmup_steps and
+        1 + decay_factor (warmup_steps - s): warm-up and constant are in it); rsqrt_decay
+        (1 / sqrt(max(s, warmup_steps))); rsqrt_normalized_decay (the same times
+        sqrt(warmup_steps)); decay_every (decay_factor to the power of the whole
+        steps_per_decay in s); cosine_decay (from 1 to 0 in each steps_per_cycle after
+        warmup_steps).
+      base_learning_rate: LEARNING_RATE.
+      warmup_steps: WARMUP_STEPS.
+      decay_factor: DECAY_FACTOR; of linear_decay it is what a step takes away.
+      steps_per_decay: STEPS_PER_DECAY.
+      steps_per_cycle: STEPS_PER_CYCLE.
+      step_offset: STEP_OFFSET, where counting begins; lower steps are as this one.
+      min_learning_rate: no rate is lower.
+
+    Raises:
+      ValueError: a factor is unknown, or divides by a number of steps below 1.
     """
-    known: dict[str, Schedule] = {
-        "constant": lambda step: jnp.asarray(base_learning_rate, jnp.float32),
-        "linear_warmup": lambda step: jnp.minimum(1.0, step / warmup_steps),
-        "rsqrt_decay": lambda step: jax.lax.rsqrt(jnp.maximum(step, warmup_steps * 1.0)),
-        "linear_decay": lambda step: jnp.clip(
-            (decay_steps - step) / max(decay_steps - warmup_steps, 1), 0.0, 1.0
+    known: dict[str, Callable[[Array, Array], Array | float]] = {
+        "constant": lambda step, s: base_learning_rate,
+        "linear_warmup": lambda step, s: jnp.minimum(1.0, s / warmup_steps),
+        "linear_decay": lambda step, s: (
+            base_learning_rate
+            * jnp.minimum(s / warmup_steps, 1.0 + decay_factor * (warmup_steps - s))
+        ),
+        "rsqrt_decay": lambda step, s: jax.lax.rsqrt(jnp.maximum(s, float(warmup_steps))),
+        "rsqrt_normalized_decay": lambda step, s: jax.lax.rsqrt(jnp.maximum(s / warmup_steps, 1.0)),
+        "decay_every": lambda step, s: decay_factor ** (step // steps_per_decay).astype(s.dtype),
+        "cosine_decay": lambda step, s: (
+            0.5 + 0.5 * jnp.cos(jnp.pi * (jnp.maximum(s - warmup_steps, 0.0) / steps_per_cycle % 1))
         ),
     }
     names = [name.strip() for name in factors.split("*")]
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"unknown learning rate factor {unknown}; known: {sorted(known)}")
+        raise ValueError(
+            f"LEARNING_RATE_FACTORS is {factors!r}, of which {unknown} are unknown; expected names "
+            f"of {sorted(known)} joined by '*'"
+        )
+    divisors = {"decay_every": ("STEPS_PER_DECAY", steps_per_decay)}
+    divisors |= {"cosine_decay": ("STEPS_PER_CYCLE", steps_per_cycle)}
+    warming = ("linear_warmup", "linear_decay", "rsqrt_decay", "rsqrt_normalized_decay")
+    divisors |= dict.fromkeys(warming, ("WARMUP_STEPS", warmup_steps))
+    for name in names:
+        setting, steps = divisors.get(name, ("", 1))
+        if steps < 1:
+            raise ValueError(
+                f"{setting} is {steps}; expected at least 1, by which {name!r} of "
+                f"LEARNING_RATE_FACTORS divides; set {setting}, or other factors"
+            )
 
     def schedule(step: Array) -> Array:
-        step = jnp.asarray(step, jnp.float32)
+        step = jnp.maximum(jnp.asarray(step) - step_offset, 0)
+        since = step.astype(jnp.float32)
         rate = jnp.asarray(1.0, jnp.float32)
         for name in names:
-            rate = rate * known[name](step)
-        return rate
+            rate = rate * known[name](step, since)
+        return jnp.maximum(rate, min_learning_rate)
 
     return schedule
 

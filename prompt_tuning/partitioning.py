@@ -34,16 +34,17 @@ RULES: tuple[tuple[str, str | None], ...] = (
 )
 
 
-def make_mesh(num_partitions: int = 1) -> Mesh:
-    """All devices as (devices / num_partitions) × num_partitions.
+def make_mesh(num_partitions: int | None = 1) -> Mesh:
+    """All devices as (devices / num_partitions) × num_partitions; None for 1.
 
     Raises:
       ValueError: `num_partitions` (NUM_PARTITIONS) does not divide the devices.
     """
-    devices = jax.device_count()
-    if num_partitions < 1 or devices % num_partitions:
+    devices, num_partitions = jax.device_count(), 1 if num_partitions is None else num_partitions
+    whole = isinstance(num_partitions, int) and num_partitions > 0
+    if not whole or devices % num_partitions:
         raise ValueError(
-            f"NUM_PARTITIONS is {num_partitions}; expected a divisor of the {devices} devices"
+            f"NUM_PARTITIONS is {num_partitions!r}; expected a divisor of the {devices} devices"
         )
     shape = (devices // num_partitions, num_partitions)
     # Linen's logical constraints need axes that the compiler may shard by itself.

@@ -16,9 +16,9 @@ RENAMED = {
     "CHECKPOINT_PATH": "INITIAL_CHECKPOINT_PATH",
     "FEATURE_LENGTHS": "TASK_FEATURE_LENGTHS",
     "PROMPT_REGEX": "TRAINABLE",
+    "TRAINABLE_REGEX": "TRAINABLE",
     "RestoreCheckpointConfig.path": "INITIAL_CHECKPOINT_PATH",
     "SaveCheckpointConfig.keep": "KEEP",
-    "SaveCheckpointConfig.period": "EVAL_PERIOD",
     "train.model_dir": "MODEL_DIR",
     "train.total_steps": "TRAIN_STEPS",
     "train.relative_steps": "TRAIN_STEPS_RELATIVE",
@@ -47,6 +47,11 @@ RENAMED = {
     "create_learning_rate_scheduler.base_learning_rate": "LEARNING_RATE",
     "create_learning_rate_scheduler.factors": "LEARNING_RATE_FACTORS",
     "create_learning_rate_scheduler.warmup_steps": "WARMUP_STEPS",
+    "create_learning_rate_scheduler.decay_factor": "DECAY_FACTOR",
+    "create_learning_rate_scheduler.steps_per_decay": "STEPS_PER_DECAY",
+    "create_learning_rate_scheduler.steps_per_cycle": "STEPS_PER_CYCLE",
+    "create_learning_rate_scheduler.step_offset": "STEP_OFFSET",
+    "create_learning_rate_scheduler.min_learning_rate": "optimizers.learning_rate_schedule.min_learning_rate",
     "Adafactor.weight_decay_rate": "WEIGHT_DECAY_RATE",
     "Adafactor.decay_rate": "optimizers.adafactor.decay_rate",
     "Adafactor.clipping_threshold": "optimizers.adafactor.clipping_threshold",
@@ -118,7 +123,6 @@ FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     ),
     "beam_search.max_decode_len": ((None,), "set TASK_FEATURE_LENGTHS['targets']"),
     "temperature_sample.max_decode_steps": ((None,), "set TASK_FEATURE_LENGTHS['targets']"),
-    "create_learning_rate_scheduler.step_offset": ((0,), "set START_STEP"),
     "Adafactor.step_offset": ((0,), "set START_STEP, the step that the optimizer counts from"),
     "Adafactor.beta1": ((None,), "Adafactor has no momentum here"),
     "infer.file_extension": (("jsonl",), "answers are JSON lines"),
@@ -144,7 +148,6 @@ IGNORED = {
     "SaveCheckpointConfig.save_dataset": "the position in the data is always saved",
     "SaveCheckpointConfig.keep_dataset_checkpoints": "a position of the data lies in each state",
     "RestoreCheckpointConfig.restore_dataset": "the position in the data is always restored",
-    "RestoreCheckpointConfig.assignment_map": "the prompt is never read from the checkpoint",
     "RestoreCheckpointConfig.fallback_to_scratch": "the prompt is never read from the checkpoint",
     "standard_logical_axis_rules.additional_rules": "the prompt is always on each device",
 }
@@ -173,27 +176,39 @@ DATASET_IGNORED = (
 # Names of the paper authors' gin files, and T5X's -> ours.
 GIN_FILES = {
     "prompt_finetune.gin": "runs/train.gin",
-    "finetune.gin": "runs/train.gin and optimizers/weights.gin",
+    "ia3_finetune.gin": "prompts/ia3.gin and runs/train.gin",
+    "finetune.gin": "runs/train.gin and optimizers/weights.gin, with --gin.PROMPT=None",
     "prompt_eval.gin": "runs/eval.gin",
     "prompt_infer.gin": "runs/infer.gin",
-    "from_class_labels.gin": "prompts/from_class_labels.gin",
-    "from_class_labels_numpy.gin": "prompts/from_class_labels_numpy.gin",
-    "from_sampled_vocab.gin": "prompts/from_sampled_vocab.gin",
-    "from_sampled_vocab_numpy.gin": "prompts/from_sampled_vocab_numpy.gin",
+    "infer_from_tfexample_file.gin": "runs/infer.gin, with INFER_FILE, a TSV, CSV or JSONL file",
 }
 
 
 class Translation(NamedTuple):
-    """Our bindings for one of T5X's, and what is to be told where there are none."""
+    """Our bindings for one of T5X's, and what is to be told where there are none.
+
+    `multiple_of` is the macro of ours whose multiple the value must be.
+    """
 
     bindings: list[tuple[str, str]]
     note: str = ""
+    multiple_of: str = ""
 
 
 def names() -> list[str]:
     """Bindings of T5X's that are known, as its documents write them, without modules."""
     datasets = (f"DatasetConfig.{field}" for field in (*DATASET_FIELDS, "module"))
-    return [*RENAMED, *CONVERTED, *FIXED, *IGNORED, *datasets]
+    return [*RENAMED, *CONVERTED, *FIXED, *IGNORED, *SPECIAL, *datasets]
+
+
+def is_known(name: str) -> bool:
+    """Whether `name` is a binding of T5X's in the tables, with or without module and scope."""
+    return _key(name) in names()
+
+
+def _key(name: str) -> str:
+    path = name.rpartition("/")[2]
+    return ".".join(path.split(".")[-2:]).replace("ModelBasedPjit", "Pjit")
 
 
 def translate(name: str, value: str) -> Translation:
@@ -202,12 +217,12 @@ def translate(name: str, value: str) -> Translation:
     Raises ValueError where it has no meaning here; the message says what to set instead.
     """
     scope, _, path = name.rpartition("/")
-    key = ".".join(path.split(".")[-2:]).replace("ModelBasedPjit", "Pjit")
+    key = _key(name)
     owner, _, field = key.rpartition(".")
     if owner == "DatasetConfig" and not path.startswith("pipeline."):
         return _dataset(scope, field, value, name)
-    if key in ("train.infer_eval_dataset_cfg", "train.train_eval_dataset_cfg"):
-        return _no_evaluation(key, value, name)
+    if key in SPECIAL:
+        return SPECIAL[key](key, value, name)
     if key == "RestoreCheckpointConfig.mode" and _literal(value) != "specific":
         return Translation([("RESTORE_MODE", value)])
     if key in RENAMED:
@@ -267,3 +282,31 @@ def _no_evaluation(key: str, value: str, name: str) -> Translation:
     if _literal(value) is not None:
         raise ValueError(f"{name} = {value}: only None here: set MIXTURE_OR_TASK_NAME or EVAL_FILE")
     return Translation([ours[key]])
+
+
+def _save_period(_key: str, value: str, _name: str) -> Translation:
+    note = "prompt and state are saved at each evaluation"
+    return Translation([], note, "" if _literal(value) is None else "EVAL_PERIOD")
+
+
+def _assignment_map(_key: str, value: str, name: str) -> Translation:
+    """What a run adds is never read from the checkpoint, and all else is read as it is."""
+    rules = _literal(value) or ()
+    try:
+        own = all("prompt" in rule or "ia3_scaling" in rule for rule, _ in rules)
+    except (TypeError, ValueError):
+        own = False
+    if not own:
+        raise ValueError(
+            f"{name} = {value}: only rules for prompt or ia3_scaling here, which are never read from "
+            "the checkpoint; set INITIAL_CHECKPOINT_PATH to one with the model's own names"
+        )
+    return Translation([], "prompt and ia3_scaling are never read from the checkpoint")
+
+
+SPECIAL: Mapping[str, Callable[[str, str, str], Translation]] = {
+    "train.infer_eval_dataset_cfg": _no_evaluation,
+    "train.train_eval_dataset_cfg": _no_evaluation,
+    "SaveCheckpointConfig.period": _save_period,
+    "RestoreCheckpointConfig.assignment_map": _assignment_map,
+}

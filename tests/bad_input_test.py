@@ -22,7 +22,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from prompt_tuning import cli
 from prompt_tuning.checkpoints import base_model
-from prompt_tuning.runtime import step
+from prompt_tuning.runtime import evaluator, step, trainer
 
 ABSENT = object()
 TSV = "text\tlabel\nshe liked the good film .\tgood\nhe saw the bad film .\tbad\n"
@@ -380,6 +380,40 @@ CASES = {
         {"NUM_MICROBATCHES": 3},
         ["NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE 16"],
     ),
+    **{
+        f"{name}={value!r} of {verb}": (
+            verb,
+            {name: value},
+            [f"{name} is {value!r}; expected a whole number of at least {least}", f"set {name}"],
+        )
+        for verb, name, value, least in [
+            ("train", "RANDOM_SEED", None, 0),
+            ("train", "EVAL_STEPS", -1, 0),
+            ("train", "EVAL_PERIOD", None, 1),
+            ("train", "EVALUATOR_NUM_EXAMPLES", 0, 1),
+            ("train", "JSON_WRITE_N_RESULTS", "5", 0),
+            ("train", "NUM_MICROBATCHES", -1, 1),
+            ("eval", "EVALUATOR_NUM_EXAMPLES", 0, 1),
+            ("eval", "JSON_WRITE_N_RESULTS", -1, 0),
+            ("infer", "RANDOM_SEED", None, 0),
+            ("infer", "NUM_SHARDS", None, 1),
+            ("infer", "SHARD_ID", "0", 0),
+        ]
+    },
+    **{
+        f"{name} is no path": (verb, {name: 5}, [f"{name} is 5; expected a path: set {name}"])
+        for verb, name in [
+            ("train", "MODEL_DIR"),
+            ("eval", "EVAL_OUTPUT_DIR"),
+            ("infer", "INFER_OUTPUT_DIR"),
+        ]
+    },
+    "lengths that are a number": (
+        "train",
+        {"TASK_FEATURE_LENGTHS": 128},
+        ["TASK_FEATURE_LENGTHS is 128; expected", "'inputs' and 'targets'"],
+    ),
+    "a name for partitions": ("train", {"NUM_PARTITIONS": "8"}, ["NUM_PARTITIONS is '8'", "a div"]),
     "partitions": ("train", {"NUM_PARTITIONS": 3}, ["NUM_PARTITIONS is 3", "8 devices"]),
     "trainable": (
         "train",
@@ -467,7 +501,8 @@ def test_a_folder_that_cannot_be_written_is_named(answer, tmp_path, verb):
 def finished(tiny_job, tmp_path_factory):
     """The folder of a run of one step."""
     folder = tmp_path_factory.mktemp("finished")
-    cli.run(tiny_job.command("train", MODEL_DIR=folder, TRAIN_STEPS=1001, BATCH_SIZE=16))
+    command = tiny_job.command("train", MODEL_DIR=folder, TRAIN_STEPS=1001, BATCH_SIZE=16)
+    cli.run([*command, "--gin.trainer.train.eval_dataset=None"])
     return folder
 
 
@@ -485,16 +520,26 @@ def test_a_folder_with_another_run_is_left_as_it_is(answer, finished, settings, 
     assert {file: file.stat().st_mtime_ns for file in finished.rglob("*")} == before
 
 
-def test_cut_inputs_are_counted_and_told_once(tiny_job, tmp_path, capsys):
+class FirstStepError(Exception):
+    """A run has come to its first step."""
+
+
+def test_cut_inputs_are_counted_and_told_once(tiny_job, tmp_path, monkeypatch, capsys):
+    def taking(*_):
+        raise FirstStepError
+
+    monkeypatch.setattr(trainer, "_take_steps", taking)
+    monkeypatch.setattr(trainer, "_compile", lambda *_: None)
+    monkeypatch.setattr(evaluator.Answerer, "answers", lambda *_: ([""] * 30, None, {}))
     arguments = tiny_job.command(
         "train",
         MODEL_DIR=tmp_path,
         TRAIN_STEPS=1002,
-        EVAL_PERIOD=1,
         BATCH_SIZE=16,
         TASK_FEATURE_LENGTHS={"inputs": 6, "targets": 8},
     )
-    cli.run(arguments)
+    with pytest.raises(FirstStepError):
+        cli.run(arguments)
     warnings = [line for line in capsys.readouterr().err.split("\n") if "are cut" in line]
     assert len(warnings) == 2
     for name, count in (("train", 162), ("eval", 30)):

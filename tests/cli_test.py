@@ -45,6 +45,9 @@ def test_later_settings_win(describe, tmp_path):
     assert prompt_length([*describe, "--gin.PROMPT_LENGTH=7", more]) == 7
     assert prompt_length([*describe, "--gin.PROMPT_LENGTH=7", "--gin.PROMPT_LENGTH=8"]) == 8
     assert prompt_length([*describe, "--gin_bindings=PROMPT_LENGTH = 9"]) == 9
+    both = ["--gin.PROMPT_LENGTH=7", "--gin_bindings=PROMPT_LENGTH = 9"]
+    assert prompt_length([*describe, *both]) == 9
+    assert prompt_length([*describe, *reversed(both)]) == 7
 
 
 def test_nothing_is_left_of_earlier_settings(describe):
@@ -153,6 +156,8 @@ def test_main_help_names_the_commands(capsys):
         (["train", "--mesh=8x4"], ["--mesh=8x4"]),
         (["describe", "--msh=8x4"], ["--msh=8x4", "nearest: --mesh"]),
         (["train", "--gin.TRAIN_STEPS"], ["expected --gin.TRAIN_STEPS=VALUE"]),
+        (["train", "--process_count=2"], ["--process_count is given", "--coordinator_address"]),
+        (["train", "--process_index=0"], ["--process_index is given", "--multiprocess_gpu"]),
         (["train", "--gin_file=models/t5mini.gin"], ["nearest: models/t5_mini.gin"]),
         (["train", "--gin_file=models/t5_mini.gin"], ["add --gin_file=runs/train.gin"]),
         (["train", "--gin_file=runs/eval.gin"], ["add --gin_file=runs/train.gin"]),
@@ -184,6 +189,42 @@ def test_a_mistake_in_a_setting_is_answered_with_what_was_meant(describe, flag, 
     assert all(part in text for part in parts), text
 
 
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("CHECKPOINT_PATH = 'a'", ["sets CHECKPOINT_PATH, which", "set INITIAL_CHECKPOINT_PATH"]),
+        ("PROMPT_REGEX = ['.*']", ["sets PROMPT_REGEX, which", "set TRAINABLE"]),
+        ("BATCHSIZE = 8", ["sets BATCHSIZE, which nothing reads; nearest: BATCH_SIZE"]),
+        ("USE_HARDWARE_RNG = True", ["a gin file sets USE_HARDWARE_RNG = True: only False here"]),
+        ("utils.DatasetConfig.split = 'a'", ["line: --gin.utils.DatasetConfig.split='a'"]),
+        ("import __main__ as t\nt.train.eval_period = 3", ["line: --gin.t.train.eval_period=3"]),
+        ("from t5x import utils", ["No module named 't5x'", "docs/from_t5x.md"]),
+    ],
+)
+def test_what_nothing_reads_in_a_file_is_answered_with_what_was_meant(
+    describe, tmp_path, line, parts
+):
+    start = "from __gin__ import dynamic_registration\n" if "import" in line else ""
+    (tmp_path / "mine.gin").write_text(f"{start}{line}\n{TINY_GIN}")
+    text = message(describe)
+    assert all(part in text for part in parts), text
+
+
+def test_a_file_may_have_macros_of_its_own_and_those_of_other_runs(describe, tmp_path):
+    own = "MY_LENGTH = 6\nPROMPT_LENGTH = %MY_LENGTH\nEVAL_STEPS = 3\n"
+    t5x = "USE_HARDWARE_RNG = False\nEVALUATOR_USE_MEMORY_CACHE = True\n"
+    (tmp_path / "mine.gin").write_text(f"{TINY_GIN}{own}{t5x}MY_WIDTH = 512\n")
+    options = cli.read([*describe, "--gin.EMBED_DIM=%MY_WIDTH"])
+    (note,) = options.notes
+    assert note.startswith("EVALUATOR_USE_MEMORY_CACHE of a gin file changes nothing: ")
+
+
+@pytest.mark.parametrize("text", ["50%OFF {text}", "it's 50%OFF", '"50%OFF" it\'s'])
+def test_a_percent_sign_in_a_string_is_no_macro(describe, text):
+    cli.read([*describe, f"--gin.INPUT_TEMPLATE={text!r}"])
+    assert gin.query_parameter("%INPUT_TEMPLATE") == text
+
+
 def test_a_model_after_what_it_sets_back_is_refused():
     files = ["prompts/from_embedded_string.gin", "models/t5_1_1_small.gin", "runs/describe.gin"]
     text = message(["describe", *(f"--gin_file={file}" for file in files)])
@@ -202,7 +243,7 @@ def test_exit_codes(describe, monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("prompt-tuning: unknown macro PROMPT_LENGHT")
+    assert capsys.readouterr().err.startswith("prompt-tuning: --gin.PROMPT_LENGHT=1: unknown macro")
     monkeypatch.setattr(sys, "argv", ["prompt-tuning", "trian"])
     with pytest.raises(SystemExit) as caught:
         cli.main()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from prompt_tuning import params
+from prompt_tuning import cli, params
 from prompt_tuning.checkpoints import huggingface
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import config as config_lib
@@ -158,6 +158,14 @@ def compilation_cache(tmp_path_factory) -> None:
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_process():
+    """What `cli.main` sets for a whole process is not set for this one, which is all tests'."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "start_process", lambda: None)
+        yield
 
 
 class TinyJob(NamedTuple):

@@ -5,16 +5,21 @@ import json
 import signal
 import sys
 
+import gin
 import numpy as np
 import pytest
 
 from prompt_tuning import cli
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import huggingface, prompt_files, t5x, train_state
-from prompt_tuning.runtime import reporting, trainer
+from prompt_tuning.runtime import evaluator, reporting, trainer
 
 LAST = 1006
 STOPS = {"EVAL_PERIOD": 3, "LOG_PERIOD": 3, "BATCH_SIZE": 16}
+ANSWERED = {"EVALUATOR_NUM_EXAMPLES": 20, "JSON_WRITE_N_RESULTS": 5}
+RUN = {**STOPS, **ANSWERED, "EVAL_STEPS": 1, "NUM_MICROBATCHES": 2, "KEEP": 2}
+NO_EVALUATION = "--gin.trainer.train.eval_dataset=None"
+answered: list[int] = []  # examples, in each evaluation of `trained`
 
 
 def files(folder):
@@ -30,9 +35,16 @@ def lines(path):
 @pytest.fixture(scope="module")
 def trained(tiny_job, tmp_path_factory):
     """(folder, what `train` returned) of six steps at once."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    arguments = tiny_job.command("train", MODEL_DIR=folder, TRAIN_STEPS=LAST, **STOPS)
-    return folder, cli.run(arguments)
+    folder, evaluate = tmp_path_factory.mktemp("trained") / "run", evaluator.evaluate_tasks
+
+    def noting(answerer, params, tasks, *more, **settings):
+        answered.extend(len(task.examples) for task in tasks)
+        return evaluate(answerer, params, tasks, *more, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator, "evaluate_tasks", noting)
+        arguments = tiny_job.command("train", MODEL_DIR=folder, TRAIN_STEPS=LAST, **RUN)
+        return folder, cli.run(arguments)
 
 
 def test_train_writes_prompts_metrics_and_what_it_was_told(trained):
@@ -43,15 +55,14 @@ def test_train_writes_prompts_metrics_and_what_it_was_told(trained):
         "model-info.txt",
         "train/metrics.jsonl",
         "inference_eval/eval-metrics.jsonl",
+        "training_eval/eval-metrics.jsonl",
         *(f"inference_eval/eval-{step:06d}.jsonl" for step in (1000, 1003, 1006)),
         *(f"{name}{suffix}" for name in prompts for suffix in (".npy", ".json")),
     }
     assert [line["step"] for line in lines(folder / "train/metrics.jsonl")] == [1003, 1006]
-    assert [x["step"] for x in lines(folder / "inference_eval/eval-metrics.jsonl")] == [
-        1000,
-        1003,
-        1006,
-    ]
+    for kind in ("inference_eval", "training_eval"):
+        told = lines(folder / kind / "eval-metrics.jsonl")
+        assert [line["step"] for line in told] == [1000, 1003, 1006]
     assert "TRAIN_STEPS = 1006" in (folder / "config.gin").read_text()
     assert "Trainable parameters: 64 (" in (folder / "model-info.txt").read_text()
     assert result["prompt_file"] == str(folder / "prompts/prompt_1006.npy")
@@ -60,33 +71,30 @@ def test_train_writes_prompts_metrics_and_what_it_was_told(trained):
     assert train_state.latest_step(folder) == LAST
 
 
-def test_settings_of_a_run_can_be_run_again(trained, tmp_path):
+def test_as_much_is_evaluated_written_and_kept_as_was_told(trained):
     folder, _ = trained
-    again = [f"--gin_file={folder}/config.gin", f"--gin.MODEL_DIR='{tmp_path}'"]
-    cli.run(["train", *again, "--gin.TRAIN_STEPS=1003"])
-    for name in ("prompt_1000.npy", "prompt_1003.npy"):
-        assert (tmp_path / "prompts" / name).read_bytes() == (
-            folder / "prompts" / name
-        ).read_bytes()
+    assert {path.name for path in folder.glob("checkpoint_*")} == {
+        "checkpoint_1003",
+        "checkpoint_1006",
+    }
+    assert len(lines(folder / "inference_eval/eval-001006.jsonl")) == 5
+    assert answered == [20, 20, 20]
+    # The loss of one batch of 16, labels of 4 tokens and more; two batches have 10 on average.
+    for line in lines(folder / "training_eval/eval-metrics.jsonl"):
+        assert line["loss"] / line["loss_per_nonpadding_target_token"] >= 16 * 4
 
 
-def test_resumed_equals_uninterrupted(trained, tiny_job, tmp_path, capsys):
-    folder, result = trained
-    for last in (1003, 1006, 1006):
-        again = cli.run(tiny_job.command("train", MODEL_DIR=tmp_path, TRAIN_STEPS=last, **STOPS))
-    assert capsys.readouterr().err.count("going on from step 1003") == 1
-    assert files(tmp_path) == files(folder)
-    for name in files(folder):
-        if name.endswith((".npy", "eval-metrics.jsonl", "1006.jsonl")):
-            assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
-    assert again["best"] == result["best"]
+def test_settings_of_a_run_can_be_read_again(trained):
+    config = trained[0] / "config.gin"
+    cli.read(["train", f"--gin_file={config}"])
+    assert gin.config_str() == config.read_text()
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(
+def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_end(
     trained, tiny_job, tmp_path, monkeypatch, capsys
 ):
-    folder, _ = trained
-    arguments = tiny_job.command("train", MODEL_DIR=tmp_path, TRAIN_STEPS=LAST, **STOPS)
+    folder, result = trained
+    arguments = tiny_job.command("train", MODEL_DIR=tmp_path, TRAIN_STEPS=LAST, **RUN)
     monkeypatch.setattr(sys, "argv", ["prompt-tuning", *arguments])
     add, taken = reporting.StepLog.add, itertools.count(1)
 
@@ -102,17 +110,25 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     message = capsys.readouterr().err
     assert f"step 1002 is saved in {tmp_path}: the same command goes on from there" in message
     assert train_state.latest_step(tmp_path) == 1002
-    cli.main()
-    assert "going on from step 1002" in capsys.readouterr().err
-    for name in ("prompts/prompt_1006.npy", "inference_eval/eval-metrics.jsonl"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    assert prompt_files.read_card(tmp_path / "prompts/prompt_1002.npy")["metrics"] == {}
+    for at in (1002, LAST):
+        again = cli.run(arguments)
+        assert f"going on from step {at}" in capsys.readouterr().err
+        assert {**again, "prompt_file": ""} == {**result, "prompt_file": ""}
+    stopped = {f"prompts/prompt_1002{suffix}" for suffix in (".npy", ".json")}
+    assert files(tmp_path) == files(folder) | stopped
+    for name in files(folder):
+        if name.endswith((".npy", "prompt_1006.json", "eval-metrics.jsonl", "1006.jsonl")):
+            assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 def test_eval_scores_the_prompt_as_training_did(trained, tiny_job, tmp_path, capsys):
     folder, _ = trained
     prompt = folder / "prompts" / "prompt_1006.npy"
     result = cli.run(
-        tiny_job.command("eval", PROMPT_FILE=prompt, EVAL_OUTPUT_DIR=tmp_path, BATCH_SIZE=8)
+        tiny_job.command(
+            "eval", PROMPT_FILE=prompt, EVAL_OUTPUT_DIR=tmp_path, BATCH_SIZE=8, **ANSWERED
+        )
     )
     in_training = lines(folder / "inference_eval/eval-metrics.jsonl")[-1]
     (metrics,) = lines(tmp_path / "inference_eval/eval-metrics.jsonl")
@@ -130,17 +146,14 @@ def test_eval_scores_the_prompt_as_training_did(trained, tiny_job, tmp_path, cap
 
 def test_eval_of_a_run_evaluates_its_prompts(trained, tiny_job, tmp_path):
     folder, _ = trained
-    cli.run(tiny_job.command("eval", PROMPT_FILE=folder, EVAL_OUTPUT_DIR=tmp_path, BATCH_SIZE=8))
+    asking = {"PROMPT_FILE": folder, "BATCH_SIZE": 8, **ANSWERED}
+    cli.run(tiny_job.command("eval", EVAL_OUTPUT_DIR=tmp_path, **asking))
     metrics = "inference_eval/eval-metrics.jsonl"
     assert lines(tmp_path / metrics) == lines(folder / metrics)
     prompts = [folder / f"prompts/prompt_{step}.npy" for step in (1000, 1003, 1006)]
     assert (tmp_path / "eval.eval.ckpt").read_text() == "".join(f"{path}\n" for path in prompts)
     latest = tmp_path / "latest"
-    cli.run(
-        tiny_job.command(
-            "eval", PROMPT_FILE=folder, RESTORE_MODE="latest", EVAL_OUTPUT_DIR=latest, BATCH_SIZE=8
-        )
-    )
+    cli.run(tiny_job.command("eval", RESTORE_MODE="latest", EVAL_OUTPUT_DIR=latest, **asking))
     assert lines(latest / metrics) == lines(folder / metrics)[-1:]
 
 
@@ -177,7 +190,9 @@ def test_infer_answers_in_order_and_goes_on(trained, tiny_job, tmp_path, decoder
         assert len(several) == settings.get("NUM_DECODES", 1) and several[0] == line["prediction"]
         scores = line["aux"].get("prediction_scores", [line["aux"]["scores"]])
         assert scores == sorted(scores, reverse=True) and scores[0] == line["aux"]["scores"]
-    # As a run leaves it that was stopped within line 12.
+    if decoder != "sampling":
+        return
+    # As a run leaves it that was stopped within line 12; the randomness is that of the line.
     partial = "".join(whole.splitlines(keepends=True)[:11]) + '{"inputs": "she'
     (tmp_path / name).unlink()
     (tmp_path / f"{name}.partial").write_text(partial)
@@ -199,23 +214,27 @@ def read_weights(folder, tiny):
     return params_lib.flatten(huggingface.load(folder, shapes))
 
 
-def test_full_fine_tuning_moves_and_exports_every_weight(tiny, tiny_job, tmp_path):
+def test_full_fine_tuning_moves_and_exports_every_weight(tiny, tiny_job, tmp_path, capsys):
+    none = dict.fromkeys(("NUM_MICROBATCHES", "NUM_PARTITIONS", "LOG_PERIOD"))
     arguments = tiny_job.command(
         "train",
         "runs/train.gin",
         "optimizers/weights.gin",
         MODEL_DIR=tmp_path,
-        TRAIN_STEPS=1003,
-        **STOPS,
+        TRAIN_STEPS=1001,
+        **STOPS | none,
     )
-    result = cli.run(arguments)
-    assert result["model"] == str(tmp_path / "model_1003")
-    assert huggingface.read_step(result["model"]) == 1003
+    result = cli.run([*arguments, NO_EVALUATION])
+    assert result["model"] == str(tmp_path / "model_1001")
+    assert huggingface.read_step(result["model"]) == 1001
     weights = read_weights(result["model"], tiny)
     for path, before in params_lib.flatten(tiny.base).items():
         assert not np.array_equal(weights[path], before), path
-    first, last = (np.load(tmp_path / f"prompts/prompt_{step}.npy") for step in (1000, 1003))
+    first, last = (np.load(tmp_path / f"prompts/prompt_{step}.npy") for step in (1000, 1001))
     assert not np.array_equal(first, last)
+    # The prompt is no part of the model.
+    message = capsys.readouterr().err
+    assert "encoder/prompt/prompt stands beside them" in message and "PROMPT = None" in message
 
 
 @pytest.fixture(scope="module")

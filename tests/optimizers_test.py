@@ -104,23 +104,59 @@ def test_a_tiny_parameter_moves_by_epsilon2_when_scaled():
     ("factors", "values"),
     [
         ("constant", {0: 0.3, 10**6: 0.3}),
-        ("linear_warmup", {0: 0, 25: 0.25, 100: 1, 10**6: 1}),
+        # No rate is lower than 1e-8.
+        ("linear_warmup", {0: 1e-8, 25: 0.25, 100: 1, 10**6: 1}),
+        ("linear_decay", {0: 1e-8, 50: 0.15, 100: 0.3, 101: 0.225, 103: 0.075, 104: 1e-8}),
         ("rsqrt_decay", {0: 0.1, 100: 0.1, 400: 0.05, 10**6: 0.001}),
-        ("linear_decay", {0: 1, 100: 1, 600: 0.5, 1100: 0, 10**6: 0}),
+        ("rsqrt_normalized_decay", {0: 1, 100: 1, 400: 0.5, 10**6: 0.01}),
+        ("decay_every", {0: 1, 199: 1, 200: 0.25, 399: 0.25, 400: 0.0625, 2800: 1e-8}),
+        # Half a cycle of the cosine, then from 1 again.
+        ("cosine_decay", {0: 1, 100: 1, 300: 0.85355339, 500: 0.5, 700: 0.14644661, 900: 1}),
         ("constant * linear_warmup * rsqrt_decay", {50: 0.015, 400: 0.015}),
-        ("constant*linear_decay", {350: 0.225}),
+        ("constant*cosine_decay", {500: 0.15}),
     ],
 )
-def test_schedule_truth_table(factors, values):
-    schedule = optimizers.learning_rate_schedule(factors, 0.3, warmup_steps=100, decay_steps=1100)
+@pytest.mark.parametrize("offset", [0, LM_ADAPTED])
+def test_schedule_truth_table(factors, values, offset):
+    """Computed by hand from the formulas of T5X's create_learning_rate_scheduler."""
+    schedule = optimizers.learning_rate_schedule(
+        factors,
+        0.3,
+        warmup_steps=100,
+        decay_factor=0.25,
+        steps_per_decay=200,
+        steps_per_cycle=800,
+        step_offset=offset,
+    )
     for step, expected in values.items():
-        found = jax.jit(schedule)(jnp.int32(step))
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+        found = jax.jit(schedule)(jnp.int32(step + offset))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=str(step))
+    np.testing.assert_allclose(schedule(jnp.int32(0)), schedule(jnp.int32(offset)))
+
+
+def test_a_schedule_has_a_least_rate():
+    schedule = optimizers.learning_rate_schedule("linear_decay", min_learning_rate=1e-3)
+    np.testing.assert_allclose(schedule(jnp.int32(LM_ADAPTED)), 1e-3)
 
 
 def test_unknown_schedule_factor_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"\['cosine'\].*linear_warmup"):
+    with pytest.raises(ValueError, match=r"\['cosine'\] are unknown.*linear_warmup"):
         optimizers.learning_rate_schedule("constant * cosine")
+
+
+@pytest.mark.parametrize(
+    ("factor", "setting"),
+    [
+        *((f"{name}_decay", "WARMUP_STEPS") for name in ("linear", "rsqrt", "rsqrt_normalized")),
+        ("linear_warmup", "WARMUP_STEPS"),
+        ("decay_every", "STEPS_PER_DECAY"),
+        ("cosine_decay", "STEPS_PER_CYCLE"),
+    ],
+)
+def test_a_schedule_does_not_divide_by_zero(factor, setting):
+    with pytest.raises(ValueError, match=f"{setting} is 0; expected at least 1.*'{factor}'"):
+        optimizers.learning_rate_schedule(f"constant * {factor}", **{setting.lower(): 0})
+    optimizers.learning_rate_schedule(**{setting.lower(): 0})
 
 
 def model_tree(rng):

@@ -97,3 +97,7 @@ def test_devices_without_bfloat16_compute_in_float32(monkeypatch):
     assert partitioning.activation_dtype() == "float32"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert partitioning.activation_dtype() == "bfloat16"
+
+
+def test_no_number_of_partitions_is_one():
+    assert dict(partitioning.make_mesh(None).shape) == {"data": 8, "model": 1}

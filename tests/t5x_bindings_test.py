@@ -12,7 +12,7 @@ import seqio
 
 from prompt_tuning import cli, t5x_bindings
 from prompt_tuning.checkpoints import prompt_files
-from prompt_tuning.runtime import reporting
+from prompt_tuning.runtime import evaluator, reporting
 
 TASKS = """
 import seqio
@@ -88,7 +88,8 @@ def task_flags(checkpoint_macro, tiny):
     ],
     ids=["sst2-demo.sh", "sst2-demo-xxl.sh"],
 )
-def test_the_training_scripts_take_their_first_step(run, tiny, tmp_path, more):
+def test_the_training_scripts_take_their_first_step(run, tiny, tmp_path, monkeypatch, more):
+    monkeypatch.setattr(evaluator.Validation, "evaluate", lambda *_: {})
     losses.clear()
     with pytest.raises(FirstStepTakenError):
         run(
@@ -153,6 +154,7 @@ def test_inference_as_t5x_documents_it(run, tiny, tmp_path, rng):
     ("name", "value", "ours"),
     [
         ("CHECKPOINT_PATH", "'a'", [("INITIAL_CHECKPOINT_PATH", "'a'")]),
+        ("TRAINABLE_REGEX", "['a']", [("TRAINABLE", "['a']")]),
         ("train.total_steps", "9", [("TRAIN_STEPS", "9")]),
         ("train_script.train.total_steps", "9", [("TRAIN_STEPS", "9")]),
         ("utils.RestoreCheckpointConfig.path", "'a'", [("INITIAL_CHECKPOINT_PATH", "'a'")]),
@@ -162,6 +164,9 @@ def test_inference_as_t5x_documents_it(run, tiny, tmp_path, rng):
         ("utils.RestoreCheckpointConfig.dtype", "'bfloat16'", [("WEIGHTS_DTYPE", "'bfloat16'")]),
         ("utils.SaveCheckpointConfig.keep", "20", [("KEEP", "20")]),
         ("utils.SaveCheckpointConfig.dtype", "'float32'", []),
+        ("utils.RestoreCheckpointConfig.assignment_map", "None", []),
+        ("RestoreCheckpointConfig.assignment_map", "((r'^.*prompt.*$', None),)", []),
+        ("RestoreCheckpointConfig.assignment_map", "[('.*ia3_scaling', None)]", []),
         ("trainer.Trainer.num_microbatches", "None", [("NUM_MICROBATCHES", "1")]),
         ("Trainer.num_microbatches", "4", [("NUM_MICROBATCHES", "4")]),
         (
@@ -211,12 +216,39 @@ def test_a_binding_of_t5x_is_one_of_ours(name, value, ours):
         ("PjitPartitioner.model_parallel_submesh", "'a'", ["set NUM_PARTITIONS"]),
         ("models.EncoderDecoderModel.decode_fn", "@x", ["decoding/beam_search.gin"]),
         ("train.actions", "{}", ["best.npy"]),
+        *(
+            ("RestoreCheckpointConfig.assignment_map", rules, ["only rules for prompt", "set INI"])
+            for rules in ("[('a/b', 'c')]", "[('.*prompt', None), ('.*', None)]", "5", "@rules()")
+        ),
     ],
 )
 def test_what_has_no_meaning_here_says_what_has(name, value, parts):
     with pytest.raises(ValueError, match=re.escape(f"{name} = {value}: ")) as caught:
         t5x_bindings.translate(name, value)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+OTHER_WORDS = {
+    "PROMPT_REGEX": "TRAINABLE",
+    "TRAINABLE_REGEX": "TRAINABLE",
+    "RestoreCheckpointConfig.path": "INITIAL_CHECKPOINT_PATH",
+    "train.total_steps": "TRAIN_STEPS",
+    "train.relative_steps": "TRAIN_STEPS_RELATIVE",
+    "train.stats_period": "LOG_PERIOD",
+    "create_learning_rate_scheduler.base_learning_rate": "LEARNING_RATE",
+    "T5Config.vocab_size": "NUM_EMBEDDINGS",
+    "T5Config.emb_dim": "EMBED_DIM",
+    "T5Config.dtype": "ACTIVATION_DTYPE",
+}
+
+
+def test_a_field_lies_in_the_name_of_what_it_is():
+    for theirs, ours in t5x_bindings.RENAMED.items():
+        field = theirs.rpartition(".")[2].lower()
+        if theirs not in OTHER_WORDS:
+            assert field in ours.rpartition(".")[2].lower(), (theirs, ours)
+    others = {theirs: t5x_bindings.RENAMED[theirs] for theirs in OTHER_WORDS}
+    assert others == OTHER_WORDS
 
 
 def test_every_name_of_ours_is_one(tiny_job):
@@ -240,12 +272,16 @@ def test_what_changes_nothing_is_told(tiny_job):
             *tiny_job.command("train", MODEL_DIR="a", TRAIN_STEPS=2000),
             "--gin.train.use_orbax=False",
             "--gin.EVALUATOR_USE_MEMORY_CACHE=True",
+            "--gin.SaveCheckpointConfig.period=5000",
+            "--gin.EVAL_PERIOD=500",
         ]
     )
     assert [note.partition(" changes nothing: ")[0] for note in options.notes] == [
         "--gin.train.use_orbax=False",
         "--gin.EVALUATOR_USE_MEMORY_CACHE=True",
+        "--gin.SaveCheckpointConfig.period=5000",
     ]
+    assert gin.query_parameter("%EVAL_PERIOD") == 500
 
 
 @pytest.mark.parametrize(
@@ -253,7 +289,18 @@ def test_what_changes_nothing_is_told(tiny_job):
     [
         ("--gin.utils.SaveCheckpointConfig.kep=3", ["nearest: SaveCheckpointConfig.keep"]),
         ("--gin.USE_HARDWARE_RNG=True", ["--gin.USE_HARDWARE_RNG = True: only False here"]),
-        ("--gin.infer.mode='score'", ["unknown macro MODE; add --gin_file=runs/infer.gin"]),
+        ("--gin.infer.mode='score'", ["macro MODE; it is a setting of infer, not of train"]),
+        (
+            "--gin.utils.RestoreCheckpointConfig.mode='latest'",
+            ["RestoreCheckpointConfig.mode='latest': unknown macro RESTORE_MODE", "of eval, not"],
+        ),
+        *(
+            (
+                f"--gin.utils.SaveCheckpointConfig.period={value}",
+                [f"period={value}: expected a multiple of EVAL_PERIOD, 1000; set EVAL_PERIOD"],
+            )
+            for value in (500, 1500, "'a'")
+        ),
         (
             "--gin.beam_search.alpha=1",
             ["unknown macro BEAM_ALPHA; add --gin_file=decoding/beam_search.gin"],
@@ -262,6 +309,9 @@ def test_what_changes_nothing_is_told(tiny_job):
             "--gin_file=prompt_tuning/configs/runs/prompt_finetune.gin",
             ["here it is runs/train.gin"],
         ),
+        ("--gin_file=t5x/configs/runs/finetune.gin", ["--gin.PROMPT=None"]),
+        ("--gin_file=configs/runs/ia3_finetune.gin", ["prompts/ia3.gin and runs/train.gin"]),
+        ("--gin_file=configs/prompts/from_class_label.gin", ["prompts/from_class_labels.gin"]),
         ("--gin_file=configs/models/t5_1_1_xl_prompt.gin", ["nearest: models/t5_1_1_xl.gin"]),
     ],
 )

@@ -31,11 +31,10 @@ class Lengths:
     @classmethod
     def from_features(cls, lengths: Mapping[str, int]) -> "Lengths":
         """From TASK_FEATURE_LENGTHS. Raises ValueError where it is not as expected."""
-        if set(lengths) != {"inputs", "targets"} or not all(
-            isinstance(n, int) and n > 0 for n in lengths.values()
-        ):
+        known = isinstance(lengths, Mapping) and set(lengths) == {"inputs", "targets"}
+        if not known or not all(isinstance(n, int) and n > 0 for n in lengths.values()):
             raise ValueError(
-                f"TASK_FEATURE_LENGTHS is {dict(lengths)}; expected positive numbers for exactly "
+                f"TASK_FEATURE_LENGTHS is {lengths!r}; expected positive numbers for exactly "
                 "'inputs' and 'targets', e.g. {'inputs': 512, 'targets': 8}"
             )
         return cls(lengths["inputs"], lengths["targets"])

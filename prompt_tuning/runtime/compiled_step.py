@@ -80,6 +80,7 @@ def compile_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     given: Arguments,
+    num_microbatches: int = 1,
 ) -> jax.stages.Compiled:
     """The step of the trainer, compiled for these arguments. Tells that it will take a while."""
     where = jax.tree.map(lambda x: x.sharding, given.state)
@@ -88,7 +89,7 @@ def compile_step(
         "compiling the step of %s parameters for %d simulated devices…", f"{count:,}", mesh.size
     )
     with partitioning.use(mesh):
-        lowered = step_lib.make_step(model, optimizer, where).lower(*given)
+        lowered = step_lib.make_step(model, optimizer, where, num_microbatches).lower(*given)
         return lowered.compile(compiler_options=QUICKLY)
 
 

@@ -14,6 +14,7 @@ from prompt_tuning import params as params_lib
 from prompt_tuning.data import batching
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.runtime import collectives, compiled_step, reporting
+from prompt_tuning.runtime import step as step_lib
 
 ESTIMATE = """\
 Compiled by XLA for simulated CPU devices: an estimate for a TPU or GPU, whose compilers fuse, order
@@ -28,6 +29,7 @@ def describe(
     trainable: Sequence[str],
     optimizer: Callable[..., optax.GradientTransformation],
     batch_size: int = 32,
+    num_microbatches: int | None = 1,
     task_feature_lengths: Mapping[str, int] | None = None,
     mesh: tuple[int, int] | None = None,
     as_json: bool = False,
@@ -39,6 +41,7 @@ def describe(
       trainable: TRAINABLE.
       optimizer: called with start_step=.
       batch_size: BATCH_SIZE of the step that is compiled for `mesh`.
+      num_microbatches: NUM_MICROBATCHES of that step; None for 1.
       task_feature_lengths: TASK_FEATURE_LENGTHS of that step.
       mesh: data × model; the process has that many devices. None compiles no step.
       as_json: one JSON object in place of a table.
@@ -62,8 +65,9 @@ def describe(
         "checkpoint_bytes": params_lib.size_in_bytes(tuned) + optimizer_bytes,
     }
     if mesh is not None:
-        lengths = batching.Lengths.from_features(task_feature_lengths or {})
-        facts["mesh"] = _on_mesh(model, trainable, tuner, mesh, batch_size, lengths)
+        lengths = batching.Lengths.from_features(task_feature_lengths)
+        parts = num_microbatches or 1
+        facts["mesh"] = _on_mesh(model, trainable, tuner, mesh, batch_size, parts, lengths)
     print(json.dumps(facts) if as_json else _table(facts))
     return facts
 
@@ -74,12 +78,13 @@ def _on_mesh(
     optimizer: optax.GradientTransformation,
     shape: tuple[int, int],
     batch_size: int,
+    num_microbatches: int,
     lengths: batching.Lengths,
 ) -> dict[str, Any]:
     """A training step on a mesh, of which nothing is run.
 
     Returns:
-      {"data", "model": devices along each axis, "batch_size", "lengths": of the text,
+      {"data", "model": devices along each axis, "batch_size", "num_microbatches", "lengths": of the text,
       "activation_dtype", "device_bytes": see `compiled_step.device_bytes`,
       "collectives": [{"kind", "axis", "count", "bytes", "largest"}], of a step and a device,
       "weights_exchanged": ["kind, array, source" of each collective that moves a whole weight]}.
@@ -92,16 +97,17 @@ def _on_mesh(
             f"--mesh is {shape[0]}x{shape[1]}; expected a mesh of the {mesh.size} devices that "
             "JAX has started with"
         )
-    partitioning.check_batch_size(batch_size, mesh)
+    step_lib.check_batch(batch_size, num_microbatches, mesh)
     given = compiled_step.arguments(
         model, trainable, optimizer, mesh, batch_size=batch_size, lengths=lengths
     )
-    compiled = compiled_step.compile_step(model, optimizer, mesh, given)
+    compiled = compiled_step.compile_step(model, optimizer, mesh, given, num_microbatches)
     found = collectives.read(compiled, mesh)
     weights = compiled_step.sharded_weights(given)
     return {
         **mesh.shape,
         "batch_size": batch_size,
+        "num_microbatches": num_microbatches,
         "lengths": dataclasses.asdict(lengths),
         "activation_dtype": model.config.dtype,
         "device_bytes": compiled_step.device_bytes(given, compiled),
@@ -131,7 +137,8 @@ def _mib(size: int, digits: int = 1) -> str:
 
 
 def _mesh_table(facts: Mapping[str, Any]) -> str:
-    held, lengths = facts["device_bytes"], facts["lengths"]
+    held, lengths, count = facts["device_bytes"], facts["lengths"], facts["num_microbatches"]
+    parts = f" in {count} microbatches" if count > 1 else ""
     memory = [
         ("frozen weights", held["weights"]),
         ("trained, with optimizer", held["trained"]),
@@ -148,7 +155,7 @@ def _mesh_table(facts: Mapping[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"a training step of {facts['batch_size']} examples of {lengths['inputs']} input and "
+            f"a training step of {facts['batch_size']} examples{parts} of {lengths['inputs']} input and "
             f"{lengths['targets']} target tokens, ACTIVATION_DTYPE {facts['activation_dtype']},",
             f"on a mesh of data {facts['data']} × model {facts['model']}; each device holds",
             reporting.table((name, f"{_mib(size, 3):>18}") for name, size in memory),

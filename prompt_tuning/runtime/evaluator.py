@@ -17,7 +17,7 @@ from prompt_tuning.checkpoints import prompt_paths as paths_lib
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import reporting, state
+from prompt_tuning.runtime import counts, reporting, state
 
 
 class Answerer:
@@ -270,6 +270,9 @@ def evaluate(
     Returns:
       {task: {metric: value}}, of the last prompt.
     """
+    reporting.check_folder(output_dir, "EVAL_OUTPUT_DIR")
+    counts.check("EVALUATOR_NUM_EXAMPLES", num_examples, 1, none="all")
+    counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     tasks = pipeline.evaluation_tasks(dataset, vocabulary, num_examples)
     record = _Record(output_dir, dataset.name or tasks[0].name, prompt_paths, config_text)

@@ -13,7 +13,7 @@ from etils import epath
 from prompt_tuning import partitioning
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import evaluator, reporting, state
+from prompt_tuning.runtime import counts, evaluator, reporting, state
 
 MODES = ("predict", "predict_with_aux", "score")
 
@@ -59,6 +59,8 @@ def infer(
     Returns:
       The paths of the files.
     """
+    reporting.check_folder(output_dir, "INFER_OUTPUT_DIR")
+    counts.check("RANDOM_SEED", seed, 0)
     _check_mode(mode, num_shards, shard_id)
     _ = dataset.room  # raises without lengths: how long are answers?
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
@@ -92,7 +94,9 @@ def infer(
 def _check_mode(mode: str, num_shards: int, shard_id: int) -> None:
     if mode not in MODES:
         raise ValueError(f"MODE is {mode!r}; expected one of {', '.join(MODES)}")
-    if num_shards < 1 or not 0 <= shard_id < num_shards:
+    counts.check("NUM_SHARDS", num_shards, 1)
+    counts.check("SHARD_ID", shard_id, 0)
+    if not 0 <= shard_id < num_shards:
         raise ValueError(
             f"SHARD_ID is {shard_id} and NUM_SHARDS {num_shards}; expected 0 <= SHARD_ID < NUM_SHARDS"
         )
@@ -169,9 +173,9 @@ def _answer(
 
 
 def _inputs(task: evaluation_task.EvaluationTask, example: Mapping[str, Any]) -> dict[str, str]:
-    """The example's texts, as T5X names them."""
+    """The example's texts, as T5X names them; the targets where it has such."""
     texts = {f"{name}_pretokenized": task.text(example, name) for name in ("inputs", "targets")}
-    return {name: text for name, text in texts.items() if text}
+    return {name: text for name, text in texts.items() if text or name.startswith("inputs")}
 
 
 def _prediction(

@@ -35,8 +35,10 @@ class MetricWriter:
         self._jsonl, self._folder = epath.Path(jsonl), epath.Path(events)
         self._prefix, self._after_step = prefix, after_step
         self._events: tensorboardX.SummaryWriter | None = None
-        lines = self._jsonl.read_text().splitlines() if self._jsonl.exists() else []
+        # Behind the last line break is what a run was stopped in.
+        lines = self._jsonl.read_text().split("\n")[:-1] if self._jsonl.exists() else []
         self._lines = [line for line in lines if json.loads(line)["step"] <= after_step]
+        self._appends = False
 
     def write(self, step: int, metrics: Mapping[str, float | str]) -> None:
         """Adds a line, and an event for each number and text."""
@@ -58,8 +60,20 @@ class MetricWriter:
             else:
                 self._events.add_scalar(f"{self._prefix}{name}", value, step)
                 scalars[name] = value
-        self._lines.append(json.dumps({"step": step, **scalars}))
-        write_text(self._jsonl, "\n".join(self._lines) + "\n")
+        self._add(json.dumps({"step": step, **scalars}))
+
+    def _add(self, line: str) -> None:
+        """The first line of a run drops what is after its step; others are appended.
+
+        What is stored under an address cannot be appended to, and is written anew.
+        """
+        if self._appends:
+            with self._jsonl.open("a") as file:
+                file.write(f"{line}\n")
+            return
+        self._lines.append(line)
+        write_text(self._jsonl, "".join(f"{each}\n" for each in self._lines))
+        self._appends = "://" not in str(self._jsonl)
 
     def close(self) -> None:
         """Flushes the events."""
@@ -161,6 +175,12 @@ def write_text(path: epath.PathLike, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text)
     temporary.replace(path)
+
+
+def check_folder(folder: Any, setting: str) -> None:
+    """Raises ValueError where `setting` is no path, before anything is read."""
+    if not isinstance(folder, str | os.PathLike):
+        raise ValueError(f"{setting} is {folder!r}; expected a path: set {setting} to \"'…'\"")
 
 
 def start_folder(folder: epath.PathLike, config_text: str, setting: str) -> None:

@@ -16,7 +16,7 @@ import prompt_tuning
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import prompt_files, train_state
-from prompt_tuning.runtime import state
+from prompt_tuning.runtime import counts, state
 
 Tree = Mapping[str, Any]
 OptimizerFactory = Callable[..., optax.GradientTransformation]
@@ -30,7 +30,7 @@ class Schedule:
       train_steps: TRAIN_STEPS, the absolute step to end at.
       start_step: START_STEP, where counting begins; None for the checkpoint's own step.
       eval_period: EVAL_PERIOD, also how often prompt and state are saved.
-      log_period: LOG_PERIOD.
+      log_period: LOG_PERIOD; None for `eval_period`.
       keep: KEEP, states kept; None for all.
       train_steps_relative: TRAIN_STEPS_RELATIVE, steps to train from where counting begins, in
         place of `train_steps`; None for that one.
@@ -39,18 +39,18 @@ class Schedule:
     train_steps: int
     start_step: int | None = None
     eval_period: int = 1000
-    log_period: int = 100
+    log_period: int | None = 100
     keep: int | None = 1
     train_steps_relative: int | None = None
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            count, name = getattr(self, field.name), field.name.upper()
-            if count is not None and not isinstance(count, int):
-                raise ValueError(f"{name} is {count!r}; expected a whole number")
-            least_1 = ("EVAL_PERIOD", "LOG_PERIOD", "KEEP", "TRAIN_STEPS_RELATIVE")
-            if name in least_1 and count is not None and count < 1:
-                raise ValueError(f"{name} is {count}; expected at least 1")
+        relative = self.train_steps_relative is not None
+        counts.check("TRAIN_STEPS", self.train_steps, 0, none="TRAIN_STEPS_RELATIVE" * relative)
+        counts.check("TRAIN_STEPS_RELATIVE", self.train_steps_relative, 1, none="TRAIN_STEPS")
+        counts.check("START_STEP", self.start_step, 0, none="the checkpoint's")
+        counts.check("EVAL_PERIOD", self.eval_period, 1)
+        counts.check("LOG_PERIOD", self.log_period, 1, none="EVAL_PERIOD")
+        counts.check("KEEP", self.keep, 1, none="all")
 
     def settled(self, checkpoint_step: int | None) -> "Schedule":
         """With the absolute steps of a start from `checkpoint_step`. Raises as `first_step`."""
@@ -94,7 +94,8 @@ class Run:
       position: in the data, where the next batch begins; None before the first.
       first_step: the absolute step that training began at.
       best: the highest mean of the tasks' first metrics so far.
-      metrics: of the last evaluation.
+      metrics: of the last evaluation, {} before the first.
+      evaluated_step: of the last evaluation, None before the first.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Run:
         self.position: Mapping[str, int] | None = None
         self.best: float | None = None
         self.metrics: dict[str, Any] = {}
+        self.evaluated_step: int | None = None
         self._initial = self.added()
 
     @property
@@ -143,7 +145,7 @@ class Run:
 
     def logs_at(self, step: int) -> bool:
         """Whether the numbers of the steps are told after this one."""
-        return self._is_due(step, self.schedule.log_period)
+        return self._is_due(step, self.schedule.log_period or self.schedule.eval_period)
 
     def _is_due(self, step: int, period: int) -> bool:
         return (step - self.first_step) % period == 0 or step == self.schedule.train_steps
@@ -203,6 +205,7 @@ class Run:
         )
         self.position, self.best = kept["position"], kept["best"]
         self.first_step = kept["first_step"]
+        self.metrics, self.evaluated_step = kept["metrics"], kept["evaluated_step"]
         logging.info("going on from step %d in %s", latest, self.model_dir)
 
     def save(self) -> None:
@@ -212,6 +215,8 @@ class Run:
             "digest": self.digest(),
             "best": self.best,
             "first_step": self.first_step,
+            "metrics": self.metrics,
+            "evaluated_step": self.evaluated_step,
         }
         train_state.save(
             self.model_dir, self.step, self.state._asdict(), metadata, keep=self.schedule.keep
@@ -221,6 +226,7 @@ class Run:
     def record(self, results: Mapping[str, Mapping[str, float]]) -> None:
         """Takes an evaluation; keeps the prompt apart where it is the best so far."""
         self.metrics = {task: dict(values) for task, values in results.items()}
+        self.evaluated_step = self.step
         firsts = [next(iter(values.values())) for values in results.values() if values]
         mean = sum(firsts) / len(firsts) if firsts else math.nan
         # A correlation of answers that are all the same is no number.
@@ -240,7 +246,8 @@ class Run:
             "base_model_digest": self.loaded.digest,
             "task": self.task,
             "step": self.step,
-            "metrics": self.metrics,
+            # Those of an earlier step are not this prompt's.
+            "metrics": self.metrics if self.evaluated_step == self.step else {},
             "created_by": f"prompt-tuning {prompt_tuning.__version__}",
         }
         if self._adds_one_prompt:

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from prompt_tuning import params as params_lib
+from prompt_tuning import partitioning
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import state
+from prompt_tuning.runtime import counts, state
 
 Tree = Mapping[str, Any]
 # Computing again what the backward pass needs only when it needs it: a tenth less memory.
@@ -83,3 +85,13 @@ def make_step(
         out_shardings=(shardings, None),
         compiler_options=CPU_OPTIONS if jax.default_backend() == "cpu" else None,
     )
+
+
+def check_batch(size: int, num_microbatches: int, mesh: Mesh) -> None:
+    """Raises ValueError where BATCH_SIZE cannot be divided among microbatches and devices."""
+    counts.check("NUM_MICROBATCHES", num_microbatches, 1, none="1")
+    if size % num_microbatches:
+        raise ValueError(
+            f"NUM_MICROBATCHES is {num_microbatches}; expected a divisor of BATCH_SIZE {size}"
+        )
+    partitioning.check_batch_size(size // num_microbatches, mesh, "BATCH_SIZE / NUM_MICROBATCHES")

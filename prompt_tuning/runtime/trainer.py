@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
@@ -20,7 +20,15 @@ from prompt_tuning.checkpoints import base_model, huggingface, leaves, t5x
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import background, evaluator, interrupts, prefetch, reporting, state
+from prompt_tuning.runtime import (
+    background,
+    counts,
+    evaluator,
+    interrupts,
+    prefetch,
+    reporting,
+    state,
+)
 from prompt_tuning.runtime import run as run_lib
 from prompt_tuning.runtime import step as step_lib
 
@@ -43,8 +51,8 @@ def train(
     eval_examples: int | None = None,
     written_examples: int | None = None,
     eval_steps: int = 0,
-    num_partitions: int = 1,
-    num_microbatches: int = 1,
+    num_partitions: int | None = 1,
+    num_microbatches: int | None = 1,
     seed: int = 0,
     config_text: str = "",
 ) -> dict[str, Any]:
@@ -66,8 +74,8 @@ def train(
       eval_examples: examples of each task to evaluate; None for all.
       written_examples: answers to write at each evaluation; None for all.
       eval_steps: batches of each task whose loss is told at each evaluation.
-      num_partitions: devices that share one copy of the weights.
-      num_microbatches: parts of a batch that are computed one after the other.
+      num_partitions: devices that share one copy of the weights; None for 1.
+      num_microbatches: parts of a batch that are computed one after the other; None for 1.
       seed: of dropout, data order and initialisation.
       config_text: the settings, written to MODEL_DIR/config.gin.
 
@@ -75,13 +83,20 @@ def train(
       {"step", "metrics", "best", "prompt_file", "model"}; the last two where there is such.
     """
     # What can be wrong with the settings is looked at before the weights are read.
+    reporting.check_folder(model_dir, "MODEL_DIR")
+    counts.check("RANDOM_SEED", seed, 0)
+    counts.check("EVAL_STEPS", eval_steps, 0)
+    counts.check("EVALUATOR_NUM_EXAMPLES", eval_examples, 1, none="all")
+    counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
+    num_microbatches = num_microbatches or 1
     mesh = partitioning.make_mesh(num_partitions)
+    step_lib.check_batch(train_dataset.batch_size, num_microbatches, mesh)
     rows = num_microbatches * mesh.shape[partitioning.DATA]
-    _check_batch(train_dataset.batch_size, num_microbatches, mesh)
     _check_loss(model, train_dataset.pack)
     eval_size = 0 if eval_dataset is None else eval_dataset.batch_size
     partitioning.check_batch_size(eval_size, mesh)
     schedule = schedule.settled(0 if checkpoint is None else base_model.read_step(checkpoint))
+    _tell_rate(learning_rate, schedule)
     loading = background.Background(
         functools.partial(
             state.load_model,
@@ -101,6 +116,7 @@ def train(
         loaded, schedule, model_dir, trainable=trainable, optimizer=optimizer, task=batches.name
     )
     run.resume()
+    _tell_export(run)
     if run.trains_weights and not _is_decoder_only(model):
         huggingface.check_vocabulary(vocabulary.path)
     reporting.start_folder(run.model_dir, config_text, "MODEL_DIR")
@@ -137,12 +153,26 @@ def evaluated(
         return []
 
 
-def _check_batch(size: int, num_microbatches: int, mesh: Mesh) -> None:
-    if num_microbatches < 1 or size % num_microbatches:
-        raise ValueError(
-            f"NUM_MICROBATCHES is {num_microbatches}; expected a divisor of BATCH_SIZE {size}"
+def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.Schedule) -> None:
+    """Warns where the schedule is over before the run starts."""
+    first, last = schedule.start_step or 0, schedule.train_steps - 1
+    steps = jnp.asarray([first, (first + last) // 2, last])
+    if learning_rate is not None and jnp.all(learning_rate(steps) <= optimizers.LEAST_RATE):
+        logging.warning(
+            "the learning rate is %g from step %d to %d: nothing will be learnt; LEARNING_RATE_FACTORS "
+            "count from step 0, or from STEP_OFFSET: set it to %d",
+            learning_rate(steps[0]), first, last, first,
+        )  # fmt: skip
+
+
+def _tell_export(run: run_lib.Run) -> None:
+    """Warns where what is trained together is kept apart."""
+    if run.trains_weights and run.loaded.model.added:
+        logging.warning(
+            "TRAINABLE names weights, and %s stands beside them: model_<step> is exported without, "
+            "and to use it you need PROMPT_FILE too; set PROMPT = None to tune the weights alone",
+            ", ".join(sorted(run.loaded.model.added)),
         )
-    partitioning.check_batch_size(size // num_microbatches, mesh, "BATCH_SIZE / NUM_MICROBATCHES")
 
 
 def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:

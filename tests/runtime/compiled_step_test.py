@@ -1,6 +1,7 @@
 """The step compiled from shapes is the step of a run; it leaves the frozen weights where they are."""
 
 import dataclasses
+import functools
 
 import jax
 import pytest
@@ -22,10 +23,11 @@ class Gathering(model.EncoderDecoderModel):
         return super().loss(whole, batch, dropout_rng)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def compiled(load):
     """(mesh shape, TRAINABLE, class of the model) -> arguments, compiled step, mesh."""
 
+    @functools.cache
     def make(shape, trainable=PROMPT_ONLY, kind=model.EncoderDecoderModel):
         loaded = load(shape)
         settings = {f.name: getattr(loaded.model, f.name) for f in dataclasses.fields(loaded.model)}
@@ -67,9 +69,19 @@ def test_arguments_and_bytes_are_those_of_a_run(load, make_run, make_batches, co
     assert found["total"] == arguments + found["temporary"]
 
 
-def test_says_that_it_compiles(load, compiled, caplog):
+class CompilingError(Exception):
+    """A step is about to be made."""
+
+
+def test_says_that_it_compiles(load, compiled, caplog, monkeypatch):
+    def compiling(*_):
+        raise CompilingError
+
+    given, _, mesh = compiled((2, 4))
+    monkeypatch.setattr(compiled_step.step_lib, "make_step", compiling)
     caplog.set_level("INFO")
-    compiled((2, 4))
+    with pytest.raises(CompilingError):
+        compiled_step.compile_step(load().model, None, mesh, given)
     count = params.count(load().params)
     assert f"compiling the step of {count:,} parameters for 8 simulated devices" in caplog.text
 

@@ -1,5 +1,7 @@
 """What describe says is what training holds."""
 
+import contextlib
+import io
 import json
 import re
 
@@ -59,7 +61,7 @@ def test_a_pattern_that_matches_nothing_is_an_error(load):
         describer.describe(model=load().model, trainable=("prompt",), optimizer=adafactor)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def on_mesh(load):
     """Settings of describe for a step of the tiny model on 8 devices."""
     return {
@@ -72,15 +74,23 @@ def on_mesh(load):
     }
 
 
-def test_a_step_on_a_mesh_is_described(on_mesh, load, capsys):
-    found = describer.describe(**on_mesh, as_json=True)
-    assert json.loads(capsys.readouterr().out) == found
+@pytest.fixture(scope="module")
+def described(on_mesh):
+    """(what describe returns, what it prints) of a mesh."""
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        return describer.describe(**on_mesh), shown.getvalue()
+
+
+def test_a_step_on_a_mesh_is_described(described, load):
+    found = json.loads(json.dumps(described[0]))
+    assert found == described[0]
     found = found["mesh"]
     held, exchanged = found.pop("device_bytes"), found.pop("collectives")
     assert found == {
         "data": 2,
         "model": 4,
         "batch_size": 8,
+        "num_microbatches": 1,
         "lengths": {"inputs": 6, "targets": 3},
         "activation_dtype": "float32",
         "weights_exchanged": [],
@@ -96,9 +106,8 @@ def test_a_step_on_a_mesh_is_described(on_mesh, load, capsys):
     assert {row["kind"] for row in exchanged if row["axis"] == "model"} >= {"all-reduce"}
 
 
-def test_the_table_of_a_mesh_has_its_numbers(on_mesh, capsys):
-    facts = describer.describe(**on_mesh)["mesh"]
-    shown = capsys.readouterr().out
+def test_the_table_of_a_mesh_has_its_numbers(described):
+    facts, shown = described[0]["mesh"], described[1]
     assert "8 examples of 6 input and 3 target tokens, ACTIVATION_DTYPE float32" in shown
     assert "data 2 × model 4" in shown and "widens bfloat16 to float32" in shown
     for name, size in facts["device_bytes"].items():
@@ -113,13 +122,31 @@ def test_the_table_of_a_mesh_has_its_numbers(on_mesh, capsys):
     assert "frozen weights exchanged over model: none\n" in shown
 
 
+def test_microbatches_are_those_of_the_step(on_mesh, monkeypatch):
+    asked = []
+
+    def compiling(*arguments):
+        asked.append(arguments[-1])
+        raise NotImplementedError
+
+    monkeypatch.setattr(describer.compiled_step.step_lib, "make_step", compiling)
+    with pytest.raises(NotImplementedError):
+        describer.describe(**on_mesh | {"num_microbatches": 4})
+    assert asked == [4]
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "message"),
     [
         ("mesh", (4, 4), "--mesh is 4x4; expected a mesh of the 8 devices"),
-        ("batch_size", 3, "BATCH_SIZE is 3; expected a multiple of the 2 data-parallel shards"),
+        (
+            "batch_size",
+            3,
+            "BATCH_SIZE / NUM_MICROBATCHES is 3; expected a multiple of the 2 data-parallel shards",
+        ),
         ("batch_size", 0, "BATCH_SIZE is 0; expected a positive number"),
-        ("task_feature_lengths", None, "TASK_FEATURE_LENGTHS is {}; expected positive numbers"),
+        ("task_feature_lengths", None, "TASK_FEATURE_LENGTHS is None; expected positive numbers"),
+        ("num_microbatches", 3, "NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE 8"),
     ],
 )
 def test_a_step_that_cannot_be_is_refused(on_mesh, setting, value, message):

@@ -14,7 +14,7 @@ from prompt_tuning.checkpoints import prompt_files
 from prompt_tuning.data import batching, evaluation_task, metrics, pipeline, sources
 from prompt_tuning.models import decoding
 from prompt_tuning.prompts import initializers
-from prompt_tuning.runtime import evaluator
+from prompt_tuning.runtime import evaluator, state
 
 ROWS = [("a good film", "good"), ("a bad film", "bad"), ("a long story", "bad")]
 
@@ -258,9 +258,16 @@ def test_evaluate_writes_metrics_and_answers(evaluate, tiny_job, tmp_path, capsy
     assert (folder / "eval").is_dir()
 
 
-def answering(monkeypatch):
+@pytest.fixture(scope="module")
+def read_once(tiny):
+    """The model, on which Reader looks for the prompt only."""
+    return state.load_model(tiny.model, tiny.vocabulary, checkpoint=tiny.checkpoint)
+
+
+def answering(monkeypatch, loaded):
     """Answers with the first number of the prompt; the prompts that are asked."""
     asked = []
+    monkeypatch.setattr(state, "load_model", lambda *_, **__: loaded)
 
     class Reader(evaluator.Answerer):
         def answers(self, params, task, batch_size):
@@ -272,8 +279,8 @@ def answering(monkeypatch):
     return asked
 
 
-def test_several_prompts_are_evaluated_once(evaluate, tmp_path, monkeypatch, capsys):
-    asked = answering(monkeypatch)
+def test_several_prompts_are_evaluated_once(evaluate, read_once, tmp_path, monkeypatch, capsys):
+    asked = answering(monkeypatch, read_once)
     paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5, 7)]
     for path, right in zip(paths, (2, 9, 4), strict=True):
         prompt_files.save(path, np.full((4, 16), right), {})
@@ -294,16 +301,16 @@ def test_several_prompts_are_evaluated_once(evaluate, tmp_path, monkeypatch, cap
     monkeypatch.setattr(evaluator.state, "load_model", None)  # nothing is left to do
     assert evaluate(paths) == {"eval": {"accuracy": 40.0}}
     monkeypatch.undo()
-    asked = answering(monkeypatch)
+    asked = answering(monkeypatch, read_once)
     evaluate(paths, config_text="A = 2\n")  # of other settings nothing is kept
     assert asked == [2.0, 9.0, 4.0] and len(read_lines(metrics)) == 3
 
 
-def test_an_evaluation_that_was_stopped_goes_on(evaluate, tmp_path, monkeypatch):
+def test_an_evaluation_that_was_stopped_goes_on(evaluate, read_once, tmp_path, monkeypatch):
     paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5, 7)]
     for path in paths:
         prompt_files.save(path, np.ones((4, 16)), {})
-    asked = answering(monkeypatch)
+    asked = answering(monkeypatch, read_once)
     with monkeypatch.context() as patch:
         patch.setattr(evaluator.Answerer, "answers", stopping(evaluator.Answerer.answers, asked))
         with pytest.raises(KeyboardInterrupt):

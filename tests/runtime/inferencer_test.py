@@ -9,7 +9,7 @@ import pytest
 
 from prompt_tuning.data import evaluation_task, pipeline, sources
 from prompt_tuning.prompts import initializers
-from prompt_tuning.runtime import evaluator, inferencer
+from prompt_tuning.runtime import evaluator, inferencer, state
 
 # Two windows of two batches; inside each the shorter ones are answered first.
 TEXTS = ["film 00000", "film 1", "film 2", "film 30000", "film 444", "film 5", "film 666"]
@@ -40,9 +40,18 @@ class Echo:
         return np.array(tokens), np.tile(-0.123456 * np.arange(1, 1 + self.decodes), (rows, 1))
 
 
+@pytest.fixture(scope="module")
+def loaded(tiny):
+    """The model, which Echo does not run."""
+    return state.load_model(
+        tiny.model, tiny.vocabulary, checkpoint=tiny.checkpoint, num_partitions=8
+    )
+
+
 @pytest.fixture
-def infer(tiny, tmp_path, monkeypatch):
+def infer(tiny, loaded, tmp_path, monkeypatch):
     """Answers TEXTS in batches of 8 / NUM_PARTITIONS rows and gives back the file."""
+    monkeypatch.setattr(state, "load_model", lambda *_, **__: loaded)
     monkeypatch.setattr(evaluator, "Answerer", Echo)
     monkeypatch.setattr(evaluation_task, "WINDOW", 2)
     asked = tmp_path / "asked.jsonl"
@@ -131,6 +140,11 @@ def test_targets_are_scored(tiny, tiny_job, tmp_path):
     with pytest.raises(ValueError, match=r"MODE 'score' scores targets.*set SPLIT"):
         inferencer.infer(dataset=asked, output_dir=str(tmp_path / "none"), **settings)
     assert not (tmp_path / "none").exists()
+
+
+def test_an_empty_input_is_told_too(infer, monkeypatch):
+    monkeypatch.setattr(evaluation_task.EvaluationTask, "text", lambda *_: "")
+    assert [line["inputs"] for line in lines(infer())] == [{"inputs_pretokenized": ""}] * 7
 
 
 def test_shards_answer_a_part_each(infer):

@@ -54,6 +54,24 @@ def test_metrics_are_lines_and_events(tmp_path):
     ]
 
 
+def test_a_file_grows_by_its_lines(tmp_path, monkeypatch):
+    log, written, write = writer(tmp_path, 0), [], reporting.write_text
+    monkeypatch.setattr(reporting, "write_text", lambda *a: written.append(a[1]) or write(*a))
+    for step in (1, 2, 3):
+        log.write(step, {"accuracy": 50.0})
+    log.close()
+    assert [line["step"] for line in lines(tmp_path / "task.jsonl")] == [1, 2, 3]
+    assert len(written) == 1
+
+
+def test_a_line_that_a_run_was_stopped_in_is_dropped(tmp_path):
+    (tmp_path / "task.jsonl").write_text('{"step": 1, "accuracy": 50.0}\n{"step": 2, "accu')
+    log = writer(tmp_path, 2)
+    log.write(3, {"accuracy": 75.0})
+    log.close()
+    assert [line["step"] for line in lines(tmp_path / "task.jsonl")] == [1, 3]
+
+
 def test_texts_are_events_only(tmp_path):
     log = writer(tmp_path, 0)
     log.write(1, {"accuracy": 50.0, "samples": "one\ntwo"})

@@ -39,16 +39,27 @@ def test_schedules_that_do_nothing(train_steps, start_step, checkpoint_step, par
         run.Schedule(train_steps, start_step).first_step(checkpoint_step)
 
 
+@pytest.mark.parametrize("value", ["5", 2.0, True, -1])
+@pytest.mark.parametrize(
+    "setting",
+    ["train_steps", "start_step", "eval_period", "log_period", "keep", "train_steps_relative"],
+)
+def test_counts_are_whole_numbers(setting, value):
+    with pytest.raises(ValueError, match=f"{setting.upper()} is {value!r}; expected a whole num"):
+        run.Schedule(**{"train_steps": 10, setting: value})
+
+
 @pytest.mark.parametrize("setting", ["eval_period", "log_period", "keep"])
 def test_periods_are_positive(setting):
-    with pytest.raises(ValueError, match=f"{setting.upper()} is 0; expected at least 1"):
+    with pytest.raises(ValueError, match=f"{setting.upper()} is 0; .* at least 1"):
         run.Schedule(10, **{setting: 0})
 
 
-@pytest.mark.parametrize("setting", ["train_steps", "start_step", "eval_period"])
-def test_counts_are_whole_numbers(setting):
-    with pytest.raises(ValueError, match=f"{setting.upper()} is '5'; expected a whole number"):
-        run.Schedule(**{"train_steps": 10, setting: "5"})
+def test_none_is_t5xs_default():
+    assert run.Schedule(None, train_steps_relative=7).settled(3).train_steps == 10
+    for setting in ("train_steps", "eval_period"):
+        with pytest.raises(ValueError, match=f"{setting.upper()} is None; expected a whole"):
+            run.Schedule(**{"train_steps": 10, setting: None})
 
 
 def test_relative_steps_count_from_the_start():
@@ -64,6 +75,8 @@ def test_stops_count_from_the_first_step_and_the_last_is_one(make_run):
     steps = range(1001, 1008)
     assert [s for s in steps if tuning.evaluates_at(s)] == [1003, 1006, 1007]
     assert [s for s in steps if tuning.logs_at(s)] == [1002, 1004, 1006, 1007]
+    tuning = make_run(steps=7, eval_period=3, log_period=None)
+    assert [s for s in steps if tuning.logs_at(s)] == [1003, 1006, 1007]
 
 
 def test_state_holds_the_prompt_its_slot_and_the_steps(make_run):
@@ -148,6 +161,18 @@ def test_a_card_says_what_a_prompt_belongs_to(make_run):
         "metrics": {"task 0": {"accuracy": 50.0, "other": 99.0}},
     }
     json.dumps(card)
+
+
+def test_a_card_has_the_metrics_of_its_own_step(make_run):
+    tuning = make_run()
+    tuning.record(evaluation(50.0))
+    tuning.state = tuning.state._replace(step=jax.numpy.asarray(1002))
+    tuning.save()
+    card = prompt_files.read_card(tuning.model_dir / "prompts" / "prompt_1002.npy")
+    assert (card["step"], card["metrics"]) == (1002, {})
+    again = make_run()
+    again.resume()
+    assert (again.metrics, again.evaluated_step) == (evaluation(50.0), 1000)
 
 
 def test_what_a_method_adds_is_saved_with_its_paths(make_run, load, shifted):

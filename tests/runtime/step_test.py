@@ -12,7 +12,7 @@ import pytest
 from prompt_tuning import params, partitioning
 from prompt_tuning.prompts import module
 
-MESHES = [(1, 1), (8, 1), (4, 2), (2, 4), (1, 8)]
+MESHES = [(1, 1), (8, 1), (2, 4), (1, 8)]
 STILL = {"dropout_rate": 0.0}
 
 
@@ -85,11 +85,10 @@ def gradient(load, make_run, make_step, make_batches, factor, num_microbatches, 
 def test_microbatches_give_the_gradient_of_the_whole_batch(load, make_run, make_step, make_batches):
     whole, loss = gradient(load, make_run, make_step, make_batches, None, 1)
     tokens = next(make_batches())["decoder_loss_weights"].sum()
-    for factor, divisor, counts in ((None, 1, (2, 4)), ("NUM_REAL_TARGET_TOKENS", tokens, (1, 2))):
-        for count in counts:
-            part, part_loss = gradient(load, make_run, make_step, make_batches, factor, count)
-            np.testing.assert_allclose(part, whole / divisor, rtol=0, atol=1e-6)
-            np.testing.assert_allclose(part_loss, loss, rtol=1e-6)
+    for factor, divisor, count in ((None, 1, 4), ("NUM_REAL_TARGET_TOKENS", tokens, 2)):
+        part, part_loss = gradient(load, make_run, make_step, make_batches, factor, count)
+        np.testing.assert_allclose(part, whole / divisor, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(part_loss, loss, rtol=1e-6)
 
 
 def square(weights):
@@ -97,9 +96,8 @@ def square(weights):
     return jnp.sum(weights["encoder"]["prompt"]["prompt"] ** 2) / 2
 
 
-@pytest.mark.parametrize("count", [1, 4])
-def test_a_penalty_is_added_once_a_step(load, make_run, make_step, make_batches, count):
-    settings = load, make_run, make_step, make_batches, "NUM_REAL_TARGET_TOKENS", count
+def test_a_penalty_is_added_once_a_step(load, make_run, make_step, make_batches):
+    settings = load, make_run, make_step, make_batches, "NUM_REAL_TARGET_TOKENS", 2
     (plain, loss), (held, same) = gradient(*settings), gradient(*settings, penalty=square)
     prompt = load().params["encoder"]["prompt"]["prompt"]
     np.testing.assert_allclose(held, plain + prompt, rtol=0, atol=1e-5)

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from prompt_tuning import partitioning
+from prompt_tuning import optimizers, partitioning
 from prompt_tuning.checkpoints import train_state
 from prompt_tuning.data import pipeline, sources
 from prompt_tuning.prompts import module
+from prompt_tuning.runtime import run as run_lib
 from prompt_tuning.runtime import trainer
 
 
@@ -85,31 +86,30 @@ def control_c():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("pack", [False, True])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
-    make_run, make_batches, shared_step, pack, caplog
+    make_run, make_batches, shared_step, caplog
 ):
     settings = {"steps": 7, "eval_period": 2, "log_period": 1}
     whole = make_run(folder="whole", **settings)
-    loop(whole, shared_step(whole), make_batches(pack))
+    loop(whole, shared_step(whole), make_batches(pack=True))
 
     # Saved at 1,002, dead in 1,003.
     first = make_run(**settings)
     with pytest.raises(RuntimeError):
-        loop(first, stopping(shared_step(None), 1003, crash), make_batches(pack))
+        loop(first, stopping(shared_step(None), 1003, crash), make_batches(pack=True))
     assert [line["step"] for line in lines(first)] == [1001, 1002, 1003]
     # Goes on; Ctrl-C within step 1,004 -> 1,005, which is no stop of the schedule.
     second = make_run(**settings)
     second.resume()
     assert (second.step, second.first_step) == (1002, 1000)
     with pytest.raises(KeyboardInterrupt):
-        loop(second, stopping(shared_step(None), 1004, control_c), make_batches(pack))
+        loop(second, stopping(shared_step(None), 1004, control_c), make_batches(pack=True))
     assert "step 1005 is saved" in caplog.text
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     third = make_run(**settings)
     third.resume()
     assert third.step == 1005
-    loop(third, shared_step(None), make_batches(pack))
+    loop(third, shared_step(None), make_batches(pack=True))
     assert third.position == whole.position == {"epoch": 5, "examples": 6}
     np.testing.assert_array_equal(third.added()[module.PATH], whole.added()[module.PATH])
     jax.tree.map(np.testing.assert_array_equal, third.state, whole.state)
@@ -152,3 +152,20 @@ def test_a_loss_that_is_no_number_is_not_saved(make_run, make_batches, shared_st
     assert run.step == 1002
     assert train_state.latest_step(run.model_dir) == 1000
     assert not (run.model_dir / "prompts" / "prompt_1002.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("factors", "offset", "told"),
+    [
+        ("linear_decay", 0, True),
+        # At its least at the start and from the 60th step on, but not in the middle.
+        ("linear_decay", 1_100_000, False),
+        ("constant", 0, False),
+    ],
+)
+def test_a_schedule_that_is_over_before_the_run_is_told(factors, offset, told, caplog):
+    schedule = run_lib.Schedule(1_100_100, 1_100_000)
+    settings = {"warmup_steps": 10, "decay_factor": 0.02, "step_offset": offset}
+    rate = optimizers.learning_rate_schedule(factors, **settings)
+    trainer._tell_rate(rate, schedule)
+    assert ("STEP_OFFSET: set it to 1100000" in caplog.text) == told

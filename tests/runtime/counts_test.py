@@ -1,0 +1,20 @@
+"""Whole numbers of settings."""
+
+import pytest
+
+from prompt_tuning.runtime import counts
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, "2", True, None])
+def test_what_is_no_count_is_told(value):
+    with pytest.raises(ValueError) as caught:
+        counts.check("KEEP", value, 1)
+    expected = "expected a whole number of at least 1; set KEEP"
+    assert str(caught.value) == f"KEEP is {value!r}; {expected}"
+
+
+def test_none_may_mean_something():
+    counts.check("KEEP", None, 1, none="all")
+    counts.check("KEEP", 1, 1)
+    with pytest.raises(ValueError, match="at least 1, or None for all; set KEEP"):
+        counts.check("KEEP", 0, 1, none="all")
