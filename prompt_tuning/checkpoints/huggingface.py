@@ -17,7 +17,7 @@ import safetensors.numpy
 from etils import epath
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import folders, leaves, weight_files
+from prompt_tuning.checkpoints import leaves, weight_files, whole
 from prompt_tuning.models import config as config_lib
 
 STEP_KEY = "training_steps"
@@ -232,7 +232,7 @@ def save(
     if vocabulary_file:
         files["spiece.model"] = epath.Path(vocabulary_file).read_bytes()
     tensors = _their_tensors(params, dtype)
-    with folders.appearing(path) as folder:
+    with whole.folder(path) as folder:
         for name, content in files.items():
             (folder / name).write_bytes(content)
         content = safetensors.numpy.save(tensors, {"format": "pt"})

@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
+from prompt_tuning.checkpoints import whole
 from prompt_tuning.prompts import initializers
 
 SUFFIX, SUFFIX_OF_LEAVES = ".npy", ".npz"
@@ -60,9 +61,8 @@ def save_leaves(
 
 def _write_both(path: epath.Path, content: bytes, card: Mapping[str, Any]) -> None:
     text = json.dumps(dict(card), indent=2) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, content)
-    _write(_card_path(path), text.encode())
+    whole.write(path, content)
+    whole.write(_card_path(path), text.encode())
 
 
 def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -207,9 +207,3 @@ def read_card(path: epath.PathLike | None) -> dict[str, Any]:
 def _card_path(path: epath.Path) -> epath.Path:
     name = path.name.removesuffix(SUFFIX).removesuffix(SUFFIX_OF_LEAVES)
     return path.parent / f"{name}.json"
-
-
-def _write(path: epath.Path, content: bytes) -> None:
-    temporary = path.parent / f"{path.name}.tmp"
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -17,7 +17,7 @@ from etils import epath
 from flax import serialization
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import folders, leaves, zarr
+from prompt_tuning.checkpoints import leaves, whole, zarr
 
 OLDEST_VERSION, VERSION = 2, 3
 
@@ -74,7 +74,7 @@ def save(path: epath.PathLike, stored: Mapping[str, leaves.Leaf], *, step: int, 
       FileExistsError: `path` exists.
     """
     target = {}
-    with folders.appearing(path) as folder:
+    with whole.folder(path) as folder:
         for name, leaf in stored.items():
             file = f"target.{name.replace('/', '.')}"
             metadata = zarr.write(folder / file, leaf, jnp.dtype(dtype))

@@ -67,6 +67,20 @@ def test_a_card_that_is_not_json_leaves_the_old_files(tmp_path):
     assert prompt_files.read_card(path) == CARD
 
 
+def test_a_failure_leaves_the_old_files(tmp_path, monkeypatch):
+    path = tmp_path / "p.npy"
+    prompt_files.save(path, PROMPT, CARD)
+
+    def fail(self, target):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(type(prompt_files.epath.Path(path)), "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        prompt_files.save(path, 2 * PROMPT, {"task": "other"})
+    np.testing.assert_array_equal(prompt_files.load(path), PROMPT)
+    assert prompt_files.read_card(path) == CARD and len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
 @pytest.mark.parametrize("name", ["p.npy", "encoder.prompt.prompt.prompt"])
 def test_narrow_files_and_files_without_suffix_are_read(tmp_path, dtype, name):
