@@ -1,8 +1,6 @@
 """scripts/diff_checkpoints.py."""
 
-import importlib.util
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -10,15 +8,11 @@ import pytest
 from prompt_tuning import params
 from prompt_tuning.checkpoints import leaves, t5x
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "diff_checkpoints.py"
-
 
 @pytest.fixture
-def run(capsys):
+def run(load_script, capsys):
     """(arguments) -> exit status, what is printed."""
-    spec = importlib.util.spec_from_file_location("diff_checkpoints", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("diff_checkpoints")
 
     def call(*arguments):
         with pytest.raises(SystemExit) as ended:

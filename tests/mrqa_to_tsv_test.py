@@ -1,15 +1,12 @@
 """scripts/mrqa_to_tsv.py: MRQA's JSON lines as a TSV file that TRAIN_FILE reads."""
 
 import gzip
-import importlib.util
 import json
-import pathlib
 
 import pytest
 
 from prompt_tuning.data import files
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "mrqa_to_tsv.py"
 HEADER = {"header": {"dataset": "Tiny", "split": "dev"}}
 PARAGRAPHS = [
     {
@@ -33,11 +30,8 @@ PARAGRAPHS = [
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("mrqa_to_tsv", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("mrqa_to_tsv")
 
 
 def write(path, *objects):

@@ -1,20 +1,15 @@
 """scripts/quickstart.py, with few steps: everything runs, the summary is whole, nothing runs twice."""
 
-import importlib.util
 import json
 import pathlib
 import re
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "quickstart.py"
-
 
 @pytest.fixture
-def quickstart(monkeypatch):
-    spec = importlib.util.spec_from_file_location("quickstart", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def quickstart(load_script, monkeypatch):
+    module = load_script("quickstart")
     monkeypatch.setattr(module, "STEPS", 2)
     return module
 
