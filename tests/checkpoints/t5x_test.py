@@ -143,6 +143,13 @@ def test_a_path_out_of_the_folder_is_refused(tmp_path, name):
         t5x.load(tmp_path / "c", {"a": jax.ShapeDtypeStruct((2, 2), np.float32)})
 
 
+@pytest.mark.parametrize("kvstore", [{"driver": "gfile"}, {"path": 3}, "target.a"])
+def test_an_array_without_a_place_is_an_error(tmp_path, kvstore):
+    write_index(tmp_path / "c", {"a": spec_of("target.a", np.ones((2, 2))) | {"kvstore": kvstore}})
+    with pytest.raises(ValueError, match=r"the index of .* points out of its folder"):
+        t5x.load(tmp_path / "c", {"a": jax.ShapeDtypeStruct((2, 2), np.float32)})
+
+
 @pytest.mark.parametrize("lost", ["0.0", "2.0", ".zarray"])
 def test_a_lost_file_is_an_error_not_zeros(tmp_path, lost):
     folder = write(tmp_path / "checkpoint_3")
@@ -177,6 +184,15 @@ def test_an_array_unlike_its_index_is_an_error(tmp_path):
         b"",
         b'model_checkpoint_path: "model.ckpt-1000000"\n',  # TensorFlow's file of that name
         serialization.msgpack_serialize({"version": 3}),
+        serialization.msgpack_serialize(
+            {"version": None, "optimizer": {"target": {}, "state": {"step": 3}}}
+        ),
+        serialization.msgpack_serialize(
+            {"version": 3, "optimizer": {"target": 5, "state": {"step": 3}}}
+        ),
+        serialization.msgpack_serialize(
+            {"version": 3, "optimizer": {"target": {}, "state": {"step": "x"}}}
+        ),
         serialization.msgpack_serialize([1, 2]),
     ],
 )

@@ -150,6 +150,17 @@ def test_a_card_says_what_a_prompt_belongs_to(make_run):
     json.dumps(card)
 
 
+def test_a_state_is_never_without_its_prompt(make_run, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.train_state, "save", killed)
+    tuning = make_run()
+    with pytest.raises(KeyboardInterrupt):
+        tuning.save()
+    assert tuning.prompt_file("prompt_1000").exists()
+
+
 def test_what_a_method_adds_is_saved_with_its_paths(make_run, load, shifted):
     loaded = load()
     shift = np.arange(16, dtype=np.float32)
