@@ -11,16 +11,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import base_model, huggingface, leaves, t5x
+from prompt_tuning.checkpoints import base_model, huggingface
 from prompt_tuning.data import pipeline, vocabularies
 from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import background, evaluator, interrupts, prefetch, reporting, state
+from prompt_tuning.runtime import (
+    background,
+    evaluator,
+    exporter,
+    interrupts,
+    prefetch,
+    reporting,
+    state,
+)
 from prompt_tuning.runtime import run as run_lib
 from prompt_tuning.runtime import step as step_lib
 
@@ -233,18 +240,16 @@ def _export(run: run_lib.Run) -> str:
     target, model = run.model_dir / f"model_{run.step}", run.loaded.model
     params = params_lib.flatten(jax.device_get(run.params()))
     base = {path: x for path, x in params.items() if path not in model.added}
+    export_format = exporter.HUGGING_FACE
     if _is_decoder_only(model):
-        target = target / f"checkpoint_{run.step}"
-        if not target.exists():
-            stored = {path: leaves.of_array(np.asarray(x)) for path, x in base.items()}
-            t5x.save(target, stored, step=run.step, dtype="float32")
-    elif not target.exists():
-        huggingface.save(
+        export_format, target = exporter.T5X, target / f"checkpoint_{run.step}"
+    if not target.exists():
+        exporter.write(
             target,
-            params_lib.unflatten(base),
-            model.config,
-            vocabulary_file=run.loaded.vocabulary.path,
-            extra_ids=run.loaded.vocabulary.extra_ids,
+            base,
+            model,
+            run.loaded.vocabulary,
+            export_format=export_format,
             step=run.step,
             dtype="float32",
         )
