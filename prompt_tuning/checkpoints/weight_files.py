@@ -28,19 +28,18 @@ def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
     path = epath.Path(path)
     stored = {}
     with contextlib.ExitStack() as stack:
-        for name in sorted(set(_index(path).values())) or [WEIGHTS]:
-            local = stack.enter_context(_local(_existing(path / name)))
+        for file in _files(path):
+            local = stack.enter_context(_local(file))
             try:
                 stored |= _leaves(local)
             except safetensors.SafetensorError as error:
-                raise ValueError(f"{path / name} is damaged ({error}); copy it again") from error
+                raise ValueError(f"{file} is damaged ({error}); copy it again") from error
         yield stored
 
 
 def names(path: epath.PathLike) -> set[str]:
     """Names of all tensors; no weights are read, and no file is copied. Raises as `opened`."""
-    path = epath.Path(path)
-    return set(_index(path) or _header(_existing(path / WEIGHTS)))
+    return {name for file in _files(epath.Path(path)) for name in _header(file)}
 
 
 def read_json(path: epath.Path) -> dict:
@@ -51,10 +50,22 @@ def read_json(path: epath.Path) -> dict:
         raise ValueError(f"{path} is not a JSON object ({error}); copy it again") from error
 
 
-def _index(path: epath.Path) -> dict[str, str]:
-    """{name of a tensor: file beside the index}; {} where there is no index."""
+def _files(path: epath.Path) -> list[epath.Path]:
+    """The files of weights in a folder: those of its index, or the one."""
+    found = [path / name for name in _listed(path) or [WEIGHTS]]
+    for file in found:
+        if not file.exists():
+            raise FileNotFoundError(
+                f"{file} is missing; INITIAL_CHECKPOINT_PATH must be a folder with {WEIGHTS} (convert "
+                "pytorch_model.bin with transformers)"
+            )
+    return found
+
+
+def _listed(path: epath.Path) -> list[str]:
+    """Names of the files beside an index; none where there is no index."""
     if not (path / INDEX).exists():
-        return {}
+        return []
     found = read_json(path / INDEX).get("weight_map")
     if not found or not isinstance(found, dict):
         raise ValueError(f"{path / INDEX} has no weight_map, or an empty one; copy it again")
@@ -63,27 +74,26 @@ def _index(path: epath.Path) -> dict[str, str]:
             raise ValueError(
                 f"{path / INDEX} points out of its folder ({file!r}); use another copy of it"
             )
-    return found
-
-
-def _existing(file: epath.Path) -> epath.Path:
-    if not file.exists():
-        raise FileNotFoundError(
-            f"{file} is missing; INITIAL_CHECKPOINT_PATH must be a folder with {WEIGHTS} (convert "
-            "pytorch_model.bin with transformers)"
-        )
-    return file
+    return sorted(set(found.values()))
 
 
 def _header(path: epath.Path) -> set[str]:
-    """Names of a file's tensors: eight bytes tell the length of a JSON object, which comes next."""
+    """Names of a file's tensors. Eight bytes tell the length of a JSON object, which comes next.
+
+    It tells too where each tensor ends, so how long the file must be.
+    """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         content = file.read(min(length, LARGEST_HEADER))
     try:
-        return dict(json.loads(content)).keys() - {"__metadata__"}
-    except (TypeError, ValueError) as error:
+        tensors = dict(json.loads(content))
+        tensors.pop("__metadata__", None)
+        expected = 8 + length + max((x["data_offsets"][1] for x in tensors.values()), default=0)
+        if (size := path.stat().length) != expected:
+            raise ValueError(f"{size} bytes in place of {expected}")
+    except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy it again") from error
+    return set(tensors)
 
 
 def _leaves(file: str) -> dict[str, leaves.Leaf]:

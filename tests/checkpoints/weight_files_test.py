@@ -44,15 +44,17 @@ def test_no_file_stays_mapped(tmp_path, tensors):
     np.testing.assert_array_equal(array, tensors["wide"])
 
 
-def test_names_are_those_of_the_header_and_of_the_index(tmp_path, tensors):
+def test_names_are_those_of_the_headers(tmp_path, tensors):
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     assert weight_files.names(tmp_path) == tensors.keys()
-    weight_map = {name: "a.safetensors" for name in ("wide", "half")}
+    safetensors.numpy.save_file({"other": tensors["wide"]}, tmp_path / "b.safetensors")
+    weight_map = {"other": "b.safetensors", "wide": "model.safetensors"}
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
-    assert weight_files.names(tmp_path) == weight_map.keys()
+    assert weight_files.names(tmp_path) == {"other", *tensors}
     index.unlink()
-    for damage in (b"", b"short", bytes(20), b"\xff" * 20):
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    for damage in (b"", b"short", bytes(20), b"\xff" * 20, whole[:-1], whole + b"0"):
         (tmp_path / "model.safetensors").write_bytes(damage)
         with pytest.raises(ValueError, match=r"model.safetensors is damaged .*copy it again"):
             weight_files.names(tmp_path)
