@@ -10,9 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from etils import epath
-
-from prompt_tuning.checkpoints import comparison
+from prompt_tuning.checkpoints import comparison, whole
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,13 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             check=options.check,
             with_step=options.compare_step,
         )
+        text = json.dumps(result, indent=2, allow_nan=False)
+        if options.output is not None:
+            whole.write(options.output, f"{text}\n".encode())
     except (ValueError, OSError) as error:
         print(f"diff_checkpoints: {error}", file=sys.stderr)
         sys.exit(2)
-    text = json.dumps(result, indent=2)
     print(text)
-    if options.output is not None:
-        epath.Path(options.output).write_text(text + "\n")
     sys.exit(not result["same"])
 
 

@@ -5,13 +5,13 @@ token_embedder/embedding, encoder/layers_0/attention/query/kernel, …
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 
-from prompt_tuning.checkpoints import base_model
+from prompt_tuning.checkpoints import base_model, whole
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -21,13 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         array = base_model.read_variable(
             options.checkpoint_dir, options.variable_path, options.restore_dtype
         )
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        whole.write(options.output_path, content.getbuffer())
     except (ValueError, OSError) as error:
         sys.exit(f"extract_variable: {error}")
-    path = epath.Path(options.output_path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-    print(f"{path}: {array.dtype} {array.shape}")
+    print(f"{options.output_path}: {array.dtype} {array.shape}")
 
 
 def _parser() -> argparse.ArgumentParser:

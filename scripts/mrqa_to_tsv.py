@@ -13,8 +13,11 @@ import gzip
 import json
 import pathlib
 import sys
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
+
+from prompt_tuning.checkpoints import whole
 
 COLUMNS = ("id", "context", "question", "answer", "answers")
 
@@ -38,7 +41,7 @@ def rows(lines: TextIO, header: int, delim: str, place: str) -> Iterator[Sequenc
         try:
             paragraph = json.loads(line)
             found = [_row(paragraph["context"], question, delim) for question in paragraph["qas"]]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{place}, line {number}: {type(error).__name__}: {error}; expected MRQA's "
                 '{"context", "qas": [{"qid", "question", "answers", "detected_answers"}]}'
@@ -64,15 +67,13 @@ def _one_line(text: str) -> str:
 def convert(source: pathlib.Path, target: pathlib.Path, header: int, delim: str) -> int:
     """Writes `target`, whole or not at all; returns the number of questions."""
     opened = gzip.open if source.suffix == ".gz" else open
-    temporary = target.with_name(f".{target.name}.tmp")
     try:
         with opened(source, "rt", encoding="utf-8") as lines:
             found = list(rows(lines, header, delim, str(source)))
-        text = "".join("\t".join(row) + "\n" for row in (COLUMNS, *found))
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{source} is damaged ({error}); copy it again") from error
+    text = "".join("\t".join(row) + "\n" for row in (COLUMNS, *found))
+    whole.write(target, text.encode())
     return len(found)
 
 

@@ -9,14 +9,12 @@ import json
 import pathlib
 import shlex
 import sys
-import time
 
-import numpy as np
 from flax import linen as nn
 
 from prompt_tuning import assets, cli
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import huggingface
+from prompt_tuning.checkpoints import huggingface, prompt_files, whole
 from prompt_tuning.models import model
 from prompt_tuning.prompts import module
 
@@ -51,7 +49,6 @@ def main(out: pathlib.Path) -> None:
         print_table(json.loads((out / "summary.json").read_text()))
         return
     first = huggingface.read_step(assets.path("t5_mini"))
-    started = time.monotonic()
     command(
         "train",
         binding("MODEL_DIR", str(run)),
@@ -60,7 +57,6 @@ def main(out: pathlib.Path) -> None:
         binding("EVAL_PERIOD", 100),
         binding("LOG_PERIOD", 50),
     )
-    seconds = time.monotonic() - started
     prompt_file = run / "prompts" / "best.npy"
     prompt = binding("PROMPT_FILE", str(prompt_file))
     scores = {}
@@ -71,15 +67,15 @@ def main(out: pathlib.Path) -> None:
         scores[domain] = next(iter(results.values()))["accuracy"]
     answer(out, prompt)
     command("neighbors", prompt, "--gin.NUM_NEIGHBORS=4")
-    summary = summarize(run, prompt_file, seconds, scores)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    summary = summarize(run, prompt_file, scores)
+    whole.write(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     print_table(summary)
 
 
 def answer(out: pathlib.Path, prompt: str) -> None:
     """Answers sentences that no data set holds, and shows them."""
     questions = out / "sentences.jsonl"
-    questions.write_text("".join(json.dumps({"sentence": s}) + "\n" for s in SENTENCES))
+    whole.write(questions, "".join(json.dumps({"sentence": s}) + "\n" for s in SENTENCES).encode())
     paths = command(
         "infer",
         prompt,
@@ -91,29 +87,34 @@ def answer(out: pathlib.Path, prompt: str) -> None:
         print(f"  {row['prediction']:10} {row['inputs']['inputs_pretokenized']}")
 
 
-def summarize(
-    run: pathlib.Path, prompt_file: pathlib.Path, seconds: float, scores: dict[str, float]
-) -> dict:
+def read_lines(path: pathlib.Path) -> list[dict]:
+    """The objects of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def summarize(run: pathlib.Path, prompt_file: pathlib.Path, scores: dict[str, float]) -> dict:
     """The figures of summary.json; accuracies in percent."""
-    lines = [json.loads(x) for x in next((run / "inference_eval").glob("*-metrics.jsonl")).open()]
-    targets = [
-        json.loads(x)["target"]
-        for x in next((run / "inference_eval").glob("*-[0-9]*.jsonl")).open()
-    ]
+    evaluations = read_lines(next((run / "inference_eval").glob("*-metrics.jsonl")))
+    answers = read_lines(next((run / "inference_eval").glob("*-[0-9]*.jsonl")))
+    targets = [answer["target"] for answer in answers]
+    (metrics,) = prompt_files.read_card(prompt_file)["metrics"].values()
     config = huggingface.read_config(assets.path("t5_mini"))
     abstract = model.EncoderDecoderModel(config, module.Prompt(PROMPT_LENGTH)).abstract_params()
     return {
         "validation_accuracy": {
             "majority": 100 * max(map(targets.count, set(targets))) / len(targets),
-            "untuned_prompt": lines[0]["accuracy"],
-            "tuned_prompt": max(line["accuracy"] for line in lines),
+            "untuned_prompt": evaluations[0]["accuracy"],
+            "tuned_prompt": metrics["accuracy"],
         },
         "out_of_domain_accuracy": scores,
-        "trainable_params": int(np.load(prompt_file).size),
+        "trainable_params": int(prompt_files.load(prompt_file).size),
         "total_params": params_lib.count(nn.unbox(abstract)),
         "prompt_file": str(prompt_file),
         "prompt_file_bytes": prompt_file.stat().st_size,
-        "train_seconds": round(seconds, 1),
+        # Of all steps, those before a stop too; without evaluations and compiling.
+        "train_seconds": round(
+            sum(line["timing/seconds"] for line in read_lines(run / "train" / "metrics.jsonl")), 1
+        ),
         "steps": STEPS,
     }
 

@@ -1,5 +1,7 @@
 """Puts a prompt into a checkpoint: a T5X native checkpoint with encoder/prompt/prompt/prompt.
 
+Of a model without encoder it is decoder/prompt/prompt/prompt.
+
 For programs that want model and prompt in one checkpoint, as the paper authors' code does. The optimizer's
 state is left out. This package needs no such checkpoint: it takes a prompt file beside any model.
 """
@@ -20,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.prompt_path,
             options.output_dir,
             dtype=options.save_dtype,
+            step=options.step,
         )
     except (ValueError, OSError) as error:
         sys.exit(f"splice_prompt: {error}")
@@ -43,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--save_dtype", choices=["float32", "bfloat16"], default="float32",
         help="of the stored weights (default: float32)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--step", type=int,
+        help="of the checkpoint that is written (default: the model's; a Hugging Face folder tells none)",
     )  # fmt: skip
     return parser
 

@@ -265,7 +265,7 @@ CASES = {
     "truncated config": (
         "train",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.truncated("config.json")},
-        ["copy/config.json is not JSON"],
+        ["copy/config.json is not a JSON object"],
     ),
     "relu checkpoint": (
         "train",

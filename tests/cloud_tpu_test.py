@@ -51,15 +51,23 @@ def test_install_reaches_every_worker():
     assert remote[:7] == [*TPU, "ssh", "t", "--worker=all"] and remote[8:] == ["--zone=z"]
     steps = remote[7].removeprefix("--command=").split(" && ")
     assert steps == [
-        "sudo apt-get update -q",
-        "sudo apt-get install -yq python3.12 python3.12-venv",
+        "sudo apt-get -o DPkg::Lock::Timeout=600 update -q",
+        "sudo apt-get -o DPkg::Lock::Timeout=600 install -yq python3.12 python3.12-venv",
         "rm -rf prompt-tuning",
         "mkdir prompt-tuning",
         "tar -xzf prompt-tuning.tar.gz -C prompt-tuning",
         "python3.12 -m venv prompt-tuning/.venv",
-        "prompt-tuning/.venv/bin/pip install -q ./prompt-tuning 'jax[tpu]' gcsfs",
+        "prompt-tuning/.venv/bin/pip install -q './prompt-tuning[gcs]' 'jax[tpu]'",
         "prompt-tuning/.venv/bin/prompt-tuning --version",
     ]
+
+
+def write_program(worker, text):
+    """A worker's prompt-tuning: a shell script."""
+    program = worker / "prompt-tuning" / ".venv" / "bin" / "prompt-tuning"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\n{text}")
+    program.chmod(0o755)
 
 
 @pytest.mark.parametrize("flags", [[], ["--slice"], ["--command=eval"]])
@@ -68,16 +76,32 @@ def test_train_gives_every_worker_the_words_as_they_are(tmp_path, flags):
     ((*command, remote, zone),) = dry("train", *flags, "--", *words)
     assert [*command, zone] == [*TPU, "ssh", "t", "--worker=all", "--zone=z"]
     # What a worker's shell makes of it.
-    program = tmp_path / "prompt-tuning" / ".venv" / "bin" / "prompt-tuning"
-    program.parent.mkdir(parents=True)
-    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nexit 3\n')
-    program.chmod(0o755)
+    write_program(tmp_path, 'printf "%s\\n" "$@"\nexit 3\n')
+    (tmp_path / "train.pid").write_text(f"{os.getpid()}\n")  # of another program
     line = remote.removeprefix("--command=")
     shown = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True)
     verb = "eval" if flags == ["--command=eval"] else "train"
     found = (tmp_path / f"{verb}.log").read_text().splitlines()
     assert found == [verb, *words, *(["--multiprocess_gpu"] if flags == ["--slice"] else [])]
     assert shown.returncode == 3 and words[1] in shown.stdout
+
+
+def test_a_trainer_that_runs_is_followed_and_not_started_again(tmp_path):
+    ((*_, remote, _),) = dry("train", "--", "x")
+    line = ["bash", "-c", remote.removeprefix("--command=")]
+    write_program(
+        tmp_path,
+        "echo >> starts\necho started\nwhile [ ! -e stop ]; do sleep 0.05; done\necho done\n",
+    )
+    told = {"cwd": tmp_path, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, **told) as first:
+        assert first.stdout.readline() == "started\n"
+        with subprocess.Popen(line, **told) as second:
+            assert second.stdout.readline() == "started\n"
+            (tmp_path / "stop").touch()
+            assert second.stdout.read() == "done\n"
+        assert first.stdout.read() == "done\n"
+    assert (tmp_path / "starts").read_text() == "\n"
 
 
 def test_collect():

@@ -2,9 +2,12 @@
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import pathlib
+import types
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +74,20 @@ def golden(request) -> Golden:
 def decoder_only_golden() -> Golden:
     """A tiny decoder without encoder; see scripts/make_decoder_only_golden.py."""
     return read_golden("decoder_only")
+
+
+@pytest.fixture(scope="session")
+def load_script() -> Callable[[str], types.ModuleType]:
+    """(name) -> the module scripts/NAME.py, a new one at each call."""
+
+    def load(name: str) -> types.ModuleType:
+        file = TESTDATA.parents[1] / "scripts" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """scripts/diff_checkpoints.py."""
 
-import importlib.util
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -10,15 +8,11 @@ import pytest
 from prompt_tuning import params
 from prompt_tuning.checkpoints import leaves, t5x
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "diff_checkpoints.py"
-
 
 @pytest.fixture
-def run(capsys):
+def run(load_script, capsys):
     """(arguments) -> exit status, what is printed."""
-    spec = importlib.util.spec_from_file_location("diff_checkpoints", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("diff_checkpoints")
 
     def call(*arguments):
         with pytest.raises(SystemExit) as ended:
@@ -41,9 +35,26 @@ def test_checkpoints_of_two_formats(run, tiny, tmp_path):
     assert code == 1
     assert json.loads(shown.out)["different"] == {name: 1.0}
     assert json.loads((tmp_path / "diff.json").read_text()) == json.loads(shown.out)
-    few = ["--frac=0.01", "--seed=3"]
-    assert json.loads(run(same, other, *few)[1].out)["compared"] == 1
-    assert run(same, other, *few, f"--check={name}")[0] == 1
+    few = [same, other, "--frac=0.01"]
+    drawn = [json.loads(run(*few, f"--seed={seed}")[1].out) for seed in range(20)]
+    assert {each["compared"] for each in drawn} == {1}
+    # The one that differs is drawn by some seeds, and by the same ones again.
+    assert len({each["same"] for each in drawn}) == 2
+    again = [json.loads(run(*few, f"--seed={seed}")[1].out) for seed in range(20)]
+    assert again == drawn
+    assert run(*few, f"--check={name}")[0] == 1
+
+
+def test_what_is_not_finite_is_told_in_json(run, tmp_path):
+    for name, value in (("one", 0), ("other", np.nan)):
+        stored = {"a/b": leaves.of_array(np.full((2, 2), value, np.float32))}
+        t5x.save(tmp_path / name, stored, step=1, dtype="float32")
+    code, shown = run(tmp_path / "one", tmp_path / "other", f"--output={tmp_path}/new/diff.json")
+    found = json.loads(shown.out, parse_constant=pytest.fail)
+    assert code == 1 and found["different"] == {"a/b": "not finite"}
+    assert json.loads((tmp_path / "new/diff.json").read_text()) == found
+    code, shown = run(tmp_path / "one", tmp_path / "other", f"--output={tmp_path}/new")
+    assert code == 2 and "diff_checkpoints: " in shown.err and shown.out == ""
 
 
 def test_mistakes_and_help(run, tiny):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pathlib
 import signal
 import sys
 
@@ -235,6 +236,37 @@ def test_full_fine_tuning_moves_and_exports_every_weight(tiny, tiny_job, tmp_pat
     # The prompt is no part of the model.
     message = capsys.readouterr().err
     assert "encoder/prompt/prompt stands beside them" in message and "PROMPT = None" in message
+
+
+def test_a_model_without_prompt_is_tuned_exported_evaluated_and_asked(tiny_job, tmp_path):
+    arguments = tiny_job.command(
+        "train",
+        "runs/train.gin",
+        "optimizers/weights.gin",
+        PROMPT=None,
+        MODEL_DIR=tmp_path / "run",
+        TRAIN_STEPS=1003,
+        **STOPS,
+    )
+    exported = cli.run(arguments)["model"]
+    asking = {"INITIAL_CHECKPOINT_PATH": exported, "PROMPT": None, "BATCH_SIZE": 8}
+    for i, nothing in enumerate((None, [])):
+        folder = tmp_path / f"scores{i}"
+        cli.run(tiny_job.command("eval", PROMPT_FILE=nothing, EVAL_OUTPUT_DIR=folder, **asking))
+        name = "inference_eval/eval-metrics.jsonl"
+        assert lines(folder / name) == lines(tmp_path / "run" / name)[-1:]
+    arguments = {"PROMPT_FILE": None, "INFER_OUTPUT_DIR": tmp_path / "answers"}
+    (path,) = cli.run(tiny_job.command("infer", **arguments, **asking))
+    asked = lines(tiny_job.folder / "infer.jsonl")
+    assert len(lines(pathlib.Path(path))) == len(asked)
+
+
+@pytest.mark.parametrize("verb", ["eval", "infer"])
+def test_a_prompt_without_a_file_is_told(tiny_job, tmp_path, verb):
+    folder = {"eval": "EVAL_OUTPUT_DIR", "infer": "INFER_OUTPUT_DIR"}[verb]
+    with pytest.raises(ValueError, match=r"PROMPT_FILE names no file, .* or PROMPT to None"):
+        cli.run(tiny_job.command(verb, PROMPT_FILE=None, **{folder: tmp_path / "out"}))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,14 @@
 """scripts/extract_variable.py."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
 
 from prompt_tuning.checkpoints import prompt_files
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "extract_variable.py"
-
 
 @pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("extract_variable", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("extract_variable")
 
 
 def test_a_variable_becomes_a_file(script, tiny, tmp_path, capsys):

@@ -1,15 +1,12 @@
 """scripts/mrqa_to_tsv.py: MRQA's JSON lines as a TSV file that TRAIN_FILE reads."""
 
 import gzip
-import importlib.util
 import json
-import pathlib
 
 import pytest
 
 from prompt_tuning.data import files
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "mrqa_to_tsv.py"
 HEADER = {"header": {"dataset": "Tiny", "split": "dev"}}
 PARAGRAPHS = [
     {
@@ -33,11 +30,8 @@ PARAGRAPHS = [
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("mrqa_to_tsv", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("mrqa_to_tsv")
 
 
 def write(path, *objects):
@@ -80,6 +74,7 @@ def test_flags(script, tmp_path):
     [
         ([HEADER, HEADER], [], "line 2: KeyError: 'qas'; expected MRQA's"),
         ([*PARAGRAPHS, HEADER], ["--header=0"], "line 2: KeyError"),
+        ([HEADER, {**PARAGRAPHS[0], "context": None}], [], "line 2: AttributeError"),
         ([HEADER, *PARAGRAPHS], ["--delim=9"], "'1995' has --delim '9' in it; set another one"),
     ],
 )
@@ -88,6 +83,17 @@ def test_a_file_of_another_kind_leaves_nothing(script, tmp_path, objects, flags,
     with pytest.raises(SystemExit) as caught:
         script.main([f"--jsonl={source}", *flags])
     assert part in str(caught.value) and str(source) in str(caught.value)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-9], lambda content: content[:12] + bytes(9)]
+)
+def test_a_damaged_archive_is_told(script, tmp_path, damage):
+    source = write(tmp_path / "a.jsonl.gz", HEADER, *PARAGRAPHS)
+    source.write_bytes(damage(source.read_bytes()))
+    with pytest.raises(SystemExit, match=r"a\.jsonl\.gz is damaged \(.*; copy it again"):
+        script.main([f"--jsonl={source}"])
     assert list(tmp_path.iterdir()) == [source]
 
 

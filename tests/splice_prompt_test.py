@@ -1,22 +1,17 @@
 """scripts/splice_prompt.py."""
 
-import importlib.util
-import pathlib
+import json
+import shutil
 
 import numpy as np
 import pytest
 
 from prompt_tuning.checkpoints import base_model, prompt_files
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "splice_prompt.py"
-
 
 @pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("splice_prompt", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("splice_prompt")
 
 
 def test_model_and_prompt_make_a_checkpoint(script, tiny, tmp_path, capsys):
@@ -33,6 +28,21 @@ def test_model_and_prompt_make_a_checkpoint(script, tiny, tmp_path, capsys):
     np.testing.assert_array_equal(found, prompt)
     scale = base_model.read_variable(folder, "encoder/encoder_norm/scale")
     np.testing.assert_array_equal(scale, tiny.base["encoder"]["encoder_norm"]["scale"])
+
+
+def test_a_folder_without_step_gets_one_and_a_dtype(script, tiny, tmp_path):
+    folder = shutil.copytree(tiny.checkpoint, tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    del config["training_steps"]
+    (folder / "config.json").write_text(json.dumps(config))
+    prompt_files.save(tmp_path / "p.npy", np.ones((2, 16), np.float32), {})
+    flags = [f"--checkpoint_dir={folder}", f"--output_dir={tmp_path}/out"]
+    flags.append(f"--prompt_path={tmp_path}/p.npy")
+    with pytest.raises(SystemExit, match=r"does not tell its step, .*; give it with --step"):
+        script.main(flags)
+    script.main([*flags, "--step=7", "--save_dtype=bfloat16"])
+    with base_model.opened(tmp_path / "out" / "checkpoint_7") as found:
+        assert {str(leaf.dtype) for leaf in found.values()} == {"bfloat16"}
 
 
 def test_mistakes_and_help(script, tiny, tmp_path, capsys):

@@ -1,22 +1,14 @@
 """scripts/subsample_vocab.py."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
 
 from prompt_tuning.checkpoints import prompt_files
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "scripts" / "subsample_vocab.py"
-
 
 @pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("subsample_vocab", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("subsample_vocab")
 
 
 @pytest.fixture
@@ -43,6 +35,17 @@ def test_a_prompt_is_rows_of_the_embedding(draw, tmp_path):
     assert len(draw()) == 100
     assert max(draw("--population_size=0", "--prompt_length=200")) > 200
     assert set(draw("--population_size=3", "--prompt_length=50")) == {0, 1, 2}
+
+
+def test_the_table_is_read_in_the_dtype_asked(script, tiny, tmp_path):
+    path = tmp_path / "p.npy"
+    flags = [f"--checkpoint_dir={tiny.checkpoint}", f"--output_path={path}", "--prompt_length=20"]
+    script.main(flags)
+    exact = prompt_files.load(path)
+    script.main([*flags, "--restore_dtype=bfloat16"])
+    rounded = exact.astype("bfloat16").astype(np.float32)
+    assert not np.array_equal(rounded, exact)
+    np.testing.assert_array_equal(prompt_files.load(path), rounded)
 
 
 def test_mistakes_and_help(script, draw, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import os
 import types
 from collections.abc import Iterator
 
@@ -105,7 +106,10 @@ def digest(path: epath.PathLike, abstract: params.Tree) -> str:
 
     The same wherever the folder lies. T5X names the model by the folder above checkpoint_<step>.
     """
-    names = epath.Path(path).parts[-2:]
+    path = os.fspath(path)
+    # A relative path has another last part, or none. Links keep their names.
+    place = epath.Path(path if "://" in path else os.path.abspath(path))
+    names = place.parts[-2:]
     name = "/".join(names) if names[-1].startswith("checkpoint_") else names[-1]
     return params.structure_digest(abstract, f"{name} {read_step(path)}")
 

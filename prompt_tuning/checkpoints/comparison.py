@@ -21,6 +21,8 @@ def compare(
 ) -> dict[str, Any]:
     """Compares the parameters of two checkpoints, in float32 and within numpy's closeness.
 
+    Scanned layers are compared layer by layer, under the names that they have unscanned.
+
     Args:
       first: a checkpoint of any format.
       second: another.
@@ -31,7 +33,7 @@ def compare(
 
     Returns:
       {"same": whether nothing differs, "compared": how many parameters, "different": {path: the
-      largest absolute difference, or a text on the shapes}, "only_first", "only_second": paths,
+      largest absolute difference, or a text: "not finite", or the shapes}, "only_first", "only_second": paths,
       "steps": of both}.
 
     Raises:
@@ -39,7 +41,8 @@ def compare(
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction}; expected a number in (0, 1]")
-    with base_model.opened(first) as one, base_model.opened(second) as other:
+    with base_model.opened(first) as left, base_model.opened(second) as right:
+        one, other = leaves.by_layer(left), leaves.by_layer(right)
         shared = sorted(one.keys() & other.keys())
         idle = [pattern for pattern in check if not fnmatch.filter(shared, pattern)]
         if idle:
@@ -69,6 +72,7 @@ def _difference(one: leaves.Leaf, other: leaves.Leaf) -> float | str | None:
         left, right = (each.read(box).astype(np.float32) for each in (one, other))
         if not np.allclose(left, right, equal_nan=True):
             close = False
-            gap = np.abs(left - right)
-            largest = max(largest, float(np.max(gap))) if np.isfinite(gap).all() else np.inf
+            if not (np.isfinite(left).all() and np.isfinite(right).all()):
+                return "not finite"
+            largest = max(largest, float(np.max(np.abs(left - right))))
     return None if close else largest

@@ -17,7 +17,7 @@ import safetensors.numpy
 from etils import epath
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import folders, leaves, weight_files
+from prompt_tuning.checkpoints import leaves, weight_files, whole
 from prompt_tuning.models import config as config_lib
 
 STEP_KEY = "training_steps"
@@ -232,7 +232,7 @@ def save(
     if vocabulary_file:
         files["spiece.model"] = epath.Path(vocabulary_file).read_bytes()
     tensors = _their_tensors(params, dtype)
-    with folders.appearing(path) as folder:
+    with whole.folder(path) as folder:
         for name, content in files.items():
             (folder / name).write_bytes(content)
         content = safetensors.numpy.save(tensors, {"format": "pt"})
@@ -310,10 +310,10 @@ def _is_tied(path: epath.Path, config: dict) -> bool:
     # transformers >= 5 writes tie_word_embeddings: true for all; no mT5 or umT5 was trained so.
     told = config["model_type"] == "t5" and config.get("tie_word_embeddings", True)
     scaled = config.get("scale_decoder_outputs", told)
-    with weight_files.opened(path) as stored:
-        tied = "lm_head.weight" not in stored or (
-            scaled and _is_copy_of_embedding(stored, "lm_head.weight")
-        )
+    tied = "lm_head.weight" not in weight_files.names(path)
+    if scaled and not tied:
+        with weight_files.opened(path) as stored:
+            tied = _is_copy_of_embedding(stored, "lm_head.weight")
     if tied != scaled:
         raise ValueError(
             f"{path}: lm_head.weight is {'absent' if tied else 'present'}, but by config.json "

@@ -66,6 +66,23 @@ def read(leaf: Leaf, dtype: Any = None) -> np.ndarray:
     return array
 
 
+def by_layer(stored: Mapping[str, Leaf]) -> dict[str, Leaf]:
+    """The same with a leaf for each layer, where layers are scanned; see `load`."""
+    return {
+        path: leaf if layer is None else _of_layer(leaf, layer)
+        for name, leaf in stored.items()
+        for path, layer in _layers(name, leaf).items()
+    }
+
+
+def _of_layer(leaf: Leaf, layer: int) -> Leaf:
+    def read(box: Box) -> np.ndarray:
+        return leaf.read((*box[:1], slice(layer, layer + 1), *box[1:]))[:, 0]
+
+    shape, chunk = (_without_layers(sides, layer) for sides in (leaf.shape, leaf.chunk))
+    return Leaf(shape, leaf.dtype, chunk, read)
+
+
 def load(
     stored: Mapping[str, Leaf],
     abstract: params.Tree,

@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
+from prompt_tuning.checkpoints import whole
 from prompt_tuning.prompts import initializers
 
 SUFFIX, SUFFIX_OF_LEAVES = ".npy", ".npz"
@@ -60,9 +61,8 @@ def save_leaves(
 
 def _write_both(path: epath.Path, content: bytes, card: Mapping[str, Any]) -> None:
     text = json.dumps(dict(card), indent=2) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, content)
-    _write(_card_path(path), text.encode())
+    whole.write(path, content)
+    whole.write(_card_path(path), text.encode())
 
 
 def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -125,6 +125,10 @@ def _content(path: epath.PathLike, setting: str) -> tuple[epath.Path, bytes]:
     path = epath.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{setting} {path} does not exist")
+    if path.is_dir():
+        raise ValueError(
+            f"{setting} {path} is a folder; expected a file, such as {path}/prompts/best{SUFFIX}"
+        )
     return path, path.read_bytes()
 
 
@@ -143,16 +147,29 @@ def _finite(array: np.ndarray, file: str) -> np.ndarray:
     return array
 
 
-def initializer(path: epath.PathLike) -> initializers.FromArray | initializers.FromLeaves:
-    """What gives a model the content of a file. Raises as `load`."""
+def initializer(
+    path: epath.PathLike | None,
+) -> initializers.FromArray | initializers.FromLeaves | None:
+    """What gives a model the content of a file; None of none. Raises as `load`."""
+    if path is None:
+        return None
     digest = base_model_digest(path)
     if _is_of_leaves(path):
         return initializers.FromLeaves(load_leaves(path), digest)
     return initializers.FromArray(load(path), digest)
 
 
-def length(path: epath.PathLike) -> int:
-    """P of the prompt in a file; 0 where there is none. A .npz file's card says it."""
+def length(path: epath.PathLike | None) -> int:
+    """P of the prompt in a file; 0 where there is none in it. A .npz file's card says it.
+
+    Raises:
+      ValueError: no file is given, or it is as of `load`.
+    """
+    if path is None:
+        raise ValueError(
+            "PROMPT_FILE names no file, and the model has a prompt; set PROMPT_FILE to its file, or "
+            "PROMPT to None for the model alone"
+        )
     if not _is_of_leaves(path):
         return load(path).shape[0]
     card = read_card(path)
@@ -169,7 +186,7 @@ def _is_of_leaves(path: epath.PathLike) -> bool:
     return epath.Path(path).suffix == SUFFIX_OF_LEAVES
 
 
-def place(path: epath.PathLike) -> str | tuple[int, ...]:
+def place(path: epath.PathLike | None) -> str | tuple[int, ...]:
     """Where the prompt of a file stands in an input, by its card; "prefix" where no card says it."""
     told = read_card(path).get("place", "prefix")
     return tuple(told) if isinstance(told, list) else told
@@ -180,8 +197,10 @@ def base_model_digest(path: epath.PathLike) -> str | None:
     return read_card(path).get("base_model_digest")
 
 
-def read_card(path: epath.PathLike) -> dict[str, Any]:
-    """The card beside a prompt file; {} where there is none."""
+def read_card(path: epath.PathLike | None) -> dict[str, Any]:
+    """The card beside a prompt file; {} where there is none, of no file too."""
+    if path is None:
+        return {}
     card = _card_path(epath.Path(path))
     if not card.exists():
         return {}
@@ -194,9 +213,3 @@ def read_card(path: epath.PathLike) -> dict[str, Any]:
 def _card_path(path: epath.Path) -> epath.Path:
     name = path.name.removesuffix(SUFFIX).removesuffix(SUFFIX_OF_LEAVES)
     return path.parent / f"{name}.json"
-
-
-def _write(path: epath.Path, content: bytes) -> None:
-    temporary = path.parent / f"{path.name}.tmp"
-    temporary.write_bytes(content)
-    temporary.replace(path)

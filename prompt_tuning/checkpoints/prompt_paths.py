@@ -9,7 +9,8 @@ from etils import epath
 from prompt_tuning.checkpoints import prompt_files
 
 MODES = ("specific", "latest", "all")
-SUFFIXES = (prompt_files.SUFFIX, prompt_files.SUFFIX_OF_LEAVES)
+# What lies beside prompts: their cards, and what was not written to the end.
+NO_PROMPTS = (".json", ".tmp")
 
 
 def find(
@@ -40,13 +41,17 @@ def find(
 def _named(path: epath.Path) -> list[str]:
     parts = path.parts
     magic = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), None)
-    if magic is not None:
-        found = epath.Path(*parts[:magic]).glob("/".join(parts[magic:]))
-        found = [file for file in found if file.suffix in SUFFIXES]
-    elif path.is_dir():
-        found = list((path / "prompts").glob("prompt_*.np[yz]"))
-    else:
+    if path.is_dir():
+        prompts = path / "prompts"
+        # No glob: the folder's own name may have signs of a pattern.
+        beside = prompts.iterdir() if prompts.is_dir() else ()
+        found = [file for file in beside if re.fullmatch(r"prompt_.*\.np[yz]", file.name)]
+    elif magic is None or path.exists():
         return [os.fspath(path)]
+    else:
+        found = epath.Path(*parts[:magic]).glob("/".join(parts[magic:]))
+        # The paper authors' files have no suffix.
+        found = [file for file in found if file.suffix not in NO_PROMPTS and not file.is_dir()]
     if not found:
         raise FileNotFoundError(
             f"PROMPT_FILE {path} names no prompt; expected a file, a pattern of files, or the "
@@ -55,13 +60,29 @@ def _named(path: epath.Path) -> list[str]:
     return [os.fspath(file) for file in found]
 
 
-def first(paths: Sequence[epath.PathLike]) -> epath.PathLike:
-    """The one that a model is made with before it gets the others."""
-    return paths[0]
+def first(paths: Sequence[epath.PathLike]) -> epath.PathLike | None:
+    """The one that a model is made with before it gets the others; None of none."""
+    return paths[0] if paths else None
+
+
+def check_places(paths: Sequence[epath.PathLike]) -> None:
+    """Raises ValueError where prompts stand at different places of an input, by their cards."""
+    places = {os.fspath(path): prompt_files.place(path) for path in paths}
+    if len(set(places.values())) > 1:
+        lines = "".join(f"\n  {path}: {place!r}" for path, place in places.items())
+        raise ValueError(
+            f"PROMPT_FILE names prompts of different places:{lines}\nexpected the same place of all; "
+            "evaluate those of each place with a PROMPT_FILE and an EVAL_OUTPUT_DIR of their own"
+        )
 
 
 def step_of(path: epath.PathLike) -> int | None:
-    """The step of the run that a prompt file was written at: its card's, or its name's."""
-    named = re.search(r"_(\d+)(\.np[yz])?$", epath.Path(path).name)
+    """The step of the run that a prompt file was written at: its card's, its name's, its folder's.
+
+    The paper authors' files lie in folders `checkpoint_<step>`.
+    """
+    path = epath.Path(path)
+    named = re.search(r"_(\d+)(\.np[yz])?$", path.name)
+    named = named or re.fullmatch(r"checkpoint_(\d+)", path.parent.name)
     step = prompt_files.read_card(path).get("step", named and int(named[1]))
     return step if isinstance(step, int) else None

@@ -4,9 +4,12 @@ from etils import epath
 
 from prompt_tuning.checkpoints import base_model, leaves, prompt_files, t5x
 
-EMBEDDING = "token_embedder/embedding"
-# Of the paper authors' modules: a prompt's parameter in a prompt's table in the encoder's prompt.
-PROMPT = "encoder/prompt/prompt/prompt"
+# The embedding of a T5, and of one without encoder -> where the paper authors' modules keep its prompt:
+# a prompt's parameter in a prompt's table in the stack's prompt.
+PROMPTS = {
+    "token_embedder/embedding": "encoder/prompt/prompt/prompt",
+    "decoder/token_embedder/embedding": "decoder/prompt/prompt/prompt",
+}
 
 
 def splice(
@@ -15,16 +18,18 @@ def splice(
     output_dir: epath.PathLike,
     *,
     dtype: str = "float32",
+    step: int | None = None,
 ) -> epath.Path:
     """Writes a T5X native checkpoint of a model with its prompt, without an optimizer's state.
 
     Scanned layers stay scanned, so that the program that wrote the checkpoint reads this one.
 
     Args:
-      checkpoint: the model, in any format that tells its step. A prompt in it is replaced.
+      checkpoint: the model, in any format. A prompt in it is left out.
       prompt_file: [P, D].
       output_dir: where the folder checkpoint_<step> is made.
       dtype: of the stored weights.
+      step: of the checkpoint that is written; None for the one that `checkpoint` tells.
 
     Returns:
       The folder.
@@ -33,20 +38,28 @@ def splice(
       FileExistsError: the folder exists.
       ValueError: the prompt is not one of this model, or the step is not told.
     """
-    step = base_model.read_step(checkpoint)
+    if step is None:
+        step = base_model.read_step(checkpoint)
     if step is None:
         raise ValueError(
-            f"{checkpoint} does not tell its step, which is a part of a T5X checkpoint's name; choose a "
-            "checkpoint in T5X's format"
+            f"{checkpoint} does not tell its step, which is a part of a T5X checkpoint's name; give it "
+            "with --step"
         )
     prompt = prompt_files.load(prompt_file)
     folder = epath.Path(output_dir) / f"checkpoint_{step}"
     with base_model.opened(checkpoint) as stored:
-        width = stored[EMBEDDING].shape[1] if EMBEDDING in stored else None
+        embedding = next((path for path in PROMPTS if path in stored), None)
+        if embedding is None:
+            raise ValueError(
+                f"{checkpoint} has none of {', '.join(PROMPTS)}; choose a checkpoint of a T5"
+            )
+        width = stored[embedding].shape[1]
         if prompt.shape[1] != width:
             raise ValueError(
                 f"the prompt {prompt_file} is {prompt.shape}, vectors of the model {checkpoint} have "
                 f"{width} numbers; choose the model that the prompt was trained with"
             )
-        t5x.save(folder, {**stored, PROMPT: leaves.of_array(prompt)}, step=step, dtype=dtype)
+        kept = {path: leaf for path, leaf in stored.items() if "/prompt/" not in path}
+        kept[PROMPTS[embedding]] = leaves.of_array(prompt)
+        t5x.save(folder, kept, step=step, dtype=dtype)
     return folder

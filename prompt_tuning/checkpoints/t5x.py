@@ -17,7 +17,7 @@ from etils import epath
 from flax import serialization
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import folders, leaves, zarr
+from prompt_tuning.checkpoints import leaves, whole, zarr
 
 OLDEST_VERSION, VERSION = 2, 3
 
@@ -55,7 +55,7 @@ def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
     inside, beside = {}, {}
     for name, value in _flatten(_read_index(path)["target"]):
         if _is_spec(value):
-            beside[name] = _place(path, value["kvstore"]["path"])
+            beside[name] = _place(path, value["kvstore"])
         else:
             inside[name] = leaves.of_array(np.asarray(value))
     yield inside | zarr.open_leaves(beside, path)
@@ -74,7 +74,7 @@ def save(path: epath.PathLike, stored: Mapping[str, leaves.Leaf], *, step: int, 
       FileExistsError: `path` exists.
     """
     target = {}
-    with folders.appearing(path) as folder:
+    with whole.folder(path) as folder:
         for name, leaf in stored.items():
             file = f"target.{name.replace('/', '.')}"
             metadata = zarr.write(folder / file, leaf, jnp.dtype(dtype))
@@ -94,8 +94,8 @@ def _read_index(path: epath.Path) -> dict:
     file = path / "checkpoint"
     try:
         index = serialization.msgpack_restore(file.read_bytes())
-        version, optimizer = index["version"], index["optimizer"]
-        optimizer["target"], optimizer["state"]["step"]
+        version, optimizer = int(index["version"]), index["optimizer"]
+        dict(optimizer["target"]), int(optimizer["state"]["step"])
     except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
         raise ValueError(
             f"{file} is not a T5X checkpoint or is damaged ({error!r}); copy it again or choose "
@@ -118,9 +118,10 @@ def _flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def _place(path: epath.Path, relative: str) -> zarr.Json:
+def _place(path: epath.Path, kvstore: Any) -> zarr.Json:
     """TensorStore's name for a folder beside the index."""
-    name = relative.rstrip("/")
+    relative = kvstore.get("path") if isinstance(kvstore, dict) else None
+    name = relative.rstrip("/") if isinstance(relative, str) else ""
     if name in ("", ".", "..") or "/" in name:
         raise ValueError(
             f"the index of {path} points out of its folder ({relative!r}); use another copy of it"

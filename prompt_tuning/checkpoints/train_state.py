@@ -1,4 +1,4 @@
-"""What a run needs to go on: the trained leaves, optimizer state, RNG and data position.
+"""What a run needs to go on: the trained leaves, optimizer state and data position.
 
 Orbax writes `checkpoint_<step>` folders of kilobytes; the frozen weights are read
 again from where they came from.

@@ -14,6 +14,7 @@ from prompt_tuning.checkpoints import leaves
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 LARGEST_CHUNK = 2**24  # bytes
+LARGEST_HEADER = 10**8  # bytes, safetensors's own limit
 
 
 @contextlib.contextmanager
@@ -25,32 +26,74 @@ def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
       ValueError: a file is damaged.
     """
     path = epath.Path(path)
-    if (path / INDEX).exists():
-        files = sorted(set(read_json(path / INDEX)["weight_map"].values()))
-    else:
-        files = [WEIGHTS]
     stored = {}
     with contextlib.ExitStack() as stack:
-        for name in files:
-            if not (path / name).exists():
-                raise FileNotFoundError(
-                    f"{path / name} is missing; INITIAL_CHECKPOINT_PATH must be a folder with "
-                    f"{WEIGHTS} (convert pytorch_model.bin with transformers)"
-                )
-            local = stack.enter_context(_local(path / name))
+        for file in _files(path):
+            local = stack.enter_context(_local(file))
             try:
                 stored |= _leaves(local)
             except safetensors.SafetensorError as error:
-                raise ValueError(f"{path / name} is damaged ({error}); copy it again") from error
+                raise ValueError(f"{file} is damaged ({error}); copy it again") from error
         yield stored
 
 
+def names(path: epath.PathLike) -> set[str]:
+    """Names of all tensors; no weights are read, and no file is copied. Raises as `opened`."""
+    return {name for file in _files(epath.Path(path)) for name in _header(file)}
+
+
 def read_json(path: epath.Path) -> dict:
-    """A file of JSON. Raises ValueError where it is none."""
+    """A file with a JSON object. Raises ValueError where it is none."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
+        return dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a JSON object ({error}); copy it again") from error
+
+
+def _files(path: epath.Path) -> list[epath.Path]:
+    """The files of weights in a folder: those of its index, or the one."""
+    found = [path / name for name in _listed(path) or [WEIGHTS]]
+    for file in found:
+        if not file.exists():
+            raise FileNotFoundError(
+                f"{file} is missing; INITIAL_CHECKPOINT_PATH must be a folder with {WEIGHTS} (convert "
+                "pytorch_model.bin with transformers)"
+            )
+    return found
+
+
+def _listed(path: epath.Path) -> list[str]:
+    """Names of the files beside an index; none where there is no index."""
+    if not (path / INDEX).exists():
+        return []
+    found = read_json(path / INDEX).get("weight_map")
+    if not found or not isinstance(found, dict):
+        raise ValueError(f"{path / INDEX} has no weight_map, or an empty one; copy it again")
+    for file in found.values():
+        if not isinstance(file, str) or "/" in file or file in ("", ".", ".."):
+            raise ValueError(
+                f"{path / INDEX} points out of its folder ({file!r}); use another copy of it"
+            )
+    return sorted(set(found.values()))
+
+
+def _header(path: epath.Path) -> set[str]:
+    """Names of a file's tensors. Eight bytes tell the length of a JSON object, which comes next.
+
+    It tells too where each tensor ends, so how long the file must be.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        content = file.read(min(length, LARGEST_HEADER))
+    try:
+        tensors = dict(json.loads(content))
+        tensors.pop("__metadata__", None)
+        expected = 8 + length + max((x["data_offsets"][1] for x in tensors.values()), default=0)
+        if (size := path.stat().length) != expected:
+            raise ValueError(f"{size} bytes in place of {expected}")
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); copy it again") from error
+    return set(tensors)
 
 
 def _leaves(file: str) -> dict[str, leaves.Leaf]:
@@ -79,8 +122,12 @@ def _reader(file: str, name: str):
 @contextlib.contextmanager
 def _local(path: epath.Path) -> Iterator[str]:
     """The file itself, or a copy while it is needed: safetensors maps local files only."""
-    if "://" not in str(path):
+    if not _is_remote(path):
         yield str(path)
         return
     with tempfile.TemporaryDirectory() as folder:
         yield str(path.copy(epath.Path(folder) / path.name))
+
+
+def _is_remote(path: epath.Path) -> bool:
+    return "://" in str(path)

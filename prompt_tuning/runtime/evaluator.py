@@ -238,7 +238,7 @@ def evaluate(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.Vocabulary,
     checkpoint: str,
-    prompt_initializer: state.Start,
+    prompt_initializer: state.Start | None,
     dataset: pipeline.DatasetConfig,
     output_dir: str,
     prompt_paths: Sequence[str] = (),
@@ -261,7 +261,7 @@ def evaluate(
       prompt_initializer: makes the prompt, where `prompt_paths` has not several.
       dataset: what to answer.
       output_dir: EVAL_OUTPUT_DIR.
-      prompt_paths: what PROMPT_FILE names, by step.
+      prompt_paths: what PROMPT_FILE names, by step; of one place in an input.
       num_examples: examples of each task; None for all.
       written_examples: answers of each task to write; None for all.
       num_partitions: devices that share one copy of the weights.
@@ -274,6 +274,7 @@ def evaluate(
     counts.check("EVALUATOR_NUM_EXAMPLES", num_examples, 1, none="all")
     counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
+    paths_lib.check_places(prompt_paths)
     tasks = pipeline.evaluation_tasks(dataset, vocabulary, num_examples)
     record = _Record(output_dir, dataset.name or tasks[0].name, prompt_paths, config_text)
     if not record.waiting:

@@ -31,7 +31,6 @@ def export(
     export_format: str = T5X,
     dtype: str = "float32",
     start_step: int | None = None,
-    config_text: str = "",
 ) -> str:
     """`prompt-tuning export`: writes a model without its prompt, which stays a file of its own.
 
@@ -45,7 +44,6 @@ def export(
       export_format: EXPORT_FORMAT, "t5x" (native) or "huggingface".
       dtype: EXPORT_DTYPE, "float32" or "bfloat16".
       start_step: START_STEP, the checkpoint's step where it does not tell it.
-      config_text: not written.
 
     Returns:
       The folder.
@@ -54,7 +52,6 @@ def export(
       FileExistsError: the folder exists.
       ValueError: a setting is not known, or run, checkpoint and model do not belong together.
     """
-    del config_text
     wanted = params_lib.flatten(nn.unbox(model.abstract_params()))
     wanted = {path: leaf for path, leaf in wanted.items() if path not in model.added}
     _check(export_format, dtype, vocabulary, wanted)
@@ -64,6 +61,11 @@ def export(
     step, trained = _step(checkpoint, start_step), {}
     if model_dir is not None:
         step, trained = _trained(model_dir, wanted, checkpoint)
+    if checkpoint is None and wanted.keys() - trained.keys():
+        raise ValueError(
+            "there is no model to export: INITIAL_CHECKPOINT_PATH is None, and MODEL_DIR is not that "
+            "of a run that trained all weights; set INITIAL_CHECKPOINT_PATH"
+        )
     if step is None:
         raise ValueError(
             f"INITIAL_CHECKPOINT_PATH {checkpoint} does not tell its step, which is a part of the "
@@ -72,10 +74,31 @@ def export(
     folder = epath.Path(output_dir) / f"{NAMES[export_format]}_{step}"
     if folder.exists():
         raise FileExistsError(f"{folder} exists; remove it or set another EXPORT_DIR")
-    weights = _weights(wanted, trained, checkpoint)
     _make(folder.parent)
+    weights = _weights(wanted, trained, checkpoint)
+    write(folder, weights, model, vocabulary, export_format=export_format, step=step, dtype=dtype)
+    logging.info("model: %s", folder)
+    return str(folder)
+
+
+def write(
+    folder: epath.PathLike,
+    weights: Mapping[str, Any],
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.Vocabulary,
+    *,
+    export_format: str,
+    step: int,
+    dtype: str,
+) -> None:
+    """Writes {path: array} as a model of a format; the folder appears whole or not at all.
+
+    Raises:
+      FileExistsError: the folder exists.
+      ValueError: the format has no place for the network or its vocabulary.
+    """
     if export_format == T5X:
-        stored = {path: leaves.of_array(array) for path, array in weights.items()}
+        stored = {path: leaves.of_array(np.asarray(array)) for path, array in weights.items()}
         t5x.save(folder, stored, step=step, dtype=dtype)
     else:
         huggingface.save(
@@ -87,8 +110,6 @@ def export(
             step=step,
             dtype=dtype,
         )
-    logging.info("model: %s", folder)
-    return str(folder)
 
 
 def _make(folder: epath.Path) -> None:
@@ -164,10 +185,5 @@ def _weights(
     """{path: array}, the run's where it trained them and else the checkpoint's."""
     weights: dict[str, np.ndarray] = {}
     if wanted.keys() - trained.keys():
-        if checkpoint is None:
-            raise ValueError(
-                "there is no model to export: INITIAL_CHECKPOINT_PATH is None, and MODEL_DIR is not "
-                "that of a run that trained all weights"
-            )
         weights = params_lib.flatten(base_model.load(checkpoint, params_lib.unflatten(wanted))[0])
     return weights | {path: leaves.read(leaf, wanted[path].dtype) for path, leaf in trained.items()}

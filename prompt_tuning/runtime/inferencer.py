@@ -23,7 +23,7 @@ def infer(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.Vocabulary,
     checkpoint: str,
-    prompt_initializer: state.Start,
+    prompt_initializer: state.Start | None,
     dataset: pipeline.DatasetConfig,
     output_dir: str,
     mode: str = "predict",
@@ -46,7 +46,7 @@ def infer(
       model: network with its prompt and decoder.
       vocabulary: of the model.
       checkpoint: INITIAL_CHECKPOINT_PATH.
-      prompt_initializer: reads the prompt.
+      prompt_initializer: reads the prompt; None of a model without.
       dataset: what to answer.
       output_dir: INFER_OUTPUT_DIR.
       mode: MODE, one of MODES.

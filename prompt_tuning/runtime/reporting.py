@@ -17,6 +17,7 @@ from etils import epath
 
 from prompt_tuning import optimizers
 from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import whole
 
 Tree = Mapping[str, Any]
 
@@ -170,11 +171,7 @@ def mean_losses(sums: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def write_text(path: epath.PathLike, text: str) -> None:
     """Writes a file so that it is never there by halves."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    whole.write(path, text.encode())
 
 
 def check_folder(folder: Any, setting: str) -> None:

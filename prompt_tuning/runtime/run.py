@@ -209,7 +209,11 @@ class Run:
         logging.info("going on from step %d in %s", latest, self.model_dir)
 
     def save(self) -> None:
-        """Writes the state, and what is added to the base with its card."""
+        """Writes what is added to the base with its card, and the state.
+
+        In this order: a run that goes on from a state writes no prompt of its step.
+        """
+        self._save_added(f"prompt_{self.step}")
         metadata = {
             "position": dict(self.position or {}),
             "digest": self.digest(),
@@ -221,7 +225,6 @@ class Run:
         train_state.save(
             self.model_dir, self.step, self.state._asdict(), metadata, keep=self.schedule.keep
         )
-        self._save_added(f"prompt_{self.step}")
 
     def record(self, results: Mapping[str, Mapping[str, float]]) -> None:
         """Takes an evaluation; keeps the prompt apart where it is the best so far."""

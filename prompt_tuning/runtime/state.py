@@ -122,20 +122,16 @@ def load_model(
         jax.eval_shape(model.penalty, nn.unbox(boxed))
     if checkpoint is None:
         logging.info("random weights: no INITIAL_CHECKPOINT_PATH")
-        params, step = jax.jit(model.init)(jax.random.key(seed)), 0
+        # Each device makes its part only.
+        params = jax.jit(model.init, out_shardings=where)(jax.random.key(seed))
+        step = 0
         digest = params_lib.structure_digest(base, f"random {seed}")
     else:
         params, step = base_model.load(checkpoint, base, where)
         # The same model in whatever dtype it is held.
         wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), base)
         digest = base_model.digest(checkpoint, wide)
-    if getattr(prompt_initializer, "base_model_digest", None) not in (None, digest):
-        # No error: the same weights in another folder or format have another identity.
-        logging.warning(
-            "the card of PROMPT_FILE names another base model than INITIAL_CHECKPOINT_PATH %s; "
-            "if it is not the same model, answers will be wrong",
-            checkpoint,
-        )
+    _warn_of_another_base(prompt_initializer, checkpoint, digest)
     flat = params_lib.flatten(params)
     leaves = added(jnp.asarray(flat[model.EMBEDDING_PATH]))
     params = params_lib.unflatten({**flat, **leaves})
@@ -144,13 +140,27 @@ def load_model(
 
 
 def with_added(loaded: LoadedModel, start: Start) -> LoadedModel:
-    """The same model with what `start` gives in place of what is added to its base."""
+    """The same model with what `start` gives in place of what is added to its base.
+
+    Raises as `_added`; warns as `load_model` of another base.
+    """
+    _warn_of_another_base(start, loaded.checkpoint, loaded.digest)
     flat, model = params_lib.flatten(loaded.params), loaded.model
     shapes = {path: flat[path] for path in sorted(model.added)}
     embedding = jnp.asarray(flat[model.EMBEDDING_PATH])
     leaves = _added(model, start, shapes, jax.random.key(0), loaded.vocabulary.encode, embedding)
     placed = {path: jax.device_put(leaf, flat[path].sharding) for path, leaf in leaves.items()}
     return dataclasses.replace(loaded, params=params_lib.unflatten({**flat, **placed}))
+
+
+def _warn_of_another_base(start: Start | None, checkpoint: str | None, digest: str) -> None:
+    if getattr(start, "base_model_digest", None) not in (None, digest):
+        # No error: the same weights in another folder or format have another identity.
+        logging.warning(
+            "the card of PROMPT_FILE names another base model than INITIAL_CHECKPOINT_PATH %s; "
+            "if it is not the same model, answers will be wrong",
+            checkpoint,
+        )
 
 
 def _added(

@@ -12,11 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import base_model, huggingface, leaves, t5x
+from prompt_tuning.checkpoints import base_model, huggingface
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
@@ -24,6 +23,7 @@ from prompt_tuning.runtime import (
     background,
     counts,
     evaluator,
+    exporter,
     interrupts,
     prefetch,
     reporting,
@@ -276,18 +276,16 @@ def _export(run: run_lib.Run) -> str:
     target, model = run.model_dir / f"model_{run.step}", run.loaded.model
     params = params_lib.flatten(jax.device_get(run.params()))
     base = {path: x for path, x in params.items() if path not in model.added}
+    export_format = exporter.HUGGING_FACE
     if _is_decoder_only(model):
-        target = target / f"checkpoint_{run.step}"
-        if not target.exists():
-            stored = {path: leaves.of_array(np.asarray(x)) for path, x in base.items()}
-            t5x.save(target, stored, step=run.step, dtype="float32")
-    elif not target.exists():
-        huggingface.save(
+        export_format, target = exporter.T5X, target / f"checkpoint_{run.step}"
+    if not target.exists():
+        exporter.write(
             target,
-            params_lib.unflatten(base),
-            model.config,
-            vocabulary_file=run.loaded.vocabulary.path,
-            extra_ids=run.loaded.vocabulary.extra_ids,
+            base,
+            model,
+            run.loaded.vocabulary,
+            export_format=export_format,
             step=run.step,
             dtype="float32",
         )

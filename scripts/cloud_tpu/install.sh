@@ -24,12 +24,14 @@ cd "$folder"
 
 run git -C "$repo" archive --format=tar.gz "--output=$folder/$archive" HEAD
 tpu scp "$archive" "$name:" --worker=all
+# A new machine updates itself, and holds apt's lock while it does.
+apt="sudo apt-get -o DPkg::Lock::Timeout=600"
 steps=(
-  "sudo apt-get update -q"
-  "sudo apt-get install -yq $(quoted "$python" "$python-venv")"
+  "$apt update -q"
+  "$apt install -yq $(quoted "$python" "$python-venv")"
   "rm -rf prompt-tuning && mkdir prompt-tuning && tar -xzf $archive -C prompt-tuning"
   "$(quoted "$python") -m venv prompt-tuning/.venv"
-  "prompt-tuning/.venv/bin/pip install -q ./prompt-tuning 'jax[tpu]' gcsfs"
+  "prompt-tuning/.venv/bin/pip install -q './prompt-tuning[gcs]' 'jax[tpu]'"
   "prompt-tuning/.venv/bin/prompt-tuning --version"
 )
 command=$(printf ' && %s' "${steps[@]}")

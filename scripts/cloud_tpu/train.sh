@@ -10,7 +10,7 @@
 #   --dry_run            prints the commands and runs none
 #   ARGUMENTS            as for `prompt-tuning train` here; MODEL_DIR on gs://
 #
-# The log is COMMAND.log on each worker.
+# The log is COMMAND.log on each worker. Where COMMAND runs there already, this shows its log and starts nothing.
 
 # shellcheck source=scripts/cloud_tpu/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -19,7 +19,10 @@ read_flags "name zone" "project command" "slice" "$@"
 ((${#rest[@]})) || fail "the arguments of prompt-tuning $command are needed after --"
 
 line=$(quoted prompt-tuning/.venv/bin/prompt-tuning "$command" "${rest[@]}" ${slice:+--multiprocess_gpu})
-log=$(quoted "$command.log")
+log=$(quoted "$command.log") pid=$(quoted "$command.pid")
+# The number may be another process's by now.
+running="job=\$(cat $pid 2> /dev/null) && grep -qs prompt-tuning /proc/\$job/cmdline"
+follow="tail --pid=\$job -n +1 -F $log"
 # nohup: the end of the connection ends `tail` alone.
-tpu ssh "$name" --worker=all \
-  "--command=nohup $line > $log 2>&1 & job=\$!; tail --pid=\$job -n +1 -F $log; wait \$job"
+start="nohup $line > $log 2>&1 & job=\$!; echo \$job > $pid; $follow; wait \$job"
+tpu ssh "$name" --worker=all "--command=if $running; then $follow; else $start; fi"

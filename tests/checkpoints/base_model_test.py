@@ -79,6 +79,19 @@ def test_digest_follows_name_step_and_structure_but_not_place(tmp_path, params, 
     assert len({digest, *others}) == 4
 
 
+def test_digest_of_a_relative_path_is_that_of_the_place(tmp_path, params, abstract, monkeypatch):
+    digests = []
+    for name in ("t5_base", "flan_t5_base"):
+        folder = write_t5x(tmp_path / name / "checkpoint_3", params)
+        digests.append(base_model.digest(folder, abstract))
+        (folder / "inside").mkdir()
+        for at, path in ((folder, "."), (folder.parent, "checkpoint_3"), (folder / "inside", "..")):
+            monkeypatch.chdir(at)
+            assert base_model.digest(path, abstract) == digests[-1]
+        assert base_model.digest(f"{folder}/inside/..", abstract) == digests[-1]
+    assert digests[0] != digests[1]
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [

@@ -25,6 +25,26 @@ def write(tmp_path):
 
 def test_the_same_model_in_two_formats_is_the_same(write, write_orbax, tree, tmp_path):
     native = write("a", tree)
+    under_orbax = write_orbax(tmp_path / "b", params.unflatten(tree))
+    result = comparison.compare(native, under_orbax)
+    assert result["same"] and result["compared"] == 10
+
+
+def test_scanned_layers_are_compared_with_unscanned_ones(write, tree):
+    kernels = [tree[f"encoder/layers_{i}/mlp/wo/kernel"] for i in range(9)]
+    kernels[7] = kernels[7] + 0.5
+    embedding = {"token_embedder/embedding": tree["token_embedder/embedding"]}
+    scanned = embedding | {"encoder/encoder/mlp/wo/kernel": np.stack(kernels, 1)}
+    first, second = write("a", tree), write("b", scanned)
+    different = comparison.compare(first, second)["different"]
+    assert different == {"encoder/layers_7/mlp/wo/kernel": pytest.approx(0.5)}
+    tree["encoder/layers_7/mlp/wo/kernel"] = kernels[7]
+    assert comparison.compare(write("c", tree), second)["same"]
+    assert comparison.compare(second, second)["compared"] == 10
+
+
+def test_what_only_one_has_is_told(write, write_orbax, tree, tmp_path):
+    native = write("a", tree)
     under_orbax = write_orbax(
         tmp_path / "b", params.unflatten({"x": np.ones(2, np.float32), **tree})
     )
@@ -49,7 +69,7 @@ def test_what_differs_is_told_with_its_largest_difference(write, tree):
     assert not result["same"]
     assert result["different"] == {
         "encoder/layers_2/mlp/wo/kernel": pytest.approx(0.5),
-        "encoder/layers_3/mlp/wo/kernel": np.inf,
+        "encoder/layers_3/mlp/wo/kernel": "not finite",
         "token_embedder/embedding": "(4, 3) and (5, 3)",
     }
     assert comparison.compare(first, write("c", tree))["same"]

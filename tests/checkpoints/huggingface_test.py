@@ -281,10 +281,24 @@ def test_config_of_another_model_is_refused(saved, changes, message):
         huggingface.read_config(folder)
 
 
+def test_a_folder_that_is_not_local_is_copied_once(saved, monkeypatch):
+    folder, tree = saved
+    copied = []
+
+    def remote(path):
+        copied.append(path.name)
+        return True
+
+    monkeypatch.setattr(huggingface.weight_files, "_is_remote", remote)
+    huggingface.check_config(folder, CONFIG)
+    assert_equal(huggingface.load(folder, params.shapes(tree)), tree)
+    assert copied == ["model.safetensors"]
+
+
 def test_config_that_is_not_json_is_named(saved):
     folder, _ = saved
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json is not a JSON object"):
         huggingface.read_config(folder)
 
 

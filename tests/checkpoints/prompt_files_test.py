@@ -67,6 +67,20 @@ def test_a_card_that_is_not_json_leaves_the_old_files(tmp_path):
     assert prompt_files.read_card(path) == CARD
 
 
+def test_a_failure_leaves_the_old_files(tmp_path, monkeypatch):
+    path = tmp_path / "p.npy"
+    prompt_files.save(path, PROMPT, CARD)
+
+    def fail(self, target):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(type(prompt_files.epath.Path(path)), "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        prompt_files.save(path, 2 * PROMPT, {"task": "other"})
+    np.testing.assert_array_equal(prompt_files.load(path), PROMPT)
+    assert prompt_files.read_card(path) == CARD and len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
 @pytest.mark.parametrize("name", ["p.npy", "encoder.prompt.prompt.prompt"])
 def test_narrow_files_and_files_without_suffix_are_read(tmp_path, dtype, name):
@@ -123,6 +137,11 @@ def test_missing_files_and_wrong_names(tmp_path):
         prompt_files.load(tmp_path / "p.npy")
     with pytest.raises(ValueError, match=r"<name>\.npy"):
         prompt_files.save(tmp_path / "p", PROMPT, CARD)
+    for read in (prompt_files.length, prompt_files.initializer):
+        with pytest.raises(
+            ValueError, match=r"is a folder; expected a file, such as .*/prompts/best"
+        ):
+            read(tmp_path)
     assert prompt_files.read_card(tmp_path / "p.npy") == {}
 
 
@@ -162,6 +181,13 @@ def test_the_initializer_of_a_file_is_of_its_kind(tmp_path):
     np.testing.assert_array_equal(array.array, PROMPT)
     np.testing.assert_array_equal(leaves.leaves["encoder/prompt/prompt"], PROMPT)
     assert array.base_model_digest == leaves.base_model_digest == "abc"
+
+
+def test_no_file_is_no_initializer_and_no_length():
+    assert prompt_files.initializer(None) is None
+    assert prompt_files.place(None) == "prefix"
+    with pytest.raises(ValueError, match=r"PROMPT_FILE names no file, .* or PROMPT to None"):
+        prompt_files.length(None)
 
 
 def savez(**arrays):

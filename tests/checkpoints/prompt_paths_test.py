@@ -35,6 +35,40 @@ def test_a_folder_a_pattern_and_a_list_name_prompts_by_step(run):
     assert prompt_paths.find("not/there.npy") == ["not/there.npy"]
     assert prompt_paths.find(None) == []
     assert prompt_paths.first(named(run, 9, 10)) == named(run, 9)[0]
+    assert prompt_paths.first([]) is None
+
+
+def test_names_with_signs_of_a_pattern_are_names_where_they_exist(tmp_path):
+    run = tmp_path / "run[1]"
+    prompt_files.save(run / "prompts/prompt_5.npy", PROMPT, {})
+    for path in (run, named(run, 5)[0]):
+        assert prompt_paths.find(path) == named(run, 5)
+
+
+def test_the_paper_authors_files_are_found_with_their_steps(tmp_path):
+    paths = [
+        tmp_path / f"numpy_checkpoints/checkpoint_{step}/encoder.prompt.prompt.prompt"
+        for step in (1100500, 1101000)
+    ]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        with path.open("wb") as file:
+            np.save(file, PROMPT)
+        for beside in (".json", ".tmp"):
+            path.with_name(path.name + beside).write_text("{}")
+    found = prompt_paths.find(f"{tmp_path}/numpy_checkpoints/*/*prompt*")
+    assert found == [str(path) for path in paths]
+    assert [prompt_paths.step_of(path) for path in found] == [1100500, 1101000]
+    with pytest.raises(FileNotFoundError, match="names no prompt"):
+        prompt_paths.find(f"{tmp_path}/numpy_checkpoints/*")  # folders
+
+
+def test_prompts_of_different_places_are_told(tmp_path):
+    for step, place in ((3, "prefix"), (5, "suffix"), (7, "suffix")):
+        prompt_files.save(tmp_path / f"prompts/prompt_{step}.npy", PROMPT, {"place": place})
+    prompt_paths.check_places(named(tmp_path, 5, 7))
+    with pytest.raises(ValueError, match=r"different places:\n .*_3.npy: 'prefix'\n .*: 'suffix'"):
+        prompt_paths.check_places(named(tmp_path, 3, 5))
 
 
 def test_steps_are_those_of_cards_else_of_names(run):

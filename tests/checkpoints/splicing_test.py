@@ -34,23 +34,41 @@ def test_model_and_prompt_are_in_one_checkpoint(tmp_path, write_orbax, prompt_fi
     np.testing.assert_array_equal(prompt, PROMPT)
 
 
+EMBEDDING, PLACE = next(iter(splicing.PROMPTS.items()))
+
+
 def test_a_prompt_in_it_is_replaced(tmp_path, prompt_file):
     base = {path: leaves.of_array(array) for path, array in TREE.items()}
-    older = {splicing.PROMPT: leaves.of_array(PROMPT + 1)}
+    older = {path: leaves.of_array(PROMPT + 1) for path in (PLACE, "encoder/prompt/prompt")}
     t5x.save(tmp_path / "checkpoint_3", base | older, step=3, dtype="float32")
     folder = splicing.splice(
         tmp_path / "checkpoint_3", prompt_file, tmp_path / "out", dtype="bfloat16"
     )
-    found = base_model.read_variable(folder, splicing.PROMPT)
+    found = base_model.read_variable(folder, PLACE)
     np.testing.assert_array_equal(found, PROMPT.astype(found.dtype))
     assert found.dtype.name == "bfloat16"
+    with t5x.opened(folder) as spliced:
+        assert spliced.keys() == TREE.keys() | {PLACE}
+
+
+def test_the_prompt_of_a_model_without_encoder_is_the_decoders(tmp_path, prompt_file):
+    stored = {f"decoder/{EMBEDDING}": leaves.of_array(TREE[EMBEDDING])}
+    t5x.save(tmp_path / "checkpoint_3", stored, step=3, dtype="float32")
+    folder = splicing.splice(tmp_path / "checkpoint_3", prompt_file, tmp_path / "out", step=9)
+    assert folder.name == "checkpoint_9"
+    with t5x.opened(folder) as found:
+        assert found.keys() == stored.keys() | {"decoder/prompt/prompt/prompt"}
 
 
 def test_what_does_not_belong_together_is_told(tmp_path, tiny, prompt_file):
     with pytest.raises(ValueError, match=r"p.npy is \(2, 4\), vectors of the model .* have 16"):
         splicing.splice(tiny.checkpoint, prompt_file, tmp_path / "out")
-    stored = {splicing.EMBEDDING: leaves.of_array(TREE[splicing.EMBEDDING])}
+    stored = {EMBEDDING: leaves.of_array(TREE[EMBEDDING])}
     t5x.save(tmp_path / "checkpoint_3", stored, step=3, dtype="float32")
     with pytest.raises(FileExistsError, match="checkpoint_3 exists"):
         splicing.splice(tmp_path / "checkpoint_3", prompt_file, tmp_path)
+    stored = {"embed": leaves.of_array(TREE[EMBEDDING])}
+    t5x.save(tmp_path / "checkpoint_4", stored, step=4, dtype="float32")
+    with pytest.raises(ValueError, match=r"checkpoint_4 has none of token_embedder/embedding, dec"):
+        splicing.splice(tmp_path / "checkpoint_4", prompt_file, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """Files of safetensors: rows are read, and no file stays in memory. See also huggingface_test.py."""
 
+import json
 import pathlib
 
 import ml_dtypes
@@ -41,3 +42,55 @@ def test_no_file_stays_mapped(tmp_path, tensors):
         array = leaves.read(found["wide"])
         assert str(tmp_path) not in (maps.read_text() if maps.exists() else "")
     np.testing.assert_array_equal(array, tensors["wide"])
+
+
+def test_names_are_those_of_the_headers(tmp_path, tensors):
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    assert weight_files.names(tmp_path) == tensors.keys()
+    safetensors.numpy.save_file({"other": tensors["wide"]}, tmp_path / "b.safetensors")
+    weight_map = {"other": "b.safetensors", "wide": "model.safetensors"}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert weight_files.names(tmp_path) == {"other", *tensors}
+    index.unlink()
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    for damage in (b"", b"short", bytes(20), b"\xff" * 20, whole[:-1], whole + b"0"):
+        (tmp_path / "model.safetensors").write_bytes(damage)
+        with pytest.raises(ValueError, match=r"model.safetensors is damaged .*copy it again"):
+            weight_files.names(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "not a JSON object"),
+        ("{}", "has no weight_map"),
+        ('{"weight_map": {}}', "has no weight_map, or an empty one"),
+        ('{"weight_map": ["a"]}', "has no weight_map"),
+        ('{"weight_map": {"a": "../model.safetensors"}}', "points out of its folder"),
+        ('{"weight_map": {"a": "/model.safetensors"}}', "points out of its folder"),
+        ('{"weight_map": {"a": ".."}}', "points out of its folder"),
+        ('{"weight_map": {"a": 3}}', "points out of its folder"),
+    ],
+)
+def test_a_damaged_or_foreign_index_is_told(tmp_path, tensors, content, message):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    (folder / weight_files.INDEX).write_text(content)
+    for read in (weight_files.names, lambda path: weight_files.opened(path).__enter__()):
+        with pytest.raises(ValueError, match=message):
+            read(folder)
+
+
+def test_what_is_not_local_is_copied_while_it_is_needed(tmp_path, tensors, monkeypatch):
+    monkeypatch.setattr(weight_files, "_is_remote", lambda path: True)
+    monkeypatch.setattr(weight_files.tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    with weight_files.opened(folder) as found:
+        (copy,) = {*tmp_path.glob("*/model.safetensors")} - {folder / "model.safetensors"}
+        (folder / "model.safetensors").unlink()
+        np.testing.assert_array_equal(leaves.read(found["wide"]), tensors["wide"])
+    assert not copy.parent.exists()

@@ -341,6 +341,24 @@ def test_prompts_of_one_step_are_not_told_apart(evaluate, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_each_of_several_prompts_is_of_the_same_place_and_base(
+    evaluate, tmp_path, monkeypatch, caplog
+):
+    paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5)]
+    for path, place, base in zip(paths, ("prefix", "suffix"), (None, "another"), strict=True):
+        prompt_files.save(path, np.ones((4, 16)), {"place": place, "base_model_digest": base})
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator.state, "load_model", None)  # nothing is loaded
+        with pytest.raises(ValueError, match="PROMPT_FILE names prompts of different places"):
+            evaluate(paths)
+    prompt_files.save(
+        paths[1], np.ones((4, 16)), {"place": "prefix", "base_model_digest": "another"}
+    )
+    answering(monkeypatch)
+    evaluate(paths)
+    assert caplog.text.count("names another base model") == 1
+
+
 def test_a_label_ranking_answers_with_labels_only(loaded):
     labels = ("bad", "a long story", "good")
     model = dataclasses.replace(loaded.model, decoder=decoding.LabelRanking(labels))

@@ -9,16 +9,20 @@ import pytest
 
 from prompt_tuning import params
 from prompt_tuning.checkpoints import base_model, huggingface, t5x
+from prompt_tuning.models import decoder_only_model
 from prompt_tuning.runtime import exporter, state
 
 
 @pytest.fixture
 def export(tiny, tmp_path):
     def make(**settings):
-        defaults = {"checkpoint": tiny.checkpoint, "output_dir": str(tmp_path / "out")}
-        return exporter.export(
-            model=tiny.model, vocabulary=tiny.vocabulary, **(defaults | settings)
-        )
+        defaults = {
+            "model": tiny.model,
+            "vocabulary": tiny.vocabulary,
+            "checkpoint": tiny.checkpoint,
+            "output_dir": str(tmp_path / "out"),
+        }
+        return exporter.export(**(defaults | settings))
 
     return make
 
@@ -105,9 +109,28 @@ def test_what_does_not_belong_together_is_told(export, finished, make_run, tiny,
         export(export_format="pt")
     with pytest.raises(ValueError, match="EXPORT_DTYPE is 'float16'; expected one of"):
         export(dtype="float16")
-    with pytest.raises(ValueError, match="INITIAL_CHECKPOINT_PATH is None"):
-        export(checkpoint=None, start_step=1)
+    for start_step in (None, 1):
+        with pytest.raises(ValueError, match="no model to export: INITIAL_CHECKPOINT_PATH is None"):
+            export(checkpoint=None, start_step=start_step)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_written_is_told_before_the_weights_are_read(
+    export, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(base_model, "load", lambda *_: pytest.fail("the weights were read"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write to EXPORT_DIR .*file"):
+        export(output_dir=str(tmp_path / "file" / "out"))
+    pieces = tmp_path / "with_sentinels.model"
+    pieces.write_bytes(b"pieces <extra_id_0>")
+    vocabulary = dataclasses.replace(tiny.vocabulary, path=str(pieces))
+    with pytest.raises(ValueError, match="holds its extra ids already"):
+        export(vocabulary=vocabulary, export_format="huggingface")
+    config = dataclasses.replace(tiny.model.config, num_encoder_layers=0)
+    decoder = decoder_only_model.DecoderOnlyModel(config)
+    with pytest.raises(ValueError, match="no place for a T5 without encoder; set 't5x'"):
+        export(model=decoder, export_format="huggingface")
 
 
 def test_a_step_that_is_not_told_is_a_setting(export, tiny, tmp_path, monkeypatch):

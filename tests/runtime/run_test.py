@@ -175,6 +175,17 @@ def test_a_card_has_the_metrics_of_its_own_step(make_run):
     assert (again.metrics, again.evaluated_step) == (evaluation(50.0), 1000)
 
 
+def test_a_state_is_never_without_its_prompt(make_run, monkeypatch):
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.train_state, "save", killed)
+    tuning = make_run()
+    with pytest.raises(KeyboardInterrupt):
+        tuning.save()
+    assert tuning.prompt_file("prompt_1000").exists()
+
+
 def test_what_a_method_adds_is_saved_with_its_paths(make_run, load, shifted):
     loaded = load()
     shift = np.arange(16, dtype=np.float32)

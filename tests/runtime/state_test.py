@@ -64,6 +64,16 @@ def test_weights_are_shared_out(tiny):
         assert leaf.addressable_shards[0].data.size * (8 if is_shared else 1) == leaf.size, path
 
 
+def test_random_weights_are_made_where_they_lie(tiny, monkeypatch):
+    made, put = [], jax.device_put
+    monkeypatch.setattr(
+        state.jax, "device_put", lambda x, where: (made.append(x), put(x, where))[1]
+    )
+    load(tiny, checkpoint=None)
+    kernel = made[-1]["decoder"]["logits_dense"]["kernel"]
+    assert 8 * kernel.addressable_shards[0].data.size == kernel.size
+
+
 def test_digest_knows_the_base_wherever_it_lies(tiny, tmp_path):
     moved = shutil.copytree(tiny.checkpoint, tmp_path / "model")
     renamed = shutil.copytree(tiny.checkpoint, tmp_path / "other")

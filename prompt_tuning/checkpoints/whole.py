@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,8 +6,21 @@ from collections.abc import Iterator
 from etils import epath
 
 
+def write(path: epath.PathLike, content: bytes) -> None:
+    """Writes a file, and the folders that it needs; a failure leaves what was there before."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 @contextlib.contextmanager
-def appearing(path: epath.PathLike) -> Iterator[epath.Path]:
+def folder(path: epath.PathLike) -> Iterator[epath.Path]:
     """A folder under a temporary name, which becomes `path` when all is written.
 
     Raises:

@@ -1,0 +1,52 @@
+"""A file and a folder appear whole or not at all."""
+
+import pathlib
+
+import pytest
+
+from prompt_tuning.checkpoints import whole
+
+
+def test_a_file_is_written_with_its_folders_and_replaced(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    for content in (b"one", b"two"):
+        whole.write(path, content)
+        assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("method", ["write_bytes", "replace"])
+def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch, method):
+    path = tmp_path / "a.json"
+    whole.write(path, b"old")
+
+    def fail(self, *_):
+        pathlib.Path(str(self)).write_text("half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(type(whole.epath.Path(path)), method, fail)
+    with pytest.raises(OSError, match="no space left"):
+        whole.write(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_has_its_name_when_all_is_written(tmp_path):
+    (tmp_path / "new" / "a.tmp").mkdir(parents=True)  # of a process that was killed
+    (tmp_path / "new" / "a.tmp" / "old").touch()
+    with whole.folder(tmp_path / "new" / "a") as folder:
+        (folder / "file").write_text("text")
+        assert not (tmp_path / "new" / "a").exists()
+    assert [path.name for path in (tmp_path / "new").rglob("*")] == ["a", "file"]
+
+
+def test_nothing_stays_of_a_failure(tmp_path):
+    with pytest.raises(KeyError), whole.folder(tmp_path / "a") as folder:
+        (folder / "file").write_text("text")
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_left_alone(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(FileExistsError, match="a exists"), whole.folder(tmp_path / "a"):
+        pytest.fail("the folder was made")
