@@ -73,6 +73,7 @@ VERBS = {
             },
         },
     ),
+    "parameters": Verb("prompt_tuning.analysis.parameter_counts", "parameters"),
     "tasks": Verb(
         "prompt_tuning.analysis.tasks",
         "tasks",
