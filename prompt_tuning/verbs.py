@@ -30,7 +30,7 @@ class Verb:
     Attributes:
       module: that is imported when the command runs.
       function: of the module. gin binds its arguments; `config_text`, where it has such, is the
-        settings as text.
+        settings as text, and `run`, where it has such, what runs another command line.
       flags: positional arguments and flags of this command alone, each with what
         argparse's add_argument takes. The function gets their values by name (`dest`), those
         that are given.
@@ -74,6 +74,7 @@ VERBS = {
         },
     ),
     "parameters": Verb("prompt_tuning.analysis.parameter_counts", "parameters"),
+    "study": Verb("prompt_tuning.analysis.studies", "study"),
     "tasks": Verb(
         "prompt_tuning.analysis.tasks",
         "tasks",
