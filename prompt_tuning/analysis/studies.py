@@ -22,6 +22,7 @@ from prompt_tuning.runtime import reporting
 Command = Callable[[Sequence[str]], Any]
 Settings = Mapping[str, Any]
 VALIDATION = "validation"
+LM_ADAPTATION = {"run_files": ("runs/lm_adapt.gin",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Study:
       gin_files: the model's and the task's.
       settings: of all commands.
       train_settings: of those that train on the task.
-      bases: {name: what makes a base model of another}, in the order of making; each is a
-        variant whose run exports a model.
+      base_settings: of those that make bases.
+      bases: {name: what makes a base model of another}: a variant whose run exports a model.
       variants: {name: what is compared}.
       axis: (macro, its values), or None.
       seeds: of each point.
@@ -80,6 +81,7 @@ class Study:
     gin_files: Sequence[str]
     settings: Settings
     train_settings: Settings
+    base_settings: Settings
     bases: Mapping[str, Variant]
     variants: Mapping[str, Variant]
     axis: tuple[str, Sequence[Any]] | None
@@ -100,7 +102,8 @@ class Study:
             return {}
         own = self.bases[name]
         folder = self.folder / "bases" / name
-        given = {**self.base(own.base), **own.settings, "MODEL_DIR": str(folder)}
+        given = {**self.base_settings, **self.base(own.base), **own.settings}
+        given["MODEL_DIR"] = str(folder)
         files = [self.gin_files[0], *own.gin_files, *own.run_files]
         result = self._kept(folder, "train", files, given)
         return {"INITIAL_CHECKPOINT_PATH": result["model"]}
@@ -168,6 +171,7 @@ def study(
     variants: Mapping[str, Mapping[str, Any]],
     settings: Settings | None = None,
     train_settings: Settings | None = None,
+    base_settings: Settings | None = None,
     bases: Mapping[str, Mapping[str, Any]] | None = None,
     axis: tuple[str, Sequence[Any]] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
@@ -185,9 +189,10 @@ def study(
       output_dir: STUDY_DIR.
       gin_files: STUDY_FILES, the model's and the task's.
       variants: {name: arguments of `Variant`}.
-      settings: see `Study`, as for the next five.
+      settings: see `Study`, as for the next six.
       train_settings: see above.
-      bases: {name: arguments of `Variant`}.
+      base_settings: see above.
+      bases: {name: arguments of `Variant`}; "run_files" is LM adaptation where it is not given.
       axis: see above.
       seeds: see above.
       evaluations: see above.
@@ -203,7 +208,8 @@ def study(
         gin_files=gin_files,
         settings=settings or {},
         train_settings=train_settings or {},
-        bases={name: Variant(**given) for name, given in (bases or {}).items()},
+        base_settings=base_settings or {},
+        bases={name: Variant(**{**LM_ADAPTATION, **of}) for name, of in (bases or {}).items()},
         variants={name: Variant(**given) for name, given in variants.items()},
         axis=axis,
         seeds=seeds,
