@@ -188,7 +188,7 @@ def test_infer_answers_in_order_and_goes_on(trained, tiny_job, tmp_path, decoder
 
 def test_neighbors_prints_a_line_for_each_vector(trained, tiny_job, capsys):
     best = trained[0] / "prompts" / "best.npy"
-    found = cli.run(tiny_job.command("neighbors", PROMPT_FILE=best, NUM_NEIGHBORS=2))
+    found = cli.run(tiny_job.command("neighbors", PROMPT_FILE=best, NUM_NEIGHBORS=2))[""]
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == len(found) == 4 and all(len(row) == 2 for row in found)
     assert all(row[0].piece in line for row, line in zip(found, shown, strict=True))

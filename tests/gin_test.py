@@ -3,20 +3,31 @@
 import copy
 import importlib
 import inspect
+import os
 import pathlib
 import re
 import runpy
 import shlex
 
 import gin
+import numpy as np
 import pytest
 import setuptools
+from flax import serialization
 
 import prompt_tuning
 from prompt_tuning import assets, cli, verbs
 from prompt_tuning.checkpoints import huggingface, prompt_files
 from prompt_tuning.models import model
-from prompt_tuning.prompts import attention_patterns, ia3, initializers
+from prompt_tuning.prompts import (
+    attention_patterns,
+    ia3,
+    initializers,
+    module,
+    multi_task,
+    per_layer,
+    wayward,
+)
 
 FOLDER = pathlib.Path(prompt_tuning.__file__).parents[1] / "gin"
 FILES = sorted(str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.gin"))
@@ -29,22 +40,39 @@ PROMPTS = {
         initializers.OfTable,
         {"CLASS_LABELS": ["good"], "EMBEDDING_FILE": "prompt.npy"},
     ),
+    "from_t5x": (initializers.FromArray, {"PROMPT_CHECKPOINT": "checkpoint_3"}),
     "from_file": (initializers.FromArray, {"PROMPT_FILE": "prompt.npy"}),
     "random_uniform": (initializers.RandomUniform, {}),
     "from_sampled_vocab": (initializers.SampledVocabulary, {}),
     "from_sampled_vocab_numpy": (initializers.OfTable, {"EMBEDDING_FILE": "prompt.npy"}),
     "from_embedded_string": (initializers.String, {"PROMPT_TEXT": "good film"}),
 }
+# Settings that are not the defaults, and what they make of the model.
 METHODS = {
-    "per_layer": lambda of: of.layer_prompt.length == of.prompt.length == 4,
-    "ia3": lambda of: isinstance(of.scaling, ia3.Scaling) and of.prompt is None,
-    "attention_pattern": lambda of: of.attention_pattern == attention_patterns.AttentionPattern(),
+    "per_layer": (
+        {"PER_LAYER_COMBINE": "add"},
+        {"layer_prompt": per_layer.LayerPrompt(4, combine="add"), "prompt": module.Prompt(4)},
+    ),
+    "ia3": ({}, {"scaling": ia3.Scaling(), "prompt": None}),
+    "attention_pattern": (
+        {"PROMPT_ATTENTION": ["prompt->prompt;causal"]},
+        {"attention_pattern": attention_patterns.AttentionPattern(["prompt->prompt;causal"])},
+    ),
+    "multi_task": (
+        {
+            "NUM_TASKS": 3,
+            "MULTI_TASK_MODE": "concatenate",
+            "TASK_PROMPT_LENGTH": 2,
+            "TASK_PROMPT_FEATURES": 5,
+            "PROMPT_PLACE": "suffix",
+        },
+        {"prompt": multi_task.MultiTaskPrompt(4, 3, "concatenate", 2, 5, "suffix")},
+    ),
 }
 REQUIRED = {
     "train": {"MODEL_DIR": "run", "TRAIN_STEPS": 1003},
     "eval": {"EVAL_OUTPUT_DIR": "scores", "PROMPT_FILE": "prompt.npy"},
     "infer": {"INFER_OUTPUT_DIR": "answers", "PROMPT_FILE": "prompt.npy"},
-    "neighbors": {"PROMPT_FILE": "prompt.npy"},
     "pretrain": {"MODEL_DIR": "run", "TRAIN_STEPS": 3, "TEXT_FILES": ["text.txt"]},
     "lm_adapt": {"MODEL_DIR": "run", "TRAIN_STEPS": 1003, "TEXT_FILES": ["text.txt"]},
     "describe": {},
@@ -81,6 +109,14 @@ def macros_in(text):
 def value(name):
     """What gin builds for a macro or a parameter."""
     return copy.deepcopy(gin.query_parameter(name))
+
+
+def write_t5x(folder, tree):
+    """A T5X checkpoint of the paper authors' code, with no more than this in it."""
+    os.makedirs(folder)
+    optimizer = {"target": tree, "state": {"step": np.asarray(3)}}
+    content = serialization.msgpack_serialize({"version": 3, "optimizer": optimizer})
+    pathlib.Path(folder, "checkpoint").write_bytes(content)
 
 
 def test_import_gin_is_the_library():
@@ -170,11 +206,13 @@ def test_examples_train_beyond_the_step_of_the_embedded_model():
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_every_prompt_goes_with_every_run(tiny_job, tmp_path, monkeypatch, prompt, run, rng):
     monkeypatch.chdir(tmp_path)
-    prompt_files.save("prompt.npy", rng.normal(size=(3, 16)), {})
+    rows = rng.normal(size=(3, 16)).astype(np.float32)
+    prompt_files.save("prompt.npy", rows, {})
+    write_t5x("checkpoint_3", {"encoder": {"prompt": {"prompt": {"prompt": rows}}}})
     kind, settings = PROMPTS[prompt]
     verb = "train" if run in ("pretrain", "lm_adapt") else run
     files = [f"prompts/{prompt}.gin", f"runs/{run}.gin"]
-    if verb in ("eval", "infer", "neighbors"):  # which set the prompt themselves
+    if verb in ("eval", "infer"):  # which set the prompt themselves
         files.reverse()
     cli.read(tiny_job.command(verb, *files, **(REQUIRED[run] | settings)))
     path, name = verbs.VERBS[verb].module, verbs.VERBS[verb].function
@@ -190,6 +228,10 @@ def test_every_prompt_goes_with_every_run(tiny_job, tmp_path, monkeypatch, promp
         assert built["model"].prompt is None and built["prompt_initializer"] is None
     elif run != "describe":
         assert isinstance(built["prompt_initializer"], kind)
+        if kind is initializers.FromArray:
+            np.testing.assert_array_equal(built["prompt_initializer"].array, rows)
+            setting = "PROMPT_CHECKPOINT" if prompt == "from_t5x" else "PROMPT_FILE"
+            assert built["prompt_initializer"].setting == setting
     if run in ("train", "describe"):
         assert built["model"].prompt.length == (3 if prompt == "from_file" else 4)
 
@@ -201,11 +243,14 @@ def test_every_method_goes_with_every_run(tiny_job, tmp_path, monkeypatch, metho
     leaves = {"encoder/prompt/prompt": rng.normal(size=(4, 16))}
     prompt_files.save_leaves("prompt.npz", leaves, {"length": 4})
     files = [f"prompts/{method}.gin", f"runs/{run}.gin"]
-    settings = REQUIRED[run] | ({"PROMPT_LENGTH": 4} if run in ("train", "describe") else {})
+    given, expected = METHODS[method]
+    settings = given | REQUIRED[run]
+    settings |= {"PROMPT_LENGTH": 4} if run in ("train", "describe") else {}
     settings |= {"PROMPT_FILE": "prompt.npz"} if "PROMPT_FILE" in settings else {}
     cli.read(tiny_job.command(run, *files, **settings))
     path, name = verbs.VERBS[run].module, verbs.VERBS[run].function
-    assert METHODS[method](value(f"{path}.{name}.model"))
+    built = value(f"{path}.{name}.model")
+    assert {field: getattr(built, field) for field in expected} == expected
     if run in ("train", "describe"):
         patterns = (".*/ia3_scaling",) if method == "ia3" else (".*/prompt/.*",)
         assert value(f"{path}.{name}.trainable") == patterns
@@ -213,6 +258,28 @@ def test_every_method_goes_with_every_run(tiny_job, tmp_path, monkeypatch, metho
     else:
         given = value(f"{path}.{name}.prompt_initializer")
         assert given.leaves.keys() == leaves.keys()
+
+
+def test_wayward_starts_as_the_text_and_is_held_to_it(tiny_job, vocabulary):
+    settings = {"TASK_STRING": "good film", "WAYWARD_GAMMA": 0.5} | REQUIRED["train"]
+    files = ["prompts/wayward.gin", "runs/train.gin"]
+    cli.read(tiny_job.command("train", *files, **settings))
+    ids, train = vocabulary.encode("good film"), "prompt_tuning.runtime.trainer.train"
+    built = value(f"{train}.model")
+    assert built.penalty == wayward.Wayward(ids, 0.5)
+    assert built.prompt == module.Prompt(len(ids)) and len(ids) != 4
+    assert value(f"{train}.prompt_initializer") == initializers.String(
+        "good film", setting="TASK_STRING"
+    )
+
+
+@pytest.mark.parametrize("method", ["per_layer", "ia3", "attention_pattern", "wayward"])
+def test_a_method_of_encoders_is_refused_where_there_is_none(method):
+    files = ["models/decoder_only_mini.gin", f"prompts/{method}.gin", "runs/describe.gin"]
+    flags = [f"--gin_file={file}" for file in files]
+    flags += ["--gin.TASK_STRING='a film'"] if method == "wayward" else []
+    with pytest.raises(ValueError, match=rf"decoder-only.*: leave out prompts/{method}\.gin"):
+        cli.run(["describe", *flags])
 
 
 def test_a_prompt_from_a_file_stands_where_its_card_says(tiny_job, tmp_path, rng):

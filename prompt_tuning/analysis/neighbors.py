@@ -5,10 +5,9 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from prompt_tuning import params
+from prompt_tuning.checkpoints import base_model, prompt_files
 from prompt_tuning.data import vocabularies
-from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import state
+from prompt_tuning.prompts import initializers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,25 +40,61 @@ def _unit(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
 
 def neighbors(
     *,
-    model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.Vocabulary,
     checkpoint: str,
-    prompt_initializer: state.Start,
+    prompt_file: str,
     count: int = 5,
     config_text: str = "",
-) -> list[list[Neighbor]]:
-    """`prompt-tuning neighbors`: prints a line for each prompt vector, its nearest pieces first."""
+) -> dict[str, list[list[Neighbor]]]:
+    """`prompt-tuning neighbors`: prints a line for each vector of a file, its nearest pieces first.
+
+    Args:
+      vocabulary: the model's.
+      checkpoint: INITIAL_CHECKPOINT_PATH, of which the token embedding is read.
+      prompt_file: PROMPT_FILE; of a .npz all that consists of vectors of the model's width is shown,
+        each parameter under its path.
+      count: NUM_NEIGHBORS.
+      config_text: not needed.
+
+    Returns:
+      {path of the parameter, "" of a .npy: its vectors' neighbors, those of [N, P, D] one after the
+      other}.
+
+    Raises:
+      FileNotFoundError: no such file or checkpoint.
+      ValueError: the file has no vectors of the model's width.
+    """
     del config_text  # nothing is written
-    if model.PROMPT_PATH not in model.added:
-        raise ValueError("the model has no prompt: PROMPT is None, as prompts/ia3.gin sets it")
-    loaded = state.load_model(
-        model, vocabulary, checkpoint=checkpoint, prompt_initializer=prompt_initializer
-    )
-    flat = params.flatten(loaded.params)
-    embedding = np.asarray(flat[model.EMBEDDING_PATH], np.float32)
-    prompt = np.asarray(flat[model.PROMPT_PATH], np.float32)
-    found = nearest(prompt, embedding, vocabulary, count)
+    start = prompt_files.initializer(prompt_file)
+    several = isinstance(start, initializers.FromLeaves)
+    leaves = start.leaves if several else {"": start.array}
+    embedding = base_model.read_embedding(checkpoint)
+    vocabulary.check_fits(len(embedding))
+    width, found = embedding.shape[1], {}
+    for path, leaf in leaves.items():
+        if leaf.ndim < 2 or leaf.shape[-1] != width:
+            continue
+        if several:
+            print(f"{path} {leaf.shape}")
+        found[path] = _print_nearest(leaf.reshape(-1, width), embedding, vocabulary, count)
+    if not found:
+        held = ", ".join(f"{path} {leaf.shape}".lstrip() for path, leaf in leaves.items())
+        raise ValueError(
+            f"PROMPT_FILE {prompt_file} holds {held}; expected vectors of {width} numbers, as "
+            f"INITIAL_CHECKPOINT_PATH {checkpoint} has: set the model that it was trained with. Of "
+            "IA3 and of MULTI_TASK_MODE 'concatenate_features' there are no neighbors"
+        )
+    return found
+
+
+def _print_nearest(
+    vectors: Float[np.ndarray, "P D"],
+    embedding: Float[np.ndarray, "V D"],
+    vocabulary: vocabularies.Vocabulary,
+    count: int,
+) -> list[list[Neighbor]]:
+    found = nearest(vectors, embedding, vocabulary, count)
     for row, some in enumerate(found):
         shown = "  ".join(f"{n.piece} {n.similarity:.2f}" for n in some)
-        print(f"{row:4}  norm {np.linalg.norm(prompt[row]):8.2f}  {shown}")
+        print(f"{row:4}  norm {np.linalg.norm(vectors[row]):8.2f}  {shown}")
     return found

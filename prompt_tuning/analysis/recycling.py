@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
-from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.checkpoints import base_model, prompt_files
 from prompt_tuning.data import vocabularies
 
 Table = Float[np.ndarray, "n D"]
@@ -61,7 +61,7 @@ RECYCLERS: Mapping[str, Callable[..., np.ndarray]] = {"nearest": nearest, "linea
 
 
 def common_pieces(
-    source: vocabularies.SentencePiece, target: vocabularies.SentencePiece, limit: int, offset: int
+    source: vocabularies.Vocabulary, target: vocabularies.Vocabulary, limit: int, offset: int
 ) -> Int[np.ndarray, "n 2"]:
     """Ids of pieces that both vocabularies have, in the order of the source's.
 
@@ -78,7 +78,7 @@ def common_pieces(
     if not len(chosen):
         raise ValueError(
             f"the vocabularies have {len(pairs)} pieces in common, none behind WORD_OFFSET {offset}; "
-            "set it lower, or SOURCE_VOCABULARY_FILE to that of the source"
+            "set it lower, or SOURCE_VOCABULARY_FILE (or SOURCE_VOCABULARY) to that of the source"
         )
     return chosen
 
@@ -86,9 +86,9 @@ def common_pieces(
 def recycle(
     *,
     prompt_file: str,
-    source_embedding: Float[np.ndarray, "V D"],
+    source_checkpoint: str,
     source_vocabulary: vocabularies.Vocabulary,
-    target_embedding: Float[np.ndarray, "W E"],
+    target_checkpoint: str,
     target_vocabulary: vocabularies.Vocabulary,
     output_file: str,
     recycler: str = "linear",
@@ -100,9 +100,9 @@ def recycle(
 
     Args:
       prompt_file: PROMPT_FILE, trained with the source.
-      source_embedding: token embedding of the source.
+      source_checkpoint: SOURCE_CHECKPOINT_PATH, of which the token embedding is read.
       source_vocabulary: its vocabulary.
-      target_embedding: token embedding of the model to make a prompt for.
+      target_checkpoint: INITIAL_CHECKPOINT_PATH, the model to make a prompt for; likewise.
       target_vocabulary: its vocabulary.
       output_file: where the prompt goes; with a card.
       recycler: RECYCLER, "nearest" or "linear".
@@ -113,9 +113,12 @@ def recycle(
     del config_text
     if recycler not in RECYCLERS:
         raise ValueError(f"RECYCLER is {recycler!r}; expected one of {sorted(RECYCLERS)}")
+    if epath.Path(output_file).suffix != prompt_files.SUFFIX:
+        raise ValueError(f"OUTPUT_FILE is {output_file!r}; expected a name that ends in .npy")
     if epath.Path(output_file).exists():
         raise ValueError(f"{output_file} exists; set another OUTPUT_FILE, or delete it")
     prompt = prompt_files.load(prompt_file)
+    source_embedding = base_model.read_embedding(source_checkpoint)
     if prompt.shape[1] != source_embedding.shape[1]:
         raise ValueError(
             f"PROMPT_FILE {prompt_file} has vectors of {prompt.shape[1]} numbers, the source's "
@@ -123,6 +126,7 @@ def recycle(
             "that it was trained with"
         )
     source_vocabulary.check_fits(len(source_embedding))
+    target_embedding = base_model.read_embedding(target_checkpoint)
     target_vocabulary.check_fits(len(target_embedding))
     pairs = common_pieces(source_vocabulary, target_vocabulary, num_words, word_offset)
     found = RECYCLERS[recycler](

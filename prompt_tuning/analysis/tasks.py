@@ -32,8 +32,11 @@ def tasks(
       What the table has, or the entry that is shown.
 
     Raises:
-      ValueError: no such name, with the nearest; no such split; what opening the data raises.
+      ValueError: no such name, with the nearest; no such split; a number of examples below 0; what
+        opening the data raises.
     """
+    if examples < 0:
+        raise ValueError(f"--examples is {examples}; expected how many to show, or 0 for the table")
     pipeline.start_tensorflow()
     source.import_module()
     found = catalog.entries(pattern)

@@ -9,13 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import linen as nn
+from jaxtyping import Float
 
 from prompt_tuning import params
 from prompt_tuning.checkpoints import huggingface, leaves, orbax, t5x
 from prompt_tuning.models import config as config_lib
-from prompt_tuning.models import model
+from prompt_tuning.models import decoder_only_model, model
 
 FORMATS = (t5x, orbax, huggingface)
+EMBEDDINGS = tuple(
+    of.EMBEDDING_PATH for of in (model.EncoderDecoderModel, decoder_only_model.DecoderOnlyModel)
+)
 
 
 def load(
@@ -73,6 +77,13 @@ def read_variable(path: epath.PathLike, name: str, dtype: str | None = None) -> 
                 f"{path} holds no parameter {wanted!r}; nearest: {', '.join(near or sorted(found))}"
             )
         return leaves.read(found[wanted], None if dtype is None else jnp.dtype(dtype))
+
+
+def read_embedding(path: epath.PathLike) -> Float[np.ndarray, "V D"]:
+    """Reads the token embedding and nothing else, as float32. Raises as `read_variable`."""
+    with opened(path) as found:
+        name = next((name for name in EMBEDDINGS if name in found), EMBEDDINGS[0])
+    return read_variable(path, name, "float32")
 
 
 def read_step(path: epath.PathLike) -> int | None:

@@ -76,6 +76,12 @@ def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarr
       FileNotFoundError: there is no such file.
       ValueError: not a .npy file, pickled, of another shape, or with values that are not finite.
     """
+    if _is_of_leaves(path):
+        held = ", ".join(f"{name} {leaf.shape}" for name, leaf in load_leaves(path).items())
+        raise ValueError(
+            f"PROMPT_FILE {path} holds {held}; expected a single prompt, a .npy file: no other can be "
+            "compared or recycled"
+        )
     prompt = read_table(path, "PROMPT_FILE")
     if shape is not None and prompt.shape != tuple(shape):
         raise ValueError(

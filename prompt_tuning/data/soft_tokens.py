@@ -96,7 +96,8 @@ class SoftTokens:
             raise ValueError(
                 f"an input begins with token {first}; with NUM_TASKS = {self.num_tasks} expected one "
                 f"of the sentinels {last - self.num_tasks + 1} to {last}, which tell the task: read "
-                "tasks that begin with one (task_index_…), or set INPUT_TEMPLATE to "
+                "tasks that begin with one (task_index_…), or, where the vocabulary has pieces for "
+                "sentinels (in one of bytes the text is bytes), set INPUT_TEMPLATE to "
                 "'<extra_id_0> …' for task 0; for a larger index set NUM_TASKS beyond it"
             )
         return last - first

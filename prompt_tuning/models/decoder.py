@@ -104,12 +104,6 @@ class Decoder(nn.Module):
         if not config.logits_via_embedding:
             self.logits_dense = layers.Logits(config.vocab_size)
 
-    def _logits(self, x: Array, deterministic: bool) -> Array:
-        x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
-        if self.config.logits_via_embedding:
-            return self.embedder.attend(x.astype(jnp.float32) / self.config.embed_dim**0.5)
-        return self.logits_dense(x)
-
     def __call__(
         self,
         encoded: Float[Array, "B S D"],
@@ -140,7 +134,7 @@ class Decoder(nn.Module):
         x = self.dropout(self.embedder(input_ids), deterministic=deterministic)
         for layer, bias in zip(self.layers, biases, strict=True):
             x = layer(x, encoded, bias, visible, cross, deterministic)
-        return self._logits(x, deterministic)
+        return layers.logits(self, self.embedder, x, deterministic)
 
     def start_cache(self, encoded: Float[Array, "B S D"], max_length: int) -> list[dict]:
         """Per layer: keys and values of the encoder's output, and room for the decoder's own."""
@@ -172,4 +166,4 @@ class Decoder(nn.Module):
         for layer, bias, layer_cache in zip(self.layers, biases, cache, strict=True):
             x, layer_cache = layer.step(x, layer_cache, index, bias, visible, cross)
             filled.append(layer_cache)
-        return self._logits(x, True)[:, 0], filled
+        return layers.logits(self, self.embedder, x, True)[:, 0], filled

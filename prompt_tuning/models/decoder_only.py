@@ -69,24 +69,13 @@ class Decoder(nn.Module):
         if not config.logits_via_embedding:
             self.logits_dense = layers.Logits(config.vocab_size)
 
-    def _embed(self, ids: Array) -> Array:
-        """Token vectors; those of soft tokens (ids >= V) come from the prompt."""
-        vocab_size = self.config.vocab_size
-        x = self.token_embedder(jnp.where(ids < vocab_size, ids, 0))
-        return x if self.prompt is None else self.prompt(ids - vocab_size, x)
-
-    def _logits(self, x: Array, deterministic: bool) -> Array:
-        x = self.dropout(self.decoder_norm(x), deterministic=deterministic)
-        if self.config.logits_via_embedding:
-            return self.token_embedder.attend(x.astype(jnp.float32) / self.config.embed_dim**0.5)
-        return self.logits_dense(x)
-
     def _read(self, row: sequence.Sequence, deterministic: bool) -> tuple[Array, list[KeysValues]]:
         """Whole sequences -> the last layer's output [B, N, D], each layer's keys and values."""
         where = layers.positions_of(row.ids, None)
         bias = self.relpos_bias(where, where)
         visible = row.visibility(self.inputs_bidirectional_attention)
-        x = self.dropout(self._embed(row.ids), deterministic=deterministic)
+        x = layers.embedded(self.token_embedder, self.prompt, row.ids)
+        x = self.dropout(x, deterministic=deterministic)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed_activations"))
         kept = []
         for layer in self.layers:
@@ -113,7 +102,7 @@ class Decoder(nn.Module):
         )
         x, _ = self._read(row, deterministic)
         x = jnp.take_along_axis(x, row.foretelling[..., None], axis=1)
-        return self._logits(x, deterministic)
+        return layers.logits(self, self.token_embedder, x, deterministic)
 
     def start_cache(self, inputs: Int[Array, "B S"], max_length: int) -> list[dict]:
         """The prefill: reads the inputs, of whatever lengths, in one pass."""
@@ -199,12 +188,12 @@ class Decoder(nn.Module):
         visible: Bool[Array, "B 1 Q K"],
     ) -> tuple[Array, list[KeysValues]]:
         """Logits [B, Q, V] of a block behind the past; the K keys are the past's and its own."""
-        x, blocks = self._embed(ids), []
+        x, blocks = layers.embedded(self.token_embedder, self.prompt, ids), []
         bias = self.relpos_bias(where, keys_where)
         for layer, before in zip(self.layers, past, strict=True):
             x, own = layer(x, before, bias, visible, True)
             blocks.append(own)
-        return self._logits(x, True), blocks
+        return layers.logits(self, self.token_embedder, x, True), blocks
 
 
 def _side_by_side(*columns: Array) -> Array:

@@ -8,6 +8,14 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning.models import decoder_only, model
 
+# What acts in an encoder -> the gin file that sets it.
+OF_ENCODERS = {
+    "layer_prompt": "per_layer",
+    "scaling": "ia3",
+    "attention_pattern": "attention_pattern",
+    "penalty": "wayward",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class DecoderOnlyModel(model.EncoderDecoderModel):
@@ -28,10 +36,17 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
     EMBEDDING_PATH: ClassVar[str] = "decoder/token_embedder/embedding"
 
     def __post_init__(self):
-        strange = ("layer_prompt", "scaling", "attention_pattern")
-        if given := [name for name in strange if getattr(self, name) is not None]:
+        given = [name for name in OF_ENCODERS if getattr(self, name) is not None]
+        if given:
+            files = " and ".join(f"prompts/{OF_ENCODERS[name]}.gin" for name in given)
             raise ValueError(
-                f"a decoder-only model has no {', '.join(given)}; leave out that gin file of prompts/"
+                f"{' and '.join(name.upper() for name in given)} given to a decoder-only model; "
+                f"expected none, which acts in an encoder: leave out {files}"
+            )
+        if self.config.relative_attention_per_layer:
+            raise ValueError(
+                "relative_attention_per_layer is True of a decoder-only model; expected False: its "
+                "layers share a bias, as T5X's do"
             )
 
     @property
@@ -48,7 +63,16 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
     def logits(
         self, params: model.Params, batch: model.Batch, dropout_rng: Array | None = None
     ) -> Float[Array, "B L V"]:
-        """Teacher-forced logits of the targets; dropout acts only where an rng is given."""
+        """Teacher-forced logits of the targets; dropout acts only where an rng is given.
+
+        Raises:
+          ValueError: the batch has positions, or segments of one side only.
+        """
+        if given := sorted(batch.keys() & {"encoder_positions", "decoder_positions"}):
+            raise ValueError(
+                f"a batch of a decoder-only model has {given}; expected none: its tokens stand behind "
+                "each other"
+            )
         return self.module.apply(
             {"params": params},
             batch["encoder_input_tokens"],

@@ -106,10 +106,20 @@ class Sampling:
     topp: float = 0.0
 
     def __post_init__(self):
+        _check_num_decodes(self.num_decodes)
+        if not isinstance(self.topk, int) or self.topk < 0:
+            raise ValueError(f"TOPK is {self.topk!r}; expected a whole number, 0 for all pieces")
+        if not 0 <= self.topp <= 1:
+            raise ValueError(f"TOPP is {self.topp}; expected a probability, 0 for all pieces")
         if self.topk and self.topp:
-            raise ValueError(f"set topk ({self.topk}) or topp ({self.topp}) to 0: not both at once")
+            raise ValueError(
+                f"TOPK is {self.topk} and TOPP {self.topp}; expected one of them: set the other to 0"
+            )
         if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}; above 0, or use Greedy")
+            raise ValueError(
+                f"TEMPERATURE is {self.temperature}; expected a number above 0; without "
+                "decoding/nucleus_sampling.gin the likeliest answer is given"
+            )
 
     def __call__(self, cache, step, encoder_ids, max_length, rng=None) -> Decodes:
         """See the module's docstring."""
@@ -127,6 +137,10 @@ class Sampling:
 
     def _draw(self, logits: Float[Array, "R V"], rng: Array) -> Int[Array, " R"]:
         logits = logits / self.temperature
+        if self.topk > logits.shape[-1]:
+            raise ValueError(
+                f"TOPK is {self.topk}; expected at most NUM_EMBEDDINGS {logits.shape[-1]}, 0 for all"
+            )
         if self.topk:
             kth = jax.lax.top_k(logits, self.topk)[0][:, -1:]
             logits = jnp.where(logits < kth, NEVER, logits)
@@ -163,6 +177,12 @@ class BeamSearch:
 
     num_decodes: int = 4
     alpha: float = 0.6
+
+    def __post_init__(self):
+        _check_num_decodes(self.num_decodes)
+        # The search stops by the penalty of the longest sequence, which must be the largest.
+        if self.alpha < 0:
+            raise ValueError(f"BEAM_ALPHA is {self.alpha}; expected 0, for no penalty, or more")
 
     def __call__(self, cache, step, encoder_ids, max_length, rng=None) -> Decodes:
         """See the module's docstring."""
@@ -242,9 +262,15 @@ class LabelRanking:
 
     def __post_init__(self):
         labels = self.labels
-        if isinstance(labels, str) or len(set(labels)) != len(labels) or len(labels) < 2:
+        texts = not isinstance(labels, str) and all(isinstance(each, str) for each in labels)
+        if not texts or len(set(labels)) != len(labels) or len(labels) < 2:
             raise ValueError(f"LABELS is {labels!r}; expected two or more texts, each once")
         object.__setattr__(self, "labels", tuple(labels))
+
+
+def _check_num_decodes(number: int) -> None:
+    if not isinstance(number, int) or number < 1:
+        raise ValueError(f"NUM_DECODES is {number!r}; expected a whole number, at least 1")
 
 
 def _repeat(tree, times: int):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -64,12 +63,6 @@ class Encoder(nn.Module):
         self.encoder_norm = layers.RMSNorm.of(config)
         self.dropout = layers.Dropout(config.dropout_rate)
 
-    def embed(self, ids: Int[Array, "B S"]) -> Float[Array, "B S D"]:
-        """Token vectors; rows of soft tokens (ids >= V) come from the prompt."""
-        vocab_size = self.config.vocab_size
-        x = self.embedder(jnp.where(ids < vocab_size, ids, 0))
-        return x if self.prompt is None else self.prompt(ids - vocab_size, x)
-
     def __call__(
         self,
         ids: Int[Array, "B S"],
@@ -85,7 +78,8 @@ class Encoder(nn.Module):
         if self.attention_pattern is not None:
             visible = visible & self.attention_pattern(soft_ids >= 0)
         biases = layers.biases(self, where, where)
-        x = self.dropout(self.embed(ids), deterministic=deterministic)
+        x = layers.embedded(self.embedder, self.prompt, ids)
+        x = self.dropout(x, deterministic=deterministic)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed_activations"))
         for layer, bias in zip(self.layers, biases, strict=True):
             x = layer(x, bias, visible, deterministic, soft_ids)

@@ -136,6 +136,24 @@ class Embed(nn.Module):
         return jnp.dot(x.astype(jnp.float32), self.embedding.T.astype(jnp.float32))
 
 
+def embedded(
+    embedder: Embed, prompt: nn.Module | None, ids: Int[Array, "B S"]
+) -> Float[Array, "B S D"]:
+    """Token vectors; rows of soft tokens (ids >= V) come from the prompt."""
+    x = embedder(jnp.where(ids < embedder.rows, ids, 0))
+    return x if prompt is None else prompt(ids - embedder.rows, x)
+
+
+def logits(
+    stack: nn.Module, embedder: Embed, x: Float[Array, "B L D"], deterministic: bool
+) -> Float[Array, "B L V"]:
+    """What a decoder's last layer gives as logits, float32, against the embedding where tied."""
+    x = stack.dropout(stack.decoder_norm(x), deterministic=deterministic)
+    if stack.config.logits_via_embedding:
+        return embedder.attend(x.astype(jnp.float32) / stack.config.embed_dim**0.5)
+    return stack.logits_dense(x)
+
+
 def positions_of(ids: Int[Array, "B S"], positions: Int[Array, "B S"] | None) -> Array:
     """Positions as given, or [1, S] in the row's order."""
     return jnp.arange(ids.shape[1], dtype=jnp.int32)[None] if positions is None else positions

@@ -60,8 +60,16 @@ def join(
       input_segment_ids: of packed rows; None for one example a row.
       target_segment_ids: likewise.
       vocab_size: V.
+
+    Raises:
+      ValueError: segment ids of one side only.
     """
-    if input_segment_ids is None or target_segment_ids is None:
+    if (input_segment_ids is None) != (target_segment_ids is None):
+        raise ValueError(
+            "there are segment ids of inputs or of targets; expected both or neither: a target "
+            "follows the inputs of its segment"
+        )
+    if input_segment_ids is None:
         input_segment_ids = (inputs > 0).astype(jnp.int32)
         target_segment_ids = (targets > 0).astype(jnp.int32)
     segments = jnp.concatenate([input_segment_ids, target_segment_ids], axis=1)

@@ -79,10 +79,8 @@ class ClassLabels:
 
     def __call__(self, rng, length, embedding, encode):
         """See Initializer."""
-        if isinstance(self.labels, str):
-            raise ValueError(
-                f"CLASS_LABELS is the string {self.labels!r}; expected a list of strings"
-            )
+        if isinstance(self.labels, str) or not all(isinstance(each, str) for each in self.labels):
+            raise ValueError(f"CLASS_LABELS is {self.labels!r}; expected a list of strings")
         if len(self.labels) > length:
             raise ValueError(
                 f"CLASS_LABELS has {len(self.labels)} labels, the prompt only {length} tokens; "
@@ -100,17 +98,24 @@ class ClassLabels:
 
 @dataclasses.dataclass(frozen=True)
 class String:
-    """Row i is the embedding of piece i of a text; the rows behind it are sampled."""
+    """Row i is the embedding of piece i of a text; the rows behind it are sampled.
+
+    Attributes:
+      text: whose pieces these are.
+      population: see SampledVocabulary.
+      setting: that has the text, for messages.
+    """
 
     text: str
     population: int = POPULATION
+    setting: str = "PROMPT_TEXT"
 
     def __call__(self, rng, length, embedding, encode):
         """See Initializer."""
         pieces = jnp.asarray(encode(self.text), jnp.int32)
         if pieces.size > length:
             raise ValueError(
-                f"PROMPT_TEXT has {pieces.size} pieces, the prompt only {length} tokens; "
+                f"{self.setting} has {pieces.size} pieces, the prompt only {length} tokens; "
                 f"set PROMPT_LENGTH to at least {pieces.size}, or a shorter text"
             )
         prompt = SampledVocabulary(self.population)(rng, length, embedding, encode)
@@ -147,18 +152,20 @@ class FromArray:
     Attributes:
       array: the prompt.
       base_model_digest: of the model that it was trained with, where that is known.
+      setting: that names where it is from, for messages.
     """
 
     array: Float[Array, "P D"]
     base_model_digest: str | None = None
+    setting: str = "PROMPT_FILE"
 
     def __call__(self, rng, length, embedding, encode):
         """See Initializer."""
         wanted = (length, embedding.shape[1])
         if tuple(self.array.shape) != wanted:
             raise ValueError(
-                f"the prompt of PROMPT_FILE is {tuple(self.array.shape)}, the model expects {wanted}; "
-                "set PROMPT_LENGTH, or the model that it was trained with"
+                f"the prompt of {self.setting} is {tuple(self.array.shape)}, the model expects "
+                f"{wanted}; set PROMPT_LENGTH, or the model that it was trained with"
             )
         return jnp.asarray(self.array, jnp.float32)
 

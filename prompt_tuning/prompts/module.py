@@ -29,6 +29,10 @@ class Prompt(nn.Module):
     place: str | tuple[int, ...] = "prefix"
     initializer: Callable = nn.initializers.uniform(0.5)
 
+    def __post_init__(self):
+        check_length(self.length)
+        super().__post_init__()
+
     @nn.compact
     def __call__(
         self, soft_ids: Int[Array, "B S"], x: Float[Array, "B S D"]
@@ -45,9 +49,21 @@ class Prompt(nn.Module):
         return fill(table, soft_ids, x)
 
 
+def check_length(length: int) -> None:
+    """Raises ValueError where `length` is no P."""
+    if not isinstance(length, int) or length < 1:
+        raise ValueError(
+            f"PROMPT_LENGTH is {length!r}; expected a whole number, at least 1; a method without "
+            "soft tokens has its own gin file, such as prompts/ia3.gin"
+        )
+
+
 def fill(
     table: Float[Array, "R D"], soft_ids: Int[Array, "B S"], x: Float[Array, "B S D"]
 ) -> Float[Array, "B S D"]:
-    """Replaces x where soft_ids >= 0 by the rows of the table that they name, in x's dtype."""
-    vectors = jnp.take(table, jnp.clip(soft_ids, 0, len(table) - 1), axis=0).astype(x.dtype)
+    """Replaces x where soft_ids >= 0 by the rows of the table that they name, in x's dtype.
+
+    By NaN where they name none: another row would be wrong without a word.
+    """
+    vectors = jnp.take(table, jnp.maximum(soft_ids, 0), axis=0, mode="fill").astype(x.dtype)
     return jnp.where((soft_ids >= 0)[..., None], vectors, x)

@@ -47,6 +47,7 @@ class MultiTaskPrompt(nn.Module):
             raise ValueError(f"MULTI_TASK_MODE is {self.mode!r}; expected one of {MODES}")
         if not isinstance(self.num_tasks, int) or self.num_tasks < 1:
             raise ValueError(f"NUM_TASKS is {self.num_tasks!r}; expected at least 1")
+        module.check_length(self.length)
         own = self.task_length
         if self.mode == "concatenate" and not (isinstance(own, int) and 0 < own < self.length):
             raise ValueError(

@@ -22,6 +22,8 @@ def _uniform(rng: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
 class LayerPrompt(module.Prompt):
     """The vectors in front of one layer; see `module.Prompt`, of which it has the length.
 
+    Where there is a prompt for each task (`multi_task`), all tasks share these.
+
     Attributes:
       combine: "replace" puts them in place of what the layer before made of the soft tokens,
         "add" adds them to it.
@@ -41,6 +43,8 @@ class LayerPrompt(module.Prompt):
         self, soft_ids: Int[Array, "B S"], x: Float[Array, "B S D"]
     ) -> Float[Array, "B S D"]:
         """x with the rows of soft tokens (soft_ids >= 0) replaced or added to."""
+        # Soft id i·length + p is token p of task i.
+        soft_ids = jnp.where(soft_ids < 0, soft_ids, soft_ids % self.length)
         if self.combine == ADD:
             return x + super().__call__(soft_ids, jnp.zeros_like(x))
         return super().__call__(soft_ids, x)

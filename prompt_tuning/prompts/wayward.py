@@ -25,7 +25,8 @@ class Wayward:
         """The penalty of a model's parameters; its gradient is the prompt's alone.
 
         Raises:
-          ValueError: the text and the prompt are not of the same length.
+          ValueError: the text and the prompt are not of the same length, or the prompt holds only
+            a part of each vector.
         """
         prompt = params["encoder"]["prompt"]["prompt"]
         if len(self.ids) != len(prompt):
@@ -34,5 +35,11 @@ class Wayward:
                 "PROMPT_LENGTH to prompts/wayward.gin"
             )
         embedding = jax.lax.stop_gradient(params["token_embedder"]["embedding"])
+        if prompt.shape[1] != embedding.shape[1]:
+            raise ValueError(
+                f"the prompt is {prompt.shape}, the embedding {embedding.shape}; a wayward prompt is "
+                "compared with whole vectors: set MULTI_TASK_MODE to another than "
+                "'concatenate_features'"
+            )
         text = jnp.take(embedding, jnp.array(self.ids), axis=0).astype(jnp.float32)
         return self.gamma * jnp.mean(jnp.sum((prompt - text) ** 2, axis=-1))

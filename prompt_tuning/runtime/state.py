@@ -174,7 +174,7 @@ def _added(
         return start.fit(shapes)
     if isinstance(start, initializers.FromArray) and shapes.keys() != {model.PROMPT_PATH}:
         raise ValueError(
-            "PROMPT_FILE holds one prompt; what the model adds to its base is "
+            f"{start.setting} holds one prompt; what the model adds to its base is "
             f"{list(shapes) or 'nothing'}; give the gin file of the method that the file was trained "
             "with (prompts/…), and no other"
         )

@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
+from prompt_tuning import cli
 from prompt_tuning.analysis import recycling
-from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.checkpoints import base_model, huggingface, prompt_files
+from prompt_tuning.models import model
 
 
 @pytest.fixture
@@ -74,17 +77,26 @@ def test_pieces_have_other_ids_in_other_vocabularies():
         recycling.common_pieces(one, other, 9, 4)
 
 
-def recycle(folder, vocabulary, rng, **settings):
+@pytest.fixture
+def tables(monkeypatch):
+    """{checkpoint: embedding}, which are read in place of checkpoints."""
+    found = {}
+    monkeypatch.setattr(base_model, "read_embedding", found.__getitem__)
+    return found
+
+
+def recycle(folder, vocabulary, rng, tables, other=None, **settings):
     """A prompt for a turned copy of a model: what there was, its matrix, and what came of it."""
     embedding = rng.normal(size=(vocabulary.size, 6)).astype(np.float32)
     matrix, prompt = rng.normal(size=(6, 5)), rng.normal(size=(3, 6))
     path = str(folder / "p.npy")
     prompt_files.save(path, prompt, {"place": "suffix", "task": "films", "metrics": {"x": 1}})
+    tables |= {"source": embedding, "target": embedding @ matrix} | (other or {})
     defaults = {
         "prompt_file": path,
-        "source_embedding": embedding,
+        "source_checkpoint": "source",
         "source_vocabulary": vocabulary,
-        "target_embedding": embedding @ matrix,
+        "target_checkpoint": "target",
         "target_vocabulary": vocabulary,
         "output_file": str(folder / "new.npy"),
         "num_words": 40,
@@ -93,8 +105,8 @@ def recycle(folder, vocabulary, rng, **settings):
     return prompt, matrix, recycling.recycle(**(defaults | settings))
 
 
-def test_recycle_writes_a_prompt_for_the_target(tmp_path, vocabulary, rng, capsys):
-    prompt, matrix, found = recycle(tmp_path, vocabulary, rng)
+def test_recycle_writes_a_prompt_for_the_target(tmp_path, vocabulary, rng, tables, capsys):
+    prompt, matrix, found = recycle(tmp_path, vocabulary, rng, tables)
     np.testing.assert_allclose(found, prompt @ matrix, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(prompt_files.load(tmp_path / "new.npy"), found, rtol=1e-6)
     card = {"length": 3, "embed_dim": 5, "recycled_from": str(tmp_path / "p.npy")}
@@ -106,24 +118,83 @@ def test_recycle_writes_a_prompt_for_the_target(tmp_path, vocabulary, rng, capsy
 
 
 @pytest.mark.parametrize(
-    ("settings", "part"),
+    ("other", "part"),
     [
-        ({"recycler": "magic"}, r"RECYCLER is 'magic'; expected one of \['linear', 'nearest'\]"),
-        (
-            {"source_embedding": np.ones((8, 7))},
-            "of 6 numbers, the source's embedding of 7; set SO",
-        ),
-        ({"source_embedding": np.ones((8, 6))}, "they do not belong together"),
-        ({"target_embedding": np.ones((8, 6))}, "they do not belong together"),
+        ({"source": np.ones((8, 7))}, "of 6 numbers, the source's embedding of 7; set SO"),
+        ({"source": np.ones((8, 6))}, "they do not belong together"),
+        ({"target": np.ones((8, 6))}, "they do not belong together"),
     ],
 )
-def test_what_does_not_fit(tmp_path, vocabulary, rng, settings, part):
+def test_what_does_not_fit(tmp_path, vocabulary, rng, tables, other, part):
     with pytest.raises(ValueError, match=part):
-        recycle(tmp_path, vocabulary, rng, **settings)
+        recycle(tmp_path, vocabulary, rng, tables, other)
     assert not (tmp_path / "new.npy").exists()
 
 
-def test_no_prompt_is_written_over(tmp_path, vocabulary, rng):
-    recycle(tmp_path, vocabulary, rng)
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"recycler": "magic"}, r"RECYCLER is 'magic'; expected one of \['linear', 'nearest'\]"),
+        ({"output_file": "new"}, r"OUTPUT_FILE is 'new'; expected a name that ends in \.npy"),
+    ],
+)
+def test_settings_are_looked_at_before_models(
+    tmp_path, vocabulary, rng, monkeypatch, settings, part
+):
+    monkeypatch.setattr(base_model, "read_embedding", None)
+    with pytest.raises(ValueError, match=part):
+        recycle(tmp_path, vocabulary, rng, {}, **settings)
+
+
+def test_no_prompt_is_written_over(tmp_path, vocabulary, rng, tables):
+    recycle(tmp_path, vocabulary, rng, tables)
     with pytest.raises(ValueError, match=r"new\.npy exists; set another OUTPUT_FILE"):
-        recycle(tmp_path, vocabulary, rng)
+        recycle(tmp_path, vocabulary, rng, tables)
+
+
+def test_a_file_of_several_parameters_cannot_be_recycled(tmp_path, vocabulary, rng):
+    prompt_files.save_leaves(tmp_path / "p.npz", {"prompt": np.ones((4, 6))}, {})
+    with pytest.raises(ValueError, match=r"p\.npz holds prompt \(4, 6\); expected a single prompt"):
+        recycle(tmp_path, vocabulary, rng, {}, prompt_file=str(tmp_path / "p.npz"))
+
+
+@pytest.fixture
+def wide(tiny, tmp_path):
+    """A folder with another model than `tiny`: 24 numbers a vector, the same vocabulary."""
+    config = dataclasses.replace(tiny.model.config, embed_dim=24)
+    base = jax.device_get(jax.jit(model.EncoderDecoderModel(config).init)(jax.random.key(1)))
+    huggingface.save(
+        tmp_path / "wide", base, config, vocabulary_file=tiny.vocabulary.path, step=7, dtype="float32"
+    )  # fmt: skip
+    return tmp_path / "wide", base["token_embedder"]["embedding"]
+
+
+def test_by_command(tiny, tiny_job, wide, tmp_path, rng):
+    folder, embedding = wide
+    prompt = rng.normal(size=(3, 24)).astype(np.float32)
+    prompt_files.save(tmp_path / "p.npy", prompt, {"task": "films"})
+    settings = {"PROMPT_FILE": tmp_path / "p.npy", "NUM_WORDS": 30, "WORD_OFFSET": 5}
+    settings |= {"OUTPUT_FILE": tmp_path / "new.npy", "SOURCE_CHECKPOINT_PATH": folder}
+    cli.run(tiny_job.command("recycle", **settings))
+    pieces = np.arange(8, 38)
+    target = tiny.base["token_embedder"]["embedding"][pieces]
+    expected = recycling.linear(prompt, embedding[pieces], target)
+    np.testing.assert_allclose(np.load(tmp_path / "new.npy"), expected, rtol=1e-4, atol=1e-5)
+    nearest = {"RECYCLER": "nearest", "OUTPUT_FILE": tmp_path / "nearest.npy"}
+    found = cli.run(tiny_job.command("recycle", **(settings | nearest)))
+    np.testing.assert_array_equal(found, recycling.nearest(prompt, embedding[pieces], target))
+
+
+def test_from_bytes_by_command(tiny_job, tmp_path, rng, tables):
+    tables |= {"byt5": rng.normal(size=(384, 6)), "tiny": rng.normal(size=(256, 16))}
+    prompt_files.save(tmp_path / "p.npy", rng.normal(size=(2, 6)), {})
+    settings = {
+        "PROMPT_FILE": tmp_path / "p.npy",
+        "OUTPUT_FILE": tmp_path / "new.npy",
+        "INITIAL_CHECKPOINT_PATH": "tiny",
+        "SOURCE_CHECKPOINT_PATH": "byt5",
+        "WORD_OFFSET": 0,
+    }
+    command = tiny_job.command("recycle", **settings)
+    flag = "--gin.SOURCE_VOCABULARY=@source/vocabularies.ByteVocabulary()"
+    assert cli.run([*command, flag]).shape == (2, 16)

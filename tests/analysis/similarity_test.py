@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from prompt_tuning import cli
 from prompt_tuning.analysis import similarity
 from prompt_tuning.checkpoints import prompt_files
 
@@ -53,6 +54,21 @@ def test_a_line_for_each_file_and_the_nearest_first(files, capsys):
         shown = line.split(maxsplit=3)
         assert shown[:3] == [f"{each.of_means:.4f}", f"{each.of_tokens:.4f}", each.path]
         assert shown[3:] == ([each.task] if each.task else [])
+
+
+def test_by_command(files):
+    settings = {"PROMPT_FILE": files["new"], "PROMPT_FILES": [files["far"], files["near"]]}
+    flags = [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    found = cli.run(["similarity", "--gin_file=runs/similarity.gin", *flags])
+    assert [each.path for each in found] == [files["near"], files["far"]]
+
+
+def test_a_file_of_several_parameters(files, tmp_path):
+    prompt_files.save_leaves(tmp_path / "p.npz", {"prompt": np.ones((4, 8)), "b": np.ones(3)}, {})
+    part = r"p\.npz holds prompt \(4, 8\), b \(3,\); expected a single prompt"
+    for prompt, other in itertools.permutations([files["new"], str(tmp_path / "p.npz")]):
+        with pytest.raises(ValueError, match=part):
+            similarity.similarity(prompt_file=prompt, others=[other])
 
 
 def test_what_cannot_be_compared(files, tmp_path):

@@ -10,7 +10,7 @@ from flax import serialization
 
 from prompt_tuning.checkpoints import base_model, huggingface
 from prompt_tuning.models import config as config_lib
-from prompt_tuning.models import model
+from prompt_tuning.models import decoder_only_model, model
 
 CONFIG = config_lib.T5Config(24, 8, 2, 3, 10, 1, 1)
 
@@ -51,6 +51,15 @@ def test_all_formats_give_the_same_tree_and_their_step(tmp_path, params, abstrac
         tree, found_step = base_model.load(folder, abstract)
         jax.tree.map(np.testing.assert_array_equal, tree, params)
         assert found_step == step
+        embedding = base_model.read_embedding(folder)
+        np.testing.assert_array_equal(embedding, params["token_embedder"]["embedding"])
+
+
+def test_the_embedding_of_a_decoder_only_model(tmp_path):
+    weights = decoder_only_model.DecoderOnlyModel(CONFIG).init(jax.random.key(0))
+    folder = write_t5x(tmp_path / "checkpoint_3", weights)
+    expected = weights["decoder"]["token_embedder"]["embedding"]
+    np.testing.assert_array_equal(base_model.read_embedding(folder), expected)
 
 
 def test_digest_follows_name_step_and_structure_but_not_place(tmp_path, params, abstract):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
-from prompt_tuning.data import batching, packing, soft_tokens
+from prompt_tuning.data import batching, packing, soft_tokens, vocabularies
 from prompt_tuning.prompts import module
 
 P = (90, 91, 92)
@@ -85,6 +85,17 @@ def test_an_input_that_tells_no_task(inputs):
     part = "begins with token .* NUM_TASKS = 2 expected one of the sentinels 78 to 79"
     with pytest.raises(ValueError, match=part):
         put(soft("prefix", num_tasks=2, vocabulary_size=80), inputs)
+
+
+def test_what_is_advised_for_sentinels_is_true_of_each_vocabulary(vocabulary):
+    """seqio's bytes have no sentinels in text: ours are the same, and the message says so."""
+    text = "<extra_id_0> a"
+    assert vocabulary.encode(text)[0] == vocabulary.size - 1
+    some_bytes = vocabularies.ByteVocabulary(extra_ids=2)
+    assert some_bytes.encode(text) == some_bytes.for_seqio().encode(text)
+    which = soft("prefix", num_tasks=2, vocabulary_size=some_bytes.size)
+    with pytest.raises(ValueError, match=r"in one of bytes the text is bytes.*INPUT_TEMPLATE"):
+        put(which, some_bytes.encode(text))
 
 
 @pytest.mark.parametrize("place", [*soft_tokens.PLACES, (0, 2, 2, 5)])

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from prompt_tuning import params
 from prompt_tuning.data import batching
@@ -117,3 +118,16 @@ def test_weights_are_held_in_their_dtype_and_the_prompt_in_float32(prefix_lm):
     boxed = params.flatten(halved.abstract_params())
     assert boxed.pop("decoder/prompt/prompt").names == ("prompt", "prompt_embed")
     assert {str(leaf.value.dtype) for leaf in boxed.values()} == {"bfloat16"}
+
+
+def test_a_bias_in_each_layer_is_refused(prefix_lm):
+    config = dataclasses.replace(prefix_lm.model.config, relative_attention_per_layer=True)
+    with pytest.raises(ValueError, match="relative_attention_per_layer is True of a decoder-only"):
+        dataclasses.replace(prefix_lm.model, config=config)
+
+
+@pytest.mark.parametrize("name", ["encoder_positions", "decoder_positions"])
+def test_positions_are_refused(prefix_lm, decoder_only_teacher, name):
+    batch = decoder_only_teacher | {name: decoder_only_teacher["decoder_target_tokens"]}
+    with pytest.raises(ValueError, match=rf"has \['{name}'\]; expected none"):
+        prefix_lm.model.logits(prefix_lm.params, batch)

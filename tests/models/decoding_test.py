@@ -191,6 +191,7 @@ PROBABILITIES = np.array([0.05, 0.15, 0.4, 0.1, 0.3])
         ({"topp": 0.6}, {2, 4}),
         ({"topp": 0.75}, {1, 2, 4}),
         ({"topp": 1.0}, {0, 1, 2, 3, 4}),
+        ({"topk": 5}, {0, 1, 2, 3, 4}),
         ({"temperature": 0.01}, {2}),
     ],
 )
@@ -203,6 +204,22 @@ def test_support_and_frequencies_of_draws(settings, support):
     allowed = np.array([PROBABILITIES[i] if i in support else 0 for i in range(V)])
     assert {int(i) for i in np.flatnonzero(frequencies)} == support
     np.testing.assert_allclose(frequencies, allowed / allowed.sum(), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "support"),
+    # The probability of 2 is 0.4, of 4 0.3; at 0.5 they are 0.56 and 0.32, at 4 0.25 and 0.23.
+    [(0.5, [2]), (1.0, [2, 4]), (4.0, [2, 4, 1])],
+)
+def test_the_nucleus_is_that_of_the_divided_logits(temperature, support):
+    """As T5X: logits are divided first, so a temperature also changes how many are drawn among."""
+    decoder = decoding.Sampling(num_decodes=4000, temperature=temperature, topp=0.5)
+    model = TableModel(np.log(PROBABILITIES)[None, None, None])
+    tokens, _ = model.decode(decoder, jax.random.key(1))
+    expected = np.zeros(V)
+    expected[support] = PROBABILITIES[support] ** (1 / temperature)
+    found = np.bincount(tokens.reshape(-1), minlength=V) / 4000
+    np.testing.assert_allclose(found, expected / expected.sum(), atol=0.03)
 
 
 def test_temperature_flattens_the_draws():
@@ -230,14 +247,37 @@ def test_draws_follow_the_rng(table_model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"topk": 2, "topp": 0.5}, r"topk \(2\) or topp \(0.5\)"),
-        ({"temperature": 0.0}, "temperature is 0.0; above 0, or use Greedy"),
-        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"topk": 2, "topp": 0.5}, "TOPK is 2 and TOPP 0.5; expected one of them"),
+        ({"temperature": 0.0}, "TEMPERATURE is 0.0; expected a number above 0"),
+        ({"temperature": -1.0}, "TEMPERATURE is -1.0"),
+        ({"num_decodes": 0}, "NUM_DECODES is 0; expected a whole number, at least 1"),
+        ({"num_decodes": 1.5}, "NUM_DECODES is 1.5"),
+        ({"topk": -1}, "TOPK is -1; expected a whole number, 0 for all"),
+        ({"topk": 1.5}, "TOPK is 1.5"),
+        ({"topp": -0.1}, "TOPP is -0.1; expected a probability, 0 for all"),
+        ({"topp": 1.1}, "TOPP is 1.1"),
     ],
 )
-def test_contradictory_sampling_settings_are_refused(settings, message):
+def test_settings_of_sampling_that_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         decoding.Sampling(**settings)
+
+
+def test_more_likeliest_pieces_than_there_are(table_model):
+    with pytest.raises(ValueError, match="TOPK is 6; expected at most NUM_EMBEDDINGS 5"):
+        table_model.decode(decoding.Sampling(topk=6), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_decodes": 0}, "NUM_DECODES is 0; expected a whole number, at least 1"),
+        ({"alpha": -0.1}, "BEAM_ALPHA is -0.1; expected 0, for no penalty, or more"),
+    ],
+)
+def test_settings_of_beam_search_that_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        decoding.BeamSearch(**settings)
 
 
 def test_sampling_without_an_rng_names_the_setting(table_model):
@@ -245,7 +285,7 @@ def test_sampling_without_an_rng_names_the_setting(table_model):
         table_model.decode(decoding.Sampling())
 
 
-@pytest.mark.parametrize("labels", ["good", ("good",), (), ("good", "good")])
+@pytest.mark.parametrize("labels", ["good", ("good",), (), ("good", "good"), [0, 1]])
 def test_labels_to_rank_are_two_texts_at_least(labels):
     with pytest.raises(ValueError, match="expected two or more texts, each once"):
         decoding.LabelRanking(labels)

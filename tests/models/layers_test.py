@@ -125,11 +125,13 @@ def test_dropout_of_the_attention_is_one_mask_for_all_queries(rng):
     assert not np.allclose(dropped, module.apply(variables, x, True, method=attend))
 
 
+# Of the largest number: what rounding inputs, weights and products to 2^-9 adds up to.
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 @pytest.mark.parametrize("queries", [4, 5])
-def test_attention_to_a_source_is_that_to_its_keys_and_values(rng, queries, rate):
+def test_attention_to_a_source_is_that_to_its_keys_and_values(rng, queries, rate, dtype, tolerance):
     # Heads of 8: four queries make no keys, five do.
-    attention = layers.Attention(features=6, num_heads=2, head_dim=8, dropout_rate=rate)
+    sizes = {"features": 6, "num_heads": 2, "head_dim": 8, "dropout_rate": rate}
     x, source = (jnp.float32(rng.normal(size=(3, n, 6))) for n in (queries, 9))
     visible = jnp.asarray(rng.random((3, 1, queries, 9)) < 0.7).at[..., 0].set(True)
 
@@ -138,18 +140,31 @@ def test_attention_to_a_source_is_that_to_its_keys_and_values(rng, queries, rate
         made = self.keys_values(source)
         return self(x, made, bias, visible, deterministic=deterministic)
 
-    variables = attention.init(jax.random.key(0), x, source, visible, True, method=by_keys)
+    plain = layers.Attention(**sizes)
+    variables = plain.init(jax.random.key(0), x, source, visible, True, method=by_keys)
 
-    def run(method, variables, x, source):
-        rngs = {"dropout": jax.random.key(1)}
-        return attention.apply(
-            variables, x, source, visible, deterministic=False, method=method, rngs=rngs
-        )
+    def both(attention, method):
+        """What it gives, and gradients of weights, x and source."""
 
-    def both(method):
-        found, pull = jax.vjp(lambda *inputs: run(method, *inputs), variables, x, source)
-        return found, *pull(jnp.cos(jnp.arange(found.size, dtype=jnp.float32)).reshape(found.shape))
+        def run(variables, x, source):
+            rngs = {"dropout": jax.random.key(1)}
+            x, source = x.astype(attention.dtype), source.astype(attention.dtype)
+            return attention.apply(
+                variables, x, source, visible, deterministic=False, method=method, rngs=rngs
+            )
 
-    found, expected = both(layers.Attention.to_source), both(by_keys)
+        @jax.jit
+        def pulled(*inputs):
+            found, pull = jax.vjp(run, *inputs)
+            gradient = jnp.cos(jnp.arange(found.size, dtype=jnp.float32)).reshape(found.shape)
+            return found, *pull(gradient.astype(found.dtype))
+
+        return pulled(variables, x, source)
+
+    given = layers.Attention(**sizes, dtype=jnp.dtype(dtype))
+    found, expected = both(given, layers.Attention.to_source), both(plain, by_keys)
+    assert found[0].dtype == dtype
     for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            np.float32(got), want, rtol=0, atol=tolerance * np.abs(want).max()
+        )

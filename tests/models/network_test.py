@@ -12,15 +12,6 @@ from flax import linen as nn
 from prompt_tuning import params
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
-from prompt_tuning.prompts import module
-
-SIZES = {
-    "small": (512, 6, 1024, 8, 76_961_152),
-    "base": (768, 12, 2048, 12, 247_577_856),
-    "large": (1024, 16, 2816, 24, 783_150_080),
-    "xl": (2048, 32, 5120, 24, 2_849_757_184),
-    "xxl": (4096, 64, 10240, 24, 11_135_332_352),
-}
 
 
 def test_logits_are_those_of_transformers(golden):
@@ -130,21 +121,6 @@ def test_decoder_is_causal_and_encoder_is_not(golden, prompted, prompted_teacher
     ids[1, -1 - int((ids[1] == 0).sum())] = 5  # its last real token
     after = prompted.logits(prompted.params, prompted_teacher | {"encoder_input_tokens": ids})[1]
     assert (np.abs(after - before).max(-1) > 1e-4).all()
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_parameter_counts_of_t5_1_1(size):
-    embed_dim, heads, mlp_dim, depth, expected = SIZES[size]
-    config = config_lib.T5Config(32128, embed_dim, heads, 64, mlp_dim, depth, depth)
-    plain = nn.unbox(model.EncoderDecoderModel(config).abstract_params())
-    assert params.count(plain) == expected
-
-
-def test_a_prompt_for_xxl_holds_409_600_numbers():
-    embed_dim, heads, mlp_dim, depth, plain = SIZES["xxl"]
-    config = config_lib.T5Config(32128, embed_dim, heads, 64, mlp_dim, depth, depth)
-    prompted = model.EncoderDecoderModel(config, module.Prompt(100))
-    assert params.count(nn.unbox(prompted.abstract_params())) == plain + 409_600
 
 
 def attention_paths(parent: str, width: int, joined: int) -> dict[str, tuple[int, int]]:

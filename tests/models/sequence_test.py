@@ -65,6 +65,13 @@ def test_packed_examples_are_joined_one_by_one():
     assert row.prefix[0].astype(int).tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 0, 0]
 
 
+def test_segments_of_one_side():
+    inputs, targets, *segments = (np.array(x, np.int32) for x in PACKED)
+    for given in ((segments[0], None), (None, segments[1])):
+        with pytest.raises(ValueError, match="of inputs or of targets; expected both or neither"):
+            sequence.join(inputs, targets, *given, vocab_size=V)
+
+
 def test_prompt_and_inputs_see_one_another_and_targets_what_is_before_them():
     row = join([[90, 5, 1, 0]], [[8, 9, 1]])
     assert table(row.visibility(True)[0, 0]) == [

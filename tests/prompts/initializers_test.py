@@ -86,8 +86,9 @@ def test_rows_are_those_of_the_pieces_and_the_rest_is_sampled(initializer, expec
         ),
         (
             initializers.ClassLabels("positive"),
-            "CLASS_LABELS is the string 'positive'; expected a l",
+            "CLASS_LABELS is 'positive'; expected a list of strings",
         ),
+        (initializers.ClassLabels([0, 1]), r"CLASS_LABELS is \[0, 1\]; expected a list of strings"),
         (initializers.ClassLabels(("positive", "")), "label '' of CLASS_LABELS has no piece"),
         (
             initializers.FromArray(EMBEDDING[:4]),
@@ -111,6 +112,14 @@ def test_what_does_not_fit(initializer, part):
 def test_a_text_longer_than_the_prompt():
     with pytest.raises(ValueError, match="PROMPT_TEXT has 3 pieces, the prompt only 2 tokens"):
         start(initializers.String("it was great"), 2)
+    with pytest.raises(ValueError, match="TASK_STRING has 3 pieces, the prompt only 2 tokens"):
+        start(initializers.String("it was great", setting="TASK_STRING"), 2)
+
+
+def test_a_prompt_of_another_shape_names_where_it_is_from():
+    given = initializers.FromArray(EMBEDDING[:4], setting="PROMPT_CHECKPOINT")
+    with pytest.raises(ValueError, match=r"prompt of PROMPT_CHECKPOINT is \(4, 3\), .* \(5, 3\)"):
+        start(given)
 
 
 @pytest.mark.parametrize(

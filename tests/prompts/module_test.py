@@ -25,7 +25,6 @@ TABLE = np.arange(12, dtype=np.float32).reshape(6, 2)
         ([0, 1, 2, -5, -1], [0, 1, 2, None, None]),  # a prefix
         ([-9, -9, 0, 1, 2], [None, None, 0, 1, 2]),  # a suffix
         ([-1, 2, -1, 0, -1], [None, 2, None, 0, None]),  # spread, in any order
-        ([3, 4, 5, -1, -1], [3, 4, 5, None, None]),  # the second prompt of the table
         ([-1, -1, -1, -1, -1], [None] * 5),  # no soft token
     ],
 )
@@ -40,6 +39,18 @@ def test_each_row_of_a_batch_may_use_its_own_prompt():
     x = np.zeros((2, 3, 2), np.float32)
     found = fill(module.Prompt(3, ("a", "b")), [[0, 1, 2], [3, 4, 5]], x, TABLE)
     np.testing.assert_array_equal(found, TABLE.reshape(2, 3, 2))
+
+
+def test_an_id_beyond_the_table_gives_no_row_of_it():
+    x = np.zeros((1, 3, 2), np.float32)
+    found = fill(module.Prompt(6), [[-1, 5, 6]], x, TABLE)
+    np.testing.assert_array_equal(found, [[[0, 0], TABLE[5], [np.nan] * 2]])
+
+
+@pytest.mark.parametrize("length", [0, -1, 2.5, "4"])
+def test_a_length_that_is_none(length):
+    with pytest.raises(ValueError, match=f"PROMPT_LENGTH is {length!r}; expected a whole number"):
+        module.Prompt(length)
 
 
 def test_the_table_is_float32_and_the_vectors_have_the_dtype_of_x():

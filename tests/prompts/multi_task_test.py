@@ -97,6 +97,7 @@ def test_gradient_reaches_the_shared_half_and_the_tasks_that_are_there(mode):
         ({"mode": "multiply"}, "MULTI_TASK_MODE is 'multiply'; expected one of"),
         ({"num_tasks": 0}, "NUM_TASKS is 0; expected at least 1"),
         ({"num_tasks": "2"}, "NUM_TASKS is '2'"),
+        ({"length": 0}, "PROMPT_LENGTH is 0; expected"),
         ({"mode": "concatenate", "task_length": 4}, "TASK_PROMPT_LENGTH is 4; .* PROMPT_LENGTH 4"),
         ({"mode": "concatenate"}, "TASK_PROMPT_LENGTH is None"),
         ({"mode": "concatenate_features"}, "TASK_PROMPT_FEATURES is None"),

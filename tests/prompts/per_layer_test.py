@@ -29,6 +29,13 @@ def test_rows_of_soft_tokens_are_replaced_or_added_to(combine, rows):
     np.testing.assert_array_equal(found[0, :, 0], rows)
 
 
+def test_all_tasks_share_the_vectors_of_a_layer():
+    prompt, table = per_layer.LayerPrompt(2), jnp.array([[10.0], [20.0]])
+    ids = jnp.array([[-4, 0, 1, 2, 3, 4, 5, -1]])
+    found = prompt.apply({"params": {"prompt": table}}, ids, jnp.zeros((1, 8, 1)))
+    np.testing.assert_array_equal(found[0, :, 0], [0, 10, 20, 10, 20, 10, 20, 0])
+
+
 def test_an_unknown_way_to_combine():
     with pytest.raises(
         ValueError, match="PER_LAYER_COMBINE is 'both'; expected 'replace' or 'add'"

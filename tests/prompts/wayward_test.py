@@ -8,7 +8,7 @@ import pytest
 
 from prompt_tuning import params
 from prompt_tuning.data import batching
-from prompt_tuning.prompts import module, wayward
+from prompt_tuning.prompts import module, multi_task, wayward
 from prompt_tuning.runtime import state
 
 IDS = (7, 9, 30, 31)
@@ -40,6 +40,14 @@ def test_a_table_of_bfloat16(rng):
 def test_a_text_as_long_as_the_prompt(tiny):
     model = dataclasses.replace(tiny.model, penalty=wayward.Wayward(IDS[:3]))
     part = "TASK_STRING has 3 pieces, the prompt 4 tokens; leave PROMPT_LENGTH"
+    with pytest.raises(ValueError, match=part):
+        state.load_model(model, tiny.vocabulary, checkpoint=tiny.checkpoint)
+
+
+def test_a_part_of_each_vector(tiny):
+    prompt = multi_task.MultiTaskPrompt(4, 2, "concatenate_features", task_features=6)
+    model = dataclasses.replace(tiny.model, prompt=prompt, penalty=wayward.Wayward(IDS))
+    part = r"the prompt is \(4, 10\), the embedding \(256, 16\); .* set MULTI_TASK_MODE"
     with pytest.raises(ValueError, match=part):
         state.load_model(model, tiny.vocabulary, checkpoint=tiny.checkpoint)
 
