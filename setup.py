@@ -17,6 +17,7 @@ setuptools.setup(
         "prompt_tuning.gin_configs.decoding",
         "prompt_tuning.gin_configs.optimizers",
         "prompt_tuning.gin_configs.runs",
+        "prompt_tuning.gin_configs.studies",
         "prompt_tuning.gin_configs.tasks",
     ],
     package_dir={"prompt_tuning.gin_configs": "gin"},

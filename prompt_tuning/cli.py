@@ -325,8 +325,11 @@ def run(arguments: Sequence[str]) -> Any:
     names = [each.get("dest", flag.lstrip("-")) for flag, each in verb.flags.items()]
     values = {name: getattr(options, name) for name in names}
     given = {name: value for name, value in values.items() if value is not None}
-    if "config_text" in inspect.signature(function).parameters:
+    parameters = inspect.signature(function).parameters
+    if "config_text" in parameters:
         given["config_text"] = gin.config_str()
+    if "run" in parameters:
+        given["run"] = run
     return gin.get_configurable(function)(**given)
 
 

@@ -30,7 +30,7 @@ class Verb:
     Attributes:
       module: that is imported when the command runs.
       function: of the module. gin binds its arguments; `config_text`, where it has such, is the
-        settings as text.
+        settings as text, and `run`, where it has such, what runs another command line.
       flags: positional arguments and flags of this command alone, each with what
         argparse's add_argument takes. The function gets their values by name (`dest`), those
         that are given.
@@ -52,6 +52,7 @@ VERBS = {
         flags={"--shard_id": {"type": int, "metavar": "I", "help": "in place of SHARD_ID"}},
     ),
     "export": Verb("prompt_tuning.runtime.exporter", "export"),
+    "ensemble": Verb("prompt_tuning.analysis.ensembling", "ensemble"),
     "neighbors": Verb("prompt_tuning.analysis.neighbors", "neighbors"),
     "similarity": Verb("prompt_tuning.analysis.similarity", "similarity"),
     "recycle": Verb("prompt_tuning.analysis.recycling", "recycle"),
@@ -72,6 +73,8 @@ VERBS = {
             },
         },
     ),
+    "parameters": Verb("prompt_tuning.analysis.parameter_counts", "parameters"),
+    "study": Verb("prompt_tuning.analysis.studies", "study"),
     "tasks": Verb(
         "prompt_tuning.analysis.tasks",
         "tasks",

@@ -217,10 +217,8 @@ def plot_growth(curves: Mapping[str, Sequence[Point]], path: str) -> None:
 
 
 def _pyplot():
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise SystemExit(f"--plot needs matplotlib ({error}): pip install -e '.[bench]'") from error
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -32,7 +32,7 @@ LIBRARIES = {
     "checkpoints": {"jax", "flax", "ml_dtypes", "msgpack", "orbax", "safetensors", "tensorstore"},
     "data": {"scipy", "sentencepiece", "seqio", "tensorflow", "tensorflow_datasets"},
     "runtime": {"jax", "flax", "optax", "rich", "tensorboardX"},
-    "analysis": {"jax"},
+    "analysis": {"jax", "flax", "matplotlib"},
     "cli": {"gin", "jax"},
     "t5x_bindings": set(),
     "verbs": set(),

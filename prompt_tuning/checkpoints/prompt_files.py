@@ -147,19 +147,50 @@ def _finite(array: np.ndarray, file: str) -> np.ndarray:
     return array
 
 
+# PROMPT_FILE: a file, several by the names that examples tell their prompt by, or none.
+PromptFile = epath.PathLike | Mapping[str, epath.PathLike] | None
+
+
+def names(path: PromptFile) -> tuple[str, ...]:
+    """Of several prompts; () of one."""
+    return tuple(path) if isinstance(path, Mapping) else ()
+
+
 def initializer(
-    path: epath.PathLike | None,
+    path: PromptFile,
 ) -> initializers.FromArray | initializers.FromLeaves | None:
-    """What gives a model the content of a file; None of none. Raises as `load`."""
+    """What gives a model the content of a file, or of several in one table; None of none.
+
+    Raises as `load`.
+    """
     if path is None:
         return None
+    if isinstance(path, Mapping):
+        return _of_several(path)
     digest = base_model_digest(path)
     if _is_of_leaves(path):
         return initializers.FromLeaves(load_leaves(path), digest)
     return initializers.FromArray(load(path), digest)
 
 
-def length(path: epath.PathLike | None) -> int:
+def _of_several(paths: Mapping[str, epath.PathLike]) -> initializers.FromArray:
+    """Prompts below each other, in the order of their names."""
+    told = {}
+    for name, path in paths.items():
+        table, at, digest = load(path), place(path), base_model_digest(path)
+        told[name] = f"{table.shape}, placed as {at!r}, of the base model {digest}", table, digest
+    kinds = {text for text, _, _ in told.values()}
+    if len(kinds) != 1:
+        lines = "\n  ".join(f"{name}: {text}" for name, (text, _, _) in told.items())
+        raise ValueError(
+            f"the prompts of PROMPT_FILE {dict(paths)} do not fit into one table; expected one shape, "
+            f"one place and one base model:\n  {lines}\nleave out those that differ"
+        )
+    tables, digests = zip(*((table, digest) for _, table, digest in told.values()), strict=True)
+    return initializers.FromArray(np.concatenate(tables), digests[0])
+
+
+def length(path: PromptFile) -> int:
     """P of the prompt in a file; 0 where there is none in it. A .npz file's card says it.
 
     Raises:
@@ -170,6 +201,7 @@ def length(path: epath.PathLike | None) -> int:
             "PROMPT_FILE names no file, and the model has a prompt; set PROMPT_FILE to its file, or "
             "PROMPT to None for the model alone"
         )
+    path = _one(path)
     if not _is_of_leaves(path):
         return load(path).shape[0]
     card = read_card(path)
@@ -186,9 +218,14 @@ def _is_of_leaves(path: epath.PathLike) -> bool:
     return epath.Path(path).suffix == SUFFIX_OF_LEAVES
 
 
-def place(path: epath.PathLike | None) -> str | tuple[int, ...]:
+def _one(path: PromptFile) -> epath.PathLike | None:
+    """The first of several prompts, which are alike (see `_of_several`)."""
+    return next(iter(path.values())) if isinstance(path, Mapping) else path
+
+
+def place(path: PromptFile) -> str | tuple[int, ...]:
     """Where the prompt of a file stands in an input, by its card; "prefix" where no card says it."""
-    told = read_card(path).get("place", "prefix")
+    told = read_card(_one(path)).get("place", "prefix")
     return tuple(told) if isinstance(told, list) else told
 
 

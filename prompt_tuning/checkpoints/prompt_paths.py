@@ -60,6 +60,11 @@ def _named(path: epath.Path) -> list[str]:
     return [os.fspath(file) for file in found]
 
 
+def numbered(paths: Sequence[epath.PathLike]) -> dict[str, epath.PathLike]:
+    """Several prompt files by the names "0", "1", …, to be in one table."""
+    return {str(number): path for number, path in enumerate(paths)}
+
+
 def first(paths: Sequence[epath.PathLike]) -> epath.PathLike | None:
     """The one that a model is made with before it gets the others; None of none."""
     return paths[0] if paths else None

@@ -120,6 +120,7 @@ def read_examples(
     input_template: str,
     target_column: str | None,
     label_map: Mapping[Any, str] | None = None,
+    prompt_column: str | None = None,
 ) -> list[dict[str, Any]]:
     """A file's rows as {"inputs": text, "targets": text, "row": number from 0}.
 
@@ -130,6 +131,7 @@ def read_examples(
       input_template: text with column names in braces: "sst2 sentence: {sentence}".
       target_column: the column to be predicted; None where there is none, targets are "".
       label_map: from the file's value to the target; None to take values as they are.
+      prompt_column: the column that names the prompt of a row, to be its "prompt"; or None.
 
     Raises:
       FileNotFoundError, ValueError: with file, line and the setting to mend.
@@ -149,6 +151,8 @@ def read_examples(
                 raise ValueError(f"{place}: label {target!r}; LABEL_MAP has {list(labels)}")
             target = labels[target]
         examples.append({"inputs": inputs, "targets": target, "row": len(examples)})
+        if prompt_column:
+            examples[-1]["prompt"] = column(row, prompt_column, place, "PROMPT_COLUMN")
     return examples
 
 
@@ -174,6 +178,7 @@ def file_task(
     input_template: str,
     target_column: str | None,
     label_map: Mapping[Any, str] | None = None,
+    prompt_column: str | None = None,
 ):
     """A seqio task, not registered, of one file as one split; its name is the file's stem.
 
@@ -190,6 +195,7 @@ def file_task(
         input_template=input_template,
         target_column=target_column,
         label_map=label_map,
+        prompt_column=prompt_column,
     )
     return seqio.Task(
         re.sub(r"\W", "_", epath.Path(path).name.split(".")[0]),

@@ -27,12 +27,15 @@ class SoftTokens:
       num_tasks: 0 for one prompt; else an input's first token is a sentinel that tells its
         task, and is taken away: sentinel i is the i-th id from the vocabulary's end.
       vocabulary_size: pieces and sentinels.
+      names: of several prompts in one table; () for one. An example's "prompt" is the name of
+        its own: prompt i's ids are i·P higher.
     """
 
     ids: Int[np.ndarray, " P"]
     place: str | Sequence[int] = "prefix"
     num_tasks: int = 0
     vocabulary_size: int = 0
+    names: Sequence[str] = ()
 
     def __post_init__(self):
         if isinstance(self.place, str):
@@ -60,11 +63,13 @@ class SoftTokens:
         """The example with its soft tokens; cut to its room before (`batching.Lengths`).
 
         Raises:
-          ValueError: there are prompts for tasks, and the input does not tell its task.
+          ValueError: there are several prompts, and the example does not tell its own.
         """
         inputs, ids = example["inputs"], self.ids
         if self.num_tasks:
             ids, inputs = ids + self._task(inputs) * len(ids), inputs[1:]
+        if self.names:
+            ids = ids + self._named(example) * len(ids)
         ended = len(inputs) > 0 and inputs[-1] == batching.EOS_ID
         end = len(inputs) - ended
         if isinstance(self.place, str):
@@ -73,6 +78,16 @@ class SoftTokens:
         else:
             filled = np.insert(inputs, np.minimum(np.array(self.place, int), end), ids)
         return {**example, "inputs": filled.astype(np.int32, copy=False)}
+
+    def _named(self, example: batching.Example) -> int:
+        name = example.get("prompt")
+        name = name.decode() if isinstance(name, bytes) else name
+        if name not in self.names:
+            raise ValueError(
+                f"an example names the prompt {name!r}; expected one of {list(self.names)}, the names "
+                "in PROMPT_FILE; set PROMPT_COLUMN to the column that names them"
+            )
+        return list(self.names).index(name)
 
     def _task(self, inputs: Int[np.ndarray, " T"]) -> int:
         last = self.vocabulary_size - 1

@@ -44,6 +44,7 @@ class TaskSource:
       input_template: INPUT_TEMPLATE, e.g. "sst2 sentence: {sentence}".
       target_column: TARGET_COLUMN.
       label_map: LABEL_MAP from what the file says to what the model shall answer.
+      prompt_column: PROMPT_COLUMN, of files: names the prompt of each row, where there are several.
       data_dir: TASK_DATA_DIR, a folder with the original files of the named task's data set;
         None to read TFDS (--tfds_data_dir).
     """
@@ -56,6 +57,7 @@ class TaskSource:
     input_template: str = "{text}"
     target_column: str = "label"
     label_map: Mapping[str, str] | None = None
+    prompt_column: str | None = None
     data_dir: str | None = None
 
     @property
@@ -108,6 +110,7 @@ class TaskSource:
                 input_template=self.input_template,
                 target_column=None if split == "infer" else self.target_column,
                 label_map=self.label_map,
+                prompt_column=self.prompt_column,
             )
         if not self.name:
             raise ValueError(

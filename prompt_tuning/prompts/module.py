@@ -12,16 +12,20 @@ PATH = "encoder/prompt/prompt"
 class Prompt(nn.Module):
     """Fills the rows of soft tokens (paper section 2).
 
-    Soft id 0 is row 0 of the table, and so on.
+    Soft id 0 is row 0 of the table, and so on. A table may hold several prompts of `length`
+    rows each, prompt i in rows i·length to (i+1)·length, so that the rows of a batch use
+    different ones.
 
     Attributes:
-      length: P, soft tokens of an input.
+      length: P, soft tokens of one prompt.
+      names: of the prompts in the table, by which an example tells its own; () for one prompt.
       place: where the soft tokens stand in an input; for those who make batches.
       initializer: (rng, shape, dtype) -> array, for a table made with the model. The
         trainer replaces it by an initializer that sees the token embedding.
     """
 
     length: int
+    names: tuple[str, ...] = ()
     place: str | tuple[int, ...] = "prefix"
     initializer: Callable = nn.initializers.uniform(0.5)
 
@@ -34,11 +38,12 @@ class Prompt(nn.Module):
         self, soft_ids: Int[Array, "B S"], x: Float[Array, "B S D"]
     ) -> Float[Array, "B S D"]:
         """Replaces x where soft_ids >= 0 by the rows they name."""
+        rows = self.length * max(1, len(self.names))
         axes = ("prompt", "prompt_embed")
         table = self.param(
             "prompt",
             nn.with_logical_partitioning(self.initializer, axes),
-            (self.length, x.shape[-1]),
+            (rows, x.shape[-1]),
             jnp.float32,
         )
         return fill(table, soft_ids, x)

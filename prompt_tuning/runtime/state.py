@@ -79,6 +79,7 @@ def soft_tokens(
         getattr(model.prompt, "place", "prefix"),
         getattr(model.prompt, "num_tasks", 0),
         0 if vocabulary is None else vocabulary.size,
+        getattr(model.prompt, "names", ()),
     )
 
 

@@ -37,7 +37,7 @@ def test_rows_without_a_piece_are_no_neighbors(vocabulary):
 
 def neighbors(tiny, path, **settings):
     return neighbors_lib.neighbors(
-        vocabulary=tiny.vocabulary, checkpoint=tiny.checkpoint, prompt_file=str(path), **settings
+        vocabulary=tiny.vocabulary, checkpoint=tiny.checkpoint, prompt_paths=[str(path)], **settings
     )
 
 

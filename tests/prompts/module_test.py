@@ -30,9 +30,15 @@ TABLE = np.arange(12, dtype=np.float32).reshape(6, 2)
 )
 def test_soft_ids_name_rows_of_the_table(soft_ids, rows):
     x = np.full((1, 5, 2), -1, np.float32)
-    found = fill(module.Prompt(length=6), [soft_ids], x, TABLE)
+    found = fill(module.Prompt(length=3, names=("a", "b")), [soft_ids], x, TABLE)
     expected = [TABLE[row] if row is not None else [-1, -1] for row in rows]
     np.testing.assert_array_equal(found, [expected])
+
+
+def test_each_row_of_a_batch_may_use_its_own_prompt():
+    x = np.zeros((2, 3, 2), np.float32)
+    found = fill(module.Prompt(3, ("a", "b")), [[0, 1, 2], [3, 4, 5]], x, TABLE)
+    np.testing.assert_array_equal(found, TABLE.reshape(2, 3, 2))
 
 
 def test_an_id_beyond_the_table_gives_no_row_of_it():

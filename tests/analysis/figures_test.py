@@ -1,0 +1,17 @@
+"""Pictures are whole files; lines can be told apart."""
+
+from prompt_tuning.analysis import figures
+
+
+def test_a_picture_is_written(tmp_path):
+    path = tmp_path / "new" / "picture.png"
+    with figures.figure(path, "length", "accuracy", "a study") as axes:
+        axes.plot([1, 2], [3, 4], **figures.style(0))
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [file.name for file in path.parent.iterdir()] == ["picture.png"]
+    assert axes.get_xlabel() == "length" and axes.get_ylabel() == "accuracy"
+
+
+def test_fourteen_lines_can_be_told_apart():
+    drawn = {tuple(sorted(figures.style(number).items())) for number in range(14)}
+    assert len(drawn) == 14

@@ -1,0 +1,93 @@
+"""Counts of the paper's table, of the modules that exist here, and of others by hand."""
+
+import dataclasses
+import json
+
+import pytest
+from flax import linen as nn
+
+from prompt_tuning import cli, params
+from prompt_tuning.analysis import parameter_counts
+from prompt_tuning.models import config as config_lib
+from prompt_tuning.models import model as model_lib
+from prompt_tuning.prompts import ia3, module, per_layer
+
+# Sizes of T5 1.1: width and parameters, of the paper's table.
+PAPER = {
+    "small": (512, 76_961_152),
+    "base": (768, 247_577_856),
+    "large": (1024, 783_150_080),
+    "xl": (2048, 2_849_757_184),
+    "xxl": (4096, 11_135_332_352),
+}
+BARE = model_lib.EncoderDecoderModel(
+    config_lib.T5Config(
+        vocab_size=50,
+        embed_dim=6,
+        num_heads=2,
+        head_dim=5,
+        mlp_dim=7,
+        num_encoder_layers=3,
+        num_decoder_layers=2,
+    )
+)
+
+
+def test_table_of_the_paper(quick_shapes, tmp_path, capsys):
+    arguments = ["--gin_file=models/t5_1_1.gin", "--gin_file=runs/parameters.gin"]
+    found = cli.run(["parameters", *arguments, f"--gin.OUTPUT_DIR='{tmp_path}'"])
+    shown = capsys.readouterr().out
+    assert found.keys() == PAPER.keys()
+    for size, (width, total) in PAPER.items():
+        for length in (1, 5, 20, 50, 100, 150):
+            methods = found[size][length]
+            assert methods["prompt tuning"] == length * width
+            assert methods["full fine-tuning"] == total
+    assert ["xxl", "100", "409,600", "11,135,741,952", "0.00368"] in map(
+        str.split, shown.splitlines()
+    )
+    told = json.loads((tmp_path / "parameters.json").read_text())
+    assert told["xl"]["20"]["prompt tuning"] == 40_960
+    assert (tmp_path / "parameters.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("prompt tuning", {"prompt": module.Prompt(4)}),
+        (
+            "a prompt a layer (soft words)",
+            {"prompt": module.Prompt(4), "layer_prompt": per_layer.LayerPrompt(4)},
+        ),
+        ("IA3", {"scaling": ia3.Scaling()}),
+    ],
+)
+def test_methods_that_exist_have_so_many(method, settings):
+    model = dataclasses.replace(BARE, **settings)
+    flat = params.flatten(nn.unbox(model.abstract_params()))
+    expected = sum(flat[path].size for path in model.added)
+    # A prompt in the model makes no difference: it is not of the base.
+    for of in (BARE, model):
+        assert parameter_counts.counts(of, [4])[4][method] == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("WARP", (4 + 2) * 6),
+        # Three layers of the encoder with an attention, two of the decoder with two; J 10.
+        ("prefix tuning", 7 * 2 * 4 * 10),
+        ("prefix tuning, in training", 4 * 6 + (6 * 512 + 512) + (512 * 140 + 140)),
+        ("P-tuning, in training", 4 * 6 + 2 * 2 * 4 * (6 * 3 + 9 + 6) + 2 * (36 + 6)),
+        ("LoRA", 7 * 2 * 8 * 16),
+        ("adapters", 10 * (2 * 6 * 64 + 64 + 6)),
+    ],
+)
+def test_methods_of_others(method, expected):
+    assert parameter_counts.counts(BARE, [4])[4][method] == expected
+
+
+def test_full_fine_tuning_has_all_weights():
+    weights = nn.unbox(BARE.abstract_params())
+    found = parameter_counts.counts(BARE, [1])[1]["full fine-tuning"]
+    assert found == params.count(weights)

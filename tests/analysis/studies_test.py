@@ -1,0 +1,155 @@
+"""A study runs each command once, goes on where it stopped, and tells means and deviations."""
+
+import json
+
+import pytest
+
+from prompt_tuning import cli
+from prompt_tuning.analysis import studies
+
+
+class Commands:
+    """Command lines that were run; the score of a run is its seed, plus 10 for full fine-tuning."""
+
+    def __init__(self):
+        self.lines = []
+
+    def __call__(self, arguments):
+        self.lines.append(arguments)
+        given = dict(each.removeprefix("--gin.").split("=", 1) for each in arguments[1:])
+        if arguments[0] == "eval":
+            return {"eval": {"accuracy": 50.0, "other": 1.0}, "second": {"f1": 60.0}}
+        result = {"best": float(given.get("RANDOM_SEED", 0)), "step": 3, "metrics": {}}
+        folder = eval(given["MODEL_DIR"])
+        if any("weights" in each for each in arguments):
+            return result | {"model": f"{folder}/model_3", "best": result["best"] + 10}
+        return result | {"prompt_file": f"{folder}/prompts/prompt_3.npy"}
+
+    def of(self, verb):
+        return [line for line in self.lines if line[0] == verb]
+
+
+WEIGHTS = {"run_files": ["runs/train.gin", "optimizers/weights.gin"], "settings": {"PROMPT": None}}
+
+
+def go(run, folder, **others):
+    given = {
+        "gin_files": ["model.gin", "task.gin"],
+        "variants": {"tuned": {"gin_files": ["start.gin"]}, "full": WEIGHTS},
+        "train_settings": {"TRAIN_STEPS": 3},
+        "seeds": (1, 2, 6),
+    }
+    return studies.study(run=run, output_dir=str(folder), **{**given, **others})
+
+
+def test_each_point_is_a_run_with_its_settings(tmp_path, capsys):
+    run = Commands()
+    rows = go(run, tmp_path, axis=("PROMPT_LENGTH", [1, 5]))
+    assert len(run.lines) == len(rows) == 2 * 2 * 3
+    assert run.lines[0] == [
+        "train",
+        "--gin_file=model.gin",
+        "--gin_file=task.gin",
+        "--gin_file=start.gin",
+        "--gin_file=runs/train.gin",
+        "--gin.PROMPT_LENGTH=1",
+        "--gin.TRAIN_STEPS=3",
+        "--gin.RANDOM_SEED=1",
+        f"--gin.MODEL_DIR='{tmp_path}/points/tuned/1/seed_1'",
+    ]
+    assert rows[0] == {"variant": "tuned", "value": 1, "seed": 1, "scores": {"validation": 1.0}}
+    # Mean and sample deviation of 1, 2 and 6; of 11, 12 and 16.
+    told = (tmp_path / "study.md").read_text().splitlines()
+    assert told[-4:] == [
+        "| tuned | 1 | 3.0 ± 2.6 |",
+        "| tuned | 5 | 3.0 ± 2.6 |",
+        "| full | 1 | 13.0 ± 2.6 |",
+        "| full | 5 | 13.0 ± 2.6 |",
+    ]
+    assert "3.0 ± 2.6" in capsys.readouterr().out
+    assert json.loads((tmp_path / "study.json").read_text()) == rows
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_there_is_not_run_again(tmp_path):
+    whole = go(Commands(), tmp_path / "whole")
+
+    class Stopped(Commands):
+        def __call__(self, arguments):
+            if len(self.lines) == 4:
+                raise KeyboardInterrupt
+            return super().__call__(arguments)
+
+    first, second = Stopped(), Commands()
+    with pytest.raises(KeyboardInterrupt):
+        go(first, tmp_path / "study")
+    rows = go(second, tmp_path / "study")
+    assert len(first.lines) == 4 and len(second.lines) == 2
+    assert rows == whole
+
+
+def test_other_settings_do_not_get_into_a_study(tmp_path):
+    go(Commands(), tmp_path)
+    with pytest.raises(ValueError, match=r"of other settings of the study; delete .*STUDY_DIR"):
+        go(Commands(), tmp_path, train_settings={"TRAIN_STEPS": 4})
+
+
+def test_evaluations_take_the_best_prompt_or_the_trained_model(tmp_path):
+    run = Commands()
+    rows = go(run, tmp_path, seeds=(4,), evaluations={"there": {"EVAL_FILE": "there.tsv"}})
+    tuned, full = run.of("eval")
+    assert f"--gin.PROMPT_FILE='{tmp_path}/points/tuned/seed_4/prompts/best.npy'" in tuned
+    assert "--gin.EVAL_FILE='there.tsv'" in tuned and "--gin_file=start.gin" in tuned
+    assert f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/points/full/seed_4/model_3'" in full
+    assert {"--gin.PROMPT=None", "--gin.PROMPT_FILE=None"} <= set(full)
+    # The mean of the tasks' first metrics.
+    assert [row["scores"] for row in rows] == [
+        {"validation": 4.0, "there": 55.0},
+        {"validation": 14.0, "there": 55.0},
+    ]
+
+
+def test_what_is_not_trained_is_evaluated_once(tmp_path):
+    run = Commands()
+    rows = go(run, tmp_path, variants={"by hand": {"run_files": []}})
+    assert [line[0] for line in run.lines] == ["eval"]
+    assert rows[0]["scores"] == {"validation": 55.0} and len(rows) == 1
+    assert "by hand | 55.0 |" in (tmp_path / "study.md").read_text()
+
+
+def test_bases_are_made_once_each_from_the_one_before(tmp_path):
+    run = Commands()
+    bases = {
+        "denoised": {"run_files": ["runs/pretrain.gin", "weights"], "settings": {"A": 1}},
+        "adapted": {"run_files": ["runs/lm_adapt.gin", "weights"], "base": "denoised"},
+    }
+    variants = {"before": {"base": "denoised"}, "after": {"base": "adapted"}}
+    go(run, tmp_path, bases=bases, variants=variants, seeds=(1, 2))
+    made = [line for line in run.lines if any("runs/train" in each for each in line) is False]
+    assert len(made) == 2 and len(run.lines) == 2 + 4
+    path = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/bases/denoised/model_3'"
+    assert path not in made[0] and path in made[1] and path in run.lines[1]
+    last = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/bases/adapted/model_3'"
+    assert last in run.lines[-1]
+
+
+def test_a_study_by_command(tiny_job, tmp_path):
+    """Two lengths of a prompt, trained for real and scored on another file."""
+    settings = {
+        "STUDY_DIR": str(tmp_path),
+        "STUDY_FILES": [str(tiny_job.folder / "tiny.gin")],
+        "STUDY_AXIS": ("PROMPT_LENGTH", [1, 3]),
+        "STUDY_SEEDS": (0,),
+        "STUDY_TRAIN_SETTINGS": {
+            "TRAIN_STEPS": None,
+            "TRAIN_STEPS_RELATIVE": 2,
+            "BATCH_SIZE": 16,
+        },
+        "STUDY_EVALUATIONS": {"train": {"EVAL_FILE": str(tiny_job.folder / "eval.tsv")}},
+    }
+    flags = [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    rows = cli.run(["study", "--gin_file=studies/prompt_length.gin", *flags])
+    assert [row["value"] for row in rows] == [1, 3]
+    for row in rows:
+        # The same file as in training, by the best prompt.
+        assert row["scores"]["train"] == row["scores"]["validation"]
