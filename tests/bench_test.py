@@ -71,11 +71,14 @@ LOAD = """
 import sys, bench_ours
 settings = {"size": "tiny", "folder": sys.argv[1]}
 bench_ours.write_models(**settings)
+grown = []
 for name in ("t5x", "orbax", "huggingface"):
     for dtype, size in (("float32", 4), ("bfloat16", 2)):
         prepared = bench_ours.load(**settings, format=name, dtype=dtype)
         assert prepared.facts["weights_bytes"] == size * 4_310_016, prepared.facts
-        assert 0 < prepared.facts["growth_bytes"] < 2**28, prepared.facts
+        grown.append(prepared.facts["growth_bytes"])
+# Later ones may find room that earlier ones left.
+assert grown[0] > 0 and max(grown) < 2**28, grown
 """
 
 

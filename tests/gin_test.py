@@ -106,6 +106,7 @@ def assigned(file):
 READ_ELSEWHERE = {
     "describe": {"INITIAL_CHECKPOINT_PATH", "PROMPT_INITIALIZER", "VOCABULARY"},
     "tasks": {"INITIAL_CHECKPOINT_PATH"},
+    "parameters": {"INITIAL_CHECKPOINT_PATH"},
     **{verb: {"TASK_FEATURE_LENGTHS"} for verb in ("export", "neighbors", "recycle")},
 }
 

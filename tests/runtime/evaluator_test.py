@@ -342,7 +342,7 @@ def test_prompts_of_one_step_are_not_told_apart(evaluate, tmp_path):
 
 
 def test_each_of_several_prompts_is_of_the_same_place_and_base(
-    evaluate, tmp_path, monkeypatch, caplog
+    evaluate, read_once, tmp_path, monkeypatch, caplog
 ):
     paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5)]
     for path, place, base in zip(paths, ("prefix", "suffix"), (None, "another"), strict=True):
@@ -354,7 +354,7 @@ def test_each_of_several_prompts_is_of_the_same_place_and_base(
     prompt_files.save(
         paths[1], np.ones((4, 16)), {"place": "prefix", "base_model_digest": "another"}
     )
-    answering(monkeypatch)
+    answering(monkeypatch, read_once)
     evaluate(paths)
     assert caplog.text.count("names another base model") == 1
 
