@@ -122,5 +122,15 @@ def check_batch_size(rows: int, mesh: Mesh, setting: str = "BATCH_SIZE") -> None
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts a batch on the mesh, its rows along the data axis."""
-    return jax.device_put(dict(batch), NamedSharding(mesh, PartitionSpec(DATA)))
+    """Puts a batch on the mesh, its rows along the data axis. All processes have the whole batch."""
+    where = NamedSharding(mesh, PartitionSpec(DATA))
+    return {name: place(array, where) for name, array in batch.items()}
+
+
+def place(array: Any, where: NamedSharding) -> jax.Array:
+    """Puts an array on devices, of which each process serves its own. All have the whole array."""
+    if where.is_fully_addressable:
+        return jax.device_put(array, where)
+    # device_put would compare the processes' arrays, an exchange for each.
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, where, lambda box: array[box])

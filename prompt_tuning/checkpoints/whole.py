@@ -1,13 +1,24 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, written by the first of several processes."""
 
 import contextlib
 from collections.abc import Iterator
 
+import jax
 from etils import epath
 
 
+def is_writer() -> bool:
+    """Whether this process writes: of several that share a run, the first."""
+    return jax.process_index() == 0
+
+
 def write(path: epath.PathLike, content: bytes) -> None:
-    """Writes a file, and the folders that it needs; a failure leaves what was there before."""
+    """Writes a file, and the folders that it needs; a failure leaves what was there before.
+
+    Of several processes the first writes; to the others the file may not be there yet.
+    """
+    if not is_writer():
+        return
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")

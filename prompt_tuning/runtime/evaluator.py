@@ -27,10 +27,12 @@ class Answerer:
         """`seed` matters where the decoder samples."""
         self._loaded, self._seed = loaded, seed
         model = loaded.model
-        self._predict = jax.jit(model.predict, static_argnums=2)
-        self._rank = jax.jit(model.rank_labels)
-        self._score = jax.jit(model.score)
-        self._loss = jax.jit(lambda params, batch: model.loss(params, batch)[1])
+        # Every process reads all answers.
+        whole = {"out_shardings": partitioning.replicated(loaded.mesh)}
+        self._predict = jax.jit(model.predict, static_argnums=2, **whole)
+        self._rank = jax.jit(model.rank_labels, **whole)
+        self._score = jax.jit(model.score, **whole)
+        self._loss = jax.jit(lambda params, batch: model.loss(params, batch)[1], **whole)
         self._labels = None
         if isinstance(model.decoder, decoding.LabelRanking):
             self._labels = _label_ids(model.decoder.labels, loaded.vocabulary)

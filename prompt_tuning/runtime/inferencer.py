@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -62,6 +63,11 @@ def infer(
     reporting.check_folder(output_dir, "INFER_OUTPUT_DIR")
     counts.check("RANDOM_SEED", seed, 0)
     _check_mode(mode, num_shards, shard_id)
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"infer runs in one process, and there are {jax.process_count()}; start NUM_SHARDS commands "
+            "apart, each with a SHARD_ID of its own"
+        )
     _ = dataset.room  # raises without lengths: how long are answers?
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     tasks = [

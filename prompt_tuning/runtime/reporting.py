@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import rich.progress
 import tensorboardX
 from etils import epath
+from jax.experimental import multihost_utils
 
 from prompt_tuning import optimizers
 from prompt_tuning import params as params_lib
@@ -43,6 +44,8 @@ class MetricWriter:
 
     def write(self, step: int, metrics: Mapping[str, float | str]) -> None:
         """Adds a line, and an event for each number and text."""
+        if not whole.is_writer():
+            return
         if self._events is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._events = tensorboardX.SummaryWriter(
@@ -181,7 +184,12 @@ def check_folder(folder: Any, setting: str) -> None:
 
 
 def start_folder(folder: epath.PathLike, config_text: str, setting: str) -> None:
-    """Writes config.gin, a run's first file: what is wrong with `setting`, the folder, shows here."""
+    """Writes config.gin, a run's first file: what is wrong with `setting`, the folder, shows here.
+
+    All of several processes have read what is there before the first of them writes.
+    """
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"start {folder}")
     try:
         write_text(epath.Path(folder) / "config.gin", config_text)
     except OSError as error:

@@ -121,7 +121,8 @@ class Run:
             jax.eval_shape(self.optimizer.init, tuned), tuned, loaded.mesh
         )
         slots = jax.jit(self.optimizer.init, out_shardings=where)(tuned)
-        step = jax.device_put(jnp.asarray(self.first_step), partitioning.replicated(loaded.mesh))
+        step = np.asarray(self.first_step, np.int32)
+        step = partitioning.place(step, partitioning.replicated(loaded.mesh))
         self.state = state.TrainState(step, tuned, slots)
         self.position: Mapping[str, int] | None = None
         self.best: float | None = None
@@ -200,8 +201,10 @@ class Run:
         tree, _ = train_state.restore(
             self.model_dir, latest, params_lib.shapes(self.state._asdict())
         )
-        self.state = jax.device_put(
-            state.TrainState(**tree), jax.tree.map(lambda x: x.sharding, self.state)
+        self.state = jax.tree.map(
+            lambda kept, now: partitioning.place(kept, now.sharding),
+            state.TrainState(**tree),
+            self.state,
         )
         self.position, self.best = kept["position"], kept["best"]
         self.first_step = kept["first_step"]

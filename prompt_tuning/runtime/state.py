@@ -134,9 +134,10 @@ def load_model(
         digest = base_model.digest(checkpoint, wide)
     _warn_of_another_base(prompt_initializer, checkpoint, digest)
     flat = params_lib.flatten(params)
-    leaves = added(jnp.asarray(flat[model.EMBEDDING_PATH]))
+    places = {path: leaf for path, leaf in params_lib.flatten(where).items() if path in shapes}
+    # Under jit, as several processes may share the embedding.
+    leaves = jax.jit(added, out_shardings=places)(flat[model.EMBEDDING_PATH])
     params = params_lib.unflatten({**flat, **leaves})
-    params = jax.device_put(params, where)
     return LoadedModel(model, vocabulary, params, mesh, checkpoint, step, digest)
 
 
@@ -148,9 +149,11 @@ def with_added(loaded: LoadedModel, start: Start) -> LoadedModel:
     _warn_of_another_base(start, loaded.checkpoint, loaded.digest)
     flat, model = params_lib.flatten(loaded.params), loaded.model
     shapes = {path: flat[path] for path in sorted(model.added)}
-    embedding = jnp.asarray(flat[model.EMBEDDING_PATH])
-    leaves = _added(model, start, shapes, jax.random.key(0), loaded.vocabulary.encode, embedding)
-    placed = {path: jax.device_put(leaf, flat[path].sharding) for path, leaf in leaves.items()}
+    added = functools.partial(
+        _added, model, start, shapes, jax.random.key(0), loaded.vocabulary.encode
+    )
+    places = {path: leaf.sharding for path, leaf in shapes.items()}
+    placed = jax.jit(added, out_shardings=places)(flat[model.EMBEDDING_PATH])
     return dataclasses.replace(loaded, params=params_lib.unflatten({**flat, **placed}))
 
 

@@ -117,6 +117,11 @@ def train(
     )
     run.resume()
     _tell_export(run)
+    if run.trains_weights and jax.process_count() > 1:
+        raise ValueError(
+            f"TRAINABLE names weights, which a single process exports, and there are "
+            f"{jax.process_count()}; set TRAINABLE to the prompt, or use one process"
+        )
     if run.trains_weights and not _is_decoder_only(model):
         huggingface.check_vocabulary(vocabulary.path)
     reporting.start_folder(run.model_dir, config_text, "MODEL_DIR")
