@@ -284,7 +284,7 @@ def _add_shared_flags(sub: argparse.ArgumentParser, peer: bool) -> None:
         "--repeats", type=int, default=5, help="timed turns of each program (default: 5)"
     )
     sub.add_argument("--output", metavar="FILE", help="JSON lines are appended (default: printed)")
-    sub.add_argument("--plot", metavar="PNG", help="needs matplotlib")
+    sub.add_argument("--plot", metavar="PNG", help="a picture of the figures")
     sub.add_argument(
         "--rest", type=float, default=1.0, help="seconds of silence before a turn (default: 1)"
     )
