@@ -145,7 +145,8 @@ def test_every_module_has_its_test_and_every_test_its_module():
             wanted.add(path.replace("/__init__.py", ".py").replace(".py", "_test.py"))
     found = {str(test.relative_to(TESTS)) for test in TESTS.rglob("*_test.py")}
     others = {
-        f"{name}_test.py" for name in ("architecture", "bad_input", "end_to_end", "families", "gin")
+        f"{name}_test.py"
+        for name in ("architecture", "bad_input", "end_to_end", "families", "gin", "processes")
     }
     others |= {f"{script.stem}_test.py" for script in (REPOSITORY / "scripts").glob("*.py")}
     others |= {f"{folder.name}_test.py" for folder in (REPOSITORY / "scripts").glob("*/")}
