@@ -7,15 +7,16 @@ import json
 import os
 import pathlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 import pytest
 import sentencepiece
 
-from prompt_tuning import cli, params
+from prompt_tuning import cli, optimizers, params
 from prompt_tuning.checkpoints import huggingface
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import config as config_lib
@@ -233,3 +234,34 @@ def tiny_job(tmp_path_factory, tiny) -> TinyJob:
     text = "".join(f"{name} = {_gin_value(value)}\n" for name, value in macros.items())
     (folder / "tiny.gin").write_text(f"include 'models/t5_1_1.gin'\n\n{text}")
     return TinyJob(folder)
+
+
+@pytest.fixture
+def few_steps(tiny) -> Callable[..., tuple[list[float], dict[str, np.ndarray]]]:
+    """(model, {path: start of what it adds}, batch) -> losses, {path: what was trained}."""
+
+    trainable = (".*/prompt/.*",)
+
+    def go(of: model.EncoderDecoderModel, added: Mapping[str, np.ndarray], batch, steps=12):
+        weights = params.merge(tiny.base, params.unflatten(added))
+        tuned, frozen = params.split(weights, trainable)
+        assert params.flatten(tuned).keys() == of.added
+        adafactor = optimizers.adafactor(0.3, start_step=1000)
+        optimizer = optimizers.for_trainable(adafactor, trainable)
+
+        @jax.jit
+        def step(tuned, slots):
+            def loss(tree):
+                return of.loss(params.merge(tree, frozen), batch)
+
+            (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(tuned)
+            updates, slots = optimizer.update(gradient, slots, tuned)
+            return optax.apply_updates(tuned, updates), slots, value
+
+        slots, losses = optimizer.init(tuned), []
+        for _ in range(steps):
+            tuned, slots, value = step(tuned, slots)
+            losses.append(float(value))
+        return losses, params.flatten(jax.device_get(tuned))
+
+    return go

@@ -43,6 +43,11 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
                 f"{' and '.join(name.upper() for name in given)} given to a decoder-only model; "
                 f"expected none, which acts in an encoder: leave out {files}"
             )
+        if self.label_loss is not None:
+            raise ValueError(
+                "LABEL_LOSS given to a decoder-only model; expected none, as its labels are scored for "
+                "answers only: leave out optimizers/perceptron.gin"
+            )
         if self.config.relative_attention_per_layer:
             raise ValueError(
                 "relative_attention_per_layer is True of a decoder-only model; expected False: its "

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning import params as params_lib
 from prompt_tuning.models import config as config_lib
-from prompt_tuning.models import decoding, losses, network
+from prompt_tuning.models import decoding, label_losses, losses, network
 
 Batch = Mapping[str, Array]
 Params = Mapping[str, Any]
@@ -34,6 +34,7 @@ class EncoderDecoderModel:
       label_smoothing: share of probability given to all other rows.
       loss_normalizing_factor: see `losses.normalizer`.
       decoder: how `predict` picks tokens; a LabelRanking is for `rank_labels`.
+      label_loss: in place of the loss of tokens, or None.
       penalty: of all parameters, added to the loss of a batch; or None.
       layer_prompt: a module for each layer, or None. See network.Transformer, as for the next two.
       scaling: a module for each scaled activation, or None.
@@ -48,6 +49,7 @@ class EncoderDecoderModel:
     decoder: decoding.Decoder | decoding.LabelRanking = dataclasses.field(
         default_factory=decoding.Greedy
     )
+    label_loss: label_losses.LabelLoss | None = None
     penalty: Callable[[Params], Array] | None = None
     layer_prompt: nn.Module | None = None
     scaling: nn.Module | None = None
@@ -136,6 +138,8 @@ class EncoderDecoderModel:
           loss, and {"loss", "z_loss", "correct", "tokens"}: sums over target tokens
           (the first two not normalised, none with the penalty).
         """
+        if self.label_loss is not None:
+            return self._loss_of_labels(self.label_loss, params, batch, dropout_rng)
         logits = self.logits(params, batch, dropout_rng)
         targets = batch["decoder_target_tokens"]
         weights = batch["decoder_loss_weights"].astype(jnp.float32)
@@ -148,6 +152,29 @@ class EncoderDecoderModel:
             "z_loss": jnp.sum(z_losses_BL * weights),
             "correct": jnp.sum(weights, where=jnp.argmax(logits, -1) == targets),
             "tokens": jnp.sum(weights),
+        }
+        penalty = 0.0 if self.penalty is None else self.penalty(params)
+        return total / self.normalizer(batch) + penalty, sums
+
+    def _loss_of_labels(
+        self,
+        label_loss: label_losses.LabelLoss,
+        params: Params,
+        batch: Batch,
+        dropout_rng: Array | None,
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """As `loss`; "correct" and "tokens" count rows."""
+        if "encoder_segment_ids" in batch:
+            raise ValueError("labels are scored a row each; set PACK = False with LABEL_LOSS")
+        ids, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+        logits = self._label_logits(params, ids, label_loss.padded(), dropout_rng)
+        losses_B, correct_B, rows_B = label_loss(logits, targets)
+        total = jnp.sum(losses_B)
+        sums = {
+            "loss": total,
+            "z_loss": jnp.zeros(()),
+            "correct": jnp.sum(correct_B),
+            "tokens": jnp.sum(rows_B),
         }
         penalty = 0.0 if self.penalty is None else self.penalty(params)
         return total / self.normalizer(batch) + penalty, sums
@@ -181,6 +208,15 @@ class EncoderDecoderModel:
         Returns:
           the labels and log p(label | input) of each row, best first: as `predict`.
         """
+        return best_first(labels, self._label_logits(params, ids, labels))
+
+    def _label_logits(
+        self,
+        params: Params,
+        ids: Int[Array, "B S"],
+        labels: Int[Array, "N L"],
+        dropout_rng: Array | None = None,
+    ) -> Float[Array, "B N L V"]:
         rows, (count, length) = ids.shape[0], labels.shape
         # All labels of a row stand behind each other in the decoder, a segment each.
         targets = jnp.broadcast_to(labels.reshape(1, -1), (rows, count * length))
@@ -194,7 +230,7 @@ class EncoderDecoderModel:
             "decoder_segment_ids": segments,
             "decoder_positions": positions,
         }
-        return best_first(labels, self.logits(params, batch).reshape(rows, count, length, -1))
+        return self.logits(params, batch, dropout_rng).reshape(rows, count, length, -1)
 
     def predict(
         self, params: Params, ids: Int[Array, "B S"], max_length: int, rng: Array | None = None

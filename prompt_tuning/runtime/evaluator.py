@@ -91,7 +91,7 @@ class Answerer:
 
 def _label_ids(labels: Sequence[str], vocabulary: vocabularies.Vocabulary) -> np.ndarray:
     """Ids [N, L] of labels and their end tokens, filled up with 0."""
-    rows = [[*vocabulary.encode(label), decoding.EOS_ID] for label in labels]
+    rows = vocabularies.label_ids(labels, vocabulary)
     ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row

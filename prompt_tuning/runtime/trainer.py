@@ -181,6 +181,11 @@ def _tell_export(run: run_lib.Run) -> None:
 
 
 def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:
+    if pack and model.label_loss is not None:
+        raise ValueError(
+            "PACK is True, and LABEL_LOSS scores labels a row each; set PACK = False, or give "
+            "optimizers/perceptron.gin after runs/train.gin"
+        )
     if pack and model.loss_normalizing_factor == "NUM_TOTAL_TARGET_TOKENS":
         raise ValueError(
             "LOSS_NORMALIZING_FACTOR 'NUM_TOTAL_TARGET_TOKENS' counts padding, of which packed rows "

@@ -1,16 +1,15 @@
 """A model to which methods add something; examples alone and in one row; a job."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 import pytest
 from flax import linen as nn
 
-from prompt_tuning import cli, optimizers, params
+from prompt_tuning import cli, params
 from prompt_tuning.checkpoints import huggingface, prompt_files
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
@@ -18,7 +17,6 @@ from prompt_tuning.prompts import module
 from prompt_tuning.runtime import trainer
 
 LENGTH = 3
-TRAINABLE = (".*/prompt/.*",)
 
 
 @pytest.fixture(scope="session")
@@ -173,32 +171,3 @@ def _leaves(path, of: model.EncoderDecoderModel) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
         return prompt_files.load_leaves(path)
     return {of.PROMPT_PATH: prompt_files.load(path)}
-
-
-@pytest.fixture
-def few_steps(tiny) -> Callable[..., tuple[list[float], dict[str, np.ndarray]]]:
-    """(model, {path: start of what it adds}, batch) -> losses, {path: what was trained}."""
-
-    def go(of: model.EncoderDecoderModel, added: Mapping[str, np.ndarray], batch, steps=12):
-        weights = params.merge(tiny.base, params.unflatten(added))
-        tuned, frozen = params.split(weights, TRAINABLE)
-        assert params.flatten(tuned).keys() == of.added
-        adafactor = optimizers.adafactor(0.3, start_step=1000)
-        optimizer = optimizers.for_trainable(adafactor, TRAINABLE)
-
-        @jax.jit
-        def step(tuned, slots):
-            def loss(tree):
-                return of.loss(params.merge(tree, frozen), batch)
-
-            (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(tuned)
-            updates, slots = optimizer.update(gradient, slots, tuned)
-            return optax.apply_updates(tuned, updates), slots, value
-
-        slots, losses = optimizer.init(tuned), []
-        for _ in range(steps):
-            tuned, slots, value = step(tuned, slots)
-            losses.append(float(value))
-        return losses, params.flatten(jax.device_get(tuned))
-
-    return go

@@ -1,10 +1,13 @@
 """GLUE and SuperGLUE with validation held out of training, generated and ranked.
 
-The reference compares these with its perceptron loss: BENCHMARK_NAME_generation_train and
-…_test, …_rank_classification_validation and …_test, and the mixture BENCHMARK_NAME_generation.
+The reference compares losses of tokens and of labels with these: BENCHMARK_NAME_generation_train
+and …_test, …_rank_classification_validation and …_test, and the mixture BENCHMARK_NAME_generation;
+…_perceptron_train and …_test with the mixture BENCHMARK_NAME_perceptron, which hold the same
+examples, since optimizers/perceptron.gin makes the labels of a batch itself.
 """
 
 import functools
+import itertools
 
 from prompt_tuning.data import benchmarks, formats, ranking, registry, variants
 from prompt_tuning.data.tasks import glue, super_glue
@@ -22,14 +25,15 @@ def _register(benchmark: benchmarks.Benchmark, name: str, version: str, held_out
     text_steps = [*benchmark.text_steps(name), formats.remove_first_text_token]
     validation = {"validation": f"train[-{held_out}:]"}
     train, test = {"train": f"train[:-{held_out}]", **validation}, {"validation": "validation"}
-    for kind, parts, shown in (("train", train, "Valid"), ("test", test, "Test")):
+    both = (("train", train, "Valid"), ("test", test, "Test"))
+    for loss, (kind, parts, shown) in itertools.product(("generation", "perceptron"), both):
         registry.add_task(
-            f"{base}_generation_{kind}",
+            f"{base}_{loss}_{kind}",
             source.with_parts(parts),
             text_steps,
             postprocess_fn=benchmark.postprocess(name),
             metric_fns=benchmark.metrics_of(name),
-            samples_name=f"{name} Generation {shown}",
+            samples_name=f"{name} {loss.capitalize()} {shown}",
         )
     for kind, parts in (("validation", validation), ("test", test)):
         registry.add_task(
@@ -39,13 +43,10 @@ def _register(benchmark: benchmarks.Benchmark, name: str, version: str, held_out
             postprocess_fn=ranking.candidate,
             metric_fns=[functools.partial(ranking.rank_classes, num_classes=len(labels))],
         )
-    kinds = (
-        "rank_classification_validation",
-        "rank_classification_test",
-        "generation_train",
-        "generation_test",
-    )
-    variants.add_mixture(f"{base}_generation", [f"{base}_{kind}" for kind in kinds], 1.0)
+    ranked = ("rank_classification_validation", "rank_classification_test")
+    for loss, others in (("generation", ranked), ("perceptron", ())):
+        kinds = (*others, f"{loss}_train", f"{loss}_test")
+        variants.add_mixture(f"{base}_{loss}", [f"{base}_{kind}" for kind in kinds], 1.0)
 
 
 for _benchmark, _version in (

@@ -32,8 +32,10 @@ KINDS = (
 
 
 def test_the_names_of_the_reference():
-    found = {n for n in seqio.TaskRegistry.names() if "_generation_" in n or "_rank_class" in n}
-    assert found == {f"{name}_{kind}" for name in TASKS for kind in KINDS}
+    of_these = ("_generation_", "_rank_class", "_perceptron_")
+    found = {n for n in seqio.TaskRegistry.names() if any(part in n for part in of_these)}
+    kinds = (*KINDS, "perceptron_train", "perceptron_test")
+    assert found == {f"{name}_{kind}" for name in TASKS for kind in kinds}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -58,6 +60,15 @@ def test_splits_and_metrics(name):
     assert {t.name: mixture.get_rate(t) for t in mixture.tasks} == dict.fromkeys(
         [f"{name}_{kind}" for kind in KINDS], 1.0
     )
+    mixture = seqio.MixtureRegistry.get(f"{name}_perceptron")
+    assert {task.name for task in mixture.tasks} == {
+        f"{name}_perceptron_train",
+        f"{name}_perceptron_test",
+    }
+    for kind, same in (("train", tasks[0]), ("test", tasks[1])):
+        task = seqio.TaskRegistry.get(f"{name}_perceptron_{kind}")
+        assert task.source.splits == same.source.splits
+        assert len(task.predict_metric_fns) == len(same.predict_metric_fns)
 
 
 def test_a_mixture_is_generated_and_ranked(tmp_path, vocabulary):
