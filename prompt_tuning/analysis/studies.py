@@ -33,12 +33,14 @@ class Variant:
       gin_files: after the model's and the task's, before the run's.
       run_files: the run, and what comes after it; () trains nothing.
       settings: macros and their values.
+      train_settings: of training alone.
       base: the base of the study that it stands on; None for the model's own checkpoint.
     """
 
     gin_files: Sequence[str] = ()
     run_files: Sequence[str] = ("runs/train.gin",)
     settings: Settings = dataclasses.field(default_factory=dict)
+    train_settings: Settings = dataclasses.field(default_factory=dict)
     base: str | None = None
 
 
@@ -118,7 +120,7 @@ class Study:
         files = [*self.gin_files, *variant.gin_files]
         found = {}
         if variant.run_files:
-            training = {**given, **self.train_settings, **variant.settings}
+            training = {**given, **self.train_settings, **variant.train_settings}
             training |= {"RANDOM_SEED": point.seed, "MODEL_DIR": str(folder)}
             result = self._kept(folder, "train", [*files, *variant.run_files], training)
             found[VALIDATION] = result["best"]

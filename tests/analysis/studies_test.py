@@ -29,7 +29,11 @@ class Commands:
         return [line for line in self.lines if line[0] == verb]
 
 
-WEIGHTS = {"run_files": ["runs/train.gin", "optimizers/weights.gin"], "settings": {"PROMPT": None}}
+WEIGHTS = {
+    "run_files": ["runs/train.gin", "optimizers/weights.gin"],
+    "settings": {"PROMPT": None},
+    "train_settings": {"LEARNING_RATE": 0.1},
+}
 
 
 def go(run, folder, **others):
@@ -102,6 +106,8 @@ def test_evaluations_take_the_best_prompt_or_the_trained_model(tmp_path):
     assert "--gin.EVAL_FILE='there.tsv'" in tuned and "--gin_file=start.gin" in tuned
     assert f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/points/full/seed_4/model_3'" in full
     assert {"--gin.PROMPT=None", "--gin.PROMPT_FILE=None"} <= set(full)
+    rates = ["--gin.LEARNING_RATE=0.1" in line for line in (run.of("train")[1], full)]
+    assert rates == [True, False]
     # The mean of the tasks' first metrics.
     assert [row["scores"] for row in rows] == [
         {"validation": 4.0, "there": 55.0},
