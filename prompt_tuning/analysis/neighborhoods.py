@@ -124,8 +124,12 @@ def plot(
             axes.scatter(
                 *place(prompt).T, s=50, color=look["color"], marker=look["marker"], label=name
             )
-        for word, row in words.items():
+        for number, (word, row) in enumerate(words.items()):
             x, y = place(embedding[row])[0]
-            axes.scatter([x], [y], s=90, color="black", marker="*")
-            axes.annotate(word, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=13)
+            axes.scatter([x], [y], s=90, color="black", marker="*", zorder=3)
+            # Labels are near each other: one is written above its star, the next below.
+            axes.annotate(
+                word, (x, y), xytext=(8, (10, -18)[number % 2]), textcoords="offset points",
+                fontsize=13,
+            )  # fmt: skip
         axes.legend(frameon=False, fontsize=12, loc="center left", bbox_to_anchor=(1.02, 0.5))
