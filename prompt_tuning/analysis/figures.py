@@ -62,7 +62,7 @@ def lines(axes: Any, series: Mapping[str, Sequence[tuple[Any, float, float]]]) -
             axes.set_xticks(places, [str(value) for value in x])
             axes.minorticks_off()
     if len(series) > 1:
-        axes.legend(frameon=False, fontsize=13)
+        legend(axes)
 
 
 def bars(axes: Any, groups: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
@@ -79,4 +79,9 @@ def bars(axes: Any, groups: Mapping[str, Mapping[str, tuple[float, float]]]) -> 
         )  # fmt: skip
     axes.set_xticks(range(len(groups)), list(groups))
     if len(kinds) > 1:
-        axes.legend(frameon=False, fontsize=13)
+        legend(axes)
+
+
+def legend(axes: Any) -> None:
+    """What is what, beside the axes, where it covers nothing."""
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=12)

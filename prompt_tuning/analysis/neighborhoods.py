@@ -132,4 +132,4 @@ def plot(
                 word, (x, y), xytext=(8, (10, -18)[number % 2]), textcoords="offset points",
                 fontsize=13,
             )  # fmt: skip
-        axes.legend(frameon=False, fontsize=12, loc="center left", bbox_to_anchor=(1.02, 0.5))
+        figures.legend(axes)

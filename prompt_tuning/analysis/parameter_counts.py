@@ -189,4 +189,4 @@ def plot(found: Mapping[str, Counts], path: epath.PathLike) -> None:
         axes.set(xscale="log", yscale="log")
         axes.set_xticks(sizes, list(found))
         axes.minorticks_off()
-        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=12)
+        figures.legend(axes)
