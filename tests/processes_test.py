@@ -66,9 +66,29 @@ def test_two_processes_train_as_one(tiny_job, tmp_path, partitions, stops):
     assert metrics(one) == metrics(two) and names(one) == names(two)
 
 
-def test_what_a_single_process_does(tiny_job, tmp_path):
-    """infer writes in the order of the input; weights are exported whole."""
-    answers = tiny_job.command("infer", PROMPT_FILE=None, PROMPT=None, INFER_OUTPUT_DIR=tmp_path)
-    codes, told = run(answers)
-    assert codes == [2, 2]
-    assert all("infer runs in one process, and there are 2; start NUM_SHARDS" in x for x in told)
+def test_two_processes_evaluate_as_one(tiny_job, tmp_path):
+    """The table of results is read when the first process has written them."""
+    without = {"PROMPT_FILE": None, "PROMPT": None, "BATCH_SIZE": 8}
+    one, two = tmp_path / "one", tmp_path / "two"
+    cli.run(tiny_job.command("eval", EVAL_OUTPUT_DIR=one, **without))
+    codes, told = run(tiny_job.command("eval", EVAL_OUTPUT_DIR=two, **without))
+    assert codes == [0, 0], told
+    assert metrics(one) == metrics(two) and names(one) == names(two)
+
+
+@pytest.mark.parametrize(
+    ("verb", "settings", "part"),
+    [
+        (
+            "infer",
+            {"PROMPT_FILE": None, "PROMPT": None, "INFER_OUTPUT_DIR": "x"},
+            "infer runs in one process, and there are 2; start NUM_SHARDS",
+        ),
+        ("export", {"EXPORT_DIR": "x"}, "export writes in one process, and there are 2; start one"),
+    ],
+)
+def test_what_a_single_process_does(tiny_job, tmp_path, monkeypatch, verb, settings, part):
+    monkeypatch.chdir(tmp_path)
+    codes, told = run(tiny_job.command(verb, **settings))
+    assert codes == [2, 2] and all(part in each for each in told)
+    assert not (tmp_path / "x").exists()

@@ -8,6 +8,8 @@ from typing import Any
 
 from etils import epath
 
+from prompt_tuning.checkpoints import whole
+
 # Okabe & Ito's colours, told apart by the colour-blind, and a mark each.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -41,11 +43,7 @@ def figure(path: epath.PathLike, x: str, y: str, title: str = "") -> Iterator[An
     yield axes
     content = io.BytesIO()
     picture.savefig(content, format="png")
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content.getvalue())
-    temporary.replace(path)
+    whole.write(path, content.getvalue())
 
 
 def lines(axes: Any, series: Mapping[str, Sequence[tuple[Any, float, float]]]) -> None:

@@ -1,10 +1,12 @@
 """Files and folders that appear whole or not at all, written by the first of several processes."""
 
 import contextlib
+import uuid
 from collections.abc import Iterator
 
 import jax
 from etils import epath
+from jax.experimental import multihost_utils
 
 
 def is_writer() -> bool:
@@ -21,13 +23,20 @@ def write(path: epath.PathLike, content: bytes) -> None:
         return
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Commands that are started together, such as the shards of infer, write the same settings.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def wait_for_writer(what: str) -> None:
+    """Several processes wait for each other here; `what` the first has written is there then."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 @contextlib.contextmanager

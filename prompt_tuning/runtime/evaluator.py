@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from prompt_tuning import partitioning
-from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.checkpoints import prompt_files, whole
 from prompt_tuning.checkpoints import prompt_paths as paths_lib
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoding
@@ -28,11 +28,11 @@ class Answerer:
         self._loaded, self._seed = loaded, seed
         model = loaded.model
         # Every process reads all answers.
-        whole = {"out_shardings": partitioning.replicated(loaded.mesh)}
-        self._predict = jax.jit(model.predict, static_argnums=2, **whole)
-        self._rank = jax.jit(model.rank_labels, **whole)
-        self._score = jax.jit(model.score, **whole)
-        self._loss = jax.jit(lambda params, batch: model.loss(params, batch)[1], **whole)
+        everywhere = {"out_shardings": partitioning.replicated(loaded.mesh)}
+        self._predict = jax.jit(model.predict, static_argnums=2, **everywhere)
+        self._rank = jax.jit(model.rank_labels, **everywhere)
+        self._score = jax.jit(model.score, **everywhere)
+        self._loss = jax.jit(lambda params, batch: model.loss(params, batch)[1], **everywhere)
         self._labels = None
         if isinstance(model.decoder, decoding.LabelRanking):
             self._labels = _label_ids(model.decoder.labels, loaded.vocabulary)
@@ -72,7 +72,8 @@ class Answerer:
     ) -> tuple[list[str], list[float] | None, dict[str, list[float]]]:
         """Of each example the best decode as text, target scores where a metric wants them, and more.
 
-        Texts are "" where nothing wants answers. The last is what seqio's metrics call aux_values: {"scores": log-likelihood of the decode}.
+        Texts are "" where nothing wants answers. The last is what seqio's metrics call
+        aux_values: {"scores": log-likelihood of the decode}.
         """
         texts = [""] * len(task.examples)
         scores = [0.0] * len(task.examples)
@@ -304,6 +305,7 @@ def evaluate(
                 loaded = state.with_added(loaded, prompt_files.initializer(path))
             validation.evaluate(loaded.params, (loaded.step or 0) if step is None else step)
             record.add(path)
+    whole.wait_for_writer(f"evaluated in {output_dir}")
     return record.tell(tasks)
 
 

@@ -61,6 +61,11 @@ def export(
     step, trained = _step(checkpoint, start_step), {}
     if model_dir is not None:
         step, trained = _trained(model_dir, wanted, checkpoint)
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"export writes in one process, and there are {jax.process_count()}; start one, without "
+            "--coordinator_address and --multiprocess_gpu"
+        )
     if checkpoint is None and wanted.keys() - trained.keys():
         raise ValueError(
             "there is no model to export: INITIAL_CHECKPOINT_PATH is None, and MODEL_DIR is not that "

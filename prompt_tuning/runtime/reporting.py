@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import rich.progress
 import tensorboardX
 from etils import epath
-from jax.experimental import multihost_utils
 
 from prompt_tuning import optimizers
 from prompt_tuning import params as params_lib
@@ -188,8 +187,7 @@ def start_folder(folder: epath.PathLike, config_text: str, setting: str) -> None
 
     All of several processes have read what is there before the first of them writes.
     """
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"start {folder}")
+    whole.wait_for_writer(f"start {folder}")
     try:
         write_text(epath.Path(folder) / "config.gin", config_text)
     except OSError as error:

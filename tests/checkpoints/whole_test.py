@@ -1,5 +1,6 @@
 """A file and a folder appear whole or not at all."""
 
+import concurrent.futures
 import pathlib
 
 import pytest
@@ -13,6 +14,13 @@ def test_a_file_is_written_with_its_folders_and_replaced(tmp_path):
         whole.write(path, content)
         assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_many_write_the_same_file(tmp_path):
+    path = tmp_path / "config.gin"
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: whole.write(path, b"the same"), range(200)))
+    assert path.read_bytes() == b"the same" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("method", ["write_bytes", "replace"])
