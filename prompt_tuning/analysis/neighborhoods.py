@@ -18,7 +18,7 @@ class Neighborhood:
       norm: mean length of its vectors.
       nearest: mean similarity to the nearest piece.
       clusters: mean similarity between the neighbors of one vector: high where they are of a kind.
-      distinct: share of the vectors whose nearest piece is no other vector's.
+      shared: vectors whose nearest piece is that of another vector too.
       labels: {label: vectors that have one of its pieces among their neighbors}.
       moved: mean distance from where the vectors started, nan where that is not known.
     """
@@ -26,7 +26,7 @@ class Neighborhood:
     norm: float
     nearest: float
     clusters: float
-    distinct: float
+    shared: int
     labels: Mapping[str, int]
     moved: float
 
@@ -73,11 +73,12 @@ def neighborhood(
     vectors = unit(embedding)[ids]
     between = np.einsum("pkd,pld->pkl", vectors, vectors)
     pairs = ~np.eye(ids.shape[1], dtype=bool)
+    _, times = np.unique(ids[:, 0], return_counts=True)
     return Neighborhood(
         norm=float(np.linalg.norm(prompt, axis=1).mean()),
         nearest=float(near[:, 0].mean()),
         clusters=float(between[:, pairs].mean()) if count > 1 else float("nan"),
-        distinct=len(np.unique(ids[:, 0])) / len(ids),
+        shared=int(times[times > 1].sum()),
         labels={
             label: int(np.isin(ids, list(pieces)).any(axis=1).sum())
             for label, pieces in labels.items()

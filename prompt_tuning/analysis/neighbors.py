@@ -151,7 +151,7 @@ def _print_nearest(
 
 def _figures(figures: Mapping[str, neighborhoods.Neighborhood]) -> list[list[str]]:
     labels = list(next(iter(figures.values())).labels)
-    head = ["prompt", "norm", "moved", "nearest", "clusters", "distinct", *labels]
+    head = ["prompt", "norm", "moved", "nearest", "clusters", "shared", *labels]
     rows = [
         [
             name,
@@ -159,7 +159,7 @@ def _figures(figures: Mapping[str, neighborhoods.Neighborhood]) -> list[list[str
             "" if np.isnan(each.moved) else f"{each.moved:.1f}",
             f"{each.nearest:.3f}",
             f"{each.clusters:.3f}",
-            f"{100 * each.distinct:.0f} %",
+            str(each.shared),
             *(str(each.labels[label]) for label in labels),
         ]
         for name, each in figures.items()
