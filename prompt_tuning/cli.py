@@ -329,7 +329,9 @@ def run(arguments: Sequence[str]) -> Any:
     if "config_text" in parameters:
         given["config_text"] = gin.config_str()
     if "run" in parameters:
-        given["run"] = run
+        # Gin files of the commands that it runs lie where this one's do.
+        paths = [f"--gin_search_paths={options.gin_search_paths}"]
+        given["run"] = lambda others: run([*others, *paths])
     return gin.get_configurable(function)(**given)
 
 

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 from etils import epath
 
 from prompt_tuning import partitioning
@@ -46,8 +45,7 @@ def answers(
     spread = dataclasses.replace(
         task, examples=[{**example, "prompt": name} for example in task.examples for name in names]
     )
-    found: list[list[Answer]] = [[] for _ in task.examples]
-    rows: dict[int, Answer] = {}
+    found: list[list[Answer]] = [[None] * len(names) for _ in task.examples]
     batches = spread.batches(batch_size * len(names), loaded.soft_tokens)
     for number, (which, batch) in enumerate(batches):
         decodes, scores = answerer.predict(loaded.params, batch, task.lengths.targets, number)
@@ -57,9 +55,8 @@ def answers(
             likelihoods: dict[str, float] = {}
             for text, score in zip(texts, scores[i].tolist(), strict=True):
                 likelihoods.setdefault(text, score)
-            rows[row] = Answer(likelihoods, None if of_targets is None else float(of_targets[i]))
-    for row in sorted(rows):
-        found[row // len(names)].append(rows[row])
+            target_score = None if of_targets is None else float(of_targets[i])
+            found[row // len(names)][row % len(names)] = Answer(likelihoods, target_score)
     return found
 
 
@@ -149,7 +146,10 @@ def ensemble(
 def scores(
     task: evaluation_task.EvaluationTask, found: Answers, *, ranked: bool
 ) -> dict[str, dict[str, float]]:
-    """Metrics of each prompt, their mean, deviation and best (by the first metric), and of all."""
+    """Metrics of each prompt, their mean, deviation and best (by the first metric), and of all.
+
+    Raises ValueError where the task has no metrics of this split.
+    """
 
     def metrics(texts, of_targets) -> dict[str, float]:
         return evaluator.numbers(task.metrics(texts, of_targets if task.needs_scores else None))
@@ -161,12 +161,15 @@ def scores(
     of_targets = None
     if task.needs_scores:
         of_targets = [statistics.mean(a.target_score for a in own) for own in found]
+    if not singles[0]:
+        raise ValueError(
+            f"{task.name} has no metrics by which prompts could be compared; choose a task that has, and "
+            "a SPLIT with answers"
+        )
     first = next(iter(singles[0]))
     results = {f"prompt {number}": single for number, single in enumerate(singles)}
     results["average"] = {key: statistics.mean(s[key] for s in singles) for key in singles[0]}
-    results["deviation"] = {
-        key: float(np.std([s[key] for s in singles], ddof=1)) for key in singles[0]
-    }
+    results["deviation"] = {key: statistics.stdev(s[key] for s in singles) for key in singles[0]}
     results["best"] = max(singles, key=lambda single: single[first])
     results["majority vote"] = metrics([majority(own) for own in found], of_targets)
     if ranked:

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import statistics
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -123,6 +124,11 @@ class Study:
             training = {**given, **self.train_settings, **variant.train_settings}
             training |= {"RANDOM_SEED": point.seed, "MODEL_DIR": str(folder)}
             result = self._kept(folder, "train", [*files, *variant.run_files], training)
+            if result["best"] is None:
+                raise ValueError(
+                    f"the run in {folder} was not evaluated, so it has no score; choose a task with a "
+                    "validation split and metrics in STUDY_FILES or STUDY_SETTINGS"
+                )
             found[VALIDATION] = result["best"]
             given |= _trained(result, folder)
         evaluations = (
@@ -132,7 +138,12 @@ class Study:
             place = folder / "evaluations" / name
             asking = {**given, **settings, "EVAL_OUTPUT_DIR": str(place)}
             result = self._kept(place, "eval", [*files, "runs/eval.gin"], asking)
-            found[name] = statistics.mean(next(iter(of.values())) for of in result.values())
+            firsts = [next(iter(metrics.values())) for metrics in result.values() if metrics]
+            if not firsts:
+                raise ValueError(
+                    f"{name!r} of STUDY_EVALUATIONS has no metrics; choose a task, and a SPLIT with answers"
+                )
+            found[name] = statistics.mean(firsts)
         return found
 
     def _kept(
@@ -174,7 +185,7 @@ def study(
     settings: Settings | None = None,
     train_settings: Settings | None = None,
     base_settings: Settings | None = None,
-    bases: Mapping[str, Mapping[str, Any]] | None = None,
+    bases: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
     axis: tuple[str, Sequence[Any]] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     evaluations: Mapping[str, Settings] | None = None,
@@ -211,12 +222,13 @@ def study(
         settings=settings or {},
         train_settings=train_settings or {},
         base_settings=base_settings or {},
-        bases={name: Variant(**{**LM_ADAPTATION, **of}) for name, of in (bases or {}).items()},
-        variants={name: Variant(**given) for name, given in variants.items()},
+        bases={n: _variant("STUDY_BASES", n, {**LM_ADAPTATION, **of}) for n, of in bases.items()},
+        variants={n: _variant("STUDY_VARIANTS", n, of) for n, of in variants.items()},
         axis=axis,
         seeds=seeds,
         evaluations=evaluations or {},
     )
+    _check(grid)
     reporting.start_folder(output_dir, config_text, "STUDY_DIR")
     rows = []
     for point in grid.points():
@@ -227,6 +239,27 @@ def study(
     plot(summary, grid.folder / "study.png", title, axis)
     print(reporting.table(_cells(summary, axis)))
     return rows
+
+
+def _variant(setting: str, name: str, given: Mapping[str, Any]) -> Variant:
+    known = [field.name for field in dataclasses.fields(Variant)]
+    if unknown := sorted(given.keys() - set(known)):
+        raise ValueError(f"{name!r} of {setting} has {unknown}; expected some of {known}")
+    return Variant(**given)
+
+
+def _check(grid: Study) -> None:
+    """Raises ValueError where a study cannot be run to its end."""
+    for setting, some in (("STUDY_VARIANTS", grid.variants), ("STUDY_SEEDS", grid.seeds)):
+        if not some:
+            raise ValueError(
+                f"{setting} is {some!r}; expected at least one: give a file of studies/"
+            )
+    for name, own in {**grid.bases, **grid.variants}.items():
+        if own.base is not None and own.base not in grid.bases:
+            raise ValueError(
+                f"{name!r} stands on the base {own.base!r}; STUDY_BASES has {list(grid.bases)}"
+            )
 
 
 Summary = Mapping[tuple[str, Any], Mapping[str, tuple[float, float, int]]]

@@ -153,6 +153,16 @@ def test_a_row_that_names_no_prompt(tiny_job, prompt_paths, tmp_path):
         cli.run(arguments)
 
 
+def test_a_split_without_answers(tiny_job, prompt_paths, tmp_path):
+    settings = {"PROMPT_FILE": [str(path) for path in prompt_paths], "EVAL_OUTPUT_DIR": tmp_path}
+    unknown = tmp_path / "unknown.tsv"
+    unknown.write_text("text\tlabel\nshe liked the film\t<unk>\n")
+    with pytest.raises(
+        ValueError, match="unknown has no metrics by which prompts could be compared"
+    ):
+        cli.run(tiny_job.command("ensemble", EVAL_FILE=unknown, **settings))
+
+
 def test_an_ensemble_of_one(tiny_job, prompt_paths, tmp_path):
     settings = {"PROMPT_FILE": str(prompt_paths[0]), "EVAL_OUTPUT_DIR": tmp_path}
     with pytest.raises(ValueError, match="PROMPT_FILE names 1 prompt; an ensemble has several"):

@@ -139,11 +139,46 @@ def test_bases_are_made_once_each_from_the_one_before(tmp_path):
     assert last in run.lines[-1]
 
 
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"variants": {}}, r"STUDY_VARIANTS is \{\}; expected at least one"),
+        ({"seeds": ()}, r"STUDY_SEEDS is \(\); expected at least one"),
+        (
+            {"variants": {"a": {"files": []}}},
+            "'a' of STUDY_VARIANTS has .'files'.; expected some of",
+        ),
+        ({"variants": {"a": {"base": "b"}}}, "'a' stands on the base 'b'; STUDY_BASES has"),
+    ],
+)
+def test_studies_that_cannot_be_run(tmp_path, settings, part):
+    run = Commands()
+    with pytest.raises(ValueError, match=part):
+        go(run, tmp_path / "study", **settings)
+    assert not run.lines and not (tmp_path / "study").exists()
+
+
+def test_a_run_without_a_score(tmp_path):
+    def unevaluated(arguments):
+        return {"best": None, "prompt_file": "p.npy"}
+
+    with pytest.raises(ValueError, match="was not evaluated, so it has no score; choose a task"):
+        go(unevaluated, tmp_path)
+
+
+def test_an_evaluation_without_metrics(tmp_path):
+    def unlabelled(arguments):
+        return {"test": {}} if arguments[0] == "eval" else {"best": 1.0, "prompt_file": "p.npy"}
+
+    with pytest.raises(ValueError, match="'there' of STUDY_EVALUATIONS has no metrics"):
+        go(unlabelled, tmp_path, evaluations={"there": {"SPLIT": "test"}})
+
+
 def test_a_study_by_command(tiny_job, tmp_path):
     """Two lengths of a prompt, trained for real and scored on another file."""
     settings = {
         "STUDY_DIR": str(tmp_path),
-        "STUDY_FILES": [str(tiny_job.folder / "tiny.gin")],
+        "STUDY_FILES": ["tiny.gin"],
         "STUDY_AXIS": ("PROMPT_LENGTH", [1, 3]),
         "STUDY_SEEDS": (0,),
         "STUDY_TRAIN_SETTINGS": {
@@ -154,6 +189,8 @@ def test_a_study_by_command(tiny_job, tmp_path):
         "STUDY_EVALUATIONS": {"train": {"EVAL_FILE": str(tiny_job.folder / "eval.tsv")}},
     }
     flags = [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    # Where the files of a study lie is told once.
+    flags.append(f"--gin_search_paths={tiny_job.folder}")
     rows = cli.run(["study", "--gin_file=studies/prompt_length.gin", *flags])
     assert [row["value"] for row in rows] == [1, 3]
     for row in rows:
