@@ -206,10 +206,14 @@ def plot_growth(curves: Mapping[str, Sequence[Point]], path: str) -> None:
             axes, values = grid[row][column], [cost(point.record) for point in found]
             axes.loglog(sizes, values, "o-")
             for size, value in zip(sizes, values, strict=True):
-                axes.annotate(f"{value:.2g}", (size, value), fontsize=7)
-            axes.set_xticks(sizes, [point.name for point in found])
+                axes.annotate(
+                    f"{value:.2g}", (size, value), xytext=(-4, 6), textcoords="offset points",
+                    ha="right", fontsize=9,
+                )  # fmt: skip
+            axes.set_xticks(sizes, [point.name for point in found], fontsize=9, rotation=30)
+            axes.set_yticks([])  # Each point tells its value.
             axes.minorticks_off()
-            axes.margins(0.15)
+            axes.margins(0.2)
             axes.set(xlabel=what, ylabel="" if column else label)
             if len(found) > 1:
                 axes.set_title(f"exponent {_exponents(found)[row]:.2f}", fontsize=9)
