@@ -300,6 +300,13 @@ class TrainBatches:
         dataset = _read(self._config, provider, tasks, shuffle=False, seed=0)
         return list(dataset.take(CHECKED_EXAMPLES).as_numpy_iterator())
 
+    def with_seed(self, seed: int) -> "TrainBatches":
+        """The same examples in another order, from the first position."""
+        other = copy.copy(self)
+        other._config = dataclasses.replace(self._config, seed=seed)
+        other.position = {"epoch": 0, "examples": 0}
+        return other
+
     @property
     def name(self) -> str:
         """Of the task or mixture."""

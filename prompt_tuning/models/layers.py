@@ -266,7 +266,17 @@ class Attention(nn.Module):
         self.key = Dense(width, ("embed", "joined_kv"), self.dtype)
         self.value = Dense(width, ("embed", "joined_kv"), self.dtype)
         self.out = Dense(self.features, ("joined_kv", "embed"), self.dtype)
-        self.dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-1,))
+        self.dropout = nn.Dropout(self.dropout_rate)
+
+    def _keep(self, rows: int, keys: int, deterministic: bool) -> Float[Array, "B H K 1"]:
+        """What the weight of each key is multiplied with, for dropout.
+
+        One mask for all queries, as in T5X. It is drawn key by key, so that keys that are added
+        as padding change nothing for the others.
+        """
+        keep_KBH = jnp.ones((keys, rows, self.num_heads), jnp.float32)
+        keep_KBH = self.dropout(keep_KBH, deterministic=deterministic)
+        return jnp.transpose(keep_KBH, (1, 2, 0))[..., None]
 
     def _heads(self, x: Float[Array, "B K J"]) -> Float[Array, "B H K C"]:
         x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
@@ -294,8 +304,9 @@ class Attention(nn.Module):
         """Mixes the values by softmax(query · key + bias) over the visible keys."""
         key_BHKC, value_BHKC = keys_values
         query_BHQC = self._query(x)
-        # One mask for all queries, as in T5X: dropping a weight is dropping its value.
-        value_BHKC = self.dropout(value_BHKC, deterministic=deterministic)
+        rows, _, keys, _ = value_BHKC.shape
+        # Dropping a weight is dropping its value.
+        value_BHKC *= self._keep(rows, keys, deterministic).astype(value_BHKC.dtype)
         mixed_BHQC = attention.attend(query_BHQC, key_BHKC, value_BHKC, bias, visible)
         return self._joined(mixed_BHQC)
 
@@ -317,8 +328,7 @@ class Attention(nn.Module):
         kernels = (self.key.kernel(width), self.value.kernel(width))
         key_DHC, value_DHC = (k.reshape(width, self.num_heads, self.head_dim) for k in kernels)
         query_BHQD = jnp.einsum("bhqc,dhc->bhqd", query_BHQC, key_DHC)
-        keep = jnp.ones((source.shape[0], self.num_heads, source.shape[1], 1), jnp.float32)
-        keep = self.dropout(keep, deterministic=deterministic)
+        keep = self._keep(source.shape[0], source.shape[1], deterministic)
         mixed_BHQD = attention.attend_to_inputs(query_BHQD, source, visible, keep)
         return self._joined(jnp.einsum("bhqd,dhc->bhqc", mixed_BHQD, value_DHC))
 

@@ -1,5 +1,6 @@
 """Answers the examples of tasks and computes the tasks' metrics."""
 
+import copy
 import itertools
 import json
 import logging
@@ -36,6 +37,12 @@ class Answerer:
         self._labels = None
         if isinstance(model.decoder, decoding.LabelRanking):
             self._labels = _label_ids(model.decoder.labels, loaded.vocabulary)
+
+    def with_seed(self, seed: int) -> "Answerer":
+        """The same with other randomness; nothing is compiled again."""
+        other = copy.copy(self)
+        other._seed = seed
+        return other
 
     def predict(self, params, batch, max_length: int, index: int = 0) -> tuple[np.ndarray, ...]:
         """Tokens [B, N, L] and scores [B, N] of a batch; `index` varies the randomness.

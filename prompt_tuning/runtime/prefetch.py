@@ -32,7 +32,7 @@ class Prefetch:
     def _fill(self) -> None:
         while not self._stopped.is_set():
             try:
-                item = self._place(next(self._batches)), dict(self._batches.position), None
+                item = self._place(next(self._batches)), self._batches.position, None
             except BaseException as error:  # raised again where the batch is asked for
                 item = None, None, error
             self._ready.put(item)

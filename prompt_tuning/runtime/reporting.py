@@ -95,16 +95,18 @@ class StepLog:
         step: int,
         last_step: int,
         learning_rate: optimizers.Schedule | None = None,
+        bar: bool = True,
     ):
         """A run from `first_step` to `last_step` that is at `step`.
 
-        The names of what is told are T5X's; `learning_rate` is told of the last step taken.
+        The names of what is told are T5X's; `learning_rate` is told of the last step taken. Of
+        several logs that are open together only one may have a bar.
         """
         folder, self._learning_rate = epath.Path(folder), learning_rate
         self._writer = MetricWriter(
             folder / "metrics.jsonl", events=folder, after_step=step, prefix=""
         )
-        self._bar = progress(last_step - first_step, step - first_step)
+        self._bar = progress(last_step - first_step, step - first_step, shown=bar)
         self.restart()
 
     def restart(self) -> None:
@@ -197,7 +199,9 @@ def start_folder(folder: epath.PathLike, config_text: str, setting: str) -> None
         ) from error
 
 
-def progress(total: int, done: int = 0, unit: str = "steps") -> rich.progress.Progress:
+def progress(
+    total: int, done: int = 0, unit: str = "steps", shown: bool = True
+) -> rich.progress.Progress:
     """A progress bar with one task, shown on a terminal only. Use as a context manager."""
     bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
@@ -206,7 +210,7 @@ def progress(total: int, done: int = 0, unit: str = "steps") -> rich.progress.Pr
         rich.progress.TextColumn(unit),
         rich.progress.TimeRemainingColumn(),
         rich.progress.TextColumn("{task.fields[note]}"),
-        disable=not sys.stderr.isatty(),
+        disable=not (shown and sys.stderr.isatty()),
         console=rich.console.Console(stderr=True),
     )
     bar.add_task("", total=total, completed=done, note="")

@@ -16,7 +16,7 @@ import prompt_tuning
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import prompt_files, train_state
-from prompt_tuning.runtime import counts, state
+from prompt_tuning.runtime import counts, reporting, state
 
 Tree = Mapping[str, Any]
 OptimizerFactory = Callable[..., optax.GradientTransformation]
@@ -170,6 +170,19 @@ class Run:
             for path, now in self.added().items()
         ]
         return {"prompt_distance": float(np.mean(np.concatenate(distances)))} if distances else {}
+
+    def log(
+        self, learning_rate: optimizers.Schedule | None = None, bar: bool = True
+    ) -> reporting.StepLog:
+        """What tells of the steps from here on; see `reporting.StepLog`."""
+        return reporting.StepLog(
+            self.model_dir / "train",
+            first_step=self.first_step,
+            step=self.step,
+            last_step=self.schedule.train_steps,
+            learning_rate=learning_rate,
+            bar=bar,
+        )
 
     def digest(self) -> str:
         """Identity of what is trained on what."""

@@ -141,16 +141,16 @@ def load_model(
     return LoadedModel(model, vocabulary, params, mesh, checkpoint, step, digest)
 
 
-def with_added(loaded: LoadedModel, start: Start) -> LoadedModel:
+def with_added(loaded: LoadedModel, start: Start | None, seed: int = 0) -> LoadedModel:
     """The same model with what `start` gives in place of what is added to its base.
 
-    Raises as `_added`; warns as `load_model` of another base.
+    `seed` is of what is random, as in `load_model`. Raises as `_added`; warns as `load_model` of another base.
     """
     _warn_of_another_base(start, loaded.checkpoint, loaded.digest)
     flat, model = params_lib.flatten(loaded.params), loaded.model
     shapes = {path: flat[path] for path in sorted(model.added)}
     added = functools.partial(
-        _added, model, start, shapes, jax.random.key(0), loaded.vocabulary.encode
+        _added, model, start, shapes, jax.random.key(seed), loaded.vocabulary.encode
     )
     places = {path: leaf.sharding for path, leaf in shapes.items()}
     placed = jax.jit(added, out_shardings=places)(flat[model.EMBEDDING_PATH])

@@ -1,6 +1,6 @@
 """The training step: a gradient for what is trained, one update, and sums to report."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,7 +36,52 @@ def make_step(
       shardings: where each leaf of the state lies, before the step and after it.
       num_microbatches: parts of a batch that are computed one after the other.
     """
+    return _jitted(_step(model, optimizer, num_microbatches), shardings)
 
+
+def make_stacked_step(
+    model: model_lib.EncoderDecoderModel,
+    optimizer: optax.GradientTransformation,
+    shardings: Sequence[state.TrainState],
+    num_microbatches: int = 1,
+) -> Step:
+    """The step of several runs over the same frozen weights, in one program.
+
+    Of states, batches of one shape, and rngs it takes lists, and it gives a list of states and
+    one of sums; each run is moved as `make_step` moves it.
+    """
+    one = _step(model, optimizer, num_microbatches)
+
+    def step(states: Sequence[state.TrainState], frozen: Tree, batches: Sequence[Tree], rngs):
+        stacked = [
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+            for trees in (states, batches, rngs)
+        ]
+        # Weights that are not mapped are read once for all runs.
+        found = jax.vmap(one, in_axes=(0, None, 0, 0))(stacked[0], frozen, *stacked[1:])
+        return tuple(
+            [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(len(states))]
+            for tree in found
+        )
+
+    return _jitted(step, list(shardings))
+
+
+def _jitted(step: Step, shardings: Any) -> Step:
+    # A state that comes out as it went in, or the next step would be compiled anew.
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+        compiler_options=CPU_OPTIONS if jax.default_backend() == "cpu" else None,
+    )
+
+
+def _step(
+    model: model_lib.EncoderDecoderModel,
+    optimizer: optax.GradientTransformation,
+    num_microbatches: int,
+) -> Step:
     def gradients(trainable: Tree, frozen: Tree, batch: Tree, rng: jax.Array):
         def loss(tree):
             _, sums = model.loss(params_lib.merge(tree, frozen), batch, rng)
@@ -78,13 +123,7 @@ def make_step(
         trainable = optax.apply_updates(old.trainable, updates)
         return state.TrainState(old.step + 1, trainable, slots), sums
 
-    # A state that comes out as it went in, or the next step would be compiled anew.
-    return jax.jit(
-        step,
-        donate_argnums=0,
-        out_shardings=(shardings, None),
-        compiler_options=CPU_OPTIONS if jax.default_backend() == "cpu" else None,
-    )
+    return step
 
 
 def check_batch(size: int, num_microbatches: int, mesh: Mesh) -> None:

@@ -4,14 +4,17 @@ Everything that a run is can be read off `TrainState`, the base checkpoint and t
 settings: the randomness of a step follows from its number, the data from the position.
 """
 
+import contextlib
+import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
@@ -27,12 +30,11 @@ from prompt_tuning.runtime import (
     interrupts,
     prefetch,
     reporting,
+    stack,
     state,
 )
 from prompt_tuning.runtime import run as run_lib
 from prompt_tuning.runtime import step as step_lib
-
-Batch = Mapping[str, jax.Array]
 
 
 def train(
@@ -53,9 +55,9 @@ def train(
     eval_steps: int = 0,
     num_partitions: int | None = 1,
     num_microbatches: int | None = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     config_text: str = "",
-) -> dict[str, Any]:
+) -> dict[str, Any] | list[dict[str, Any]]:
     """`prompt-tuning train`: tunes what `trainable` names and leaves the rest as it is.
 
     Args:
@@ -68,7 +70,8 @@ def train(
         last step; None for nothing.
       trainable: TRAINABLE, patterns of parameter paths.
       optimizer: called with start_step=.
-      model_dir: MODEL_DIR. A run that is there already goes on.
+      model_dir: MODEL_DIR. A run that is there already goes on. Runs of several seeds lie in
+        seed_<seed> each.
       schedule: how long, how often.
       learning_rate: the optimizer's, of the absolute step, to be told beside the loss.
       eval_examples: examples of each task to evaluate; None for all.
@@ -76,15 +79,17 @@ def train(
       eval_steps: batches of each task whose loss is told at each evaluation.
       num_partitions: devices that share one copy of the weights; None for 1.
       num_microbatches: parts of a batch that are computed one after the other; None for 1.
-      seed: of dropout, data order and initialisation.
+      seed: RANDOM_SEED, of dropout, data order and initialisation. Of several, a prompt is tuned
+        with each, all in one program: each as it would be alone, up to rounding.
       config_text: the settings, written to MODEL_DIR/config.gin.
 
     Returns:
-      {"step", "metrics", "best", "prompt_file", "model"}; the last two where there is such.
+      {"step", "metrics", "best", "prompt_file", "model"}; the last two where there is such. Of
+      several seeds a list of these.
     """
     # What can be wrong with the settings is looked at before the weights are read.
     reporting.check_folder(model_dir, "MODEL_DIR")
-    counts.check("RANDOM_SEED", seed, 0)
+    seeds = _seeds(seed)
     counts.check("EVAL_STEPS", eval_steps, 0)
     counts.check("EVALUATOR_NUM_EXAMPLES", eval_examples, 1, none="all")
     counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
@@ -105,42 +110,121 @@ def train(
             checkpoint=checkpoint,
             prompt_initializer=prompt_initializer,
             num_partitions=num_partitions,
-            seed=seed,
+            seed=seeds[0],
         )
     )
     soft = state.soft_tokens(model, vocabulary)
+    train_dataset = dataclasses.replace(train_dataset, seed=seeds[0])
     batches = pipeline.TrainBatches(train_dataset, vocabulary, soft, rows)
+    if eval_dataset is not None:
+        eval_dataset = dataclasses.replace(eval_dataset, seed=seeds[0])
     tasks = evaluated(eval_dataset, vocabulary, eval_examples)
     loaded = loading.result()
-    run = run_lib.Run(
-        loaded, schedule, model_dir, trainable=trainable, optimizer=optimizer, task=batches.name
-    )
-    run.resume()
+    answerer = evaluator.Answerer(loaded, seeds[0])
+
+    def training(own: int, folder: epath.PathLike) -> Training:
+        start = loaded
+        if own != seeds[0]:
+            start = state.with_added(loaded, prompt_initializer, own)
+        run = run_lib.Run(
+            start, schedule, folder, trainable=trainable, optimizer=optimizer, task=batches.name
+        )
+        run.resume()
+        _check_trained(run, vocabulary, several=not isinstance(seed, int))
+        reporting.start_folder(folder, config_text, "MODEL_DIR")
+        info = reporting.model_info(run.state.trainable, loaded.params)
+        reporting.write_text(run.model_dir / "model-info.txt", info)
+        validation = evaluator.Validation(
+            answerer.with_seed(own),
+            tasks,
+            eval_size,
+            run.model_dir / "inference_eval",
+            # A run that died before its first state is evaluated anew.
+            after_step=run.step - (run.position is None),
+            written_examples=written_examples,
+            losses=(run.model_dir / "training_eval", eval_steps),
+        )
+        return Training(run, batches.with_seed(own), validation, own)
+
+    if isinstance(seed, int):
+        trainings = [training(seed, epath.Path(model_dir))]
+    else:
+        trainings = [training(each, epath.Path(model_dir) / f"seed_{each}") for each in seeds]
+    with partitioning.use(loaded.mesh), contextlib.ExitStack() as logs:
+        for each in trainings:
+            logs.enter_context(each.validation)
+        _train(trainings, num_microbatches, learning_rate)
+    results = [_finish(each.run) for each in trainings]
+    return results[0] if isinstance(seed, int) else results
+
+
+class Training(NamedTuple):
+    """A run, or a stack of several, with what it is trained and evaluated with."""
+
+    run: run_lib.Run | stack.Stack
+    batches: pipeline.TrainBatches | stack.Batches
+    validation: evaluator.Validation | stack.Validation
+    seed: int | tuple[int, ...]
+
+
+def _seeds(seed: int | Sequence[int]) -> list[int]:
+    if isinstance(seed, int):
+        counts.check("RANDOM_SEED", seed, 0)
+        return [seed]
+    if not isinstance(seed, list | tuple) or not seed or len(set(seed)) < len(seed):
+        raise ValueError(
+            f"RANDOM_SEED is {seed!r}; expected a whole number, or a list of different ones to tune "
+            "a prompt with each"
+        )
+    for each in seed:
+        counts.check("RANDOM_SEED", each, 0)
+    return list(seed)
+
+
+def _check_trained(run: run_lib.Run, vocabulary: vocabularies.Vocabulary, *, several: bool) -> None:
+    """Raises ValueError where weights are trained that could not be exported."""
     _tell_export(run)
-    if run.trains_weights and jax.process_count() > 1:
+    if not run.trains_weights:
+        return
+    if several:
+        raise ValueError(
+            "RANDOM_SEED names several seeds, with which prompts are tuned on the same weights, and "
+            "TRAINABLE names weights; set one RANDOM_SEED, or TRAINABLE to the prompt"
+        )
+    if jax.process_count() > 1:
         raise ValueError(
             f"TRAINABLE names weights, which a single process exports, and there are "
             f"{jax.process_count()}; set TRAINABLE to the prompt, or use one process"
         )
-    if run.trains_weights and not _is_decoder_only(model):
+    if not _is_decoder_only(run.loaded.model):
         huggingface.check_vocabulary(vocabulary.path)
-    reporting.start_folder(run.model_dir, config_text, "MODEL_DIR")
-    info = reporting.model_info(run.state.trainable, loaded.params)
-    reporting.write_text(run.model_dir / "model-info.txt", info)
-    validation = evaluator.Validation(
-        evaluator.Answerer(loaded, seed),
-        tasks,
-        eval_size,
-        run.model_dir / "inference_eval",
-        after_step=run.step,
-        written_examples=written_examples,
-        losses=(run.model_dir / "training_eval", eval_steps),
+
+
+def _train(
+    trainings: Sequence[Training],
+    num_microbatches: int,
+    learning_rate: optimizers.Schedule | None,
+) -> None:
+    """Takes all to the end; those that were stopped while others were saved catch up first."""
+    run = trainings[0].run
+    settings = run.loaded.model, run.optimizer
+    where = [jax.tree.map(lambda x: x.sharding, each.run.state) for each in trainings]
+    alone = step_lib.make_step(*settings, where[0], num_microbatches)
+    if len(trainings) == 1:
+        return loop(*trainings[0], alone, learning_rate)
+    reached = [(each.run.step, each.run.position is not None) for each in trainings]
+    for each, own in zip(trainings, reached, strict=True):
+        if own < max(reached):
+            loop(*each, alone, learning_rate, until=max(reached)[0])
+    runs, batches, validations, seeds = zip(*trainings, strict=True)
+    together = Training(
+        stack.Stack(runs, run.model_dir.parent),
+        stack.Batches(batches),
+        stack.Validation({r.model_dir.name: v for r, v in zip(runs, validations, strict=True)}),
+        seeds,
     )
-    where = jax.tree.map(lambda x: x.sharding, run.state)
-    step = step_lib.make_step(loaded.model, run.optimizer, where, num_microbatches)
-    with partitioning.use(loaded.mesh), validation:
-        loop(run, step, batches, validation, seed, learning_rate)
-    return _finish(run)
+    step = step_lib.make_stacked_step(*settings, where, num_microbatches)
+    return loop(*together, step, learning_rate)
 
 
 def evaluated(
@@ -194,30 +278,27 @@ def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:
 
 
 def loop(
-    run: run_lib.Run,
+    run: run_lib.Run | stack.Stack,
+    batches: pipeline.TrainBatches | stack.Batches,
+    validation: evaluator.Validation | stack.Validation,
+    seed: int | tuple[int, ...],
     step: step_lib.Step,
-    batches: pipeline.TrainBatches,
-    validation: evaluator.Validation,
-    seed: int,
     learning_rate: optimizers.Schedule | None = None,
+    until: int | None = None,
 ) -> None:
-    """Takes a run from where it is to its end, or until Ctrl-C, which saves it."""
-    new, last = run.position is None, run.schedule.train_steps
-    if run.step == last:
+    """Takes a run from where it is to its end, or to a step, or until Ctrl-C, which saves it.
+
+    A stack of runs has a list where a run has one of something.
+    """
+    new, last = run.position is None, until or run.schedule.train_steps
+    if run.step == last and not new:
         return
     if new:
         run.position = batches.position
     batches.position = run.position
-    place = functools.partial(partitioning.place_batch, mesh=run.loaded.mesh)
-    log = reporting.StepLog(
-        run.model_dir / "train",
-        first_step=run.first_step,
-        step=run.step,
-        last_step=last,
-        learning_rate=learning_rate,
-    )
-    rng = jax.random.key(seed)
-    with log, prefetch.Prefetch(batches, place) as ahead:
+    place = functools.partial(_placed, mesh=run.loaded.mesh)
+    rng = jax.tree.map(jax.random.key, seed)
+    with run.log(learning_rate) as log, prefetch.Prefetch(batches, place) as ahead:
         first = next(ahead)
         compiling = background.Background(lambda: _compile(step, run, first[0], rng))
         if new:
@@ -225,24 +306,31 @@ def loop(
             run.save()
         compiling.result()
         log.restart()
-        _take_steps(run, step, itertools.chain([first], ahead), validation, log, rng)
+        _take_steps(run, step, itertools.chain([first], ahead), validation, log, rng, last)
 
 
-def _compile(step: step_lib.Step, run: run_lib.Run, batch: Batch, rng: jax.Array) -> None:
+def _placed(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+    if isinstance(batch, list):
+        return [partitioning.place_batch(each, mesh) for each in batch]
+    return partitioning.place_batch(batch, mesh)
+
+
+def _compile(step: step_lib.Step, run: run_lib.Run | stack.Stack, batch: Any, rng: Any) -> None:
     """Compiles what the first step would wait for."""
     with partitioning.use(run.loaded.mesh):
         step.lower(run.state, run.frozen, batch, rng).compile()
 
 
 def _take_steps(
-    run: run_lib.Run,
+    run: run_lib.Run | stack.Stack,
     step: step_lib.Step,
-    batches: Iterator[tuple[Batch, Mapping[str, int]]],
-    validation: evaluator.Validation,
-    log: reporting.StepLog,
-    rng: jax.Array,
+    batches: Iterator[tuple[Any, Any]],
+    validation: evaluator.Validation | stack.Validation,
+    log: reporting.StepLog | stack.Logs,
+    rng: Any,
+    last: int,
 ) -> None:
-    done, last = run.step, run.schedule.train_steps
+    done = run.step
     with interrupts.held() as interrupted:
         while done < last:
             batch, position = next(batches)

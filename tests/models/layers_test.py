@@ -125,6 +125,23 @@ def test_dropout_of_the_attention_is_one_mask_for_all_queries(rng):
     assert not np.allclose(dropped, module.apply(variables, x, True, method=attend))
 
 
+def test_padding_changes_no_dropout_of_the_attention(rng):
+    x = jnp.float32(rng.normal(size=(2, 9, 8)))
+    module = layers.Attention(features=8, num_heads=2, head_dim=4, dropout_rate=0.5)
+
+    def attend(module, x, count):
+        x, visible = x[:, :count], (jnp.arange(count) < 5)[None, None, None]
+        bias = jnp.zeros((1, 1, count, count))
+        return module(x, module.keys_values(x), bias, visible, deterministic=False)
+
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = module.init(rngs, x, 5, method=attend)
+    alone, padded = (
+        module.apply(variables, x, count, method=attend, rngs=rngs)[:, :5] for count in (5, 9)
+    )
+    np.testing.assert_allclose(alone, padded, rtol=1e-5)
+
+
 # Of the largest number: what rounding inputs, weights and products to 2^-9 adds up to.
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("rate", [0.0, 0.5])

@@ -30,7 +30,7 @@ class NoValidation:
 
 def loop(run, step, batches, validation=None):
     with partitioning.use(run.loaded.mesh):
-        trainer.loop(run, step, batches, validation or NoValidation(), seed=3)
+        trainer.loop(run, batches, validation or NoValidation(), 3, step)
 
 
 @pytest.fixture(scope="module")
