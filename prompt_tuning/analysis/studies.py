@@ -16,13 +16,13 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.analysis import figures
-from prompt_tuning.runtime import reporting
+from prompt_tuning.analysis import summaries
+from prompt_tuning.runtime import counts, reporting
 
 # A command line -> what the command returns.
 Command = Callable[[Sequence[str]], Any]
 Settings = Mapping[str, Any]
-VALIDATION = "validation"
+Scores = dict[str, float]
 LM_ADAPTATION = {"run_files": ("runs/lm_adapt.gin",)}
 
 
@@ -36,6 +36,7 @@ class Variant:
       settings: macros and their values.
       train_settings: of training alone.
       base: the base of the study that it stands on; None for the model's own checkpoint.
+      together: its seeds are trained in one program, which weights cannot be.
     """
 
     gin_files: Sequence[str] = ()
@@ -43,20 +44,20 @@ class Variant:
     settings: Settings = dataclasses.field(default_factory=dict)
     train_settings: Settings = dataclasses.field(default_factory=dict)
     base: str | None = None
+    together: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A run of a study: which variant, at which value of the axis, with which seed."""
+    """A place in the grid: which variant, at which value of the axis."""
 
     variant: str
     value: Any
-    seed: int
 
     @property
     def name(self) -> str:
         """A folder's name."""
-        parts = [self.variant, *([] if self.value is None else [self.value]), f"seed_{self.seed}"]
+        parts = [self.variant, *([] if self.value is None else [self.value])]
         return "/".join(re.sub(r"[^\w.]+", "_", str(part)) for part in parts)
 
 
@@ -77,6 +78,9 @@ class Study:
       seeds: of each point.
       evaluations: {name: settings of `eval`, such as another EVAL_FILE}, beside the validation
         that training does.
+      members: prompts that are trained for each seed, to be scored one by one and as an
+        ensemble; 0 for one prompt, scored by `eval`.
+      together: False trains one prompt after the other, for what is too large side by side.
     """
 
     run: Command
@@ -90,14 +94,14 @@ class Study:
     axis: tuple[str, Sequence[Any]] | None
     seeds: Sequence[int]
     evaluations: Mapping[str, Settings]
+    members: int
+    together: bool
 
     def points(self) -> Iterator[Point]:
-        """All runs."""
+        """All."""
         values = self.axis[1] if self.axis else [None]
-        for variant, value, seed in itertools.product(self.variants, values, self.seeds):
-            # What is not trained has no seed.
-            if seed == self.seeds[0] or self.variants[variant].run_files:
-                yield Point(variant, value, seed)
+        for variant, value in itertools.product(self.variants, values):
+            yield Point(variant, value)
 
     def base(self, name: str | None) -> Settings:
         """The settings of a base model, which is made if it is not there."""
@@ -111,40 +115,97 @@ class Study:
         result = self._kept(folder, "train", files, given)
         return {"INITIAL_CHECKPOINT_PATH": result["model"]}
 
-    def scores(self, point: Point) -> dict[str, float]:
-        """{"validation" or an evaluation: the first metric of its tasks, on average}."""
+    def rows(self, point: Point) -> Iterator[summaries.Row]:
+        """Of each seed: how many numbers were trained, and what they score."""
         variant = self.variants[point.variant]
-        folder = self.folder / "points" / point.name
         given = {**self.settings, **self.base(variant.base), **variant.settings}
         if self.axis:
             given[self.axis[0]] = point.value
         files = [*self.gin_files, *variant.gin_files]
-        found = {}
-        if variant.run_files:
-            training = {**given, **self.train_settings, **variant.train_settings}
-            training |= {"RANDOM_SEED": point.seed, "MODEL_DIR": str(folder)}
-            result = self._kept(folder, "train", [*files, *variant.run_files], training)
-            if result["best"] is None:
-                raise ValueError(
-                    f"the run in {folder} was not evaluated, so it has no score; choose a task with a "
-                    "validation split and metrics in STUDY_FILES or STUDY_SETTINGS"
-                )
-            found[VALIDATION] = result["best"]
-            given |= _trained(result, folder)
-        evaluations = (
-            self.evaluations if variant.run_files else {VALIDATION: {}, **self.evaluations}
-        )
+        folder = self.folder / "points" / point.name
+
+        def row(seed: int, trained: int, scores: Scores) -> summaries.Row:
+            return {**dataclasses.asdict(point), "seed": seed, "trained": trained, "scores": scores}
+
+        if not variant.run_files:  # What is not trained has no seed.
+            evaluations = {summaries.VALIDATION: {}, **self.evaluations}
+            yield row(self.seeds[0], 0, self._evaluated(folder, files, given, evaluations))
+            return
+        seeds = list(self.seeds)
+        if self.members:
+            seeds = [seed * self.members + i for seed in seeds for i in range(self.members)]
+        results = self._trained(folder, [*files, *variant.run_files], given, variant, seeds)
+        for number, seed in enumerate(self.seeds):
+            if self.members:
+                some = results[number * self.members :][: self.members]
+                place = folder / "ensembles" / f"seed_{seed}"
+                scores = self._ensembled(place, files, given, [_best(each) for each in some])
+                yield row(seed, sum(each["trained"] for each in some), scores)
+                continue
+            place, result = folder / f"seed_{seed}", results[number]
+            tuned = {**given, **_settings_of(result)}
+            scores = self._evaluated(place, files, tuned, self.evaluations)
+            yield row(seed, result["trained"], {summaries.VALIDATION: result["best"], **scores})
+
+    def _trained(
+        self,
+        folder: epath.Path,
+        files: Sequence[str],
+        given: Settings,
+        variant: Variant,
+        seeds: Sequence[int],
+    ) -> list[Mapping[str, Any]]:
+        """What `train` returned of each seed."""
+        settings = {**given, **self.train_settings, **variant.train_settings}
+        if self.together and variant.together and len(seeds) > 1:
+            settings |= {"RANDOM_SEED": tuple(seeds), "MODEL_DIR": str(folder)}
+            results = self._kept(folder, "train", files, settings)
+        else:
+            results = []
+            for seed in seeds:
+                place = folder / f"seed_{seed}"
+                settings |= {"RANDOM_SEED": seed, "MODEL_DIR": str(place)}
+                results.append(self._kept(place, "train", files, settings))
+        if any(result["best"] is None for result in results):
+            raise ValueError(
+                f"the run in {folder} was not evaluated, so it has no score; choose a task with a "
+                "validation split and metrics in STUDY_FILES or STUDY_SETTINGS"
+            )
+        return results
+
+    def _evaluated(
+        self,
+        folder: epath.Path,
+        files: Sequence[str],
+        given: Settings,
+        evaluations: Mapping[str, Settings],
+    ) -> Scores:
+        """The metrics of each evaluation, on average over its tasks."""
+        found: Scores = {}
         for name, settings in evaluations.items():
             place = folder / "evaluations" / name
             asking = {**given, **settings, "EVAL_OUTPUT_DIR": str(place)}
             result = self._kept(place, "eval", [*files, "runs/eval.gin"], asking)
-            firsts = [next(iter(metrics.values())) for metrics in result.values() if metrics]
-            if not firsts:
+            of_tasks = [metrics for metrics in result.values() if metrics]
+            if not of_tasks:
                 raise ValueError(
                     f"{name!r} of STUDY_EVALUATIONS has no metrics; choose a task, and a SPLIT with answers"
                 )
-            found[name] = statistics.mean(firsts)
+            shared = [key for key in of_tasks[0] if all(key in metrics for metrics in of_tasks)]
+            for key in shared:
+                column = name if len(shared) == 1 else f"{name} {key}"
+                found[column] = statistics.mean(metrics[key] for metrics in of_tasks)
         return found
+
+    def _ensembled(
+        self, folder: epath.Path, files: Sequence[str], given: Settings, prompts: Sequence[str]
+    ) -> Scores:
+        """The first metric of one task: average and best of the prompts, and of all as one."""
+        asking = {**given, "PROMPT_FILE": list(prompts), "EVAL_OUTPUT_DIR": str(folder)}
+        result = self._kept(folder, "ensemble", [*files, "runs/ensemble.gin"], asking)
+        (found,) = result.values()
+        ways = ("average", "best", "majority vote", "mean log-likelihood")
+        return {way: next(iter(found[way].values())) for way in ways if way in found}
 
     def _kept(
         self, folder: epath.Path, verb: str, gin_files: Sequence[str], settings: Settings
@@ -167,13 +228,18 @@ class Study:
         return result
 
 
-def _trained(result: Mapping[str, Any], folder: epath.Path) -> dict[str, Any]:
+def _best(result: Mapping[str, Any]) -> str:
+    """The file of the best prompt of a run."""
+    last = epath.Path(result["prompt_file"])
+    return str(last.with_name(f"best{last.suffix}"))
+
+
+def _settings_of(result: Mapping[str, Any]) -> Settings:
     """Settings of `eval` for what a run has trained: the best prompt, or the last model."""
     if "model" in result:
         without = dict.fromkeys(("PROMPT", "PROMPT_FILE"))
         return {"INITIAL_CHECKPOINT_PATH": result["model"], **without}
-    suffix = epath.Path(result["prompt_file"]).suffix
-    return {"PROMPT_FILE": str(folder / "prompts" / f"best{suffix}")}
+    return {"PROMPT_FILE": _best(result)}
 
 
 def study(
@@ -189,9 +255,12 @@ def study(
     axis: tuple[str, Sequence[Any]] | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     evaluations: Mapping[str, Settings] | None = None,
+    members: int = 0,
+    together: bool = True,
+    difference: tuple[str, str] | None = None,
     title: str = "",
     config_text: str = "",
-) -> list[dict[str, Any]]:
+) -> list[summaries.Row]:
     """`prompt-tuning study`: runs what is missing of a grid, then tells mean and deviation over seeds.
 
     Writes to `output_dir`: config.gin, points/ and bases/ with the runs, study.json with what is
@@ -209,11 +278,15 @@ def study(
       axis: see above.
       seeds: see above.
       evaluations: see above.
+      members: see above.
+      together: see above.
+      difference: two variants; the scores of the first less those of the second are told too.
       title: of the table and the picture.
       config_text: the settings, written to config.gin.
 
     Returns:
-      A row for each run: {"variant", "value", "seed", "scores": {name: score}}.
+      A row for each point and seed: {"variant", "value", "seed", "trained", "scores": {name:
+      score}}; "trained" counts numbers.
     """
     grid = Study(
         run=run,
@@ -227,17 +300,22 @@ def study(
         axis=axis,
         seeds=seeds,
         evaluations=evaluations or {},
+        members=members,
+        together=together,
     )
-    _check(grid)
+    _check(grid, difference)
     reporting.start_folder(output_dir, config_text, "STUDY_DIR")
     rows = []
     for point in grid.points():
-        rows.append({**dataclasses.asdict(point), "scores": grid.scores(point)})
+        rows += grid.rows(point)
         reporting.write_text(grid.folder / "study.json", json.dumps(rows, indent=2) + "\n")
-    summary = summarise(rows)
-    reporting.write_text(grid.folder / "study.md", markdown(summary, title, axis))
-    plot(summary, grid.folder / "study.png", title, axis)
-    print(reporting.table(_cells(summary, axis)))
+    summary = summaries.summarise(rows)
+    cells = summaries.cells(summary, axis)
+    if difference:
+        cells += summaries.difference(rows, *difference, axis)
+    reporting.write_text(grid.folder / "study.md", summaries.markdown(cells, title))
+    summaries.plot(summary, grid.folder / "study.png", title, axis)
+    print(reporting.table(cells))
     return rows
 
 
@@ -248,7 +326,7 @@ def _variant(setting: str, name: str, given: Mapping[str, Any]) -> Variant:
     return Variant(**given)
 
 
-def _check(grid: Study) -> None:
+def _check(grid: Study, difference: tuple[str, str] | None) -> None:
     """Raises ValueError where a study cannot be run to its end."""
     for setting, some in (("STUDY_VARIANTS", grid.variants), ("STUDY_SEEDS", grid.seeds)):
         if not some:
@@ -260,72 +338,13 @@ def _check(grid: Study) -> None:
             raise ValueError(
                 f"{name!r} stands on the base {own.base!r}; STUDY_BASES has {list(grid.bases)}"
             )
-
-
-Summary = Mapping[tuple[str, Any], Mapping[str, tuple[float, float, int]]]
-
-
-def summarise(rows: Sequence[Mapping[str, Any]]) -> Summary:
-    """{(variant, value): {score's name: (mean, sample deviation or nan, seeds)}}."""
-    groups: dict[tuple[str, Any], list[Mapping[str, float]]] = {}
-    for row in rows:
-        groups.setdefault((row["variant"], row["value"]), []).append(row["scores"])
-
-    def of(values: Sequence[float]) -> tuple[float, float, int]:
-        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        return statistics.mean(values), spread, len(values)
-
-    return {
-        key: {name: of([each[name] for each in some]) for name in some[0]}
-        for key, some in groups.items()
-    }
-
-
-def _cells(summary: Summary, axis: tuple[str, Sequence[Any]] | None) -> list[list[str]]:
-    names = list(next(iter(summary.values())))
-    rows = [["", *([axis[0]] if axis else []), *names]]
-    for (variant, value), scores in summary.items():
-        cells = [
-            f"{mean:.1f}" + (f" ± {spread:.1f}" if count > 1 else "")
-            for mean, spread, count in (scores[name] for name in names)
-        ]
-        rows.append([variant, *([str(value)] if axis else []), *cells])
-    return rows
-
-
-def markdown(summary: Summary, title: str, axis: tuple[str, Sequence[Any]] | None) -> str:
-    """The table: mean ± sample deviation over seeds."""
-    head, *rows = _cells(summary, axis)
-    lines = [head, ["---"] * len(head), *rows]
-    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return f"{title}\n\n{table}" if title else table
-
-
-def plot(
-    summary: Summary,
-    path: epath.PathLike,
-    title: str,
-    axis: tuple[str, Sequence[Any]] | None,
-) -> None:
-    """With an axis a line a variant; else a group of bars a variant. Error bars: one deviation."""
-    variants = list(dict.fromkeys(variant for variant, _ in summary))
-    label = axis[0].lower().replace("_", " ") if axis else ""
-    with figures.figure(path, label, "score, %", title) as axes:
-        if axis:
-            figures.lines(
-                axes,
-                {
-                    variant: [
-                        (value, *summary[variant, value][VALIDATION][:2]) for value in axis[1]
-                    ]
-                    for variant in variants
-                },
-            )
-        else:
-            figures.bars(
-                axes,
-                {
-                    variant: {name: of[:2] for name, of in summary[variant, None].items()}
-                    for variant in variants
-                },
-            )
+    if unknown := set(difference or ()) - grid.variants.keys():
+        raise ValueError(
+            f"STUDY_DIFFERENCE names {sorted(unknown)}; STUDY_VARIANTS has {list(grid.variants)}"
+        )
+    counts.check("STUDY_ENSEMBLE", grid.members, 0)
+    if grid.members == 1 or (grid.members and grid.evaluations):
+        raise ValueError(
+            f"STUDY_ENSEMBLE is {grid.members}, and STUDY_EVALUATIONS {grid.evaluations}; an ensemble has "
+            "several prompts, which are scored on the task's validation split; set one of them"
+        )

@@ -84,8 +84,8 @@ def train(
       config_text: the settings, written to MODEL_DIR/config.gin.
 
     Returns:
-      {"step", "metrics", "best", "prompt_file", "model"}; the last two where there is such. Of
-      several seeds a list of these.
+      {"step", "metrics", "best", "trained", "prompt_file", "model"}: "trained" counts numbers, and
+      the last two are where there is such. Of several seeds a list of these.
     """
     # What can be wrong with the settings is looked at before the weights are read.
     reporting.check_folder(model_dir, "MODEL_DIR")
@@ -355,7 +355,8 @@ def _take_steps(
 
 def _finish(run: run_lib.Run) -> dict[str, Any]:
     """Exports weights that were trained beside the prompt, and says where everything lies."""
-    result = {"step": run.step, "metrics": run.metrics, "best": run.best}
+    trained = params_lib.count(run.state.trainable)
+    result = {"step": run.step, "metrics": run.metrics, "best": run.best, "trained": trained}
     if run.loaded.model.added:
         result["prompt_file"] = str(run.prompt_file(f"prompt_{run.step}"))
         logging.info("prompt: %s", result["prompt_file"])

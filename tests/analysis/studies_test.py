@@ -18,11 +18,18 @@ class Commands:
         self.lines.append(arguments)
         given = dict(each.removeprefix("--gin.").split("=", 1) for each in arguments[1:])
         if arguments[0] == "eval":
-            return {"eval": {"accuracy": 50.0, "other": 1.0}, "second": {"f1": 60.0}}
-        result = {"best": float(given.get("RANDOM_SEED", 0)), "step": 3, "metrics": {}}
-        folder = eval(given["MODEL_DIR"])
+            return {"eval": {"accuracy": 50.0, "other": 1.0}, "second": {"accuracy": 60.0}}
+        if arguments[0] == "ensemble":
+            return {"eval": {"average": {"accuracy": 6.0}, "majority vote": {"accuracy": 7.0}}}
+        folder, seeds = eval(given["MODEL_DIR"]), eval(given.get("RANDOM_SEED", "0"))
+        if isinstance(seeds, int):
+            return self.result(arguments, folder, seeds)
+        return [self.result(arguments, f"{folder}/seed_{seed}", seed) for seed in seeds]
+
+    def result(self, arguments, folder, seed):
+        result = {"best": float(seed), "step": 3, "metrics": {}, "trained": 8}
         if any("weights" in each for each in arguments):
-            return result | {"model": f"{folder}/model_3", "best": result["best"] + 10}
+            return result | {"model": f"{folder}/model_3", "best": seed + 10.0, "trained": 9000}
         return result | {"prompt_file": f"{folder}/prompts/prompt_3.npy"}
 
     def of(self, verb):
@@ -30,6 +37,7 @@ class Commands:
 
 
 WEIGHTS = {
+    "together": False,
     "run_files": ["runs/train.gin", "optimizers/weights.gin"],
     "settings": {"PROMPT": None},
     "train_settings": {"LEARNING_RATE": 0.1},
@@ -49,7 +57,8 @@ def go(run, folder, **others):
 def test_each_point_is_a_run_with_its_settings(tmp_path, capsys):
     run = Commands()
     rows = go(run, tmp_path, axis=("PROMPT_LENGTH", [1, 5]))
-    assert len(run.lines) == len(rows) == 2 * 2 * 3
+    # The three prompts of a point are trained by one command.
+    assert len(run.lines) == 2 + 2 * 3 and len(rows) == 2 * 2 * 3
     assert run.lines[0] == [
         "train",
         "--gin_file=model.gin",
@@ -58,17 +67,22 @@ def test_each_point_is_a_run_with_its_settings(tmp_path, capsys):
         "--gin_file=runs/train.gin",
         "--gin.PROMPT_LENGTH=1",
         "--gin.TRAIN_STEPS=3",
-        "--gin.RANDOM_SEED=1",
-        f"--gin.MODEL_DIR='{tmp_path}/points/tuned/1/seed_1'",
+        "--gin.RANDOM_SEED=(1, 2, 6)",
+        f"--gin.MODEL_DIR='{tmp_path}/points/tuned/1'",
     ]
-    assert rows[0] == {"variant": "tuned", "value": 1, "seed": 1, "scores": {"validation": 1.0}}
+    assert run.lines[2][-2:] == [
+        "--gin.RANDOM_SEED=1",
+        f"--gin.MODEL_DIR='{tmp_path}/points/full/1/seed_1'",
+    ]
+    scores = {"validation": 1.0}
+    assert rows[0] == {"variant": "tuned", "value": 1, "seed": 1, "trained": 8, "scores": scores}
     # Mean and sample deviation of 1, 2 and 6; of 11, 12 and 16.
     told = (tmp_path / "study.md").read_text().splitlines()
     assert told[-4:] == [
-        "| tuned | 1 | 3.0 ± 2.6 |",
-        "| tuned | 5 | 3.0 ± 2.6 |",
-        "| full | 1 | 13.0 ± 2.6 |",
-        "| full | 5 | 13.0 ± 2.6 |",
+        "| tuned | 1 | 8 | 3.0 ± 2.6 |",
+        "| tuned | 5 | 8 | 3.0 ± 2.6 |",
+        "| full | 1 | 9,000 | 13.0 ± 2.6 |",
+        "| full | 5 | 9,000 | 13.0 ± 2.6 |",
     ]
     assert "3.0 ± 2.6" in capsys.readouterr().out
     assert json.loads((tmp_path / "study.json").read_text()) == rows
@@ -80,7 +94,7 @@ def test_what_is_there_is_not_run_again(tmp_path):
 
     class Stopped(Commands):
         def __call__(self, arguments):
-            if len(self.lines) == 4:
+            if len(self.lines) == 2:
                 raise KeyboardInterrupt
             return super().__call__(arguments)
 
@@ -88,8 +102,29 @@ def test_what_is_there_is_not_run_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         go(first, tmp_path / "study")
     rows = go(second, tmp_path / "study")
-    assert len(first.lines) == 4 and len(second.lines) == 2
+    assert len(first.lines) == 2 and len(second.lines) == 2
     assert rows == whole
+
+
+def test_seeds_one_after_the_other(tmp_path):
+    run = Commands()
+    rows = go(run, tmp_path, variants={"tuned": {}}, together=False)
+    assert [line[-2] for line in run.lines] == [f"--gin.RANDOM_SEED={seed}" for seed in (1, 2, 6)]
+    assert rows == go(Commands(), tmp_path / "together", variants={"tuned": {}})
+
+
+def test_each_seed_has_an_ensemble(tmp_path):
+    run = Commands()
+    rows = go(run, tmp_path, variants={"tuned": {}}, members=2, seeds=(0, 3))
+    (train,), ensembles = run.of("train"), run.of("ensemble")
+    assert "--gin.RANDOM_SEED=(0, 1, 6, 7)" in train and len(ensembles) == 2
+    files = [f"{tmp_path}/points/tuned/seed_{seed}/prompts/best.npy" for seed in (6, 7)]
+    assert f"--gin.PROMPT_FILE={files}" in ensembles[1]
+    scores = {"average": 6.0, "majority vote": 7.0}
+    assert [(row["seed"], row["trained"], row["scores"]) for row in rows] == [
+        (0, 16, scores),
+        (3, 16, scores),
+    ]
 
 
 def test_other_settings_do_not_get_into_a_study(tmp_path):
@@ -108,7 +143,7 @@ def test_evaluations_take_the_best_prompt_or_the_trained_model(tmp_path):
     assert {"--gin.PROMPT=None", "--gin.PROMPT_FILE=None"} <= set(full)
     rates = ["--gin.LEARNING_RATE=0.1" in line for line in (run.of("train")[1], full)]
     assert rates == [True, False]
-    # The mean of the tasks' first metrics.
+    # The mean of what both tasks have.
     assert [row["scores"] for row in rows] == [
         {"validation": 4.0, "there": 55.0},
         {"validation": 14.0, "there": 55.0},
@@ -120,7 +155,7 @@ def test_what_is_not_trained_is_evaluated_once(tmp_path):
     rows = go(run, tmp_path, variants={"by hand": {"run_files": []}})
     assert [line[0] for line in run.lines] == ["eval"]
     assert rows[0]["scores"] == {"validation": 55.0} and len(rows) == 1
-    assert "by hand | 55.0 |" in (tmp_path / "study.md").read_text()
+    assert "by hand | 0 | 55.0 |" in (tmp_path / "study.md").read_text()
 
 
 def test_bases_are_made_once_each_from_the_one_before(tmp_path):
@@ -132,7 +167,7 @@ def test_bases_are_made_once_each_from_the_one_before(tmp_path):
     variants = {"before": {"base": "denoised"}, "after": {"base": "adapted"}}
     go(run, tmp_path, bases=bases, variants=variants, seeds=(1, 2))
     made = [line for line in run.lines if any("runs/train" in each for each in line) is False]
-    assert len(made) == 2 and len(run.lines) == 2 + 4
+    assert len(made) == 2 and len(run.lines) == 2 + 2
     path = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/bases/denoised/model_3'"
     assert path not in made[0] and path in made[1] and path in run.lines[1]
     last = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}/bases/adapted/model_3'"
@@ -149,6 +184,8 @@ def test_bases_are_made_once_each_from_the_one_before(tmp_path):
             "'a' of STUDY_VARIANTS has .'files'.; expected some of",
         ),
         ({"variants": {"a": {"base": "b"}}}, "'a' stands on the base 'b'; STUDY_BASES has"),
+        ({"difference": ("tuned", "b")}, "STUDY_DIFFERENCE names .'b'.; STUDY_VARIANTS has"),
+        ({"members": 1}, "STUDY_ENSEMBLE is 1, .*; an ensemble has several prompts"),
     ],
 )
 def test_studies_that_cannot_be_run(tmp_path, settings, part):
@@ -163,7 +200,7 @@ def test_a_run_without_a_score(tmp_path):
         return {"best": None, "prompt_file": "p.npy"}
 
     with pytest.raises(ValueError, match="was not evaluated, so it has no score; choose a task"):
-        go(unevaluated, tmp_path)
+        go(unevaluated, tmp_path, together=False)
 
 
 def test_an_evaluation_without_metrics(tmp_path):
@@ -171,7 +208,7 @@ def test_an_evaluation_without_metrics(tmp_path):
         return {"test": {}} if arguments[0] == "eval" else {"best": 1.0, "prompt_file": "p.npy"}
 
     with pytest.raises(ValueError, match="'there' of STUDY_EVALUATIONS has no metrics"):
-        go(unlabelled, tmp_path, evaluations={"there": {"SPLIT": "test"}})
+        go(unlabelled, tmp_path, together=False, evaluations={"there": {"SPLIT": "test"}})
 
 
 def test_a_study_by_command(tiny_job, tmp_path):
