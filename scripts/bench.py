@@ -122,9 +122,16 @@ def load(options: argparse.Namespace) -> Records:
 
 def start(options: argparse.Namespace) -> Records:
     """From the command to the first step."""
-    import bench_start
+    import bench_commands
 
-    return bench_start.measure(options.repeats)
+    return bench_commands.start(options.repeats)
+
+
+def stack(options: argparse.Namespace) -> Records:
+    """Prompts of several seeds that are tuned in one program, against a command for each."""
+    import bench_commands
+
+    return bench_commands.stack(options.repeats, options.seeds, options.steps)
 
 
 def growth(options: argparse.Namespace) -> Iterator[bench_workers.Json]:
@@ -224,6 +231,7 @@ COMMANDS = {
         "--size base --peer-python ~/hf/bin/python",
     ),
     "start": (start, {}, "--repeats 5"),
+    "stack": (stack, {"seeds": 5, "steps": 600}, "--repeats 3"),
     "growth": (
         growth,
         {"size": "small", "batch": 8, "input_length": 128, "prompt_length": 100, "target_length": 8,
@@ -242,6 +250,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "target_length": {"type": int, "help": "L, target tokens; for score the most that PEFT decodes"},
     "dropout": {"type": float, "help": "rate, while training"},
     "dtype": {"choices": ["float32", "bfloat16"], "help": "of our activations and frozen weights"},
+    "seeds": {"type": int, "help": "prompts"},
     "steps": {"type": int, "help": "steps of one timed turn: more where a step is short"},
     "peak_tflops": {"type": float, "help": "what the device is said to reach (H200, dense bfloat16: 989)"},
     "file": {"metavar": "TSV", "required": True, "help": "SST-2's: header `sentence<TAB>label`"},
@@ -275,7 +284,7 @@ def parser() -> argparse.ArgumentParser:
             more = {} if FLAGS[flag].get("required") else {"default": default}
             text = FLAGS[flag]["help"] + (f" (default: {default})" if default else "")
             sub.add_argument(f"--{flag.replace('_', '-')}", **{**FLAGS[flag], **more, "help": text})
-        _add_shared_flags(sub, peer=name not in ("start", "growth"))
+        _add_shared_flags(sub, peer=name not in ("start", "stack", "growth"))
     return whole
 
 

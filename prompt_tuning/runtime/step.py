@@ -1,5 +1,6 @@
 """The training step: a gradient for what is trained, one update, and sums to report."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -44,11 +45,14 @@ def make_stacked_step(
     optimizer: optax.GradientTransformation,
     shardings: Sequence[state.TrainState],
     num_microbatches: int = 1,
+    *,
+    at_once: bool,
 ) -> Step:
     """The step of several runs over the same frozen weights, in one program.
 
     Of states, batches of one shape, and rngs it takes lists, and it gives a list of states and
-    one of sums; each run is moved as `make_step` moves it.
+    one of sums; each run is moved as `make_step` moves it. Runs are computed `at_once`, which
+    fills an accelerator, or one after the other, which keeps to a CPU's caches.
     """
     one = _step(model, optimizer, num_microbatches)
 
@@ -57,8 +61,11 @@ def make_stacked_step(
             jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
             for trees in (states, batches, rngs)
         ]
-        # Weights that are not mapped are read once for all runs.
-        found = jax.vmap(one, in_axes=(0, None, 0, 0))(stacked[0], frozen, *stacked[1:])
+
+        def move(of_run: Sequence[Any]):
+            return one(of_run[0], frozen, *of_run[1:])
+
+        found = (jax.vmap(move) if at_once else functools.partial(jax.lax.map, move))(stacked)
         return tuple(
             [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(len(states))]
             for tree in found

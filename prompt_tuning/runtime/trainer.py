@@ -223,7 +223,8 @@ def _train(
         stack.Validation({r.model_dir.name: v for r, v in zip(runs, validations, strict=True)}),
         seeds,
     )
-    step = step_lib.make_stacked_step(*settings, where, num_microbatches)
+    at_once = jax.default_backend() != "cpu"
+    step = step_lib.make_stacked_step(*settings, where, num_microbatches, at_once=at_once)
     return loop(*together, step, learning_rate)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from prompt_tuning import params, partitioning
 from prompt_tuning.prompts import module
+from prompt_tuning.runtime import step as step_lib
 
 MESHES = [(1, 1), (8, 1), (2, 4), (1, 8)]
 STILL = {"dropout_rate": 0.0}
@@ -123,3 +124,32 @@ def test_packed_examples_give_the_loss_and_gradient_of_rows_of_their_own(
     assert rows.max() > 1 and (rows.max(axis=1) > 0).sum() < 8
     np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-5)
     np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_runs_in_one_program_move_as_alone(load, make_run, make_step, make_batches, at_once):
+    """With dropout; the second batch has other shapes than the first has alone."""
+    starts = [make_run(), make_run()]
+    starts[1].state = starts[1].state._replace(
+        trainable=jax.tree.map(lambda x: x + 1, starts[1].state.trainable)
+    )
+    batches = [next(make_batches(pack=True)), next(make_batches(pack=True))]
+    long = jax.tree.map(lambda x: np.pad(x, ((0, 0), (0, 8))), batches)
+    rngs = [jax.random.key(1), jax.random.key(2)]
+    run = starts[0]
+    where = [jax.tree.map(lambda x: x.sharding, each.state) for each in starts]
+    with partitioning.use(run.loaded.mesh):
+        alone = [
+            make_step(run)(jax.tree.map(jnp.array, each.state), run.frozen, batch, rng)
+            for each, batch, rng in zip(starts, batches, rngs, strict=True)
+        ]
+        stacked = step_lib.make_stacked_step(
+            run.loaded.model, run.optimizer, where, at_once=at_once
+        )
+        states, sums = stacked([each.state for each in starts], run.frozen, long, rngs)
+    for state, own, (other, others) in zip(states, sums, alone, strict=True):
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), state, other
+        )
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), own, others)
+    assert sums[0]["loss"] != sums[1]["loss"]
