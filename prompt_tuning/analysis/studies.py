@@ -37,6 +37,7 @@ class Variant:
       train_settings: of training alone.
       base: the base of the study that it stands on; None for the model's own checkpoint.
       together: its seeds are trained in one program, which weights cannot be.
+      model: its gin file of the model; None for the study's.
     """
 
     gin_files: Sequence[str] = ()
@@ -45,6 +46,7 @@ class Variant:
     train_settings: Settings = dataclasses.field(default_factory=dict)
     base: str | None = None
     together: bool = True
+    model: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Study:
         folder = self.folder / "bases" / name
         given = {**self.base_settings, **self.base(own.base), **own.settings}
         given["MODEL_DIR"] = str(folder)
-        files = [self.gin_files[0], *own.gin_files, *own.run_files]
+        files = [own.model or self.gin_files[0], *own.gin_files, *own.run_files]
         result = self._kept(folder, "train", files, given)
         return {"INITIAL_CHECKPOINT_PATH": result["model"]}
 
@@ -121,7 +123,8 @@ class Study:
         given = {**self.settings, **self.base(variant.base), **variant.settings}
         if self.axis:
             given[self.axis[0]] = point.value
-        files = [*self.gin_files, *variant.gin_files]
+        model, *tasks = self.gin_files
+        files = [variant.model or model, *tasks, *variant.gin_files]
         folder = self.folder / "points" / point.name
 
         def row(seed: int, trained: int, scores: Scores) -> summaries.Row:

@@ -184,13 +184,19 @@ def _read(config: DatasetConfig, provider, tasks: Sequence, *, shuffle: bool, se
     # Lengths only where a preprocessor must know them, so that cuts are ours to count.
     steps = itertools.chain.from_iterable(task.preprocessors for task in tasks)
     lengths = config.task_feature_lengths if any(map(_needs_lengths, steps)) else None
-    return provider.get_dataset(
+    dataset = provider.get_dataset(
         sequence_length=lengths,
         split=config.split,
         use_cached=config.use_cached,
         shuffle=shuffle,
         seed=seed,
     )
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    # Its thread was seen to hang at the end of an epoch where 15 orders were read in one process.
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def _needs_lengths(preprocessor: Callable) -> bool:

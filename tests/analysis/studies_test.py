@@ -106,6 +106,12 @@ def test_what_is_there_is_not_run_again(tmp_path):
     assert rows == whole
 
 
+def test_a_variant_has_another_model(tmp_path):
+    run = Commands()
+    go(run, tmp_path, variants={"large": {"model": "large.gin"}})
+    assert run.lines[0][1:3] == ["--gin_file=large.gin", "--gin_file=task.gin"]
+
+
 def test_seeds_one_after_the_other(tmp_path):
     run = Commands()
     rows = go(run, tmp_path, variants={"tuned": {}}, together=False)

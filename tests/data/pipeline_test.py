@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import threading
 from collections import Counter
 from typing import Any
 
@@ -72,6 +73,23 @@ def test_every_epoch_has_each_example_once_in_an_order_of_its_own(vocabulary, pa
     assert [sorted(epoch) for epoch in epochs] == [TEXTS] * 3
     if not pack:  # packing sorts the examples of a batch
         assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_many_orders_are_read_beside_each_other(vocabulary):
+    """tf.data's own tuning hung where the first epoch of 15 ended."""
+    first = train(vocabulary, make_task(texts=TEXTS[:8]))
+    orders, done = [first.with_seed(seed) for seed in range(15)], []
+
+    def read():
+        for _ in range(3):
+            done.append([next(order)["encoder_input_tokens"] for order in orders])
+
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+    reading.join(timeout=120)
+    assert len(done) == 3 and all(order.position["epoch"] == 1 for order in orders)
+    np.testing.assert_array_equal(done[0][0], next(first)["encoder_input_tokens"])
+    assert any(not np.array_equal(done[0][0], other) for other in done[0][1:])
 
 
 def test_order_follows_the_seed(vocabulary):
