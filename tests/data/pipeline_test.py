@@ -76,7 +76,6 @@ def test_every_epoch_has_each_example_once_in_an_order_of_its_own(vocabulary, pa
 
 
 def test_many_orders_are_read_beside_each_other(vocabulary):
-    """tf.data's own tuning hung where the first epoch of 15 ended."""
     first = train(vocabulary, make_task(texts=TEXTS[:8]))
     orders, done = [first.with_seed(seed) for seed in range(15)], []
 
@@ -84,6 +83,7 @@ def test_many_orders_are_read_beside_each_other(vocabulary):
         for _ in range(3):
             done.append([next(order)["encoder_input_tokens"] for order in orders])
 
+    # Where all began a new epoch, tf.data has hung.
     reading = threading.Thread(target=read, daemon=True)
     reading.start()
     reading.join(timeout=120)
