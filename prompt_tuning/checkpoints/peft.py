@@ -3,8 +3,8 @@
 Facts about the format: `prompt_embeddings` of a prompt in a T5 has P rows for the encoder and, where
 num_transformer_submodules is 2 (PEFT's default), P more for the decoder behind them, which nothing
 uses. P-tuning stores what its prompt encoder gives, not the encoder. Tensors of IA3 and LoRA are named
-by the module whose input or output they act on. A module of T5 has no bias, so what config.json says of
-biases changes nothing.
+by the module whose input or output they act on. A module of T5 has no bias, so what adapter_config.json
+says of biases changes nothing.
 
 Nothing in a folder is trusted: two files of fixed names are read, and names, dtypes and shapes are
 checked before values are. PEFT's pickled adapter_model.bin is not read.
@@ -253,10 +253,10 @@ def _config(path: epath.PathLike) -> dict[str, Any]:
 
 def _whole(path: epath.PathLike, config: Mapping[str, Any], name: str, default: Any = None) -> int:
     value = default if config.get(name) is None else config[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if type(value) is not int or not 1 <= value < 2**31:
         raise ValueError(
-            f"{path}/{CONFIG} has {name} {_shown(value)}; expected a whole number, at least 1: "
-            "copy the adapter again"
+            f"{path}/{CONFIG} has {name} {_shown(value)}; expected a whole number from 1 to 2**31: copy "
+            "the adapter again"
         )
     return value
 

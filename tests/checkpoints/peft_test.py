@@ -6,6 +6,7 @@ Their logits are compared in runtime/converter_test.py.
 import json
 import struct
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -56,8 +57,9 @@ def test_the_first_rows_are_the_encoders(adapter):
     )
     alone = adapter(num_virtual_tokens=4, num_transformer_submodules=1)
     np.testing.assert_array_equal(peft.read_prompt(alone), TABLE)
-    half = adapter({"prompt_embeddings": TABLE.astype(np.float16)}, peft_type="P_TUNING")
-    np.testing.assert_array_equal(peft.read_prompt(half), TABLE[:2])
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        half = adapter({"prompt_embeddings": TABLE.astype(dtype)}, peft_type="P_TUNING")
+        np.testing.assert_array_equal(peft.read_prompt(half), TABLE[:2], strict=True)
 
 
 def with_header(header, data=b""):
@@ -128,7 +130,7 @@ def test_a_config_is_checked_before_it_is_used(adapter, text, told):
         ({"num_virtual_tokens": True}, "num_virtual_tokens True; expected"),
         ({"num_virtual_tokens": 0}, "num_virtual_tokens 0; expected"),
         ({"token_dim": None}, "token_dim None; expected"),
-        ({"token_dim": 10**30}, r"\(4, 3\); expected floats \(4, 1000"),
+        ({"token_dim": 10**4000}, "token_dim 1000.*…; expected a whole number"),
         ({"num_transformer_submodules": 1}, r"\(4, 3\); expected floats \(2, 3\)"),
         ({"peft_type": "IA3"}, "an adapter of IA3; expected one of PROMPT_TUNING or P_TUNING"),
     ],
