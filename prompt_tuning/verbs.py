@@ -52,6 +52,7 @@ VERBS = {
         flags={"--shard_id": {"type": int, "metavar": "I", "help": "in place of SHARD_ID"}},
     ),
     "export": Verb("prompt_tuning.runtime.exporter", "export"),
+    "convert": Verb("prompt_tuning.runtime.converter", "convert"),
     "ensemble": Verb("prompt_tuning.analysis.ensembling", "ensemble"),
     "neighbors": Verb("prompt_tuning.analysis.neighbors", "neighbors"),
     "similarity": Verb("prompt_tuning.analysis.similarity", "similarity"),

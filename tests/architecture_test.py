@@ -29,7 +29,10 @@ LIBRARIES = {
     "prompts": {"jax", "flax"},
     "models": {"jax", "flax"},
     "optimizers": {"jax", "optax"},
-    "checkpoints": {"jax", "flax", "ml_dtypes", "msgpack", "orbax", "safetensors", "tensorstore"},
+    "checkpoints": {
+        *("jax", "flax", "huggingface_hub", "ml_dtypes", "msgpack", "orbax", "safetensors"),
+        "tensorstore",
+    },
     "data": {"scipy", "sentencepiece", "seqio", "tensorflow", "tensorflow_datasets"},
     "runtime": {"jax", "flax", "optax", "rich", "tensorboardX"},
     "analysis": {"jax", "flax", "matplotlib"},

@@ -77,6 +77,36 @@ def decoder_only_golden() -> Golden:
     return read_golden("decoder_only")
 
 
+class Adapter(NamedTuple):
+    """A folder that PEFT wrote and, but of prefix tuning, what the model answers with it."""
+
+    folder: pathlib.Path
+    base: Golden
+    batch: dict[str, np.ndarray]
+    logits: np.ndarray | None
+
+
+@pytest.fixture
+def peft_adapter(tmp_path) -> Callable[[str, str], Adapter]:
+    """(model, adapter) -> what scripts/make_peft_goldens.py has stored under these names."""
+
+    def write(base: str, name: str) -> Adapter:
+        with np.load(TESTDATA / "peft_adapters.npz") as file:
+            arrays = dict(file)
+        folder, of = tmp_path / "from_peft" / name, f"{base}/{name}"
+        folder.mkdir(parents=True)
+        for part, file in (
+            ("config", "adapter_config.json"),
+            ("weights", "adapter_model.safetensors"),
+        ):
+            (folder / file).write_bytes(arrays[f"{of}/{part}"].tobytes())
+        golden = read_golden(base)
+        batch = golden._replace(arrays=arrays).teacher
+        return Adapter(folder, golden, batch, arrays.get(f"{of}/logits"))
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def load_script() -> Callable[[str], types.ModuleType]:
     """(name) -> the module scripts/NAME.py, a new one at each call."""

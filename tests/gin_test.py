@@ -107,7 +107,7 @@ READ_ELSEWHERE = {
     "describe": {"INITIAL_CHECKPOINT_PATH", "PROMPT_INITIALIZER", "VOCABULARY"},
     "tasks": {"INITIAL_CHECKPOINT_PATH"},
     "parameters": {"INITIAL_CHECKPOINT_PATH"},
-    **{verb: {"TASK_FEATURE_LENGTHS"} for verb in ("export", "neighbors", "recycle")},
+    **{verb: {"TASK_FEATURE_LENGTHS"} for verb in ("convert", "export", "neighbors", "recycle")},
 }
 
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import huggingface, leaves, orbax, t5x
+from prompt_tuning.checkpoints import hub, huggingface, leaves, orbax, t5x
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoder_only_model, model
 
@@ -29,7 +29,8 @@ def load(
     """Reads the weights that `abstract` lists, in its dtypes, straight to their devices.
 
     Args:
-      path: a folder in T5X's format, native or under Orbax, or in Hugging Face's.
+      path: a folder in T5X's format, native or under Orbax, or in Hugging Face's; or the name of
+        the latter on the hub (see `hub`).
       abstract: nested dicts of jax.ShapeDtypeStruct.
       shardings: where each goes; None for numpy arrays.
 
@@ -40,7 +41,8 @@ def load(
       FileNotFoundError: there is no such folder.
       ValueError: the format is not known, or the weights do not fit.
     """
-    return _format(path).load(path, abstract, shardings), read_step(path)
+    checkpoint, place = _found(path)
+    return checkpoint.load(place, abstract, shardings), checkpoint.read_step(place)
 
 
 @contextlib.contextmanager
@@ -49,14 +51,14 @@ def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
 
     Raises as `load`.
     """
-    checkpoint = _format(path)
+    checkpoint, place = _found(path)
     if checkpoint is huggingface:
-        network = model.EncoderDecoderModel(huggingface.read_config(path))
+        network = model.EncoderDecoderModel(huggingface.read_config(place))
         names = params.flatten(nn.unbox(network.abstract_params()))
-        with huggingface.opened(path, names) as found:
+        with huggingface.opened(place, names) as found:
             yield found
     else:
-        with checkpoint.opened(path) as found:
+        with checkpoint.opened(place) as found:
             yield found
 
 
@@ -89,7 +91,8 @@ def read_embedding(path: epath.PathLike) -> Float[np.ndarray, "V D"]:
 
 def read_step(path: epath.PathLike) -> int | None:
     """The step of the checkpoint, where the format tells it. Raises as `load`."""
-    return _format(path).read_step(path)
+    checkpoint, place = _found(path)
+    return checkpoint.read_step(place)
 
 
 def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
@@ -97,8 +100,9 @@ def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
 
     Only Hugging Face's format says so; of T5X's the shapes are all there is.
     """
-    if _format(path) is huggingface:
-        huggingface.check_config(path, config)
+    checkpoint, place = _found(path)
+    if checkpoint is huggingface:
+        huggingface.check_config(place, config)
 
 
 def digest(path: epath.PathLike, abstract: params.Tree) -> str:
@@ -114,17 +118,20 @@ def digest(path: epath.PathLike, abstract: params.Tree) -> str:
     return params.structure_digest(abstract, f"{name} {read_step(path)}")
 
 
-def _format(path: epath.PathLike) -> types.ModuleType:
-    path = epath.Path(path)
+def _found(path: epath.PathLike) -> tuple[types.ModuleType, epath.Path]:
+    """The module of a checkpoint's format, and the folder."""
+    name, path = path, epath.Path(path)
     if not path.exists():
         if (path.parent / f"{path.name}.index").exists():
             raise _mesh_tensorflow(path)
-        raise FileNotFoundError(f"{path} does not exist; check INITIAL_CHECKPOINT_PATH")
+        if not hub.is_name(name):
+            raise FileNotFoundError(f"{path} does not exist; check INITIAL_CHECKPOINT_PATH")
+        path = hub.folder(os.fspath(name))
     if any(path.glob("model.ckpt-*.index")):
         raise _mesh_tensorflow(path)
     for checkpoint in FORMATS:
         if checkpoint.is_checkpoint(path):
-            return checkpoint
+            return checkpoint, path
     raise ValueError(
         f"{path} has neither a file `checkpoint` (T5X), a folder `state` (T5X under Orbax) nor "
         "`config.json` (Hugging Face); check INITIAL_CHECKPOINT_PATH: T5X's folders are named "

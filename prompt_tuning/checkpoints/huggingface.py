@@ -180,7 +180,7 @@ def opened(path: epath.PathLike, names: Collection[str]) -> Iterator[dict[str, l
 
     Copies of the embedding and what no implementation uses are left out.
     """
-    ours = {_their_name(name): name for name in names}
+    ours = {their_name(name): name for name in names}
     with weight_files.opened(path) as stored:
         for name in EMBEDDING_COPIES - ours.keys():
             if _is_copy_of_embedding(stored, name):
@@ -239,6 +239,14 @@ def save(
         (folder / weight_files.WEIGHTS).write_bytes(content)
 
 
+def their_name(path: str) -> str:
+    """The name of a parameter in this format. Raises ValueError where it has none."""
+    for pattern, template in NAMES:
+        if match := re.fullmatch(pattern, path):
+            return match.expand(template)
+    raise ValueError(f"parameter {path!r} has no place in a T5 of this format")
+
+
 def check_vocabulary(path: epath.PathLike | None) -> None:
     """Raises ValueError where a sentencepiece model cannot be exported by `save`."""
     if path and b"<extra_id_0>" in epath.Path(path).read_bytes():
@@ -253,7 +261,7 @@ def _their_tensors(params: params_lib.Tree, dtype: str) -> dict[str, np.ndarray]
     for name, leaf in params_lib.flatten(params).items():
         array = np.asarray(leaf)
         array = array.T if _is_transposed(name) else array
-        tensors[_their_name(name)] = np.asarray(array, jnp.dtype(dtype), order="C")
+        tensors[their_name(name)] = np.asarray(array, jnp.dtype(dtype), order="C")
     return tensors
 
 
@@ -286,13 +294,6 @@ def _config_json(config: config_lib.T5Config, dtype: str) -> dict:
         "layer_norm_epsilon": config.layer_norm_epsilon,
         "torch_dtype": dtype,
     }
-
-
-def _their_name(path: str) -> str:
-    for pattern, template in NAMES:
-        if match := re.fullmatch(pattern, path):
-            return match.expand(template)
-    raise ValueError(f"parameter {path!r} has no place in a T5 of this format")
 
 
 def _is_transposed(path: str) -> bool:

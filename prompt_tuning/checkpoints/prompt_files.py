@@ -2,6 +2,7 @@
 
 A prompt that is all is `<name>.npy` [P, D] float32; what methods of several parameters add is
 `<name>.npz`, an array for each path. Which of the two a file is, its name says: .npz, or else.
+A folder that PEFT wrote a prompt to is read in place of a file.
 """
 
 import io
@@ -15,7 +16,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
-from prompt_tuning.checkpoints import whole
+from prompt_tuning.checkpoints import peft, whole
 from prompt_tuning.prompts import initializers
 
 SUFFIX, SUFFIX_OF_LEAVES = ".npy", ".npz"
@@ -69,7 +70,7 @@ def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarr
     """Reads a prompt as float32 [P, D]; float16 and bfloat16 files are widened.
 
     Args:
-      path: a .npy file; the suffix may be absent, as in the paper authors' files.
+      path: a .npy file; the suffix may be absent, as in the paper authors' files. Or an adapter.
       shape: (P, D) that the model has, to be checked.
 
     Raises:
@@ -82,7 +83,8 @@ def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarr
             f"PROMPT_FILE {path} holds {held}; expected a single prompt, a .npy file: no other can be "
             "compared or recycled"
         )
-    prompt = read_table(path, "PROMPT_FILE")
+    adapter = peft.is_adapter(path)
+    prompt = peft.read_prompt(path) if adapter else read_table(path, "PROMPT_FILE")
     if shape is not None and prompt.shape != tuple(shape):
         raise ValueError(
             f"PROMPT_FILE {path} holds a prompt of shape {prompt.shape}, the model needs {tuple(shape)}; "
@@ -127,7 +129,8 @@ def _content(path: epath.PathLike, setting: str) -> tuple[epath.Path, bytes]:
         raise FileNotFoundError(f"{setting} {path} does not exist")
     if path.is_dir():
         raise ValueError(
-            f"{setting} {path} is a folder; expected a file, such as {path}/prompts/best{SUFFIX}"
+            f"{setting} {path} is a folder; expected a file, such as {path}/prompts/best{SUFFIX}, or "
+            f"as PROMPT_FILE an adapter of PEFT, with {peft.CONFIG} in it"
         )
     return path, path.read_bytes()
 
@@ -235,8 +238,8 @@ def base_model_digest(path: epath.PathLike) -> str | None:
 
 
 def read_card(path: epath.PathLike | None) -> dict[str, Any]:
-    """The card beside a prompt file; {} where there is none, of no file too."""
-    if path is None:
+    """The card beside a prompt file; {} where there is none, of no file and of an adapter too."""
+    if path is None or peft.is_adapter(path):
         return {}
     card = _card_path(epath.Path(path))
     if not card.exists():

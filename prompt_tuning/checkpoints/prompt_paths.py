@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.checkpoints import peft, prompt_files
 
 MODES = ("specific", "latest", "all")
 # What lies beside prompts: their cards, and what was not written to the end.
@@ -19,8 +19,8 @@ def find(
     """The prompt files that PROMPT_FILE names, those of a folder or a pattern by their steps.
 
     Args:
-      path: a file, a run's folder (prompts/prompt_<step>.npy or .npz in it), a pattern with *, or a
-        sequence of such; None for none, of a model without prompt.
+      path: a file, an adapter of PEFT, a run's folder (prompts/prompt_<step>.npy or .npz in it), a
+        pattern with * of files, or a sequence of such; None for none, of a model without prompt.
       mode: RESTORE_MODE, T5X's: "specific" and "all" for all that is named, "latest" for the
         last of them.
 
@@ -41,6 +41,8 @@ def find(
 def _named(path: epath.Path) -> list[str]:
     parts = path.parts
     magic = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), None)
+    if peft.is_adapter(path):
+        return [os.fspath(path)]
     if path.is_dir():
         prompts = path / "prompts"
         # No glob: the folder's own name may have signs of a pattern.

@@ -29,9 +29,9 @@ def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
     stored = {}
     with contextlib.ExitStack() as stack:
         for file in _files(path):
-            local = stack.enter_context(_local(file))
+            copy = stack.enter_context(local(file))
             try:
-                stored |= _leaves(local)
+                stored |= _leaves(copy)
             except safetensors.SafetensorError as error:
                 raise ValueError(f"{file} is damaged ({error}); copy it again") from error
         yield stored
@@ -46,7 +46,7 @@ def read_json(path: epath.Path) -> dict:
     """A file with a JSON object. Raises ValueError where it is none."""
     try:
         return dict(json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
+    except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a JSON object ({error}); copy it again") from error
 
 
@@ -120,7 +120,7 @@ def _reader(file: str, name: str):
 
 
 @contextlib.contextmanager
-def _local(path: epath.Path) -> Iterator[str]:
+def local(path: epath.Path) -> Iterator[str]:
     """The file itself, or a copy while it is needed: safetensors maps local files only."""
     if not _is_remote(path):
         yield str(path)

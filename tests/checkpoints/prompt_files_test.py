@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.checkpoints import peft, prompt_files
 from prompt_tuning.prompts import initializers
 
 PROMPT = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -130,6 +130,29 @@ def test_what_is_no_prompt_is_refused(tmp_path, write, message):
     write(tmp_path / "p.npy")
     with pytest.raises(ValueError, match=message):
         prompt_files.load(tmp_path / "p.npy", (3, 4))
+
+
+def test_an_adapter_is_read_in_place_of_a_file(tmp_path, rng):
+    table = rng.normal(size=(3, 4)).astype(np.float32)
+    settings = {"base_model": "base", "num_layers": 1, "num_heads": 1}
+    peft.save_prompt(tmp_path / "a", table, **settings)
+    # The card of a file with that name is not the adapter's.
+    prompt_files.save(tmp_path / "a.npy", table + 1, {"place": "suffix", "base_model_digest": "x"})
+    found = prompt_files.initializer(tmp_path / "a")
+    assert isinstance(found, initializers.FromArray) and found.base_model_digest is None
+    np.testing.assert_array_equal(found.array, table)
+    assert (prompt_files.length(tmp_path / "a"), prompt_files.place(tmp_path / "a")) == (
+        3,
+        "prefix",
+    )
+    np.testing.assert_array_equal(prompt_files.load(tmp_path / "a", (3, 4)), table)
+    with pytest.raises(ValueError, match=r"PROMPT_FILE .*shape \(3, 4\), the model needs \(3, 5\)"):
+        prompt_files.load(tmp_path / "a", (3, 5))
+    peft.save_scaling(
+        tmp_path / "b", {"encoder/layers_0/mlp/scaling/ia3_scaling": table}, base_model=None
+    )
+    with pytest.raises(ValueError, match=r"adapter of IA3; expected .*prompt-tuning convert"):
+        prompt_files.initializer(tmp_path / "b")
 
 
 def test_missing_files_and_wrong_names(tmp_path):

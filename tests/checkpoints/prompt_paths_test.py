@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prompt_tuning.checkpoints import prompt_files, prompt_paths
+from prompt_tuning.checkpoints import peft, prompt_files, prompt_paths
 
 PROMPT = np.ones((3, 2), np.float32)
 
@@ -43,6 +43,17 @@ def test_names_with_signs_of_a_pattern_are_names_where_they_exist(tmp_path):
     prompt_files.save(run / "prompts/prompt_5.npy", PROMPT, {})
     for path in (run, named(run, 5)[0]):
         assert prompt_paths.find(path) == named(run, 5)
+
+
+def test_an_adapter_is_a_prompt_and_no_folder_of_prompts(run):
+    settings = {"base_model": None, "num_layers": 1, "num_heads": 1}
+    peft.save_prompt(run / "adapter", PROMPT, **settings)
+    assert prompt_paths.find(run / "adapter") == [f"{run}/adapter"]
+    assert prompt_paths.find([run / "adapter", *named(run, 9)]) == [
+        f"{run}/adapter",
+        *named(run, 9),
+    ]
+    assert prompt_paths.step_of(run / "adapter") is None
 
 
 def test_the_paper_authors_files_are_found_with_their_steps(tmp_path):

@@ -64,6 +64,7 @@ def test_names_are_those_of_the_headers(tmp_path, tensors):
     ("content", "message"),
     [
         ("[1]", "not a JSON object"),
+        ("[" * 100_000, "not a JSON object"),
         ("{}", "has no weight_map"),
         ('{"weight_map": {}}', "has no weight_map, or an empty one"),
         ('{"weight_map": ["a"]}', "has no weight_map"),

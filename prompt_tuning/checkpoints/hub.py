@@ -1,0 +1,60 @@
+"""Models by their names on the Hugging Face hub, for those who have huggingface_hub and the network.
+
+A model is copied into huggingface_hub's cache, without what is pickled or a program; a second time it is
+there. What lies here under the name of a model is taken before it.
+"""
+
+import functools
+import os
+import re
+
+from etils import epath
+
+VOCABULARY = "spiece.model"
+FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json", VOCABULARY)
+
+
+def is_name(path: epath.PathLike) -> bool:
+    """Whether a path that does not exist may be an owner/name of the hub."""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", os.fspath(path), re.ASCII) is not None
+
+
+@functools.cache
+def folder(name: str) -> epath.Path:
+    """A copy of a model of the hub; the hub is asked once in a process.
+
+    Raises:
+      FileNotFoundError: huggingface_hub is not installed, or gives no such model.
+    """
+    given = f"INITIAL_CHECKPOINT_PATH {name} does not exist here"
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise FileNotFoundError(
+            f"{given}; expected a folder, or a name on the Hugging Face hub and huggingface_hub, which is "
+            "not installed: set INITIAL_CHECKPOINT_PATH to a folder, or pip install huggingface_hub"
+        ) from error
+    try:
+        return epath.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES)))
+    except Exception as error:  # Of its own, of its network library, of the disk.
+        raise FileNotFoundError(
+            f"{given}, and the Hugging Face hub gives no model of that name ({error}); expected a folder, or "
+            "the name of a model that the network reaches: set INITIAL_CHECKPOINT_PATH to one"
+        ) from error
+
+
+def vocabulary_file(checkpoint: epath.PathLike) -> str:
+    """The sentencepiece model in a Hugging Face folder, or in a model of the hub.
+
+    Raises:
+      FileNotFoundError: there is none; as of `folder` too.
+    """
+    place = epath.Path(checkpoint)
+    if not place.exists() and is_name(checkpoint):
+        place = folder(os.fspath(checkpoint))
+    if not (place / VOCABULARY).exists():
+        raise FileNotFoundError(
+            f"INITIAL_CHECKPOINT_PATH {checkpoint} has no {VOCABULARY}; expected a Hugging Face folder with "
+            "it: set VOCABULARY_FILE, and leave out models/hugging_face.gin"
+        )
+    return os.fspath(place / VOCABULARY)

@@ -1,0 +1,384 @@
+"""Adapters of Hugging Face PEFT: a folder of adapter_config.json and adapter_model.safetensors.
+
+Facts about the format: `prompt_embeddings` of a prompt in a T5 has P rows for the encoder and, where
+num_transformer_submodules is 2 (PEFT's default), P more for the decoder behind them, which nothing
+uses. P-tuning stores what its prompt encoder gives, not the encoder. Tensors of IA3 and LoRA are named
+by the module whose input or output they act on. A module of T5 has no bias, so what adapter_config.json
+says of biases changes nothing.
+
+Nothing in a folder is trusted: two files of fixed names are read, and names, dtypes and shapes are
+checked before values are. PEFT's pickled adapter_model.bin is not read.
+"""
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+from jaxtyping import Float
+
+from prompt_tuning.checkpoints import huggingface, weight_files, whole
+
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+PROMPT_TUNING, P_TUNING, IA3, LORA = "PROMPT_TUNING", "P_TUNING", "IA3", "LORA"
+PROMPTS = (PROMPT_TUNING, P_TUNING)
+KINDS = (*PROMPTS, IA3, LORA)
+TASK = "SEQ_2_SEQ_LM"
+TABLE, PREFIX = "prompt_embeddings", "base_model.model."
+DTYPES = ("F32", "F16", "BF16")
+LARGEST_CONFIG = 2**20  # bytes
+LARGEST_ALPHA = 1e9
+# Our factors -> kernels that they act on, and the side: of the outputs, or of the inputs. A factor of
+# the queries is one of the keys, and one of what `out` mixes is one of the values. PEFT's own default
+# is the first of each; of an mT5 it is wi_1, which is multiplied with the activation.
+OUTPUTS, INPUTS = "outputs", "inputs"
+SITES = {
+    "key_scaling": (("key", OUTPUTS), ("query", OUTPUTS)),
+    "value_scaling": (("value", OUTPUTS), ("out", INPUTS)),
+    "scaling": (("wo", INPUTS), ("wi_1", OUTPUTS)),
+}
+# Settings of LoRA that are followed, or that change no answer of a T5. Of any other, and of any
+# other start, only PEFT knows what it makes of the weights.
+LORA_SETTINGS = {
+    *("alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config"),
+    *("ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode"),
+    *("init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha"),
+    *("lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "modules_to_save"),
+    *("peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision"),
+    *("target_modules", "task_type", "use_rslora"),
+}
+LORA_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+# A pattern for modules that is a name, or the end of one.
+PLAIN = re.compile(r"[\w.]+")
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def is_adapter(path: epath.PathLike) -> bool:
+    """Whether `path` is a folder with an adapter_config.json."""
+    return (epath.Path(path) / CONFIG).exists()
+
+
+def kind(path: epath.PathLike) -> str:
+    """PROMPT_TUNING, P_TUNING, IA3 or LORA.
+
+    Raises:
+      ValueError: another method or task, or adapter_config.json is damaged.
+    """
+    return _config(path)["peft_type"]
+
+
+def read_prompt(path: epath.PathLike) -> Float[np.ndarray, "P D"]:
+    """Reads the encoder's rows of a prompt, or of what a prompt encoder gave, as float32.
+
+    Raises:
+      FileNotFoundError: the weights are missing.
+      ValueError: another method, or the table is not what adapter_config.json says.
+    """
+    config = _config(path)
+    if config["peft_type"] not in PROMPTS:
+        raise ValueError(
+            f"PROMPT_FILE {path} is an adapter of {config['peft_type']}; expected one of "
+            f"{' or '.join(PROMPTS)}: `prompt-tuning convert` makes of it what can be used here"
+        )
+    length, width = (_whole(path, config, name) for name in ("num_virtual_tokens", "token_dim"))
+    stacks = _whole(path, config, "num_transformer_submodules", 2)
+    with _opened(path) as tensors:
+        tensors.check_names({TABLE})
+        return tensors.values(TABLE, (length * stacks, width))[:length]
+
+
+def read_scaling(path: epath.PathLike, added: Shapes, kernels: Shapes) -> dict[str, np.ndarray]:
+    """Reads IA3's factors as {path of the parameter: float32 array}, 1 where the adapter has none.
+
+    Args:
+      path: the folder.
+      added: shapes of the factors, by the paths that `prompts.ia3` gives them.
+      kernels: shapes [inputs, outputs] of the base's kernels.
+
+    Raises: as `read_prompt`.
+    """
+    sites = {}
+    for target in added:
+        for kernel, side in _kernels(target):
+            if kernel in kernels:
+                size = kernels[kernel][side == OUTPUTS]
+                name = f"{PREFIX}{_module(kernel)}.ia3_l"
+                sites[name] = target, ((size, 1) if side == OUTPUTS else (1, size))
+    found = {target: np.ones(shape, np.float32) for target, shape in added.items()}
+    with _opened(path) as tensors:
+        tensors.check_names(sites)
+        for name in sorted(tensors.names):
+            target, shape = sites[name]
+            found[target] *= tensors.values(name, shape).reshape(added[target])
+    return found
+
+
+def merge_lora(path: epath.PathLike, weights: dict[str, np.ndarray]) -> None:
+    """Adds what a LoRA learned to the kernels of its base, in place.
+
+    Args:
+      path: the folder.
+      weights: {path of the parameter: array}, all of the base.
+
+    Raises: as `read_prompt`.
+    """
+    config = _config(path)
+    _check_lora(path, config)
+    kernels = {_module(name): name for name in weights if name.endswith("/kernel")}
+    with _opened(path) as tensors:
+        tensors.check_names({name for module in kernels for name in _pair(module)})
+        for module, name in kernels.items():
+            down, up = _pair(module)
+            if not {down, up} & tensors.names:
+                continue
+            rank = tensors.rank(down)
+            inputs, outputs = weights[name].shape
+            change = tensors.values(up, (outputs, rank)) @ tensors.values(down, (rank, inputs))
+            change *= np.float32(_lora_scale(path, config, module, rank))
+            weights[name] = (weights[name] + change.T).astype(weights[name].dtype)
+
+
+def save_prompt(
+    path: epath.PathLike,
+    prompt: Float[np.ndarray, "P D"],
+    *,
+    base_model: str | None,
+    num_layers: int,
+    num_heads: int,
+) -> None:
+    """Writes a prompt of an encoder as an adapter; the folder appears whole or not at all.
+
+    Args:
+      path: the folder to make.
+      prompt: the table.
+      base_model: name or folder of the model that it belongs to; PEFT's AutoPeftModel loads it.
+      num_layers: of the model, which PEFT writes too and does not use.
+      num_heads: likewise.
+
+    Raises:
+      FileExistsError: `path` exists.
+    """
+    settings = {
+        "num_attention_heads": num_heads,
+        "num_layers": num_layers,
+        # Rows of the encoder only: PEFT adds as many for the decoder, and does not use them.
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": len(prompt),
+        "prompt_tuning_init": "RANDOM",
+        "prompt_tuning_init_text": None,
+        "token_dim": prompt.shape[1],
+        "tokenizer_kwargs": None,
+        "tokenizer_name_or_path": None,
+    }
+    _save(path, PROMPT_TUNING, base_model, settings, {TABLE: prompt})
+
+
+def save_scaling(
+    path: epath.PathLike, leaves: Mapping[str, np.ndarray], *, base_model: str | None
+) -> None:
+    """Writes IA3's factors as an adapter, in PEFT's default places; see `save_prompt`.
+
+    Args:
+      path: the folder to make.
+      leaves: {path of the parameter: array}, all of `prompts.ia3` and no others.
+      base_model: as of `save_prompt`.
+    """
+    tensors = {}
+    for target, factors in leaves.items():
+        kernel, side = _kernels(target)[0]
+        shape = (-1, 1) if side == OUTPUTS else (1, -1)
+        tensors[f"{PREFIX}{_module(kernel)}.ia3_l"] = factors.reshape(shape)
+    settings = {
+        "exclude_modules": None,
+        "fan_in_fan_out": False,
+        "feedforward_modules": ["wo"],
+        "init_ia3_weights": True,
+        "target_modules": ["k", "v", "wo"],
+    }
+    _save(path, IA3, base_model, settings, tensors)
+
+
+def _save(
+    path: epath.PathLike,
+    method: str,
+    base_model: str | None,
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+) -> None:
+    config = {
+        "auto_mapping": None,
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "modules_to_save": None,
+        "peft_type": method,
+        "revision": None,
+        "task_type": TASK,
+        **settings,
+    }
+    arrays = {name: np.ascontiguousarray(each, np.float32) for name, each in tensors.items()}
+    with whole.folder(path) as folder:
+        text = json.dumps(config, indent=2, sort_keys=True)
+        (folder / CONFIG).write_bytes(f"{text}\n".encode())
+        (folder / WEIGHTS).write_bytes(safetensors.numpy.save(arrays, {"format": "pt"}))
+
+
+def _config(path: epath.PathLike) -> dict[str, Any]:
+    """adapter_config.json, of a known method and task."""
+    file = epath.Path(path) / CONFIG
+    if (size := file.stat().length) > LARGEST_CONFIG:
+        raise ValueError(
+            f"{file} has {size} bytes; expected at most {LARGEST_CONFIG}: copy the adapter again"
+        )
+    config = weight_files.read_json(file)
+    if config.get("peft_type") not in KINDS:
+        raise ValueError(
+            f"PROMPT_FILE {path} is an adapter of {_shown(config.get('peft_type'))}; expected one of "
+            f"{', '.join(KINDS)}, which have a counterpart here (keys and values in front of those of "
+            "a layer, as of prefix tuning, have none): set PROMPT_FILE to another adapter"
+        )
+    tasks = (TASK, None) if config["peft_type"] in (IA3, LORA) else (TASK,)
+    if config.get("task_type") not in tasks:
+        raise ValueError(
+            f"PROMPT_FILE {path} is an adapter for the task {_shown(config.get('task_type'))}; expected "
+            f"{TASK}, that of a T5: set PROMPT_FILE to another adapter"
+        )
+    return config
+
+
+def _whole(path: epath.PathLike, config: Mapping[str, Any], name: str, default: Any = None) -> int:
+    value = default if config.get(name) is None else config[name]
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise ValueError(
+            f"{path}/{CONFIG} has {name} {_shown(value)}; expected a whole number from 1 to 2**31: copy "
+            "the adapter again"
+        )
+    return value
+
+
+@contextlib.contextmanager
+def _opened(path: epath.PathLike) -> Iterator["_Tensors"]:
+    """The tensors of an adapter."""
+    path = epath.Path(path)
+    if not (path / WEIGHTS).exists():
+        if (path / PICKLED).exists():
+            raise ValueError(
+                f"PROMPT_FILE {path} has its weights in {PICKLED}, which is pickled and is not read; "
+                f"expected {WEIGHTS}: load the adapter with PEFT, save it with "
+                "save_pretrained(folder, safe_serialization=True) and set PROMPT_FILE to that folder"
+            )
+        raise FileNotFoundError(
+            f"{path / WEIGHTS} is missing; expected it beside {CONFIG}: copy the adapter again, or set "
+            "PROMPT_FILE to another"
+        )
+    with weight_files.local(path / WEIGHTS) as file:
+        try:
+            with safetensors.safe_open(file, framework="numpy") as tensors:
+                yield _Tensors(path / WEIGHTS, tensors)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path / WEIGHTS} is damaged ({error}); copy it again") from error
+
+
+class _Tensors:
+    """Names and shapes of what is stored, and values of a shape that is expected."""
+
+    def __init__(self, path: epath.Path, file: Any):
+        """`file` is of safetensors; `path` is for messages."""
+        self._path, self._file = path, file
+        self.names = set(file.keys())
+
+    def check_names(self, known: Collection[str]) -> None:
+        """Raises ValueError where there are none, or others than `known`."""
+        others = sorted(self.names - set(known))
+        if others or not self.names:
+            listed = ", ".join(map(_shown, others[:3])) or "no tensors"
+            raise ValueError(
+                f"{self._path} holds {listed}{' and more' if others[3:] else ''}; expected what the "
+                f"method has in this model, such as {min(known)}: set the gin file of the model that it "
+                "was trained with; what the method trained beside it, such as an embedding, has no place "
+                "here: merge it with PEFT (merge_and_unload) and set INITIAL_CHECKPOINT_PATH to the result"
+            )
+
+    def rank(self, name: str) -> int:
+        """The first of a tensor's sizes; 1 where there is none, for `values` to tell."""
+        shape = self._file.get_slice(name).get_shape() if name in self.names else ()
+        return max(1, shape[0]) if shape else 1
+
+    def values(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A tensor as float32. Raises ValueError where it is not of finite floats of `shape`."""
+        if name not in self.names:
+            raise ValueError(f"{self._path} lacks {name}; copy the adapter again")
+        part = self._file.get_slice(name)
+        found, dtype = tuple(part.get_shape()), part.get_dtype()
+        if found != shape or dtype not in DTYPES:
+            raise ValueError(
+                f"{self._path} holds {name} of {dtype} {found}; expected floats {shape}, by {CONFIG} and "
+                "the model: set the gin file of the model that it was trained with, or copy it again"
+            )
+        values = self._file.get_tensor(name).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{self._path} has NaN or infinite values in {name}; expected finite ones: the run that "
+                "wrote it diverged; set PROMPT_FILE to another adapter"
+            )
+        return values
+
+
+def _kernels(target: str) -> list[tuple[str, str]]:
+    """The kernels whose outputs or inputs a factor of ours scales, PEFT's default first."""
+    place, name, _ = target.rsplit("/", 2)
+    return [(f"{place}/{kernel}/kernel", side) for kernel, side in SITES[name]]
+
+
+def _module(kernel: str) -> str:
+    return huggingface.their_name(kernel).removesuffix(".weight")
+
+
+def _pair(module: str) -> tuple[str, str]:
+    """Names of the two matrices of a LoRA, [rank, inputs] and [outputs, rank]."""
+    return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
+
+
+def _check_lora(path: epath.PathLike, config: Mapping[str, Any]) -> None:
+    advice = "merge it with PEFT (merge_and_unload), save the model and set INITIAL_CHECKPOINT_PATH to it"
+    if others := sorted(name for name in config.keys() - LORA_SETTINGS if config[name]):
+        raise ValueError(
+            f"{path}/{CONFIG} sets {', '.join(map(_shown, others[:3]))}; expected a plain LoRA: {advice}"
+        )
+    start = config.get("init_lora_weights")
+    if start not in LORA_STARTS:
+        raise ValueError(
+            f"{path}/{CONFIG} has init_lora_weights {_shown(start)}, which changed the base's weights; "
+            f"expected one of {LORA_STARTS}: {advice}"
+        )
+
+
+def _lora_scale(path: epath.PathLike, config: Mapping[str, Any], module: str, rank: int) -> float:
+    """What the product of a module's two matrices is multiplied with."""
+    patterns, alpha = config.get("alpha_pattern") or {}, config.get("lora_alpha", 8)
+    if not isinstance(patterns, dict) or not all(map(PLAIN.fullmatch, patterns)):
+        # Any regular expression: one of a hostile file may never end.
+        raise ValueError(
+            f"{path}/{CONFIG} has alpha_pattern {_shown(patterns)}; expected names of modules: merge it "
+            "with PEFT (merge_and_unload) and set INITIAL_CHECKPOINT_PATH to the result"
+        )
+    for pattern, value in patterns.items():
+        if f".{module}".endswith(f".{pattern}"):
+            alpha = value
+            break
+    if type(alpha) not in (int, float) or not abs(alpha) < LARGEST_ALPHA:  # NaN neither
+        raise ValueError(
+            f"{path}/{CONFIG} has lora_alpha {_shown(alpha)}; expected a number: copy the adapter again"
+        )
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _shown(value: Any) -> str:
+    """A value of a file, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -1,0 +1,112 @@
+"""Makes tests/testdata/peft_adapters.npz: adapters that PEFT saved, and the logits they give there.
+
+The models are those of scripts/make_goldens.py, of which the weights are stored already. Nothing of this
+package is imported, so that the file is another implementation's word. In the environment described there:
+
+    goldens/bin/python scripts/make_peft_goldens.py tests/testdata
+
+The stored file was made with torch 2.13.0, transformers 5.23.0, peft 0.21.2 and numpy 2.4.6; it also
+names the versions that made it (`versions`).
+
+It holds `inputs` [B, T] and `targets` [B, L], padded with 0, and for each model and adapter
+`MODEL/ADAPTER/config` and `…/weights`, the bytes of its two files, and `…/logits` [B, L, V], of the
+adapter loaded on the model again. Of prefix tuning, which is not read, there are no logits.
+"""
+
+import pathlib
+import sys
+import tempfile
+
+import make_goldens
+import numpy as np
+import peft
+import torch
+import transformers
+
+LENGTHS, TARGET_LENGTHS, PROMPT_LENGTH = (12, 5), (6, 3), 4
+TASK = {"task_type": "SEQ_2_SEQ_LM"}
+PROMPT = {**TASK, "num_virtual_tokens": PROMPT_LENGTH}
+GATED, RELU = make_goldens.VARIANTS
+# LSTM: what P-tuning's encoder gives is stored, whatever it is.
+ADAPTERS = {
+    (GATED, "prompt"): peft.PromptTuningConfig(**PROMPT),
+    (GATED, "prompt_encoder_only"): peft.PromptTuningConfig(**PROMPT, num_transformer_submodules=1),
+    (GATED, "p_tuning_mlp"): peft.PromptEncoderConfig(**PROMPT, encoder_hidden_size=8),
+    (GATED, "p_tuning_lstm"): peft.PromptEncoderConfig(
+        **PROMPT, encoder_hidden_size=8, encoder_reparameterization_type="LSTM"
+    ),
+    (GATED, "prefix"): peft.PrefixTuningConfig(**PROMPT),
+    (GATED, "ia3"): peft.IA3Config(**TASK),
+    (RELU, "ia3"): peft.IA3Config(**TASK),
+    # As PEFT does for mT5: what wo gets is scaled on the side of wi_1. The decoder's queries, and a layer's outputs.
+    (GATED, "ia3_elsewhere"): peft.IA3Config(
+        **TASK,
+        target_modules=r"encoder.*\.(k|wi_1)|decoder.*SelfAttention\.(q|k|o)|decoder.*\.wo",
+        feedforward_modules=r".*\.(o|wo)",
+    ),
+    (GATED, "lora"): peft.LoraConfig(**TASK, r=2, lora_alpha=6),
+    (RELU, "lora_everywhere"): peft.LoraConfig(
+        **TASK,
+        r=2,
+        target_modules="all-linear",
+        rank_pattern={"wo": 1},
+        alpha_pattern={"EncDecAttention.v": 3, "wo": 5},
+        use_rslora=True,
+    ),
+}  # fmt: skip
+
+
+def adapt(model: transformers.PreTrainedModel, config: peft.PeftConfig) -> peft.PeftModel:
+    """A model with an adapter of random weights."""
+    tuned = peft.get_peft_model(model, config)
+    for name, weight in tuned.named_parameters():
+        if ".ia3_l." in name:
+            weight.copy_(1 + 0.5 * torch.randn_like(weight))
+        elif ".lora_" in name:
+            weight.copy_(0.3 * torch.randn_like(weight))
+    return tuned
+
+
+def golden(name: str, config: peft.PeftConfig, batch: dict) -> dict:
+    """Bytes of the adapter's files, and its logits."""
+
+    def base() -> transformers.PreTrainedModel:
+        rng = np.random.default_rng(make_goldens.SEED)
+        return make_goldens.build(rng, **make_goldens.VARIANTS[name])
+
+    with tempfile.TemporaryDirectory() as folder:
+        adapt(base(), config).save_pretrained(folder)
+        files = [
+            pathlib.Path(folder) / f"adapter_{x}" for x in ("config.json", "model.safetensors")
+        ]
+        texts = [np.frombuffer(file.read_bytes(), np.uint8) for file in files]
+        found = dict(zip(("config", "weights"), texts, strict=True))
+        if not isinstance(config, peft.PrefixTuningConfig):
+            loaded = peft.PeftModel.from_pretrained(base(), folder).eval()
+            found["logits"] = loaded(**batch).logits.numpy()
+    return found
+
+
+def main(folder: pathlib.Path) -> None:
+    """Writes the file into `folder`."""
+    modules = (torch, transformers, peft, np)
+    versions = " ".join(f"{module.__name__}=={module.__version__}" for module in modules)
+    torch.manual_seed(make_goldens.SEED)
+    torch.set_grad_enabled(False)
+    rng = np.random.default_rng(make_goldens.SEED)
+    inputs, targets = (make_goldens.ragged(rng, each) for each in (LENGTHS, TARGET_LENGTHS))
+    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+    batch = {
+        "input_ids": torch.from_numpy(inputs).long(),
+        "attention_mask": torch.from_numpy(inputs > 0).long(),
+        "decoder_input_ids": torch.from_numpy(shifted).long(),
+    }
+    arrays = {"inputs": inputs, "targets": targets, "versions": versions}
+    for (model, adapter), config in ADAPTERS.items():
+        found = golden(model, config, batch)
+        arrays |= {f"{model}/{adapter}/{part}": array for part, array in found.items()}
+    np.savez_compressed(folder / "peft_adapters.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

@@ -1,0 +1,114 @@
+"""Names of the Hugging Face hub. The hub here is a stand-in: tests have no network."""
+
+import os
+import pathlib
+import shutil
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from prompt_tuning import cli, params
+from prompt_tuning.checkpoints import base_model, hub
+
+
+@pytest.fixture
+def asked(monkeypatch, tiny, tmp_path):
+    """A hub with the model google/tiny; what it was asked."""
+    asked = []
+
+    def snapshot_download(name, *, allow_patterns):
+        asked.append((name, allow_patterns))
+        if name != "google/tiny":
+            raise RuntimeError("404")
+        return shutil.copytree(tiny.checkpoint, tmp_path / "cache", dirs_exist_ok=True)
+
+    stand_in = types.SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in)
+    monkeypatch.chdir(tmp_path)
+    hub.folder.cache_clear()
+    yield asked
+    hub.folder.cache_clear()
+
+
+def test_a_name_is_a_model(asked, tiny):
+    shapes = params.shapes(tiny.base)
+    base_model.check_config("google/tiny", tiny.model.config)
+    found, step = base_model.load("google/tiny", shapes)
+    assert step == base_model.read_step("google/tiny") == 1000
+    for path, array in params.flatten(tiny.base).items():
+        np.testing.assert_array_equal(params.flatten(found)[path], array)
+    name = "decoder/decoder_norm/scale"
+    array = base_model.read_variable("google/tiny", name)
+    np.testing.assert_array_equal(array, params.flatten(tiny.base)[name])
+    # The name's, not that of a folder in a cache.
+    copy = shutil.copytree(tiny.checkpoint, "elsewhere/tiny")
+    assert base_model.digest("google/tiny", shapes) == base_model.digest(copy, shapes)
+    # No program, nothing pickled, and once.
+    patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json", "spiece.model"]
+    assert asked == [("google/tiny", patterns)]
+
+
+def test_a_folder_is_taken_before_a_name(asked, tiny):
+    shutil.copytree(tiny.checkpoint, "google/tiny")
+    assert base_model.read_step("google/tiny") == 1000
+    assert hub.vocabulary_file("google/tiny") == "google/tiny/spiece.model"
+    assert asked == []
+
+
+def test_what_is_no_name_is_a_path(asked, tmp_path):
+    for path in (
+        "tiny",
+        "a/b/c",
+        "/google/tiny",
+        "../tiny",
+        "google/",
+        "gs://b/tiny",
+        tmp_path / "x",
+    ):
+        assert not hub.is_name(path)
+    with pytest.raises(FileNotFoundError, match="does not exist; check INITIAL_CHECKPOINT_PATH"):
+        base_model.read_step("a/b/c")
+    assert asked == []
+
+
+def test_what_the_hub_does_not_give_is_told(asked):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"google/none does not exist here, .*\(404\); expected .*set INITIAL",
+    ):
+        base_model.read_step("google/none")
+
+
+def test_without_the_library_is_told(asked, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(
+        FileNotFoundError, match=r"huggingface_hub, which is not installed: .*pip install"
+    ):
+        base_model.read_step("google/tiny")
+
+
+def test_a_vocabulary_lies_beside_its_model(asked, tiny, tmp_path):
+    assert hub.vocabulary_file(tiny.checkpoint) == f"{tiny.checkpoint}/spiece.model"
+    assert hub.vocabulary_file("google/tiny") == str(tmp_path / "cache" / "spiece.model")
+    os.remove("cache/spiece.model")
+    with pytest.raises(
+        FileNotFoundError, match=r"google/tiny has no spiece\.model; .*VOCABULARY_FILE"
+    ):
+        hub.vocabulary_file("google/tiny")
+
+
+def test_a_model_of_the_hub_is_tuned(asked, tiny_job):
+    os.mkdir("models")
+    shutil.copy(tiny_job.folder / "tiny.gin", "models")
+    arguments = type(tiny_job)(pathlib.Path("models")).command(
+        "train",
+        "models/hugging_face.gin",
+        "runs/train.gin",
+        INITIAL_CHECKPOINT_PATH="google/tiny",
+        MODEL_DIR="run",
+        TRAIN_STEPS=1001,
+    )
+    result = cli.run(arguments)
+    assert result["step"] == 1001 and len(asked) == 1
