@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import base_model, huggingface
-from prompt_tuning.data import evaluation_task, pipeline, vocabularies
+from prompt_tuning.data import epochs, evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.runtime import (
@@ -196,7 +196,7 @@ def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:
 def loop(
     run: run_lib.Run,
     step: step_lib.Step,
-    batches: pipeline.TrainBatches,
+    batches: epochs.Batches,
     validation: evaluator.Validation,
     seed: int,
     learning_rate: optimizers.Schedule | None = None,
