@@ -14,6 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+_HOMES = {
+    "Answer": "api.model",
+    "BeamSearch": "models.decoding",
+    "Greedy": "models.decoding",
+    "LabelRanking": "models.decoding",
+    "Model": "api.model",
+    "Prompt": "api.prompt",
+    "Sampling": "models.decoding",
+    "T5Config": "models.config",
+    "load_model": "api.model",
+    "load_prompt": "api.prompt",
+    "tune": "api.tuning",
+}
+__all__ = list(_HOMES)
+
 if TYPE_CHECKING:
     from prompt_tuning.api import model as _model
     from prompt_tuning.api import prompt as _prompt
@@ -32,30 +47,15 @@ if TYPE_CHECKING:
     load_model = _model.load_model
     load_prompt = _prompt.load_prompt
     tune = _tuning.tune
+else:
 
-_HOMES = {
-    "Answer": "api.model",
-    "BeamSearch": "models.decoding",
-    "Greedy": "models.decoding",
-    "LabelRanking": "models.decoding",
-    "Model": "api.model",
-    "Prompt": "api.prompt",
-    "Sampling": "models.decoding",
-    "T5Config": "models.config",
-    "load_model": "api.model",
-    "load_prompt": "api.prompt",
-    "tune": "api.tuning",
-}
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    """What is in __all__, imported now."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """What is in __all__, imported now."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

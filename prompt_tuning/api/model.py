@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,6 +94,9 @@ class Model:
     def __init__(self, loaded: state.LoadedModel):
         """Takes a model without prompt."""
         self._loaded = loaded
+        self._network: Callable[..., network.EncoderDecoderModel]
+        self._with_prompts: Callable[..., state.LoadedModel]
+        self._answerer: Callable[..., evaluator.Answerer]
         self._network = functools.lru_cache(KEPT)(self._make_network)
         self._with_prompts = functools.lru_cache(KEPT)(self._load_prompts)
         self._answerer = functools.lru_cache(KEPT)(self._make_answerer)

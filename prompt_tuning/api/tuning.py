@@ -1,9 +1,11 @@
 """Tunes a prompt on examples in memory."""
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -77,28 +79,43 @@ def tune(
     network = dataclasses.replace(base.model, config=config, prompt=prompt)
     if start_step is None:
         start_step = STEP_OF_PUBLIC_MODELS if base.step is None else base.step
-    folder = tempfile.mkdtemp(prefix="prompt_tuning_") if model_dir is None else model_dir
-    file = tuner.tune(
-        state.with_added(dataclasses.replace(base, model=network, step=start_step), start, seed),
-        epochs.tokenized(inputs, targets, model.vocabulary),
-        dataset,
-        steps=steps,
-        learning_rate=learning_rate,
-        model_dir=folder,
-    )
-    tuned = prompt_lib.load_prompt(file)
-    if model_dir is None:  # not after Ctrl-C: the warning names the folder
+    base = dataclasses.replace(base, model=network, step=start_step)
+    with _folder(model_dir) as folder:
+        file = tuner.tune(
+            state.with_added(base, start, seed),
+            epochs.tokenized(inputs, targets, model.vocabulary),
+            dataset,
+            steps=steps,
+            learning_rate=learning_rate,
+            model_dir=folder,
+        )
+        return prompt_lib.load_prompt(file)
+
+
+@contextlib.contextmanager
+def _folder(model_dir: epath.PathLike | None) -> Iterator[epath.PathLike]:
+    """A folder for a run; where none is given one that is gone afterwards, but not after Ctrl-C."""
+    if model_dir is not None:
+        yield model_dir
+        return
+    folder = tempfile.mkdtemp(prefix="prompt_tuning_")
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         shutil.rmtree(folder)
-    return tuned
+        raise
+    shutil.rmtree(folder)
 
 
 def _columns(examples: Iterable[Example]) -> tuple[list[str], list[str]]:
     """Inputs and targets of examples. Raises ValueError where one is no example."""
     inputs, targets = [], []
     for number, example in enumerate(examples):
-        pair = example
-        if isinstance(example, Mapping) and example.keys() >= {"inputs", "targets"}:
-            pair = example["inputs"], example["targets"]
+        pair: Any = example
+        if isinstance(example, Mapping):
+            pair = example.get("inputs"), example.get("targets")
         is_pair = isinstance(pair, tuple | list) and len(pair) == 2
         if not is_pair or not all(isinstance(text, str) for text in pair):
             raise ValueError(

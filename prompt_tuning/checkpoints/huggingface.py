@@ -159,7 +159,7 @@ def read_tokenizer(path: epath.PathLike) -> tuple[str | None, int]:
     if not (path / VOCABULARY).exists():
         raise FileNotFoundError(
             f"{path} has no {VOCABULARY}; expected the sentencepiece model beside config.json: copy "
-            "it from where the model is from, or set the vocabulary"
+            "it from where the model is from, or give vocabulary="
         )
     return str(path / VOCABULARY), told.get("extra_ids", 100)
 

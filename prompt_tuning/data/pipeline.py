@@ -44,7 +44,7 @@ class DatasetConfig:
     """What is read, and how; the name and its settings are T5X's.
 
     Attributes:
-      source: gives the seqio task or mixture.
+      source: gives the seqio task or mixture; None for examples that are in memory.
       task_feature_lengths: {"inputs": T, "targets": L}; soft tokens come on top of T. None for
         the longest of what is evaluated.
       split: of the task.
@@ -57,7 +57,7 @@ class DatasetConfig:
         mixture has.
     """
 
-    source: Source
+    source: Source | None
     task_feature_lengths: Mapping[str, int] | None
     split: str
     batch_size: int
