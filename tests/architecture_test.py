@@ -147,7 +147,15 @@ def test_every_module_has_its_test_and_every_test_its_module():
     found = {str(test.relative_to(TESTS)) for test in TESTS.rglob("*_test.py")}
     others = {
         f"{name}_test.py"
-        for name in ("architecture", "bad_input", "end_to_end", "families", "gin", "processes")
+        for name in (
+            "architecture",
+            "bad_input",
+            "docs",
+            "end_to_end",
+            "families",
+            "gin",
+            "processes",
+        )
     }
     others |= {f"{script.stem}_test.py" for script in (REPOSITORY / "scripts").glob("*.py")}
     others |= {f"{folder.name}_test.py" for folder in (REPOSITORY / "scripts").glob("*/")}
