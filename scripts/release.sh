@@ -24,10 +24,12 @@ rm -rf "$repo/dist" "$repo/build"
 "$folder/tools/bin/twine" check --strict "$repo"/dist/*
 "$folder/tools/bin/python" "$repo/scripts/check_wheel.py" "$repo"/dist/*.whl
 
+number=0
+cd "$folder" # not the repository, whose package would be found first
 for python in "$@"; do
-  "$python" -m venv "$folder/$python"
-  "$folder/$python/bin/pip" install -qq --disable-pip-version-check "$repo"/dist/*.whl
-  cd "$folder" # not the repository, whose package would be found first
-  PATH="$folder/$python/bin:$PATH" "$folder/$python/bin/python" "$repo/scripts/quickstart.py" "$folder/run of $python"
-  echo "$("$python" --version): $("$folder/$python/bin/prompt-tuning" --version) from the wheel"
+  new=$folder/$((number += 1))
+  "$python" -m venv "$new"
+  "$new/bin/pip" install -qq --disable-pip-version-check "$repo"/dist/*.whl
+  "$new/bin/python" "$repo/scripts/quickstart.py" "$new/run"
+  echo "$("$python" --version): $("$new/bin/prompt-tuning" --version) from the wheel"
 done

@@ -64,6 +64,9 @@ def test_a_prompt_starts_from_labels_or_from_another_prompt(model, tiny):
     labelled = pt.tune(model, PAIRS, class_labels=["good"], **frozen)
     mean = embedding[np.array(tiny.vocabulary.encode("good"))].mean(axis=0)
     np.testing.assert_allclose(labelled.table[0], mean, rtol=1e-4)  # weight decay is not a rate's
+    again, other = (pt.tune(model, PAIRS, seed=seed, **frozen).table for seed in (0, 1))
+    np.testing.assert_allclose(again[1:], labelled.table[1:], rtol=1e-6)
+    assert not np.allclose(again, other)
     start = pt.Prompt(labelled.table[:2] + 1, {"place": "suffix"})
     found = pt.tune(model, PAIRS, initial_prompt=start, **frozen)
     np.testing.assert_allclose(found.table, start.table, rtol=1e-4)
