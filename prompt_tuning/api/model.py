@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from prompt_tuning import assets, partitioning
 from prompt_tuning.api import prompt as prompt_lib
-from prompt_tuning.checkpoints import base_model, huggingface
+from prompt_tuning.checkpoints import base_model
 from prompt_tuning.data import batching, bucketing, epochs, evaluation_task, vocabularies
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding
@@ -64,19 +64,16 @@ def load_model(
     path = os.fspath(path)
     if path in assets.MODELS and not epath.Path(path).exists():
         path = assets.path(path)
-    has_config = huggingface.is_checkpoint(path)
-    base_model.read_step(path)  # raises where there is no checkpoint
-    if not has_config and (config is None or vocabulary is None):
+    config = base_model.read_config(path) if config is None else config
+    if vocabulary is None and (told := base_model.read_tokenizer(path)):
+        file, extra_ids = told
+        vocabulary = vocabularies.ByteVocabulary() if file is None else file
+    if config is None or vocabulary is None:
         raise ValueError(
             f"{path} does not say what network and vocabulary it has: it has no config.json; expected "
             "both as arguments: config=pt.T5Config(…) with the model's sizes, and vocabulary= with its "
             "sentencepiece model"
         )
-    if config is None:
-        config = huggingface.read_config(path)
-    if vocabulary is None:
-        file, extra_ids = huggingface.read_tokenizer(path)
-        vocabulary = vocabularies.ByteVocabulary() if file is None else file
     if isinstance(vocabulary, str | os.PathLike):
         vocabulary = vocabularies.SentencePiece(os.fspath(vocabulary), extra_ids)
     config = dataclasses.replace(
