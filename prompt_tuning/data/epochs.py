@@ -6,8 +6,8 @@ import numpy as np
 
 from prompt_tuning.data import batching, vocabularies
 
-# (epoch, examples to leave out at its beginning) -> the others, in that epoch's order.
-Epoch = Callable[[int, int], Iterator[batching.Example]]
+# (seed, epoch, examples to leave out at its beginning) -> the others, in that epoch's order.
+Epoch = Callable[[int, int, int], Iterator[batching.Example]]
 Assemble = Callable[[Sequence[batching.Example]], batching.Batch]
 
 
@@ -21,7 +21,7 @@ class Batches:
       name: of what is learned.
     """
 
-    def __init__(self, name: str, epoch: Epoch, assemble: Assemble, batch_size: int):
+    def __init__(self, name: str, epoch: Epoch, assemble: Assemble, batch_size: int, seed: int):
         """Starts at the first example of the first epoch.
 
         Args:
@@ -29,8 +29,9 @@ class Batches:
           epoch: gives examples.
           assemble: makes a batch of `batch_size` examples.
           batch_size: examples of a step.
+          seed: of the order.
         """
-        self.name, self._epoch_examples = name, epoch
+        self.name, self._epoch_examples, self._seed = name, epoch, seed
         self._assemble, self._batch_size = assemble, batch_size
         self.position = {"epoch": 0, "examples": 0}
 
@@ -42,13 +43,13 @@ class Batches:
     @position.setter
     def position(self, position: Mapping[str, int]) -> None:
         self._epoch, self._taken = position["epoch"], position["examples"]
-        self._examples = self._epoch_examples(self._epoch, self._taken)
+        self._examples = self._epoch_examples(self._seed, self._epoch, self._taken)
 
     def _next_example(self) -> batching.Example:
         example = next(self._examples, None)
         if example is None:
             self._epoch, self._taken = self._epoch + 1, 0
-            self._examples = self._epoch_examples(self._epoch, 0)
+            self._examples = self._epoch_examples(self._seed, self._epoch, 0)
             example = next(self._examples)
         self._taken += 1
         return example
@@ -60,10 +61,10 @@ class Batches:
         return self._assemble([self._next_example() for _ in range(self._batch_size)])
 
 
-def shuffled(examples: Sequence[batching.Example], seed: int) -> Epoch:
+def shuffled(examples: Sequence[batching.Example]) -> Epoch:
     """Epochs of examples that are in memory, each in an order of its own that follows the seed."""
 
-    def epoch(number: int, skip: int) -> Iterator[batching.Example]:
+    def epoch(seed: int, number: int, skip: int) -> Iterator[batching.Example]:
         order = np.random.default_rng([seed, number]).permutation(len(examples))
         return (examples[i] for i in order[skip:])
 

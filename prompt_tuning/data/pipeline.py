@@ -291,9 +291,8 @@ class TrainBatches(epochs.Batches):
             dataset = _read(config, of, its_tasks, shuffle=False, seed=0)
             return list(dataset.take(CHECKED_EXAMPLES).as_numpy_iterator())
 
-        def epoch(number: int, skip: int) -> Iterator[batching.Example]:
-            seed = config.seed + number
-            dataset = _read(config, provider, tasks, shuffle=config.shuffle, seed=seed)
+        def epoch(seed: int, number: int, skip: int) -> Iterator[batching.Example]:
+            dataset = _read(config, provider, tasks, shuffle=config.shuffle, seed=seed + number)
             return dataset.skip(skip).prefetch(4 * config.batch_size).as_numpy_iterator()
 
         for task in tasks:
@@ -302,7 +301,7 @@ class TrainBatches(epochs.Batches):
         if provider is not tasks[0]:  # a mixture, at its rates
             examples = sample(provider, tasks)
         assemble = assembler(config, soft, examples, row_multiple)
-        super().__init__(provider.name, epoch, assemble, config.batch_size)
+        super().__init__(provider.name, epoch, assemble, config.batch_size, config.seed)
 
 
 def example_batches(
@@ -328,7 +327,8 @@ def example_batches(
     sample = epochs.sample(examples, CHECKED_EXAMPLES)
     check_fit(name, sample, config)
     assemble = assembler(config, soft, sample, row_multiple)
-    return epochs.Batches(name, epochs.shuffled(examples, config.seed), assemble, config.batch_size)
+    epoch = epochs.shuffled(examples)
+    return epochs.Batches(name, epoch, assemble, config.batch_size, config.seed)
 
 
 def evaluation_tasks(
