@@ -64,5 +64,5 @@ def tune(
     where = jax.tree.map(lambda x: x.sharding, run.state)
     step = step_lib.make_step(loaded.model, run.optimizer, where)
     with partitioning.use(loaded.mesh), nothing:
-        trainer.loop(run, step, batches, nothing, dataset.seed)
+        trainer.loop(run=run, step=step, batches=batches, validation=nothing, seed=dataset.seed)
     return run.prompt_file(f"prompt_{run.step}")

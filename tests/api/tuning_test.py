@@ -116,10 +116,10 @@ def test_settings_reach_the_run(model, monkeypatch):
     """The optimizer's step, dropout, and the tokens that are kept."""
     seen, loop = {}, trainer.loop
 
-    def noting(run, step, batches, *more):
+    def noting(run, batches, **others):
         seen["config"], seen["start"] = run.loaded.model.config, run.first_step
         seen["batch"] = next(batches)
-        loop(run, step, batches, *more)
+        loop(run=run, batches=batches, **others)
 
     monkeypatch.setattr(trainer, "loop", noting)
     lengths = {"inputs": 3, "targets": 8}
