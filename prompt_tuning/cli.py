@@ -36,16 +36,15 @@ def header(file: pathlib.Path) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="prompt-tuning", description=prompt_tuning.__doc__, allow_abbrev=False
-    )
+    title = prompt_tuning.__doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="prompt-tuning", description=title, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=prompt_tuning.__version__)
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="command")
     for verb in verbs.VERBS:
         text = header(gin_folder() / "runs" / f"{verb}.gin")
         sub = subparsers.add_parser(
             verb,
-            help=text.partition("\n")[0],
+            help=text.strip(),
             description=text,
             epilog="--gin.NAME=VALUE sets a macro; VALUE is gin, so a string needs inner quotes: "
             "--gin.NAME=\"'text'\"\n\nshipped gin files:\n  " + "\n  ".join(_shipped()),

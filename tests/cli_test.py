@@ -145,6 +145,8 @@ def test_main_help_names_the_commands(capsys):
         cli.run(["--help"])
     text = capsys.readouterr().out
     assert all(verb in text for verb in verbs.VERBS)
+    assert "Prompt tuning for T5 on JAX (Lester et al., 2021)." in text
+    assert "import prompt_tuning" not in text  # that is for Python
 
 
 @pytest.mark.parametrize(

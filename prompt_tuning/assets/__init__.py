@@ -2,6 +2,9 @@
 
 import importlib.resources
 
+# Names of models.
+MODELS = ("t5_mini",)
+
 
 def path(name: str) -> str:
     """The path of an embedded file or folder, e.g. "t5_mini" or "reviews/train.tsv"."""

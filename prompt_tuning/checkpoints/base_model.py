@@ -95,6 +95,16 @@ def read_step(path: epath.PathLike) -> int | None:
     return checkpoint.read_step(place)
 
 
+def read_config(path: epath.PathLike) -> config_lib.T5Config | None:
+    """The network, where the format tells it: Hugging Face's. Raises as `load`."""
+    return huggingface.read_config(path) if _format(path) is huggingface else None
+
+
+def read_tokenizer(path: epath.PathLike) -> tuple[str | None, int] | None:
+    """See `huggingface.read_tokenizer`; None where the format tells none. Raises as `load`."""
+    return huggingface.read_tokenizer(path) if _format(path) is huggingface else None
+
+
 def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
     """Raises ValueError where the checkpoint says that it is another network than `config`.
 

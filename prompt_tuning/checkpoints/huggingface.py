@@ -21,6 +21,7 @@ from prompt_tuning.checkpoints import leaves, weight_files, whole
 from prompt_tuning.models import config as config_lib
 
 STEP_KEY = "training_steps"
+VOCABULARY = "spiece.model"
 ACTIVATIONS = {
     "relu": ("relu",),
     "gated-gelu": ("gelu", "linear"),
@@ -141,6 +142,28 @@ def read_config(path: epath.PathLike) -> config_lib.T5Config:
     )
 
 
+def read_tokenizer(path: epath.PathLike) -> tuple[str | None, int]:
+    """The sentencepiece model of a folder, None where tokens are bytes; sentinels to append to it.
+
+    Raises:
+      FileNotFoundError: the folder has neither.
+    """
+    path = epath.Path(path)
+    told: dict = {}
+    for name in ("config.json", "tokenizer_config.json"):
+        if (path / name).exists():
+            told |= weight_files.read_json(path / name)
+    if told.get("tokenizer_class") == "ByT5Tokenizer":
+        # Its files name 125 sentinels; it was pre-trained with its last bytes as such.
+        return None, 0
+    if not (path / VOCABULARY).exists():
+        raise FileNotFoundError(
+            f"{path} has no {VOCABULARY}; expected the sentencepiece model beside config.json: copy "
+            "it from where the model is from, or give vocabulary="
+        )
+    return str(path / VOCABULARY), told.get("extra_ids", 100)
+
+
 def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
     """Raises ValueError where config.json describes another network than `config`."""
     found = read_config(path)
@@ -230,7 +253,7 @@ def save(
     files = {name: (json.dumps(text, indent=2) + "\n").encode() for name, text in texts.items()}
     check_vocabulary(vocabulary_file)
     if vocabulary_file:
-        files["spiece.model"] = epath.Path(vocabulary_file).read_bytes()
+        files[VOCABULARY] = epath.Path(vocabulary_file).read_bytes()
     tensors = _their_tensors(params, dtype)
     with whole.folder(path) as folder:
         for name, content in files.items():

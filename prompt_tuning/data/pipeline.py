@@ -19,6 +19,7 @@ import numpy as np
 from prompt_tuning.data import (
     batching,
     bucketing,
+    epochs,
     evaluation_task,
     packing,
     soft_tokens,
@@ -33,7 +34,13 @@ class NoSplitError(ValueError):
 
 
 class Source(Protocol):
-    """Opens a seqio task or mixture (see `sources`)."""
+    """Opens a seqio task or mixture (see `sources`).
+
+    Attributes:
+      is_fixed: whether examples are the same in each epoch, but for their order.
+    """
+
+    is_fixed: bool
 
     def open(self, vocabulary: vocabularies.Vocabulary, split: str): ...
 
@@ -43,7 +50,7 @@ class DatasetConfig:
     """What is read, and how; the name and its settings are T5X's.
 
     Attributes:
-      source: gives the seqio task or mixture.
+      source: gives the seqio task or mixture; None for examples that are in memory.
       task_feature_lengths: {"inputs": T, "targets": L}; soft tokens come on top of T. None for
         the longest of what is evaluated.
       split: of the task.
@@ -56,7 +63,7 @@ class DatasetConfig:
         mixture has.
     """
 
-    source: Source
+    source: Source | None
     task_feature_lengths: Mapping[str, int] | None
     split: str
     batch_size: int
@@ -208,7 +215,7 @@ def _needs_lengths(preprocessor: Callable) -> bool:
     return wanted is not None and wanted.default is inspect.Parameter.empty
 
 
-def _check_fit(name: str, examples: Sequence[batching.Example], config: DatasetConfig) -> None:
+def check_fit(name: str, examples: Sequence[batching.Example], config: DatasetConfig) -> None:
     """Raises ValueError where there is no example, or where labels are cut; warns of other cuts."""
     if not examples:
         raise ValueError(
@@ -264,12 +271,10 @@ def assembler(
     return lambda examples: buckets.pad(fitted(examples), size)
 
 
-class TrainBatches:
-    """An endless iterator of batches that can start from any position.
+class TrainBatches(epochs.Batches):
+    """The batches of a task or mixture.
 
-    Every epoch is a shuffled pass with a seed of its own; a mixture is one endless
-    epoch. `position` after a batch is where the next one begins, so that a run that
-    goes on from it sees what an uninterrupted one sees.
+    Every epoch is a shuffled pass with a seed of its own; a mixture is one endless epoch.
     """
 
     def __init__(
@@ -292,62 +297,53 @@ class TrainBatches:
             that does not tell its task where it must.
         """
         _ = config.room  # raises where there are no lengths
-        self._config = config
-        self._provider, self._tasks = _open(config, vocabulary)
-        for task in self._tasks:
-            sample = self._sample(task, [task])
-            _check_fit(task.name, sample, config)
-        if self._provider is not self._tasks[0]:  # a mixture, at its rates
-            sample = self._sample(self._provider, self._tasks)
-        self._assemble = assembler(config, soft, sample, row_multiple)
-        self.position = {"epoch": 0, "examples": 0}
+        provider, tasks = _open(config, vocabulary)
 
-    def _sample(self, provider, tasks: Sequence) -> list[batching.Example]:
-        dataset = _read(self._config, provider, tasks, shuffle=False, seed=0)
-        return list(dataset.take(CHECKED_EXAMPLES).as_numpy_iterator())
+        def sample(of, its_tasks) -> list[batching.Example]:
+            dataset = _read(config, of, its_tasks, shuffle=False, seed=0)
+            return list(dataset.take(CHECKED_EXAMPLES).as_numpy_iterator())
 
-    def with_seed(self, seed: int) -> "TrainBatches":
-        """The same examples in another order, from the first position."""
-        other = copy.copy(self)
-        other._config = dataclasses.replace(self._config, seed=seed)
-        other.position = {"epoch": 0, "examples": 0}
-        return other
+        def epoch(seed: int, number: int, skip: int) -> Iterator[batching.Example]:
+            dataset = _read(config, provider, tasks, shuffle=config.shuffle, seed=seed + number)
+            return dataset.skip(skip).prefetch(4 * config.batch_size).as_numpy_iterator()
 
-    @property
-    def name(self) -> str:
-        """Of the task or mixture."""
-        return self._provider.name
+        for task in tasks:
+            examples = sample(task, [task])
+            check_fit(task.name, examples, config)
+        if provider is not tasks[0]:  # a mixture, at its rates
+            examples = sample(provider, tasks)
+        if config.source.is_fixed and config.shuffle and len(examples) < CHECKED_EXAMPLES:
+            # All are here; tf.data takes longer to begin an epoch than a small model to train on it.
+            epoch = epochs.shuffled(examples)
+        assemble = assembler(config, soft, examples, row_multiple)
+        super().__init__(provider.name, epoch, assemble, config.batch_size, config.seed)
 
-    @property
-    def position(self) -> dict[str, int]:
-        """Where the next batch begins: {"epoch", "examples"}. Set it to go on from there."""
-        return {"epoch": self._epoch, "examples": self._taken}
 
-    @position.setter
-    def position(self, position: Mapping[str, int]) -> None:
-        self._epoch, self._taken = position["epoch"], position["examples"]
-        self._examples = self._epoch_examples(skip=self._taken)
+def example_batches(
+    name: str,
+    examples: Sequence[batching.Example],
+    config: DatasetConfig,
+    soft: soft_tokens.SoftTokens,
+    row_multiple: int = 1,
+) -> epochs.Batches:
+    """Endless batches of examples that are in memory: shuffled in each epoch, without TensorFlow.
 
-    def _epoch_examples(self, skip: int = 0) -> Iterator[batching.Example]:
-        seed = self._config.seed + self._epoch
-        shuffle = self._config.shuffle
-        dataset = _read(self._config, self._provider, self._tasks, shuffle=shuffle, seed=seed)
-        return dataset.skip(skip).prefetch(4 * self._config.batch_size).as_numpy_iterator()
+    Args:
+      name: of the examples, for messages.
+      examples: ids, with their end tokens.
+      config: how they are put into batches; its source and split are not read.
+      soft: to put into each input.
+      row_multiple: what the rows of a packed batch are a multiple of.
 
-    def _next_example(self) -> batching.Example:
-        example = next(self._examples, None)
-        if example is None:
-            self._epoch, self._taken = self._epoch + 1, 0
-            self._examples = self._epoch_examples()
-            example = next(self._examples)
-        self._taken += 1
-        return example
-
-    def __iter__(self) -> Iterator[batching.Batch]:
-        return self
-
-    def __next__(self) -> batching.Batch:
-        return self._assemble([self._next_example() for _ in range(self._config.batch_size)])
+    Raises:
+      ValueError: there is no example, or labels do not fit.
+    """
+    config = config.fitted(examples)
+    sample = epochs.sample(examples, CHECKED_EXAMPLES)
+    check_fit(name, sample, config)
+    assemble = assembler(config, soft, sample, row_multiple)
+    epoch = epochs.shuffled(examples)
+    return epochs.Batches(name, epoch, assemble, config.batch_size, config.seed)
 
 
 def evaluation_tasks(
@@ -367,7 +363,7 @@ def evaluation_tasks(
         dataset = _read(config, task, [task], shuffle=False, seed=config.seed)
         examples = list(itertools.islice(dataset.as_numpy_iterator(), limit))
         fitted = config.fitted(examples)
-        _check_fit(task.name, examples, fitted)
+        check_fit(task.name, examples, fitted)
         opened.append(
             evaluation_task.EvaluationTask(task.name, examples, fitted.room, task, vocabulary)
         )

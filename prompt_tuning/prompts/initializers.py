@@ -10,6 +10,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from prompt_tuning import params
@@ -155,7 +156,7 @@ class FromArray:
       setting: that names where it is from, for messages.
     """
 
-    array: Float[Array, "P D"]
+    array: Float[Array | np.ndarray, "P D"]
     base_model_digest: str | None = None
     setting: str = "PROMPT_FILE"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from prompt_tuning.data import batching, pipeline
+from prompt_tuning.data import batching, epochs
 
 AHEAD = 2
 
@@ -20,7 +20,7 @@ class Prefetch:
 
     def __init__(
         self,
-        batches: pipeline.TrainBatches,
+        batches: epochs.Batches,
         place: Callable[[batching.Batch], Mapping[str, jax.Array]],
     ):
         """`place` puts a batch on the devices; `batches` is this thread's until the exit."""

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from prompt_tuning import optimizers
-from prompt_tuning.data import batching, pipeline
+from prompt_tuning.data import batching, epochs
 from prompt_tuning.runtime import evaluator, reporting
 from prompt_tuning.runtime import run as run_lib
 from prompt_tuning.runtime import state as state_lib
@@ -82,9 +82,9 @@ class Stack:
 
 
 class Batches:
-    """A list of batches at a time, padded to one shape. Use as `pipeline.TrainBatches`."""
+    """A list of batches at a time, padded to one shape. Use as `epochs.Batches`."""
 
-    def __init__(self, members: Sequence[pipeline.TrainBatches]):
+    def __init__(self, members: Sequence[epochs.Batches]):
         self._members = members
 
     @property

@@ -142,17 +142,21 @@ def load_model(
 
 
 def with_added(loaded: LoadedModel, start: Start | None, seed: int = 0) -> LoadedModel:
-    """The same model with what `start` gives in place of what is added to its base.
+    """The same model with what `start` gives as what is added to its base, in place of all before.
 
-    `seed` is of what is random, as in `load_model`. Raises as `_added`; warns as `load_model` of another base.
+    `seed` is of what is random, as in `load_model`. Raises as `_added`; warns as `load_model` of
+    another base.
     """
     _warn_of_another_base(start, loaded.checkpoint, loaded.digest)
     flat, model = params_lib.flatten(loaded.params), loaded.model
-    shapes = {path: flat[path] for path in sorted(model.added)}
+    boxed = model.abstract_params()
+    abstract = params_lib.flatten(nn.unbox(boxed))
+    where = params_lib.flatten(partitioning.shardings(boxed, loaded.mesh))
+    shapes = {path: abstract[path] for path in sorted(model.added)}
+    places = {path: where[path] for path in shapes}
     added = functools.partial(
         _added, model, start, shapes, jax.random.key(seed), loaded.vocabulary.encode
     )
-    places = {path: leaf.sharding for path, leaf in shapes.items()}
     placed = jax.jit(added, out_shardings=places)(flat[model.EMBEDDING_PATH])
     return dataclasses.replace(loaded, params=params_lib.unflatten({**flat, **placed}))
 

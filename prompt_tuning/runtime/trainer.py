@@ -19,7 +19,7 @@ from etils import epath
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import base_model, huggingface
-from prompt_tuning.data import evaluation_task, pipeline, vocabularies
+from prompt_tuning.data import epochs, evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.runtime import (
@@ -162,7 +162,7 @@ class Training(NamedTuple):
     """A run, or a stack of several, with what it is trained and evaluated with."""
 
     run: run_lib.Run | stack.Stack
-    batches: pipeline.TrainBatches | stack.Batches
+    batches: epochs.Batches | stack.Batches
     validation: evaluator.Validation | stack.Validation
     seed: int | tuple[int, ...]
 
@@ -280,7 +280,7 @@ def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:
 
 def loop(
     run: run_lib.Run | stack.Stack,
-    batches: pipeline.TrainBatches | stack.Batches,
+    batches: epochs.Batches | stack.Batches,
     validation: evaluator.Validation | stack.Validation,
     seed: int | tuple[int, ...],
     step: step_lib.Step,

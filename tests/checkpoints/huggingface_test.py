@@ -211,6 +211,32 @@ def test_bytes_need_no_vocabulary_file(tmp_path):
     assert not (tmp_path / "m" / "spiece.model").exists()
 
 
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "has_file", "expected"),
+    [
+        ({}, {"extra_ids": 100}, True, (huggingface.VOCABULARY, 100)),
+        ({"tokenizer_class": "T5Tokenizer"}, None, True, (huggingface.VOCABULARY, 100)),
+        ({}, {"extra_ids": 0}, True, (huggingface.VOCABULARY, 0)),  # mT5's file has its own
+        ({"tokenizer_class": "ByT5Tokenizer"}, {"extra_ids": 125}, False, (None, 0)),
+        ({}, {"tokenizer_class": "ByT5Tokenizer"}, False, (None, 0)),
+    ],
+)
+def test_a_folder_tells_its_vocabulary(tmp_path, config, tokenizer, has_file, expected):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if tokenizer is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    if has_file:
+        (tmp_path / huggingface.VOCABULARY).write_bytes(b"")
+    file, extra_ids = huggingface.read_tokenizer(tmp_path)
+    assert (file and file.removeprefix(f"{tmp_path}/"), extra_ids) == expected
+
+
+def test_a_folder_without_a_vocabulary_is_told(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"has no spiece.model; expected the sentencepiece"):
+        huggingface.read_tokenizer(tmp_path)
+
+
 def test_copies_of_the_embedding_and_the_unused_bias_are_no_surplus(tmp_path, vocabulary):
     tree = random_params(TIED)
     folder = tmp_path / "m"

@@ -23,6 +23,7 @@ class Opens:
     """A source of something that is there."""
 
     provider: Any
+    is_fixed: bool = False
 
     def open(self, vocabulary, split):
         return self.provider
@@ -90,6 +91,33 @@ def test_many_orders_are_read_beside_each_other(vocabulary):
     assert len(done) == 3 and all(order.position["epoch"] == 1 for order in orders)
     np.testing.assert_array_equal(done[0][0], next(first)["encoder_input_tokens"])
     assert any(not np.array_equal(done[0][0], other) for other in done[0][1:])
+
+
+def test_small_files_are_read_once(vocabulary, tmp_path, monkeypatch):
+    """Each epoch has all examples, in an order that follows seed and epoch."""
+    path = tmp_path / "train.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"film {i}\tgood\n" for i in range(7)))
+    source = sources.TaskSource(train_file=str(path))
+    settings = pipeline.DatasetConfig(source, LENGTHS, "train", 7, seed=3)
+    batches = pipeline.TrainBatches(settings, vocabulary, SOFT)
+    monkeypatch.setattr(pipeline, "_read", None)
+    orders = [list(texts_of([next(batches)], vocabulary)) for _ in range(3)]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(f"film {i}" for i in range(7))
+    assert orders[0] != orders[1] and batches.position == {"epoch": 2, "examples": 7}
+    other = batches.with_seed(4)
+    assert other.position == {"epoch": 0, "examples": 0}
+    assert list(texts_of([next(other)], vocabulary)) != orders[0]
+    other = batches.with_seed(3)
+    other.position = {"epoch": 1, "examples": 0}
+    assert list(texts_of([next(other)], vocabulary)) == orders[1]
+    # In the order of the file, and of what is larger than the sample, tf.data reads.
+    for change in ({"shuffle": False}, {"batch_size": 6}):
+        monkeypatch.undo()
+        monkeypatch.setattr(pipeline, "CHECKED_EXAMPLES", 7 if "batch_size" in change else 2000)
+        anew = pipeline.TrainBatches(dataclasses.replace(settings, **change), vocabulary, SOFT)
+        monkeypatch.setattr(pipeline, "_read", None)
+        with pytest.raises(TypeError):
+            anew.position = {"epoch": 1, "examples": 0}
 
 
 def test_order_follows_the_seed(vocabulary):

@@ -1,0 +1,68 @@
+"""Tunes what is added to a model that is loaded already, on examples in memory."""
+
+import functools
+import os
+from collections.abc import Sequence
+
+import jax
+from etils import epath
+
+from prompt_tuning import optimizers, partitioning
+from prompt_tuning.data import batching, pipeline
+from prompt_tuning.runtime import evaluator, reporting, state, trainer
+from prompt_tuning.runtime import run as run_lib
+from prompt_tuning.runtime import step as step_lib
+
+# As gin/optimizers/prompt.gin and gin/runs/train.gin have it.
+TRAINABLE = (".*/prompt/.*",)
+WEIGHT_DECAY_RATE = 1e-5
+LOG_PERIOD = 100
+
+
+def tune(
+    loaded: state.LoadedModel,
+    examples: Sequence[batching.Example],
+    dataset: pipeline.DatasetConfig,
+    *,
+    steps: int,
+    learning_rate: float,
+    model_dir: epath.PathLike,
+) -> epath.Path:
+    """Trains the prompt of a model and leaves the rest as it is; a run in `model_dir` goes on.
+
+    Args:
+      loaded: a model with its prompt; the optimizer counts from its step.
+      examples: ids, with their end tokens.
+      dataset: how they are put into batches; its source and split are not read.
+      steps: of training.
+      learning_rate: constant.
+      model_dir: gets what `prompt-tuning train` writes but evaluations.
+
+    Returns:
+      The file of the last prompt.
+    """
+    step_lib.check_batch(dataset.batch_size, 1, loaded.mesh)
+    rows = loaded.mesh.shape[partitioning.DATA]
+    batches = pipeline.example_batches("examples", examples, dataset, loaded.soft_tokens, rows)
+    first = loaded.step or 0
+    run = run_lib.Run(
+        loaded,
+        run_lib.Schedule(first + steps, first, eval_period=steps, log_period=LOG_PERIOD),
+        model_dir,
+        trainable=TRAINABLE,
+        optimizer=functools.partial(
+            optimizers.adafactor, learning_rate, weight_decay_rate=WEIGHT_DECAY_RATE
+        ),
+        task=batches.name,
+    )
+    run.resume()
+    settings = f"# prompt_tuning.tune: {steps} steps of {learning_rate:g} from {first}\n"
+    reporting.start_folder(run.model_dir, settings, "model_dir")
+    answerer = evaluator.Answerer(loaded)
+    folder = os.path.join(run.model_dir, "inference_eval")
+    nothing = evaluator.Validation(answerer, [], dataset.batch_size, folder, after_step=run.step)
+    where = jax.tree.map(lambda x: x.sharding, run.state)
+    step = step_lib.make_step(loaded.model, run.optimizer, where)
+    with partitioning.use(loaded.mesh), nothing:
+        trainer.loop(run=run, step=step, batches=batches, validation=nothing, seed=dataset.seed)
+    return run.prompt_file(f"prompt_{run.step}")

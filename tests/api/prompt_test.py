@@ -1,0 +1,49 @@
+"""Prompts in memory: their files, and which of them a text gets."""
+
+import numpy as np
+import pytest
+
+import prompt_tuning as pt
+from prompt_tuning.api import prompt as prompt_lib
+from prompt_tuning.checkpoints import prompt_files
+
+TABLE = np.arange(12, dtype=np.float32).reshape(3, 4)
+CARD = {"task": "a task", "place": [0, 2, 2]}
+
+
+def test_a_prompt_and_its_card_are_kept(tmp_path):
+    pt.Prompt(TABLE, CARD).save(tmp_path / "prompt.npy")
+    found = pt.load_prompt(tmp_path / "prompt.npy")
+    np.testing.assert_array_equal(found.table, TABLE)
+    assert found.card == prompt_files.read_card(tmp_path / "prompt.npy") == CARD
+    assert (len(found), found.place, pt.Prompt(TABLE).place) == (3, (0, 2, 2), "prefix")
+    assert repr(found) == "Prompt(length=3, embed_dim=4)"
+
+
+def test_a_file_of_several_parameters_is_refused(tmp_path):
+    prompt_files.save_leaves(tmp_path / "ia3.npz", {"a/b": TABLE}, {})
+    with pytest.raises(ValueError, match=r"holds a/b \(3, 4\); expected a single prompt"):
+        pt.load_prompt(tmp_path / "ia3.npz")
+
+
+def test_each_prompt_is_there_once():
+    first, second = pt.Prompt(TABLE), pt.Prompt(TABLE)
+    assert prompt_lib.distinct(None, 2) == ((), [0, 0])
+    assert prompt_lib.distinct(first, 3) == ((first,), [0, 0, 0])
+    assert prompt_lib.distinct([second, first, second], 3) == ((second, first), [0, 1, 0])
+    assert prompt_lib.distinct([], 0) == ((), [])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("a.npy", r"prompt is 'a.npy'; expected what pt.load_prompt\(path\) gives"),
+        ([pt.Prompt(TABLE), None], r"prompt\[1\] is None; expected"),
+        ([pt.Prompt(TABLE)], "prompt has 1 prompts, and there are 2 texts; expected one for each"),
+        ([pt.Prompt(TABLE), pt.Prompt(TABLE[1:])], r"shapes and places \(2, 4\).*\(3, 4\)"),
+        ([pt.Prompt(TABLE), pt.Prompt(TABLE, CARD)], r"'prefix'.*calls of their own"),
+    ],
+)
+def test_what_is_no_prompt_for_each_text_is_refused(prompts, message):
+    with pytest.raises(ValueError, match=message):
+        prompt_lib.distinct(prompts, 2)

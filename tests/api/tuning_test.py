@@ -1,0 +1,152 @@
+"""Tuning from Python: it learns, as the command does, and leaves what it was given as it was."""
+
+import json
+import logging
+import signal
+import sys
+import tempfile
+
+import jax
+import numpy as np
+import pytest
+
+import prompt_tuning as pt
+from prompt_tuning import params
+from prompt_tuning.runtime import reporting, trainer
+
+PAIRS = [(f"{who} liked the {how} film", how) for how in ("good", "bad") for who in ("she", "he")]
+FEW = {"length": 4, "steps": 3, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def model(tiny) -> pt.Model:
+    return pt.load_model(tiny.checkpoint)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where temporary folders are made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_prompt_is_learned_and_the_model_stays_as_it_is(model, tmp_path, folder):
+    before = jax.device_get(model.loaded.params)
+    prompt = pt.tune(model, PAIRS, length=4, steps=30, batch_size=8)
+    for path, leaf in params.flatten(before).items():
+        np.testing.assert_array_equal(params.flatten(model.loaded.params)[path], leaf)
+    texts, targets = zip(*PAIRS, strict=True)
+    first = pt.tune(model, PAIRS, length=4, steps=1, batch_size=8)
+    untuned, tuned = (model.score(texts, targets, each).sum() for each in (first, prompt))
+    assert tuned > untuned + 3
+    assert prompt.table.shape == (4, 16) and prompt.card["step"] == 1030
+    assert prompt.card["base_model_digest"] == model.loaded.digest
+    assert list(folder.iterdir()) == []
+
+
+def test_what_is_tuned_follows_the_seed_and_not_the_form_of_the_examples(model):
+    dicts = [{"inputs": text, "targets": target, "idx": 3} for text, target in PAIRS]
+    once, again, other = (
+        pt.tune(model, examples, **FEW, seed=seed).table
+        for examples, seed in ((PAIRS, 1), (iter(dicts), 1), (PAIRS, 2))
+    )
+    np.testing.assert_array_equal(once, again)
+    assert not np.array_equal(once, other)
+
+
+def test_a_prompt_starts_from_labels_or_from_another_prompt(model, tiny):
+    embedding = tiny.base["token_embedder"]["embedding"]
+    frozen = {**FEW, "steps": 1, "learning_rate": 0.0}
+    labelled = pt.tune(model, PAIRS, class_labels=["good"], **frozen)
+    mean = embedding[np.array(tiny.vocabulary.encode("good"))].mean(axis=0)
+    np.testing.assert_allclose(labelled.table[0], mean, rtol=1e-4)  # weight decay is not a rate's
+    again, other = (pt.tune(model, PAIRS, seed=seed, **frozen).table for seed in (0, 1))
+    np.testing.assert_allclose(again[1:], labelled.table[1:], rtol=1e-6)
+    assert not np.allclose(again, other)
+    start = pt.Prompt(labelled.table[:2] + 1, {"place": "suffix"})
+    found = pt.tune(model, PAIRS, initial_prompt=start, **frozen)
+    np.testing.assert_allclose(found.table, start.table, rtol=1e-4)
+    assert found.place == "suffix"
+
+
+def test_a_run_that_is_kept_goes_on(model, tmp_path):
+    whole = pt.tune(model, PAIRS, **FEW, model_dir=tmp_path / "whole")
+    pt.tune(model, PAIRS, **FEW | {"steps": 2}, model_dir=tmp_path / "parts")
+    parts = pt.tune(model, PAIRS, **FEW, model_dir=tmp_path / "parts")
+    np.testing.assert_array_equal(whole.table, parts.table)
+    told = lines(tmp_path / "parts/train/metrics.jsonl")
+    assert [line["step"] for line in told] == [1002, 1003]
+    again = pt.load_prompt(tmp_path / "parts/prompts/prompt_1003.npy")
+    np.testing.assert_array_equal(again.table, parts.table)
+
+
+def test_ctrl_c_keeps_the_run_where_the_warning_says(model, folder, monkeypatch, caplog):
+    add = reporting.StepLog.add
+
+    def interrupting(log, sums):
+        signal.raise_signal(signal.SIGINT)
+        add(log, sums)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reporting.StepLog, "add", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            pt.tune(model, PAIRS, **FEW)
+    (kept,) = folder.iterdir()
+    assert f"step 1001 is saved in {kept}" in caplog.text
+    found = pt.tune(model, PAIRS, **FEW, model_dir=kept)
+    np.testing.assert_array_equal(found.table, pt.tune(model, PAIRS, **FEW).table)
+
+
+def test_a_bar_is_shown_on_a_terminal_only(model, capsys, caplog, monkeypatch):
+    caplog.set_level(logging.WARNING)  # as where no command has run
+    pt.tune(model, PAIRS, **FEW)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    pt.tune(model, PAIRS, **FEW)
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_settings_reach_the_run(model, monkeypatch):
+    """The optimizer's step, dropout, and the tokens that are kept."""
+    seen, loop = {}, trainer.loop
+
+    def noting(run, batches, **others):
+        seen["config"], seen["start"] = run.loaded.model.config, run.first_step
+        seen["batch"] = next(batches)
+        loop(run=run, batches=batches, **others)
+
+    monkeypatch.setattr(trainer, "loop", noting)
+    lengths = {"inputs": 3, "targets": 8}
+    more = {"dropout_rate": 0.25, "start_step": 500, "task_feature_lengths": lengths}
+    pt.tune(model, PAIRS, **FEW, **more)
+    assert (seen["config"].dropout_rate, seen["start"]) == (0.25, 500)
+    batch, count = seen["batch"], FEW["batch_size"]
+    # 4 soft tokens, 3 of the text, for each example; and rows that 8 devices can share.
+    assert (batch["encoder_input_tokens"] > 0).sum() == count * (4 + 3)
+    assert len(batch["encoder_input_tokens"]) % 8 == 0
+
+
+@pytest.mark.parametrize(
+    ("examples", "settings", "message"),
+    [
+        ([], {}, "examples has no example"),
+        (["ab"], {}, r"examples\[0\] is 'ab'; expected a pair of strings"),
+        ([("a", "b"), ("a", 1)], {}, r"examples\[1\] is \('a', 1\)"),
+        ([{"inputs": "a"}], {}, r"examples\[0\] is {'inputs': 'a'}; expected .* \"targets\""),
+        (PAIRS, {"steps": 0}, "steps is 0"),
+        (PAIRS, {"length": 0}, "PROMPT_LENGTH is 0"),
+        (PAIRS, {"batch_size": 3}, "is 3; expected a multiple of the 8"),
+        (PAIRS, {"class_labels": list("abcde"), "length": 4}, "5 labels, the prompt only 4"),
+        (PAIRS, {"initial_prompt": pt.Prompt(np.ones((4, 3)))}, r"\(4, 3\), the model expects"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(model, examples, settings, message, folder):
+    with pytest.raises(ValueError, match=message):
+        pt.tune(model, examples, **settings)
+    assert list(folder.iterdir()) == []
