@@ -97,12 +97,14 @@ def read_step(path: epath.PathLike) -> int | None:
 
 def read_config(path: epath.PathLike) -> config_lib.T5Config | None:
     """The network, where the format tells it: Hugging Face's. Raises as `load`."""
-    return huggingface.read_config(path) if _format(path) is huggingface else None
+    checkpoint, place = _found(path)
+    return huggingface.read_config(place) if checkpoint is huggingface else None
 
 
 def read_tokenizer(path: epath.PathLike) -> tuple[str | None, int] | None:
     """See `huggingface.read_tokenizer`; None where the format tells none. Raises as `load`."""
-    return huggingface.read_tokenizer(path) if _format(path) is huggingface else None
+    checkpoint, place = _found(path)
+    return huggingface.read_tokenizer(place) if checkpoint is huggingface else None
 
 
 def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
