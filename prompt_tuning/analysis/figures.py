@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,12 +47,14 @@ def figure(path: epath.PathLike, x: str, y: str, title: str = "") -> Iterator[An
 
 
 def lines(axes: Any, series: Mapping[str, Sequence[tuple[Any, float, float]]]) -> None:
-    """A line with error bars for each series of (x, y, deviation); x that are no numbers stand evenly."""
+    """A line with error bars for each series of (x, y, deviation or nan).
+
+    x that are no numbers stand evenly.
+    """
     for number, (name, points) in enumerate(series.items()):
         x, y, spread = zip(*points, strict=True)
         numeric = all(isinstance(value, int | float) for value in x)
         places = list(x) if numeric else list(range(len(x)))
-        spread = [0.0 if math.isnan(each) else each for each in spread]
         axes.errorbar(places, y, yerr=spread, capsize=5, label=name, **style(number))
         axes.set_xticks(places, [str(value) for value in x])
         if numeric and min(places) > 0 and max(places) > 10 * min(places):
@@ -64,18 +66,19 @@ def lines(axes: Any, series: Mapping[str, Sequence[tuple[Any, float, float]]]) -
 
 
 def bars(axes: Any, groups: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
-    """A group of bars for each name, of {what: (height, deviation)}."""
+    """A group of bars for each name, of {what: (height, deviation or nan)}."""
     kinds = list(next(iter(groups.values())))
     width = 0.8 / len(kinds)
     for number, kind in enumerate(kinds):
         heights, spreads = zip(*(of[kind] for of in groups.values()), strict=True)
         places = [i + (number - (len(kinds) - 1) / 2) * width for i in range(len(groups))]
-        spreads = [0.0 if math.isnan(each) else each for each in spreads]
         axes.bar(
             places, heights, width, yerr=spreads, capsize=5, label=kind, color=COLORS[number],
             hatch=("", "//", "..", "xx", "\\\\")[number % 5], edgecolor="white",
         )  # fmt: skip
-    axes.set_xticks(range(len(groups)), list(groups))
+    axes.set_xticks(
+        range(len(groups)), [textwrap.fill(name, 12, break_on_hyphens=False) for name in groups]
+    )
     if len(kinds) > 1:
         legend(axes)
 
