@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import seqio
 
-from prompt_tuning.data import features, metrics, postprocessors
+from prompt_tuning.data import features, metrics, pipeline, postprocessors, vocabularies
 
 
 def add_task(
@@ -79,3 +79,29 @@ def add_pretraining_task(
         ],
         output_features=features.features(),
     )
+
+
+def add_read_with(vocabulary: vocabularies.Vocabulary, source: pipeline.Source, split: str) -> str:
+    """Registers a source's task or mixture as read with `vocabulary`; returns its name.
+
+    For programs that find a task by its name. One of that name is replaced: a registered task
+    has no vocabulary before a model reads it.
+
+    Raises:
+      ValueError: as the source, or a task insists on another vocabulary.
+    """
+    provider = source.open(vocabulary, split)
+    tasks = {t.name: pipeline.use_vocabulary(t, vocabulary) for t in seqio.get_subtasks(provider)}
+    for name, task in tasks.items():
+        _replace(seqio.TaskRegistry, name, task)
+    if isinstance(provider, seqio.Mixture):
+        rated = [(tasks[t.name], provider.get_rate(t)) for t in seqio.get_subtasks(provider)]
+        mixture = seqio.Mixture(provider.name, rated, sample_fn=provider._sample_fn)
+        _replace(seqio.MixtureRegistry, provider.name, mixture)
+    return provider.name
+
+
+def _replace(registry: type, name: str, provider: seqio.DatasetProviderBase) -> None:
+    if name in registry.names():
+        registry.remove(name)
+    registry.add_provider(name, provider)

@@ -35,7 +35,7 @@ class Answerer:
         self._loss = jax.jit(lambda params, batch: model.loss(params, batch)[1], **everywhere)
         self._labels = None
         if isinstance(model.decoder, decoding.LabelRanking):
-            self._labels = _label_ids(model.decoder.labels, loaded.vocabulary)
+            self._labels = label_ids(model.decoder.labels, loaded.vocabulary)
 
     def predict(self, params, batch, max_length: int, index: int = 0) -> tuple[np.ndarray, ...]:
         """Tokens [B, N, L] and scores [B, N] of a batch; `index` varies the randomness.
@@ -90,7 +90,7 @@ class Answerer:
         return texts, scores if task.needs_scores else None, {"scores": own_scores}
 
 
-def _label_ids(labels: Sequence[str], vocabulary: vocabularies.Vocabulary) -> np.ndarray:
+def label_ids(labels: Sequence[str], vocabulary: vocabularies.Vocabulary) -> np.ndarray:
     """Ids [N, L] of labels and their end tokens, filled up with 0."""
     rows = vocabularies.label_ids(labels, vocabulary)
     ids = np.zeros((len(rows), max(map(len, rows))), np.int32)

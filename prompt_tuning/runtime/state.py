@@ -101,7 +101,7 @@ def load_model(
       vocabulary: its vocabulary.
       checkpoint: INITIAL_CHECKPOINT_PATH, a T5X or Hugging Face folder; None for random
         weights, which only pre-training wants.
-      prompt_initializer: see `_added`.
+      prompt_initializer: see `added_to`.
       num_partitions: devices that share one copy of the weights.
       seed: of what is random.
     """
@@ -116,7 +116,7 @@ def load_model(
     where = partitioning.shardings(boxed, mesh)
     shapes = {path: abstract[path] for path in sorted(model.added)}
     added = functools.partial(
-        _added, model, prompt_initializer, shapes, jax.random.key(seed), vocabulary.encode
+        added_to, model, prompt_initializer, shapes, jax.random.key(seed), vocabulary.encode
     )
     jax.eval_shape(added, abstract[model.EMBEDDING_PATH])
     if model.penalty is not None:
@@ -144,13 +144,13 @@ def load_model(
 def with_added(loaded: LoadedModel, start: Start) -> LoadedModel:
     """The same model with what `start` gives in place of what is added to its base.
 
-    Raises as `_added`; warns as `load_model` of another base.
+    Raises as `added_to`; warns as `load_model` of another base.
     """
     _warn_of_another_base(start, loaded.checkpoint, loaded.digest)
     flat, model = params_lib.flatten(loaded.params), loaded.model
     shapes = {path: flat[path] for path in sorted(model.added)}
     added = functools.partial(
-        _added, model, start, shapes, jax.random.key(0), loaded.vocabulary.encode
+        added_to, model, start, shapes, jax.random.key(0), loaded.vocabulary.encode
     )
     places = {path: leaf.sharding for path, leaf in shapes.items()}
     placed = jax.jit(added, out_shardings=places)(flat[model.EMBEDDING_PATH])
@@ -167,7 +167,7 @@ def _warn_of_another_base(start: Start | None, checkpoint: str | None, digest: s
         )
 
 
-def _added(
+def added_to(
     model: model_lib.EncoderDecoderModel,
     start: Start | None,
     shapes: Mapping[str, jax.ShapeDtypeStruct],
