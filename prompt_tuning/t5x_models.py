@@ -229,12 +229,13 @@ class Optimizer(struct.PyTreeNode):
 
     def restore_state(self, state_dict: Tree) -> "Optimizer":
         """The same structure with other leaves, of which T5X makes shardings too."""
-        found = params_lib.flatten(state_dict["state"]["param_states"])
-        names = list(_named(self.state.param_states))
-        slots = _like(self.state.param_states, [found[name] for name in names])
-        flat = params_lib.flatten(state_dict["target"])
-        target = _like(self.target, [flat[path] for path in params_lib.flatten(self.target)])
-        return self.replace(state=OptimizerState(state_dict["state"]["step"], slots), target=target)
+        step, slots = state_dict["state"]["step"], state_dict["state"]["param_states"]
+        slots, target = params_lib.flatten(slots), params_lib.flatten(state_dict["target"])
+        mine = _named(self.state.param_states)
+        slots = [_typed(slots[name], leaf) for name, leaf in mine.items()]
+        state = OptimizerState(_typed(step, self.state.step), _like(self.state.param_states, slots))
+        paths = params_lib.flatten(self.target)
+        return self.replace(state=state, target=_like(self.target, [target[p] for p in paths]))
 
 
 class OptimizerDef:
@@ -297,6 +298,12 @@ def _named(tree: Any) -> dict[str, Any]:
 def _like(tree: Any, leaves: Sequence[Any]) -> Any:
     """The tree with other leaves, in its order."""
     return jax.tree.unflatten(jax.tree.structure(tree, is_leaf=lambda x: x is None), leaves)
+
+
+def _typed(leaf: Any, like: Any) -> Any:
+    """A leaf in its type: under Orbax T5X reads steps as float32. What is no array stays."""
+    wanted = getattr(like, "dtype", jnp.int32)
+    return leaf.astype(wanted) if getattr(leaf, "dtype", wanted) != wanted else leaf
 
 
 @dataclasses.dataclass(frozen=True)
