@@ -21,11 +21,11 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning import optimizers
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import base_model
+from prompt_tuning.checkpoints import base_model, huggingface
 from prompt_tuning.data import pipeline, vocabularies
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import evaluator, run, state
+from prompt_tuning.runtime import counts, evaluator, run, state
 
 Tree = Mapping[str, Any]
 PROMPT = (".*/prompt/.*",)
@@ -62,8 +62,17 @@ class Model:
           optimizer: called with start_step=; None to answer only.
           trainable: TRAINABLE, patterns of what the optimizer moves.
           seed: of the prompt's start: the same prompt as our trainer starts with.
+
+        Raises:
+          ValueError: the checkpoint is not in T5X's format, or the vocabulary not the model's.
         """
         vocabulary.check_fits(model.config.vocab_size)
+        counts.check("RANDOM_SEED", seed, 0)
+        if checkpoint is not None and huggingface.is_checkpoint(epath.Path(checkpoint)):
+            raise ValueError(
+                f"INITIAL_CHECKPOINT_PATH {checkpoint} is in Hugging Face's format, which T5X does not "
+                "read; expected a folder checkpoint_<step>: `prompt-tuning export` writes one"
+            )
         self.model, self.vocabulary, self.checkpoint = model, vocabulary, checkpoint
         self._start, self._seed = prompt_initializer, seed
         self._soft = state.soft_tokens(model, vocabulary)
@@ -134,6 +143,7 @@ class Model:
         shapes = {path: abstract[path] for path in sorted(self.model.added)}
         embedding = jnp.asarray(base_model.read_embedding(self.checkpoint))
         rng = jax.random.key(self._seed)
+        state.warn_of_another_base(self._start, self.checkpoint, self.base_digest())
         made = state.added_to(
             self.model, self._start, shapes, rng, self.vocabulary.encode, embedding
         )

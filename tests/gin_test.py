@@ -35,6 +35,7 @@ from prompt_tuning.prompts import (
     per_layer,
     wayward,
 )
+from prompt_tuning.runtime import exporter
 
 FOLDER = pathlib.Path(prompt_tuning.__file__).parents[1] / "gin"
 FILES = sorted(str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.gin"))
@@ -285,10 +286,19 @@ SETTINGS_OF_T5X = {
 
 
 @pytest.mark.parametrize("run", SETTINGS_OF_T5X)
-def test_t5x_gets_all_that_it_requires(read_as_t5x, tiny_job, tmp_path, monkeypatch, run, rng):
+def test_t5x_gets_all_that_it_requires(
+    read_as_t5x, tiny, tiny_job, tmp_path, monkeypatch, run, rng
+):
     monkeypatch.chdir(tmp_path)
+    checkpoint = exporter.export(
+        model=tiny.model,
+        vocabulary=tiny.vocabulary,
+        checkpoint=tiny.checkpoint,
+        output_dir="exported",
+    )
     prompt_files.save("prompt.npy", rng.normal(size=(3, 16)), {})
-    words = tiny_job.command(run, f"t5x/prompt_{run}.gin", **SETTINGS_OF_T5X[run])
+    settings = {"INITIAL_CHECKPOINT_PATH": checkpoint} | SETTINGS_OF_T5X[run]
+    words = tiny_job.command(run, f"t5x/prompt_{run}.gin", **settings)
     read_as_t5x(["--gin_search_paths=gin", *words[1:]])
     program = getattr(sys.modules["__main__"], "evaluate" if run == "eval" else run)
     # Stand-ins refuse where one of their settings is missing.
@@ -308,7 +318,7 @@ def test_t5x_gets_all_that_it_requires(read_as_t5x, tiny_job, tmp_path, monkeypa
         restore = restore["restore"]
     else:
         assert model.optimizer_def is None and model.model.prompt.length == 3
-    assert restore["path"] == model.checkpoint
+    assert restore["path"] == model.checkpoint == checkpoint
     (hook,) = restore["state_transformation_fns"]
     assert hook == t5x_models.FromBase(model)
 

@@ -26,7 +26,7 @@ from prompt_tuning.data import sources
 from prompt_tuning.models import decoder_only_model, decoding
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import initializers, module
-from prompt_tuning.runtime import evaluator, state
+from prompt_tuning.runtime import evaluator, exporter, state
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "testdata" / "t5x.json").read_text())
 
@@ -60,11 +60,20 @@ def adafactor(start_step):
 
 
 @pytest.fixture(scope="module")
-def wrapped(tiny) -> t5x_models.Model:
-    """The tiny model to be trained."""
-    return t5x_models.Model(
-        tiny.model, tiny.vocabulary, checkpoint=tiny.checkpoint, optimizer=adafactor
+def checkpoint(tiny, tmp_path_factory) -> str:
+    """The tiny model at step 1,000, in T5X's format."""
+    return exporter.export(
+        model=tiny.model,
+        vocabulary=tiny.vocabulary,
+        checkpoint=tiny.checkpoint,
+        output_dir=str(tmp_path_factory.mktemp("t5x")),
     )
+
+
+@pytest.fixture(scope="module")
+def wrapped(tiny, checkpoint) -> t5x_models.Model:
+    """The tiny model to be trained."""
+    return t5x_models.Model(tiny.model, tiny.vocabulary, checkpoint=checkpoint, optimizer=adafactor)
 
 
 @pytest.fixture
@@ -174,7 +183,6 @@ def test_parameters_tell_their_axes_and_slots_follow(tiny):
     model = t5x_models.Model(
         tiny.model,
         tiny.vocabulary,
-        checkpoint=tiny.checkpoint,
         optimizer=adafactor,
         trainable=(".*/prompt/.*", ".*/wo/kernel"),
     )
@@ -199,18 +207,18 @@ def test_parameters_tell_their_axes_and_slots_follow(tiny):
     assert slots == {f"inner_states/trainable/inner_state/{k}": v for k, v in wanted.items()}
 
 
-def test_the_prompt_starts_as_in_our_trainer(tiny, wrapped):
+def test_the_prompt_starts_as_in_our_trainer(tiny, checkpoint):
     loaded = state.load_model(
         tiny.model,
         tiny.vocabulary,
-        checkpoint=tiny.checkpoint,
+        checkpoint=checkpoint,
         prompt_initializer=initializers.ClassLabels(["good"]),
         seed=3,
     )
     model = t5x_models.Model(
         tiny.model,
         tiny.vocabulary,
-        checkpoint=tiny.checkpoint,
+        checkpoint=checkpoint,
         prompt_initializer=initializers.ClassLabels(["good"]),
         seed=3,
     )
@@ -221,6 +229,22 @@ def test_the_prompt_starts_as_in_our_trainer(tiny, wrapped):
     assert content["target"]["token_embedder"] == "stored"
     ours = loaded.params["encoder"]["prompt"]["prompt"]
     np.testing.assert_array_equal(content["target"]["encoder"]["prompt"]["prompt"], ours)
+
+
+def test_a_prompt_of_another_base_is_told(tiny, checkpoint, caplog):
+    start = initializers.FromArray(np.zeros((4, 16), np.float32), "another")
+    model = t5x_models.Model(
+        tiny.model, tiny.vocabulary, checkpoint=checkpoint, prompt_initializer=start
+    )
+    model.added()
+    assert "another base model" in caplog.text
+
+
+def test_what_t5x_cannot_read_is_refused(tiny):
+    with pytest.raises(ValueError, match=r"Hugging Face.*prompt-tuning export"):
+        t5x_models.Model(tiny.model, tiny.vocabulary, checkpoint=tiny.checkpoint)
+    with pytest.raises(ValueError, match="RANDOM_SEED is None"):
+        t5x_models.Model(tiny.model, tiny.vocabulary, seed=None)
 
 
 def test_the_prompt_is_written_at_each_save(wrapped, tmp_path):

@@ -91,17 +91,29 @@ def add_read_with(vocabulary: vocabularies.Vocabulary, source: pipeline.Source, 
       ValueError: as the source, or a task insists on another vocabulary.
     """
     provider = source.open(vocabulary, split)
+    name = provider.name
     tasks = {t.name: pipeline.use_vocabulary(t, vocabulary) for t in seqio.get_subtasks(provider)}
-    for name, task in tasks.items():
-        _replace(seqio.TaskRegistry, name, task)
     if isinstance(provider, seqio.Mixture):
         rated = [(tasks[t.name], provider.get_rate(t)) for t in seqio.get_subtasks(provider)]
-        mixture = seqio.Mixture(provider.name, rated, sample_fn=provider._sample_fn)
-        _replace(seqio.MixtureRegistry, provider.name, mixture)
-    return provider.name
+        mixture = seqio.Mixture(name, rated, sample_fn=provider._sample_fn)
+        _replace(seqio.MixtureRegistry, mixture)
+    elif _is_of_another_split(provider, split):
+        name = f"{name}_{split}"
+        tasks = {name: tasks[provider.name].replace(name=name)}
+    for task in tasks.values():
+        _replace(seqio.TaskRegistry, task)
+    return name
 
 
-def _replace(registry: type, name: str, provider: seqio.DatasetProviderBase) -> None:
-    if name in registry.names():
-        registry.remove(name)
-    registry.add_provider(name, provider)
+def _is_of_another_split(task: seqio.Task, split: str) -> bool:
+    """Whether a file of this name is registered as another split: train/data.tsv, dev/data.tsv."""
+    if task.name not in seqio.TaskRegistry.names():
+        return False
+    registered = seqio.TaskRegistry.get(task.name)
+    return registered is not task and split not in registered.splits
+
+
+def _replace(registry: type, provider: seqio.Task | seqio.Mixture) -> None:
+    if provider.name in registry.names():
+        registry.remove(provider.name)
+    registry.add_provider(provider.name, provider)

@@ -132,7 +132,7 @@ def load_model(
         # The same model in whatever dtype it is held.
         wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), base)
         digest = base_model.digest(checkpoint, wide)
-    _warn_of_another_base(prompt_initializer, checkpoint, digest)
+    warn_of_another_base(prompt_initializer, checkpoint, digest)
     flat = params_lib.flatten(params)
     places = {path: leaf for path, leaf in params_lib.flatten(where).items() if path in shapes}
     # Under jit, as several processes may share the embedding.
@@ -146,7 +146,7 @@ def with_added(loaded: LoadedModel, start: Start) -> LoadedModel:
 
     Raises as `added_to`; warns as `load_model` of another base.
     """
-    _warn_of_another_base(start, loaded.checkpoint, loaded.digest)
+    warn_of_another_base(start, loaded.checkpoint, loaded.digest)
     flat, model = params_lib.flatten(loaded.params), loaded.model
     shapes = {path: flat[path] for path in sorted(model.added)}
     added = functools.partial(
@@ -157,7 +157,8 @@ def with_added(loaded: LoadedModel, start: Start) -> LoadedModel:
     return dataclasses.replace(loaded, params=params_lib.unflatten({**flat, **placed}))
 
 
-def _warn_of_another_base(start: Start | None, checkpoint: str | None, digest: str) -> None:
+def warn_of_another_base(start: Start | None, checkpoint: str | None, digest: str | None) -> None:
+    """Logs where what `start` gives was trained with another model than the checkpoint's."""
     if getattr(start, "base_model_digest", None) not in (None, digest):
         # No error: the same weights in another folder or format have another identity.
         logging.warning(

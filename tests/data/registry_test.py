@@ -82,6 +82,21 @@ def test_a_file_is_found_under_its_name(clean, vocabulary, tiny_job):
     name = registry.add_read_with(vocabulary, source, "train")
     task = seqio.get_mixture_or_task(name)
     assert name == "train" and task.output_features["inputs"].vocabulary == vocabulary.for_seqio()
+    assert registry.add_read_with(vocabulary, source, "train") == "train", "once more"
     other = dataclasses.replace(vocabulary, extra_ids=0)
     with pytest.raises(ValueError, match="VOCABULARY_FILE and EXTRA_IDS"):
         registry.add_read_with(other, sources.TaskSource(name), "train")
+
+
+def test_files_of_one_name_are_tasks_of_two(clean, vocabulary, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.tsv").write_text(f"text\tlabel\n{folder}\tgood\n")
+    source = sources.TaskSource(
+        train_file=str(tmp_path / "a" / "rows.tsv"), eval_file=str(tmp_path / "b" / "rows.tsv")
+    )
+    for split, name, text in (("train", "rows", b"a"), ("validation", "rows_validation", b"b")):
+        assert registry.add_read_with(vocabulary, source, split) == name
+        task = seqio.get_mixture_or_task(name)
+        (example,) = task.get_dataset({"inputs": 9, "targets": 9}, split).as_numpy_iterator()
+        assert example["inputs_pretokenized"] == text
