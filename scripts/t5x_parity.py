@@ -1,6 +1,6 @@
 """The first steps of T5X's trainer and of ours, on one state and the same batches: are the losses one?
 
-The embedded model and reviews, without dropout. Needs T5X (`prompt-tuning[t5x]`). --output keeps T5X's
+A third curve has T5X's own loss and optimizer. The embedded model and reviews, without dropout. Needs T5X (`prompt-tuning[t5x]`). --output keeps T5X's
 losses, its metrics of the first batch, and the settings that what gin/t5x binds takes, for the tests, which run without T5X:
 
     python scripts/t5x_parity.py --output tests/testdata/t5x.json
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning import assets, optimizers, partitioning, t5x_models
@@ -115,6 +116,40 @@ def losses_of_t5x(model: t5x_models.Model, batches: Sequence[dict], folder: str)
         return [float(taught.train(iter([each]), 1).result()["loss"].value) for each in batches]
 
 
+def losses_of_their_optimizer(model: t5x_models.Model, batches: Sequence[dict]) -> list[float]:
+    """Of each step with T5X's own loss, MultiOptimizer and Adafactor."""
+    from flax import traverse_util
+    from t5x import adafactor, losses
+    from t5x import optimizers as t5x_optimizers
+
+    loaded = _loaded(model)
+    theirs = adafactor.Adafactor(
+        learning_rate=0.3, multiply_by_parameter_scale=False, weight_decay_rate=1e-5
+    )
+    prompt = traverse_util.ModelParamTraversal(lambda path, _: path.endswith("/prompt/prompt"))
+    optimizer = t5x_optimizers.MultiOptimizer(((prompt, theirs),)).create(loaded.params)
+    optimizer = optimizer.replace(state=optimizer.state.replace(step=jnp.int32(loaded.step)))
+
+    def loss(params, batch):
+        return losses.compute_weighted_cross_entropy(
+            model.model.logits(params, batch),
+            batch["decoder_target_tokens"],
+            batch["decoder_loss_weights"],
+            z_loss=model.model.z_loss,
+        )[0]
+
+    @jax.jit
+    def step(optimizer, batch):
+        value, gradients = jax.value_and_grad(loss)(optimizer.target, batch)
+        return optimizer.apply_gradient(gradients, learning_rate=0.3), value
+
+    values = []
+    for batch in batches:
+        optimizer, value = step(optimizer, batch)
+        values.append(float(value))
+    return values
+
+
 def metrics_of_t5x(model: t5x_models.Model, batch: dict) -> dict[str, float]:
     """T5X's own loss and metrics of our logits at the start, those of time left out."""
     from t5x import losses, models
@@ -168,7 +203,6 @@ def losses_of_ours(model: t5x_models.Model, batches: Sequence[dict], folder: str
 
 def settings_of_t5x() -> dict[str, dict[str, bool]]:
     """{module.name of T5X's: {setting: whether it must be given}} of all that gin/t5x binds."""
-
     found = {}
     for name, members in BOUND.items():
         of = importlib.import_module(f"t5x.{name}")
@@ -179,7 +213,7 @@ def settings_of_t5x() -> dict[str, dict[str, bool]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Trains twice and prints both curves."""
+    """Trains with each and prints the curves."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -189,14 +223,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = wrapped(folder)
         batches = read_batches(model)
         metrics = metrics_of_t5x(model, batches[0])
-        theirs = losses_of_t5x(model, batches, folder)
-        ours = losses_of_ours(model, batches, folder)
-    print("step  T5X           here")
-    for number, (their, our) in enumerate(zip(theirs, ours, strict=True)):
-        print(f"{number:4}  {their:<12.6f}  {our:<12.6f}")
-    print("largest relative difference:", np.max(np.abs(np.array(ours) / theirs - 1)))
+        curves = {
+            "T5X's trainer": losses_of_t5x(model, batches, folder),
+            "T5X's optimizer": losses_of_their_optimizer(model, batches),
+            "here": losses_of_ours(model, batches, folder),
+        }
+    print("step", *(f"{name:>16}" for name in curves))
+    for number, losses in enumerate(zip(*curves.values(), strict=True)):
+        print(f"{number:4}", *(f"{loss:16.6f}" for loss in losses))
+    ours, *others = (np.array(curves[name]) for name in reversed(curves))
+    difference = max(np.max(np.abs(ours / other - 1)) for other in others)
+    print(f"largest relative difference: {difference:.1e}")
     if options.output:
-        golden = {"losses": theirs, "metrics": metrics, "settings": settings_of_t5x()}
+        golden = {
+            "losses": curves["T5X's trainer"],
+            "metrics": metrics,
+            "settings": settings_of_t5x(),
+        }
         pathlib.Path(options.output).write_text(json.dumps(golden, indent=1) + "\n")
 
 
