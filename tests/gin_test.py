@@ -238,6 +238,11 @@ def read_as_t5x(monkeypatch):
 
     yield read
     gin.clear_config()
+    # In this process T5X is no more: other tests are told that it is not there.
+    for selector, configurable in list(gin.config._REGISTRY.items()):
+        if configurable.wrapped in T5X:
+            gin.config._REGISTRY.pop(selector)
+            gin.config._INVERSE_REGISTRY.pop(configurable.wrapped)
 
 
 @pytest.mark.parametrize("file", FILES)

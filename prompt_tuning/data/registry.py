@@ -37,7 +37,7 @@ def add_task(
         postprocess_fn = functools.partial(postprocessors.with_text, postprocess=postprocess_fn)
         metric_fns = [
             *(functools.partial(metrics.of_prediction, metric=metric) for metric in metric_fns),
-            functools.partial(metrics.samples, task=samples_name, wrong_too=wrong_samples),
+            functools.partial(samples, task=samples_name, wrong_too=wrong_samples),
         ]
     seqio.TaskRegistry.add(
         name,
@@ -53,6 +53,12 @@ def add_task(
         postprocess_fn=postprocess_fn,
         metric_fns=list(metric_fns),
     )
+
+
+def samples(targets, predictions, task: str, wrong_too: bool) -> dict[str, seqio.metrics.Text]:
+    """`metrics.samples` as seqio's text: its own evaluator takes other values for numbers."""
+    found = metrics.samples(targets, predictions, task=task, wrong_too=wrong_too)
+    return {name: seqio.metrics.Text(text) for name, text in found.items()}
 
 
 def add_pretraining_task(

@@ -57,6 +57,8 @@ def test_samples_are_shown_under_their_name(clean, vocabulary):
         values |= metric([target, target], [answer, answer | {"prediction": "b"}])
     assert values.pop("accuracy") == 50.0
     assert values.keys() == {"these samples", "these negative samples"}
+    # seqio's own evaluator, which T5X uses, takes what is no number and of no such class for one.
+    assert all(isinstance(value, seqio.metrics.Text) for value in values.values())
 
 
 def test_a_mixture_is_found_under_its_name_with_the_models_vocabulary(clean, vocabulary):
