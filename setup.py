@@ -18,6 +18,7 @@ setuptools.setup(
         "prompt_tuning.gin_configs.optimizers",
         "prompt_tuning.gin_configs.runs",
         "prompt_tuning.gin_configs.studies",
+        "prompt_tuning.gin_configs.t5x",
         "prompt_tuning.gin_configs.tasks",
     ],
     package_dir={"prompt_tuning.gin_configs": "gin"},

@@ -19,6 +19,7 @@ import prompt_tuning
 from prompt_tuning import t5x_bindings, verbs
 
 UsageError = verbs.UsageError
+FOR_T5X = "t5x"  # the folder of gin files that T5X's programs read
 
 
 def gin_folder() -> pathlib.Path:
@@ -61,8 +62,10 @@ def _flags(verb: str) -> verbs.Flags:
 
 
 def _shipped() -> list[str]:
+    """Files for this command; those for T5X's programs are not."""
     folder = gin_folder()
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*.gin"))
+    files = [file.relative_to(folder) for file in folder.rglob("*.gin")]
+    return sorted(str(file) for file in files if file.parts[0] != FOR_T5X)
 
 
 def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -180,6 +183,7 @@ def _check_read() -> list[str]:
 def _find(name: str, folders: Sequence[str]) -> str:
     for folder in ("", *folders):
         if os.path.isfile(path := os.path.join(folder, name)):
+            _check_reader(name, path)
             return path
     folder, base = os.path.split(name)
     ours = t5x_bindings.GIN_FILES.get(base)
@@ -188,6 +192,15 @@ def _find(name: str, folders: Sequence[str]) -> str:
         f"--gin_file {name} is in none of {['.', *folders]}; "
         + (f"here it is {ours}" if ours else _nearest(short, _shipped()))
     )
+
+
+def _check_reader(name: str, path: str) -> None:
+    """Raises UsageError for a file that T5X's programs read."""
+    if pathlib.Path(path).resolve().parent == (gin_folder() / FOR_T5X).resolve():
+        verb = pathlib.Path(path).stem.removeprefix("prompt_")
+        raise UsageError(
+            f"--gin_file {name} is read by python -m t5x.{verb} alone; expected runs/{verb}.gin"
+        )
 
 
 def _read_file(file: str) -> None:

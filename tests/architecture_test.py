@@ -16,7 +16,7 @@ LAYERS = (
     {"checkpoints", "data"},
     {"runtime"},
     {"analysis", "api"},
-    {"__init__", "cli", "__main__", "t5x_bindings", "verbs"},
+    {"__init__", "cli", "__main__", "t5x_bindings", "t5x_models", "verbs"},
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 APART = {"models": "prompts", "data": "checkpoints"}
@@ -39,6 +39,7 @@ LIBRARIES = {
     "api": set(),
     "cli": {"gin", "jax"},
     "t5x_bindings": set(),
+    "t5x_models": {"clu", "flax", "jax", "optax", "t5x"},
     "verbs": set(),
     "__main__": set(),
 }
@@ -47,6 +48,7 @@ OF_FILES = {"etils", "io", "os", "pathlib", "shutil", "tempfile"}
 # tf.data code, and modules that register tasks: imported when a task is opened.
 TENSORFLOW_AT_ONCE = {
     "data/denoising.py",
+    "data/feature_converter.py",
     "data/features.py",
     "data/formats.py",
     "data/in_memory.py",
@@ -120,6 +122,11 @@ def test_tensorflow_and_seqio_are_imported_late():
         if {"tensorflow", "tensorflow_datasets", "seqio"} & libraries(tree.body)
     }
     assert at_once == TENSORFLOW_AT_ONCE
+
+
+def test_t5x_is_imported_where_it_is_used():
+    for path, _, tree in modules():
+        assert not {"t5x", "clu"} & libraries(tree.body), path
 
 
 def test_modules_are_imported_not_names():

@@ -1,13 +1,20 @@
-"""The shipped gin files: what their headers say is true, and they fit together."""
+"""The shipped gin files: what their headers say is true, and they fit together.
+
+Those in t5x/ are read with stand-ins for what they bind of T5X, which have the settings that
+scripts/t5x_parity.py found in T5X itself.
+"""
 
 import copy
 import importlib
 import inspect
+import json
 import os
 import pathlib
 import re
 import runpy
 import shlex
+import sys
+import types
 
 import gin
 import numpy as np
@@ -16,7 +23,7 @@ import setuptools
 from flax import serialization
 
 import prompt_tuning
-from prompt_tuning import assets, cli, verbs
+from prompt_tuning import assets, cli, t5x_models, verbs
 from prompt_tuning.checkpoints import huggingface, prompt_files
 from prompt_tuning.models import model
 from prompt_tuning.prompts import (
@@ -28,9 +35,12 @@ from prompt_tuning.prompts import (
     per_layer,
     wayward,
 )
+from prompt_tuning.runtime import exporter
 
 FOLDER = pathlib.Path(prompt_tuning.__file__).parents[1] / "gin"
 FILES = sorted(str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.gin"))
+OF_T5X = [file for file in FILES if file.startswith("t5x/")]
+OURS = [file for file in FILES if file not in OF_T5X]
 MACRO = r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b|\b[A-Z]{3,}\b"
 # What a header may write in capitals that is no macro.
 WORDS = {"TSV", "CSV", "JSONL"}
@@ -88,10 +98,11 @@ def header(file):
 
 
 def command(file):
-    """The words behind `prompt-tuning` in a header's command."""
+    """The words behind `prompt-tuning`, or `python -m`, in a header's command."""
     words = shlex.split(header(file)[1]["command"].replace("\\\n", " "))
-    assert words[0] == "prompt-tuning"
-    return words[1:]
+    program = ["python", "-m"] if file in OF_T5X else ["prompt-tuning"]
+    assert words[: len(program)] == program
+    return words[len(program) :]
 
 
 def assigned(file):
@@ -176,10 +187,71 @@ def test_defaults_in_headers_are_those_of_the_file(file):
         assert float(default.rstrip(",").replace(",", "")) == float(macros[name]), name
 
 
+def stand_in(name, settings):
+    """Something of T5X's that takes these settings, {name: whether it must be given}."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+
+    def take(**given):
+        assert {setting for setting, required in settings.items() if required} <= given.keys()
+        return given
+
+    take.__signature__ = inspect.Signature(
+        [
+            inspect.Parameter(setting, kind, default=inspect.Parameter.empty if required else None)
+            for setting, required in settings.items()
+        ]
+    )
+    module, take.__name__ = name.split(".")
+    # T5X's scripts are programs, and their files say so.
+    take.__module__ = "__main__" if module in ("train", "eval", "infer") else f"t5x.{module}"
+    return take
+
+
+# Made once: gin knows a function by its name.
+T5X = [
+    stand_in(name, settings)
+    for name, settings in json.loads(
+        (FOLDER.parent / "tests" / "testdata" / "t5x.json").read_text()
+    )["settings"].items()
+]
+
+
+@pytest.fixture
+def read_as_t5x(monkeypatch):
+    """Reads the words of a command line of T5X's as it does."""
+    for each in T5X:
+        if each.__module__ not in sys.modules or each.__module__ == "__main__":
+            monkeypatch.setitem(sys.modules, each.__module__, types.ModuleType(each.__module__))
+    for each in T5X:
+        monkeypatch.setattr(sys.modules[each.__module__], each.__name__, each, raising=False)
+
+    def read(words):
+        flags = [word.partition("=")[::2] for word in words]
+        files = [given for flag, given in flags if flag == "--gin_file"]
+        prefix = "--gin."
+        set_ = [f"{f.removeprefix(prefix)} = {g}" for f, g in flags if f.startswith(prefix)]
+        assert len(files) + len(set_) + 1 == len(flags), "and --gin_search_paths"
+        gin.clear_config()
+        monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", ["", str(FOLDER)])
+        gin.parse_config_files_and_bindings(files, set_)
+        assert not cli._used(gin.config_str()) - cli._macros().keys()
+
+    yield read
+    gin.clear_config()
+    # In this process T5X is no more: other tests are told that it is not there.
+    for selector, configurable in list(gin.config._REGISTRY.items()):
+        if configurable.wrapped in T5X:
+            gin.config._REGISTRY.pop(selector)
+            gin.config._INVERSE_REGISTRY.pop(configurable.wrapped)
+
+
 @pytest.mark.parametrize("file", FILES)
-def test_command_in_the_header_is_complete_and_uses_the_file(file):
+def test_command_in_the_header_is_complete_and_uses_the_file(file, read_as_t5x):
     words = command(file)
-    cli.read(words)
+    if file in OF_T5X:
+        read_as_t5x(words[1:])
+    else:
+        cli.read(words)
     flag = "--gin_file="
     used = [word.removeprefix(flag) for word in words if word.startswith(flag)]
     for each in used:
@@ -202,7 +274,69 @@ def test_commands_in_documents_are_complete(document):
         cli.read(words)
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if command(f)[0] == "describe"])
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_of_t5x_in_documents_are_complete(document, read_as_t5x):
+    text = document.read_text().replace("\\\n", " ")
+    commands = re.findall(r"^python -m t5x\.\w+ (.+)", text, re.M)
+    assert commands or document.name != "from_t5x.md"
+    for words in map(shlex.split, commands):
+        read_as_t5x(words)
+
+
+SETTINGS_OF_T5X = {
+    "train": {"MODEL_DIR": "run", "TRAIN_STEPS": 1003, "BATCH_SIZE": 4},
+    "eval": {"EVAL_OUTPUT_DIR": "scores", "PROMPT_FILE": "prompt.npy", "BATCH_SIZE": 4},
+    "infer": {"INFER_OUTPUT_DIR": "answers", "PROMPT_FILE": "prompt.npy", "BATCH_SIZE": 4},
+}
+
+
+@pytest.mark.parametrize("run", SETTINGS_OF_T5X)
+def test_t5x_gets_all_that_it_requires(
+    read_as_t5x, tiny, tiny_job, tmp_path, monkeypatch, run, rng
+):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = exporter.export(
+        model=tiny.model,
+        vocabulary=tiny.vocabulary,
+        checkpoint=tiny.checkpoint,
+        output_dir="exported",
+    )
+    prompt_files.save("prompt.npy", rng.normal(size=(3, 16)), {})
+    settings = {"INITIAL_CHECKPOINT_PATH": checkpoint} | SETTINGS_OF_T5X[run]
+    words = tiny_job.command(run, f"t5x/prompt_{run}.gin", **settings)
+    read_as_t5x(["--gin_search_paths=gin", *words[1:]])
+    program = getattr(sys.modules["__main__"], "evaluate" if run == "eval" else run)
+    # Stand-ins refuse where one of their settings is missing.
+    given = gin.get_configurable(program)()
+    model = given["model"]
+    assert isinstance(model, t5x_models.Model)
+    data = given["train_dataset_cfg" if run == "train" else "dataset_cfg"]
+    names = {"train": "train", "eval": "eval", "infer": "infer"}
+    assert (data["mixture_or_task_name"], data["batch_size"]) == (names[run], 4)
+    restore = given["checkpoint_cfg" if run == "train" else "restore_checkpoint_cfg"]
+    if run == "train":
+        assert model.optimizer_def.trainable == (".*/prompt/.*",)
+        assert model.model.config.dropout_rate == 0.1 and model.model.prompt.length == 4
+        assert given["infer_eval_dataset_cfg"]["mixture_or_task_name"] == "eval"
+        (writer,) = restore["save"]["state_transformation_fns"]
+        assert (writer.model, writer.task) == (model, "train")
+        restore = restore["restore"]
+    else:
+        assert model.optimizer_def is None and model.model.prompt.length == 3
+    assert restore["path"] == model.checkpoint == checkpoint
+    (hook,) = restore["state_transformation_fns"]
+    assert hook == t5x_models.FromBase(model)
+
+
+def test_a_file_for_t5x_is_refused(tiny_job):
+    with pytest.raises(cli.UsageError, match=r"python -m t5x.train .*runs/train.gin"):
+        cli.read(tiny_job.command("train", "t5x/prompt_train.gin"))
+    with pytest.raises(cli.UsageError) as refused:
+        cli.read(tiny_job.command("train", **REQUIRED["train"], T5X_MODEL=1))
+    assert "t5x/" not in str(refused.value), "no advice to add such a file"
+
+
+@pytest.mark.parametrize("file", [f for f in OURS if command(f)[0] == "describe"])
 def test_described_numbers_are_true(file, capsys, quick_shapes):
     cli.run([word for word in command(file) if word != "--json"])
     numbers = re.findall(r"\d[\d,]{3,}", header(file)[1]["result"])

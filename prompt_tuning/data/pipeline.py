@@ -102,7 +102,7 @@ class DatasetConfig:
         return dataclasses.replace(self, task_feature_lengths=longest)
 
 
-def _use_vocabulary(task, vocabulary: vocabularies.Vocabulary):
+def use_vocabulary(task, vocabulary: vocabularies.Vocabulary):
     """The task reading with the model's vocabulary.
 
     Raises ValueError where the task has been registered with another one.
@@ -162,7 +162,7 @@ def _open(config: DatasetConfig, vocabulary: vocabularies.Vocabulary):
             f"{provider.name} has no split {config.split!r}; it has {sorted(provider.splits)}; "
             "set SPLIT of eval and infer to one of them, or another task"
         )
-    tasks = [_use_vocabulary(task, vocabulary) for task in originals]
+    tasks = [use_vocabulary(task, vocabulary) for task in originals]
     if config.use_cached:
         _check_cached(tasks)
     if not isinstance(provider, seqio.Mixture):

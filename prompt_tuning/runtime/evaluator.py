@@ -36,7 +36,7 @@ class Answerer:
         self._loss = jax.jit(lambda params, batch: model.loss(params, batch)[1], **everywhere)
         self._labels = None
         if isinstance(model.decoder, decoding.LabelRanking):
-            self._labels = _label_ids(model.decoder.labels, loaded.vocabulary)
+            self._labels = label_ids(model.decoder.labels, loaded.vocabulary)
 
     def with_seed(self, seed: int) -> "Answerer":
         """The same with other randomness; nothing is compiled again."""
@@ -97,7 +97,7 @@ class Answerer:
         return texts, scores if task.needs_scores else None, {"scores": own_scores}
 
 
-def _label_ids(labels: Sequence[str], vocabulary: vocabularies.Vocabulary) -> np.ndarray:
+def label_ids(labels: Sequence[str], vocabulary: vocabularies.Vocabulary) -> np.ndarray:
     """Ids [N, L] of labels and their end tokens, filled up with 0."""
     rows = vocabularies.label_ids(labels, vocabulary)
     ids = np.zeros((len(rows), max(map(len, rows))), np.int32)

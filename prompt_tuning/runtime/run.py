@@ -16,6 +16,7 @@ import prompt_tuning
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import prompt_files, train_state
+from prompt_tuning.models import model as model_lib
 from prompt_tuning.runtime import counts, reporting, state
 
 Tree = Mapping[str, Any]
@@ -254,35 +255,67 @@ class Run:
             self._save_added("best")
 
     def _save_added(self, name: str) -> None:
-        leaves = self.added()
-        if not leaves:
-            return
-        card = {
-            "length": len(self.loaded.soft_tokens),
-            "embed_dim": self.loaded.model.config.embed_dim,
-            "place": self.loaded.soft_tokens.place,
-            "base_model": self.loaded.checkpoint,
-            "base_model_digest": self.loaded.digest,
-            "task": self.task,
-            "step": self.step,
+        save_added(
+            self.model_dir,
+            name,
+            self.added(),
+            self.loaded.model,
+            base_model=self.loaded.checkpoint,
+            base_model_digest=self.loaded.digest,
+            task=self.task,
+            step=self.step,
             # Those of an earlier step are not this prompt's.
-            "metrics": self.metrics if self.evaluated_step == self.step else {},
-            "created_by": f"prompt-tuning {prompt_tuning.__version__}",
-        }
-        if self._adds_one_prompt:
-            prompt_files.save(self.prompt_file(name), leaves[self.loaded.model.PROMPT_PATH], card)
-        else:
-            prompt_files.save_leaves(self.prompt_file(name), leaves, card)
+            metrics=self.metrics if self.evaluated_step == self.step else {},
+        )
 
     def prompt_file(self, name: str) -> epath.Path:
-        """Where `name` lies: a .npy file where a prompt is all that is added, else a .npz file."""
-        one = self._adds_one_prompt
-        suffix = prompt_files.SUFFIX if one else prompt_files.SUFFIX_OF_LEAVES
-        return self.model_dir / "prompts" / f"{name}{suffix}"
+        """See the function of this name."""
+        return prompt_file(self.model_dir, name, self.loaded.model)
 
-    @property
-    def _adds_one_prompt(self) -> bool:
-        return self.loaded.model.added == {self.loaded.model.PROMPT_PATH}
+
+def prompt_file(
+    model_dir: epath.PathLike, name: str, model: model_lib.EncoderDecoderModel
+) -> epath.Path:
+    """Where `name` lies: a .npy file where a prompt is all that is added, else a .npz file."""
+    suffix = prompt_files.SUFFIX if _adds_one_prompt(model) else prompt_files.SUFFIX_OF_LEAVES
+    return epath.Path(model_dir) / "prompts" / f"{name}{suffix}"
+
+
+def save_added(
+    model_dir: epath.PathLike,
+    name: str,
+    leaves: Mapping[str, np.ndarray],
+    model: model_lib.EncoderDecoderModel,
+    **told: Any,
+) -> None:
+    """Writes what a model adds to its base, with a card; nothing where it adds nothing.
+
+    Args:
+      model_dir: of the run.
+      name: of the file.
+      leaves: {path: values}.
+      model: that they are of.
+      **told: for the card: base_model, base_model_digest, task, step, metrics.
+    """
+    if not leaves:
+        return
+    soft = state.soft_tokens(model)
+    card = {
+        "length": len(soft),
+        "embed_dim": model.config.embed_dim,
+        "place": soft.place,
+        **told,
+        "created_by": f"prompt-tuning {prompt_tuning.__version__}",
+    }
+    path = prompt_file(model_dir, name, model)
+    if _adds_one_prompt(model):
+        prompt_files.save(path, leaves[model.PROMPT_PATH], card)
+    else:
+        prompt_files.save_leaves(path, leaves, card)
+
+
+def _adds_one_prompt(model: model_lib.EncoderDecoderModel) -> bool:
+    return model.added == {model.PROMPT_PATH}
 
 
 def _check_dtypes(trainable: Tree) -> None:

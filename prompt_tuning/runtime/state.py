@@ -101,7 +101,7 @@ def load_model(
       vocabulary: its vocabulary.
       checkpoint: INITIAL_CHECKPOINT_PATH, a T5X or Hugging Face folder; None for random
         weights, which only pre-training wants.
-      prompt_initializer: see `_added`.
+      prompt_initializer: see `added_to`.
       num_partitions: devices that share one copy of the weights.
       seed: of what is random.
     """
@@ -116,7 +116,7 @@ def load_model(
     where = partitioning.shardings(boxed, mesh)
     shapes = {path: abstract[path] for path in sorted(model.added)}
     added = functools.partial(
-        _added, model, prompt_initializer, shapes, jax.random.key(seed), vocabulary.encode
+        added_to, model, prompt_initializer, shapes, jax.random.key(seed), vocabulary.encode
     )
     jax.eval_shape(added, abstract[model.EMBEDDING_PATH])
     if model.penalty is not None:
@@ -132,7 +132,7 @@ def load_model(
         # The same model in whatever dtype it is held.
         wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), base)
         digest = base_model.digest(checkpoint, wide)
-    _warn_of_another_base(prompt_initializer, checkpoint, digest)
+    warn_of_another_base(prompt_initializer, checkpoint, digest)
     flat = params_lib.flatten(params)
     places = {path: leaf for path, leaf in params_lib.flatten(where).items() if path in shapes}
     # Under jit, as several processes may share the embedding.
@@ -144,10 +144,10 @@ def load_model(
 def with_added(loaded: LoadedModel, start: Start | None, seed: int = 0) -> LoadedModel:
     """The same model with what `start` gives as what is added to its base, in place of all before.
 
-    `seed` is of what is random, as in `load_model`. Raises as `_added`; warns as `load_model` of
+    `seed` is of what is random, as in `load_model`. Raises as `added_to`; warns as `load_model` of
     another base.
     """
-    _warn_of_another_base(start, loaded.checkpoint, loaded.digest)
+    warn_of_another_base(start, loaded.checkpoint, loaded.digest)
     flat, model = params_lib.flatten(loaded.params), loaded.model
     boxed = model.abstract_params()
     abstract = params_lib.flatten(nn.unbox(boxed))
@@ -155,13 +155,14 @@ def with_added(loaded: LoadedModel, start: Start | None, seed: int = 0) -> Loade
     shapes = {path: abstract[path] for path in sorted(model.added)}
     places = {path: where[path] for path in shapes}
     added = functools.partial(
-        _added, model, start, shapes, jax.random.key(seed), loaded.vocabulary.encode
+        added_to, model, start, shapes, jax.random.key(seed), loaded.vocabulary.encode
     )
     placed = jax.jit(added, out_shardings=places)(flat[model.EMBEDDING_PATH])
     return dataclasses.replace(loaded, params=params_lib.unflatten({**flat, **placed}))
 
 
-def _warn_of_another_base(start: Start | None, checkpoint: str | None, digest: str) -> None:
+def warn_of_another_base(start: Start | None, checkpoint: str | None, digest: str | None) -> None:
+    """Logs where what `start` gives was trained with another model than the checkpoint's."""
     if getattr(start, "base_model_digest", None) not in (None, digest):
         # No error: the same weights in another folder or format have another identity.
         logging.warning(
@@ -171,7 +172,7 @@ def _warn_of_another_base(start: Start | None, checkpoint: str | None, digest: s
         )
 
 
-def _added(
+def added_to(
     model: model_lib.EncoderDecoderModel,
     start: Start | None,
     shapes: Mapping[str, jax.ShapeDtypeStruct],

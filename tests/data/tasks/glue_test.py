@@ -131,8 +131,8 @@ def test_examples_keep_the_metrics_and_show_samples():
     assert values == {
         "f1": 0.0,
         "accuracy": 0.0,
-        "mrpc samples": text,
-        "mrpc negative samples": text,
+        "mrpc samples": seqio.metrics.Text(text),
+        "mrpc negative samples": seqio.metrics.Text(text),
     }
 
 

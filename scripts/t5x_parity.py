@@ -1,0 +1,247 @@
+"""The first steps of T5X's trainer and of ours, on one state and the same batches: are the losses one?
+
+A third curve has T5X's own loss and optimizer. The embedded model and reviews, without dropout. Needs T5X (`prompt-tuning[t5x]`). --output keeps T5X's
+losses, its metrics of the first batch, and the settings that what gin/t5x binds takes, for the tests, which run without T5X:
+
+    python scripts/t5x_parity.py --output tests/testdata/t5x.json
+"""
+
+import argparse
+import functools
+import importlib
+import inspect
+import json
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prompt_tuning import assets, optimizers, partitioning, t5x_models
+from prompt_tuning.checkpoints import huggingface
+from prompt_tuning.data import sources, vocabularies
+from prompt_tuning.models import model as model_lib
+from prompt_tuning.prompts import initializers, module
+from prompt_tuning.runtime import exporter, run, state
+from prompt_tuning.runtime import step as step_lib
+
+STEPS, BATCH_SIZE = 20, 16
+LABELS = ("positive", "negative")
+LENGTHS = {"inputs": 48, "targets": 4}
+# What gin/t5x binds, as T5X's scripts name it.
+BOUND = {
+    "train": ("train",),
+    "eval": ("evaluate",),
+    "infer": ("infer",),
+    "gin_utils": ("summarize_gin_config",),
+    "partitioning": ("PjitPartitioner", "standard_logical_axis_rules"),
+    "trainer": ("Trainer",),
+    "utils": ("CheckpointConfig", "DatasetConfig", "RestoreCheckpointConfig", "SaveCheckpointConfig"),
+}  # fmt: skip
+OPTIMIZER = functools.partial(optimizers.adafactor, 0.3, weight_decay_rate=1e-5)
+
+
+def wrapped(folder: str) -> t5x_models.Model:
+    """t5_mini with a prompt of 20 tokens, exported to `folder` as a T5X checkpoint, in T5X's interface."""
+    embedded = assets.path("t5_mini")
+    model = model_lib.EncoderDecoderModel(huggingface.read_config(embedded), module.Prompt(20))
+    vocabulary = vocabularies.SentencePiece(assets.path("t5_mini/spiece.model"), extra_ids=100)
+    checkpoint = exporter.export(
+        model=model, vocabulary=vocabulary, checkpoint=embedded, output_dir=folder
+    )
+    return t5x_models.Model(
+        model,
+        vocabulary,
+        checkpoint=checkpoint,
+        prompt_initializer=initializers.ClassLabels(LABELS),
+        optimizer=OPTIMIZER,
+    )
+
+
+def read_batches(model: t5x_models.Model) -> list[dict[str, np.ndarray]]:
+    """The first batches of the reviews, as T5X makes them: by seqio and the model's converter."""
+    import seqio
+
+    source = sources.TaskSource(
+        train_file=assets.path("reviews/train.tsv"), input_template="{sentence}"
+    )
+    dataset = seqio.get_dataset(
+        t5x_models.task(source, "train", model.vocabulary),
+        LENGTHS,
+        model.FEATURE_CONVERTER_CLS(pack=False),
+        shuffle=False,
+        batch_size=BATCH_SIZE,
+    )
+    return list(dataset.take(STEPS).as_numpy_iterator())
+
+
+def losses_of_t5x(model: t5x_models.Model, batches: Sequence[dict], folder: str) -> list[float]:
+    """Of each step of T5X's trainer, from the checkpoint on."""
+    from t5x import partitioning as t5x_partitioning
+    from t5x import trainer, utils
+
+    replicated = [(name, None) for name in ("prompt", "prompt_embed", "embed_activations")]
+    partitioner = t5x_partitioning.PjitPartitioner(
+        num_partitions=1,
+        logical_axis_rules=t5x_partitioning.standard_logical_axis_rules(
+            additional_rules=replicated
+        ),
+    )
+    initializer = utils.TrainStateInitializer(
+        model.optimizer_def,
+        model.get_initial_variables,
+        {name: x.shape for name, x in batches[0].items()},
+        partitioner,
+    )
+    restored = utils.RestoreCheckpointConfig(
+        path=model.checkpoint,
+        mode="specific",
+        dtype="float32",
+        state_transformation_fns=[t5x_models.FromBase(model)],
+    )
+    taught = trainer.Trainer(
+        model,
+        initializer.from_checkpoint([restored]),
+        partitioner,
+        [],
+        folder,
+        initializer.train_state_axes,
+        jax.random.PRNGKey(0),
+        learning_rate_fn=optimizers.learning_rate_schedule(),
+        num_microbatches=None,
+    )
+    with taught:
+        return [float(taught.train(iter([each]), 1).result()["loss"].value) for each in batches]
+
+
+def losses_of_their_optimizer(model: t5x_models.Model, batches: Sequence[dict]) -> list[float]:
+    """Of each step with T5X's own loss, MultiOptimizer and Adafactor."""
+    from flax import traverse_util
+    from t5x import adafactor, losses
+    from t5x import optimizers as t5x_optimizers
+
+    loaded = _loaded(model)
+    theirs = adafactor.Adafactor(
+        learning_rate=0.3, multiply_by_parameter_scale=False, weight_decay_rate=1e-5
+    )
+    prompt = traverse_util.ModelParamTraversal(lambda path, _: path.endswith("/prompt/prompt"))
+    optimizer = t5x_optimizers.MultiOptimizer(((prompt, theirs),)).create(loaded.params)
+    optimizer = optimizer.replace(state=optimizer.state.replace(step=jnp.int32(loaded.step)))
+
+    def loss(params, batch):
+        return losses.compute_weighted_cross_entropy(
+            model.model.logits(params, batch),
+            batch["decoder_target_tokens"],
+            batch["decoder_loss_weights"],
+            z_loss=model.model.z_loss,
+        )[0]
+
+    @jax.jit
+    def step(optimizer, batch):
+        value, gradients = jax.value_and_grad(loss)(optimizer.target, batch)
+        return optimizer.apply_gradient(gradients, learning_rate=0.3), value
+
+    values = []
+    for batch in batches:
+        optimizer, value = step(optimizer, batch)
+        values.append(float(value))
+    return values
+
+
+def metrics_of_t5x(model: t5x_models.Model, batch: dict) -> dict[str, float]:
+    """T5X's own loss and metrics of our logits at the start, those of time left out."""
+    from t5x import losses, models
+
+    params = _loaded(model).params
+    logits = model.model.logits(params, batch)
+    targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+    loss, z_loss, _ = losses.compute_weighted_cross_entropy(
+        logits, targets, weights, z_loss=model.model.z_loss
+    )
+    filled = {"encoder": batch["encoder_input_tokens"] != 0, "decoder": targets != 0}
+    metrics = models.compute_base_metrics(logits, targets, weights, loss, z_loss, filled)
+    return {
+        name: float(metric.compute())
+        for name, metric in metrics.items()
+        if not name.startswith("timing/")
+    }
+
+
+def _loaded(model: t5x_models.Model) -> state.LoadedModel:
+    return state.load_model(
+        model.model,
+        model.vocabulary,
+        checkpoint=model.checkpoint,
+        prompt_initializer=initializers.ClassLabels(LABELS),
+    )
+
+
+def losses_of_ours(model: t5x_models.Model, batches: Sequence[dict], folder: str) -> list[float]:
+    """Of each step of our trainer, from the checkpoint on."""
+    loaded = _loaded(model)
+    mine = run.Run(
+        loaded,
+        run.Schedule(train_steps=loaded.step + len(batches)),
+        folder,
+        trainable=t5x_models.PROMPT,
+        optimizer=OPTIMIZER,
+        task="reviews",
+    )
+    step = step_lib.make_step(
+        loaded.model, mine.optimizer, jax.tree.map(lambda x: x.sharding, mine.state)
+    )
+    losses, rng = [], jax.random.key(0)
+    with partitioning.use(loaded.mesh):
+        for batch in batches:
+            placed = partitioning.place_batch(batch, loaded.mesh)
+            mine.state, sums = step(mine.state, mine.frozen, placed, rng)
+            losses.append(float(sums["loss"]))
+    return losses
+
+
+def settings_of_t5x() -> dict[str, dict[str, bool]]:
+    """{module.name of T5X's: {setting: whether it must be given}} of all that gin/t5x binds."""
+    found = {}
+    for name, members in BOUND.items():
+        of = importlib.import_module(f"t5x.{name}")
+        for member in members:
+            parameters = inspect.signature(getattr(of, member)).parameters.values()
+            found[f"{name}.{member}"] = {p.name: p.default is p.empty for p in parameters}
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains with each and prints the curves."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", metavar="FILE", help="a JSON file of what T5X gave")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        model = wrapped(folder)
+        batches = read_batches(model)
+        metrics = metrics_of_t5x(model, batches[0])
+        curves = {
+            "T5X's trainer": losses_of_t5x(model, batches, folder),
+            "T5X's optimizer": losses_of_their_optimizer(model, batches),
+            "here": losses_of_ours(model, batches, folder),
+        }
+    print("step", *(f"{name:>16}" for name in curves))
+    for number, losses in enumerate(zip(*curves.values(), strict=True)):
+        print(f"{number:4}", *(f"{loss:16.6f}" for loss in losses))
+    ours, *others = (np.array(curves[name]) for name in reversed(curves))
+    difference = max(np.max(np.abs(ours / other - 1)) for other in others)
+    print(f"largest relative difference: {difference:.1e}")
+    if options.output:
+        golden = {
+            "losses": curves["T5X's trainer"],
+            "metrics": metrics,
+            "settings": settings_of_t5x(),
+        }
+        pathlib.Path(options.output).write_text(json.dumps(golden, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
