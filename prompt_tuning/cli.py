@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         text = header(gin_folder() / "runs" / f"{verb}.gin")
         sub = subparsers.add_parser(
             verb,
-            help=text.strip(),
+            help=text.partition("\n")[0],
             description=text,
             epilog="--gin.NAME=VALUE sets a macro; VALUE is gin, so a string needs inner quotes: "
             "--gin.NAME=\"'text'\"\n\nshipped gin files:\n  " + "\n  ".join(_shipped()),
