@@ -180,7 +180,7 @@ def test_header_names_the_checkpoint_and_the_parameters(name):
 
 
 def test_each_model_file_is_in_the_tables():
-    families = {*FAMILIES, "t5_mini", "decoder_only", "decoder_only_mini"}
+    families = {*FAMILIES, "t5_mini", "decoder_only", "decoder_only_mini", "hugging_face"}
     found = {file.stem for file in FOLDER.glob("*.gin")} - families
     assert found == CHECKPOINTS.keys() | set(NETWORKS)
     assert {file.stem for file in (FOLDER / "sizes").glob("*.gin")} == SHARED.keys()

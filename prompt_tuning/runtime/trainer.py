@@ -168,13 +168,13 @@ class Training(NamedTuple):
 
 
 def _seeds(seed: int | Sequence[int]) -> list[int]:
-    if isinstance(seed, int):
+    if not isinstance(seed, list | tuple):
         counts.check("RANDOM_SEED", seed, 0)
         return [seed]
-    if not isinstance(seed, list | tuple) or not seed or len(set(seed)) < len(seed):
+    if not seed or len(set(seed)) < len(seed):
         raise ValueError(
-            f"RANDOM_SEED is {seed!r}; expected a whole number, or a list of different ones to tune "
-            "a prompt with each"
+            f"RANDOM_SEED is {seed!r}; expected a whole number, or several different ones: set "
+            "RANDOM_SEED to (0, 1, 2) to tune three prompts"
         )
     for each in seed:
         counts.check("RANDOM_SEED", each, 0)

@@ -71,7 +71,7 @@ def test_ids_are_those_of_a_task(vocabulary):
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
         output_features=features.features(),
     )
-    task = pipeline._use_vocabulary(task, vocabulary)
+    task = pipeline.use_vocabulary(task, vocabulary)
     expected = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
     found = epochs.tokenized(texts, ["good"] * len(texts), vocabulary)
     for ours, theirs in zip(found, expected, strict=True):
