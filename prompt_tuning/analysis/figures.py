@@ -14,6 +14,7 @@ from prompt_tuning.checkpoints import whole
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--")
+HATCHES = ("", "//", "..", "xx", "\\\\")
 
 
 def style(number: int) -> dict[str, Any]:
@@ -73,8 +74,8 @@ def bars(axes: Any, groups: Mapping[str, Mapping[str, tuple[float, float]]]) -> 
         heights, spreads = zip(*(of[kind] for of in groups.values()), strict=True)
         places = [i + (number - (len(kinds) - 1) / 2) * width for i in range(len(groups))]
         axes.bar(
-            places, heights, width, yerr=spreads, capsize=5, label=kind, color=COLORS[number],
-            hatch=("", "//", "..", "xx", "\\\\")[number % 5], edgecolor="white",
+            places, heights, width, yerr=spreads, capsize=5, label=kind, edgecolor="white",
+            color=COLORS[number % len(COLORS)], hatch=HATCHES[number % len(HATCHES)],
         )  # fmt: skip
     axes.set_xticks(
         range(len(groups)), [textwrap.fill(name, 12, break_on_hyphens=False) for name in groups]

@@ -14,6 +14,7 @@ from prompt_tuning.checkpoints import base_model, huggingface, peft, prompt_file
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import ia3
+from prompt_tuning.runtime import exporter
 
 FILES = (prompt_files.SUFFIX, prompt_files.SUFFIX_OF_LEAVES)
 
@@ -149,12 +150,12 @@ def _merged(
     loaded, _ = base_model.load(checkpoint, params_lib.unflatten(wide))
     weights = params_lib.flatten(loaded)
     peft.merge_lora(adapter, weights)
-    huggingface.save(
-        output,
-        params_lib.unflatten(weights),
-        model.config,
-        vocabulary_file=vocabulary.path,
-        extra_ids=vocabulary.extra_ids,
+    exporter.write(
+        epath.Path(output),
+        weights,
+        model,
+        vocabulary,
+        export_format=exporter.HUGGING_FACE,
         step=step,
         dtype="float32",
     )

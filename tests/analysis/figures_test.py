@@ -15,3 +15,12 @@ def test_a_picture_is_written(tmp_path):
 def test_fourteen_lines_can_be_told_apart():
     drawn = {tuple(sorted(figures.style(number).items())) for number in range(14)}
     assert len(drawn) == 14
+
+
+def test_fifteen_bars_of_a_group_can_be_told_apart(tmp_path):
+    """As many as studies/squad_to_mrqa.gin has scores."""
+    groups = {name: {str(i): (50.0 + i, 1.0) for i in range(15)} for name in ("a", "b")}
+    with figures.figure(tmp_path / "bars.png", "", "score", "") as axes:
+        figures.bars(axes, groups)
+    bars = [container[0] for container in axes.containers if hasattr(container, "patches")]
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 15
