@@ -106,7 +106,7 @@ def plot(
     Args:
       prompts: {name: vectors}, such as before and after training.
       embedding: of tokens.
-      words: {word: row}, shown by name.
+      words: {word: row}, each with a mark of its own.
       path: of the .png file.
     """
     last = unit(list(prompts.values())[-1])
@@ -125,12 +125,10 @@ def plot(
             axes.scatter(
                 *place(prompt).T, s=50, color=look["color"], marker=look["marker"], label=name
             )
-        for number, (word, row) in enumerate(words.items()):
-            x, y = place(embedding[row])[0]
-            axes.scatter([x], [y], s=90, color="black", marker="*", zorder=3)
-            # Labels are near each other: one is written above its star, the next below.
-            axes.annotate(
-                word, (x, y), xytext=(8, (10, -18)[number % 2]), textcoords="offset points",
-                fontsize=13,
+        # In the legend, as labels are near each other: text beside them would cover points.
+        for number, (word, row) in enumerate(words.items(), start=len(prompts)):
+            axes.scatter(
+                *place(embedding[row]).T, s=130, color="black", edgecolor="white", zorder=3,
+                marker=figures.style(number)["marker"], label=f'"{word}"',
             )  # fmt: skip
         figures.legend(axes)
