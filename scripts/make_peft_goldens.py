@@ -10,7 +10,7 @@ names the versions that made it (`versions`).
 
 It holds `inputs` [B, T] and `targets` [B, L], padded with 0, and for each model and adapter
 `MODEL/ADAPTER/config` and `…/weights`, the bytes of its two files, and `…/logits` [B, L, V], of the
-adapter loaded on the model again. Of prefix tuning, which is not read, there are no logits.
+adapter loaded on the model again.
 """
 
 import pathlib
@@ -24,6 +24,7 @@ import torch
 import transformers
 
 LENGTHS, TARGET_LENGTHS, PROMPT_LENGTH = (12, 5), (6, 3), 4
+HEADS_WIDTH = make_goldens.HEADS * make_goldens.HEAD_SIZE
 TASK = {"task_type": "SEQ_2_SEQ_LM"}
 PROMPT = {**TASK, "num_virtual_tokens": PROMPT_LENGTH}
 GATED, RELU = make_goldens.VARIANTS
@@ -35,7 +36,13 @@ ADAPTERS = {
     (GATED, "p_tuning_lstm"): peft.PromptEncoderConfig(
         **PROMPT, encoder_hidden_size=8, encoder_reparameterization_type="LSTM"
     ),
-    (GATED, "prefix"): peft.PrefixTuningConfig(**PROMPT),
+    # PEFT takes the number of layers from the encoder. Of an odd number each has keys and values of its own, of an
+    # even number half of them share the other half's.
+    (GATED, "prefix"): peft.PrefixTuningConfig(**PROMPT, token_dim=HEADS_WIDTH),
+    (RELU, "prefix"): peft.PrefixTuningConfig(**PROMPT, token_dim=HEADS_WIDTH, num_layers=2),
+    (RELU, "prefix_projected"): peft.PrefixTuningConfig(
+        **PROMPT, token_dim=HEADS_WIDTH, prefix_projection=True, encoder_hidden_size=8
+    ),
     (GATED, "ia3"): peft.IA3Config(**TASK),
     (RELU, "ia3"): peft.IA3Config(**TASK),
     # As PEFT does for mT5: what wo gets is scaled on the side of wi_1. The decoder's queries, and a layer's outputs.
@@ -57,13 +64,16 @@ ADAPTERS = {
 
 
 def adapt(model: transformers.PreTrainedModel, config: peft.PeftConfig) -> peft.PeftModel:
-    """A model with an adapter of random weights."""
+    """A model with an adapter of random weights, which depend on no other adapter."""
+    torch.manual_seed(make_goldens.SEED)
     tuned = peft.get_peft_model(model, config)
     for name, weight in tuned.named_parameters():
         if ".ia3_l." in name:
             weight.copy_(1 + 0.5 * torch.randn_like(weight))
         elif ".lora_" in name:
             weight.copy_(0.3 * torch.randn_like(weight))
+        elif ".transform." in name:
+            weight.copy_(torch.randn_like(weight))
     return tuned
 
 
@@ -81,9 +91,8 @@ def golden(name: str, config: peft.PeftConfig, batch: dict) -> dict:
         ]
         texts = [np.frombuffer(file.read_bytes(), np.uint8) for file in files]
         found = dict(zip(("config", "weights"), texts, strict=True))
-        if not isinstance(config, peft.PrefixTuningConfig):
-            loaded = peft.PeftModel.from_pretrained(base(), folder).eval()
-            found["logits"] = loaded(**batch).logits.numpy()
+        loaded = peft.PeftModel.from_pretrained(base(), folder).eval()
+        found["logits"] = loaded(**batch).logits.numpy()
     return found
 
 
@@ -91,7 +100,6 @@ def main(folder: pathlib.Path) -> None:
     """Writes the file into `folder`."""
     modules = (torch, transformers, peft, np)
     versions = " ".join(f"{module.__name__}=={module.__version__}" for module in modules)
-    torch.manual_seed(make_goldens.SEED)
     torch.set_grad_enabled(False)
     rng = np.random.default_rng(make_goldens.SEED)
     inputs, targets = (make_goldens.ragged(rng, each) for each in (LENGTHS, TARGET_LENGTHS))

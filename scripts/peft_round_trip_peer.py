@@ -17,7 +17,13 @@ import transformers
 BATCH, EOS = 32, 1
 TASK = {"task_type": "SEQ_2_SEQ_LM"}
 # Steps of Adam that learn something in a few hundred.
-RATES = {"PROMPT_TUNING": 0.1, "P_TUNING": 0.003, "IA3": 0.02, "LORA": 0.003}
+RATES = {
+    "PROMPT_TUNING": 0.1,
+    "P_TUNING": 0.003,
+    "PREFIX_TUNING": 0.03,
+    "IA3": 0.02,
+    "LORA": 0.003,
+}
 
 
 def main(request: dict) -> None:
@@ -66,6 +72,7 @@ def tune(base: transformers.PreTrainedModel, path: pathlib.Path, request: dict) 
     configs = {
         "PROMPT_TUNING": peft.PromptTuningConfig(**length, prompt_tuning_init="SAMPLE_VOCAB"),
         "P_TUNING": peft.PromptEncoderConfig(**length, encoder_hidden_size=64),
+        "PREFIX_TUNING": peft.PrefixTuningConfig(**length),
         "IA3": peft.IA3Config(**TASK),
         "LORA": peft.LoraConfig(**TASK, r=4, lora_alpha=8, target_modules="all-linear"),
     }

@@ -78,12 +78,12 @@ def decoder_only_golden() -> Golden:
 
 
 class Adapter(NamedTuple):
-    """A folder that PEFT wrote and, but of prefix tuning, what the model answers with it."""
+    """A folder that PEFT wrote, and what the model answers with it."""
 
     folder: pathlib.Path
     base: Golden
     batch: dict[str, np.ndarray]
-    logits: np.ndarray | None
+    logits: np.ndarray
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def peft_adapter(tmp_path) -> Callable[[str, str], Adapter]:
             (folder / file).write_bytes(arrays[f"{of}/{part}"].tobytes())
         golden = read_golden(base)
         batch = golden._replace(arrays=arrays).teacher
-        return Adapter(folder, golden, batch, arrays.get(f"{of}/logits"))
+        return Adapter(folder, golden, batch, arrays[f"{of}/logits"])
 
     return write
 

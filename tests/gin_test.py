@@ -33,6 +33,7 @@ from prompt_tuning.prompts import (
     module,
     multi_task,
     per_layer,
+    prefix,
     wayward,
 )
 from prompt_tuning.runtime import exporter
@@ -64,6 +65,7 @@ METHODS = {
         {"layer_prompt": per_layer.LayerPrompt(4, combine="add"), "prompt": module.Prompt(4)},
     ),
     "ia3": ({}, {"scaling": ia3.Scaling(), "prompt": None}),
+    "prefix": ({}, {"prefix": prefix.Prefix(4), "prompt": None}),
     "attention_pattern": (
         {"PROMPT_ATTENTION": ["prompt->prompt;causal"]},
         {"attention_pattern": attention_patterns.AttentionPattern(["prompt->prompt;causal"])},
@@ -402,8 +404,8 @@ def test_every_method_goes_with_every_run(tiny_job, tmp_path, monkeypatch, metho
     built = value(f"{path}.{name}.model")
     assert {field: getattr(built, field) for field in expected} == expected
     if run in ("train", "describe"):
-        patterns = (".*/ia3_scaling",) if method == "ia3" else (".*/prompt/.*",)
-        assert value(f"{path}.{name}.trainable") == patterns
+        patterns = {"ia3": (".*/ia3_scaling",), "prefix": (".*/prefix/.*",)}
+        assert value(f"{path}.{name}.trainable") == patterns.get(method, (".*/prompt/.*",))
         assert value("%LEARNING_RATE") == (0.003 if method == "ia3" else 0.3)
     else:
         given = value(f"{path}.{name}.prompt_initializer")
@@ -423,7 +425,7 @@ def test_wayward_starts_as_the_text_and_is_held_to_it(tiny_job, vocabulary):
     )
 
 
-@pytest.mark.parametrize("method", ["per_layer", "ia3", "attention_pattern", "wayward"])
+@pytest.mark.parametrize("method", ["per_layer", "ia3", "prefix", "attention_pattern", "wayward"])
 def test_a_method_of_encoders_is_refused_where_there_is_none(method):
     files = ["models/decoder_only_mini.gin", f"prompts/{method}.gin", "runs/describe.gin"]
     flags = [f"--gin_file={file}" for file in files]

@@ -130,7 +130,7 @@ def _tables(path: str, width: int, checkpoint: str) -> dict[str, Float[np.ndarra
         raise ValueError(
             f"PROMPT_FILE {path} holds {held}; expected vectors of {width} numbers, as "
             f"INITIAL_CHECKPOINT_PATH {checkpoint} has: set the model that it was trained with. Of "
-            "IA3 and of MULTI_TASK_MODE 'concatenate_features' there are no neighbors"
+            "IA3, of a prefix and of MULTI_TASK_MODE 'concatenate_features' there are no neighbors"
         )
     return found
 

@@ -47,7 +47,10 @@ def ia3(shapes: Shapes, _: int) -> int:
 
 
 def prefix_tuning(shapes: Shapes, length: int) -> int:
-    """Li & Liang (2021), section 4.2: P keys and P values in each attention, P·J each; when used."""
+    """Li & Liang (2021), section 4.2: P keys and P values in each attention, P·J each; when used.
+
+    `prompts.prefix`, as PEFT, has those of the decoder's self-attention only: a third where stacks are equal.
+    """
     return sum(length * shape[1] for shape in _kernels(shapes, "(key|value)"))
 
 

@@ -4,7 +4,7 @@ Facts about the format: `prompt_embeddings` of a prompt in a T5 has P rows for t
 num_transformer_submodules is 2 (PEFT's default), P more for the decoder behind them, which nothing
 uses. P-tuning stores what its prompt encoder gives, not the encoder. Tensors of IA3 and LoRA are named
 by the module whose input or output they act on. A module of T5 has no bias, so what adapter_config.json
-says of biases changes nothing.
+says of biases changes nothing. Prefix tuning is in `peft_prefix`.
 
 Nothing in a folder is trusted: two files of fixed names are read, and names, dtypes and shapes are
 checked before values are. PEFT's pickled adapter_model.bin is not read.
@@ -27,8 +27,9 @@ from prompt_tuning.checkpoints import huggingface, weight_files, whole
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PROMPT_TUNING, P_TUNING, IA3, LORA = "PROMPT_TUNING", "P_TUNING", "IA3", "LORA"
+PREFIX_TUNING = "PREFIX_TUNING"
 PROMPTS = (PROMPT_TUNING, P_TUNING)
-KINDS = (*PROMPTS, IA3, LORA)
+KINDS = (*PROMPTS, PREFIX_TUNING, IA3, LORA)
 TASK = "SEQ_2_SEQ_LM"
 TABLE, PREFIX = "prompt_embeddings", "base_model.model."
 DTYPES = ("F32", "F16", "BF16")
@@ -65,12 +66,12 @@ def is_adapter(path: epath.PathLike) -> bool:
 
 
 def kind(path: epath.PathLike) -> str:
-    """PROMPT_TUNING, P_TUNING, IA3 or LORA.
+    """PROMPT_TUNING, P_TUNING, PREFIX_TUNING, IA3 or LORA.
 
     Raises:
       ValueError: another method or task, or adapter_config.json is damaged.
     """
-    return _config(path)["peft_type"]
+    return read_config(path)["peft_type"]
 
 
 def read_prompt(path: epath.PathLike) -> Float[np.ndarray, "P D"]:
@@ -80,15 +81,17 @@ def read_prompt(path: epath.PathLike) -> Float[np.ndarray, "P D"]:
       FileNotFoundError: the weights are missing.
       ValueError: another method, or the table is not what adapter_config.json says.
     """
-    config = _config(path)
+    config = read_config(path)
     if config["peft_type"] not in PROMPTS:
         raise ValueError(
             f"PROMPT_FILE {path} is an adapter of {config['peft_type']}; expected one of "
             f"{' or '.join(PROMPTS)}: `prompt-tuning convert` makes of it what can be used here"
         )
-    length, width = (_whole(path, config, name) for name in ("num_virtual_tokens", "token_dim"))
-    stacks = _whole(path, config, "num_transformer_submodules", 2)
-    with _opened(path) as tensors:
+    length, width = (
+        whole_number(path, config, name) for name in ("num_virtual_tokens", "token_dim")
+    )
+    stacks = whole_number(path, config, "num_transformer_submodules", 2)
+    with opened(path) as tensors:
         tensors.check_names({TABLE})
         return tensors.values(TABLE, (length * stacks, width))[:length]
 
@@ -111,7 +114,7 @@ def read_scaling(path: epath.PathLike, added: Shapes, kernels: Shapes) -> dict[s
                 name = f"{PREFIX}{_module(kernel)}.ia3_l"
                 sites[name] = target, ((size, 1) if side == OUTPUTS else (1, size))
     found = {target: np.ones(shape, np.float32) for target, shape in added.items()}
-    with _opened(path) as tensors:
+    with opened(path) as tensors:
         tensors.check_names(sites)
         for name in sorted(tensors.names):
             target, shape = sites[name]
@@ -128,10 +131,10 @@ def merge_lora(path: epath.PathLike, weights: dict[str, np.ndarray]) -> None:
 
     Raises: as `read_prompt`.
     """
-    config = _config(path)
+    config = read_config(path)
     _check_lora(path, config)
     kernels = {_module(name): name for name in weights if name.endswith("/kernel")}
-    with _opened(path) as tensors:
+    with opened(path) as tensors:
         tensors.check_names({name for module in kernels for name in _pair(module)})
         for module, name in kernels.items():
             down, up = _pair(module)
@@ -176,7 +179,7 @@ def save_prompt(
         "tokenizer_kwargs": None,
         "tokenizer_name_or_path": None,
     }
-    _save(path, PROMPT_TUNING, base_model, settings, {TABLE: prompt})
+    save(path, PROMPT_TUNING, base_model, settings, {TABLE: prompt})
 
 
 def save_scaling(
@@ -201,16 +204,17 @@ def save_scaling(
         "init_ia3_weights": True,
         "target_modules": ["k", "v", "wo"],
     }
-    _save(path, IA3, base_model, settings, tensors)
+    save(path, IA3, base_model, settings, tensors)
 
 
-def _save(
+def save(
     path: epath.PathLike,
     method: str,
     base_model: str | None,
     settings: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
 ) -> None:
+    """Writes an adapter of any kind; see `save_prompt`. `settings` are those of the method."""
     config = {
         "auto_mapping": None,
         "base_model_name_or_path": base_model,
@@ -228,8 +232,8 @@ def _save(
         (folder / WEIGHTS).write_bytes(safetensors.numpy.save(arrays, {"format": "pt"}))
 
 
-def _config(path: epath.PathLike) -> dict[str, Any]:
-    """adapter_config.json, of a known method and task."""
+def read_config(path: epath.PathLike) -> dict[str, Any]:
+    """adapter_config.json, of a known method and task. Raises as `kind`."""
     file = epath.Path(path) / CONFIG
     if (size := file.stat().length) > LARGEST_CONFIG:
         raise ValueError(
@@ -238,32 +242,34 @@ def _config(path: epath.PathLike) -> dict[str, Any]:
     config = weight_files.read_json(file)
     if config.get("peft_type") not in KINDS:
         raise ValueError(
-            f"PROMPT_FILE {path} is an adapter of {_shown(config.get('peft_type'))}; expected one of "
-            f"{', '.join(KINDS)}, which have a counterpart here (keys and values in front of those of "
-            "a layer, as of prefix tuning, have none): set PROMPT_FILE to another adapter"
+            f"PROMPT_FILE {path} is an adapter of {shown(config.get('peft_type'))}; expected one of "
+            f"{', '.join(KINDS)}, which have a counterpart here: set PROMPT_FILE to another adapter"
         )
     tasks = (TASK, None) if config["peft_type"] in (IA3, LORA) else (TASK,)
     if config.get("task_type") not in tasks:
         raise ValueError(
-            f"PROMPT_FILE {path} is an adapter for the task {_shown(config.get('task_type'))}; expected "
+            f"PROMPT_FILE {path} is an adapter for the task {shown(config.get('task_type'))}; expected "
             f"{TASK}, that of a T5: set PROMPT_FILE to another adapter"
         )
     return config
 
 
-def _whole(path: epath.PathLike, config: Mapping[str, Any], name: str, default: Any = None) -> int:
+def whole_number(
+    path: epath.PathLike, config: Mapping[str, Any], name: str, default: int | None = None
+) -> int:
+    """A setting of adapter_config.json, from 1 on. Raises ValueError where it is none."""
     value = default if config.get(name) is None else config[name]
     if type(value) is not int or not 1 <= value < 2**31:
         raise ValueError(
-            f"{path}/{CONFIG} has {name} {_shown(value)}; expected a whole number from 1 to 2**31: copy "
+            f"{path}/{CONFIG} has {name} {shown(value)}; expected a whole number from 1 to 2**31: copy "
             "the adapter again"
         )
     return value
 
 
 @contextlib.contextmanager
-def _opened(path: epath.PathLike) -> Iterator["_Tensors"]:
-    """The tensors of an adapter."""
+def opened(path: epath.PathLike) -> Iterator["Tensors"]:
+    """The tensors of an adapter. Raises as `read_prompt`."""
     path = epath.Path(path)
     if not (path / WEIGHTS).exists():
         if (path / PICKLED).exists():
@@ -279,12 +285,12 @@ def _opened(path: epath.PathLike) -> Iterator["_Tensors"]:
     with weight_files.local(path / WEIGHTS) as file:
         try:
             with safetensors.safe_open(file, framework="numpy") as tensors:
-                yield _Tensors(path / WEIGHTS, tensors)
+                yield Tensors(path / WEIGHTS, tensors)
         except safetensors.SafetensorError as error:
             raise ValueError(f"{path / WEIGHTS} is damaged ({error}); copy it again") from error
 
 
-class _Tensors:
+class Tensors:
     """Names and shapes of what is stored, and values of a shape that is expected."""
 
     def __init__(self, path: epath.Path, file: Any):
@@ -296,7 +302,7 @@ class _Tensors:
         """Raises ValueError where there are none, or others than `known`."""
         others = sorted(self.names - set(known))
         if others or not self.names:
-            listed = ", ".join(map(_shown, others[:3])) or "no tensors"
+            listed = ", ".join(map(shown, others[:3])) or "no tensors"
             raise ValueError(
                 f"{self._path} holds {listed}{' and more' if others[3:] else ''}; expected what the "
                 f"method has in this model, such as {min(known)}: set the gin file of the model that it "
@@ -348,12 +354,12 @@ def _check_lora(path: epath.PathLike, config: Mapping[str, Any]) -> None:
     advice = "merge it with PEFT (merge_and_unload), save the model and set INITIAL_CHECKPOINT_PATH to it"
     if others := sorted(name for name in config.keys() - LORA_SETTINGS if config[name]):
         raise ValueError(
-            f"{path}/{CONFIG} sets {', '.join(map(_shown, others[:3]))}; expected a plain LoRA: {advice}"
+            f"{path}/{CONFIG} sets {', '.join(map(shown, others[:3]))}; expected a plain LoRA: {advice}"
         )
     start = config.get("init_lora_weights")
     if start not in LORA_STARTS:
         raise ValueError(
-            f"{path}/{CONFIG} has init_lora_weights {_shown(start)}, which changed the base's weights; "
+            f"{path}/{CONFIG} has init_lora_weights {shown(start)}, which changed the base's weights; "
             f"expected one of {LORA_STARTS}: {advice}"
         )
 
@@ -364,7 +370,7 @@ def _lora_scale(path: epath.PathLike, config: Mapping[str, Any], module: str, ra
     if not isinstance(patterns, dict) or not all(map(PLAIN.fullmatch, patterns)):
         # Any regular expression: one of a hostile file may never end.
         raise ValueError(
-            f"{path}/{CONFIG} has alpha_pattern {_shown(patterns)}; expected names of modules: merge it "
+            f"{path}/{CONFIG} has alpha_pattern {shown(patterns)}; expected names of modules: merge it "
             "with PEFT (merge_and_unload) and set INITIAL_CHECKPOINT_PATH to the result"
         )
     for pattern, value in patterns.items():
@@ -373,12 +379,12 @@ def _lora_scale(path: epath.PathLike, config: Mapping[str, Any], module: str, ra
             break
     if type(alpha) not in (int, float) or not abs(alpha) < LARGEST_ALPHA:  # NaN neither
         raise ValueError(
-            f"{path}/{CONFIG} has lora_alpha {_shown(alpha)}; expected a number: copy the adapter again"
+            f"{path}/{CONFIG} has lora_alpha {shown(alpha)}; expected a number: copy the adapter again"
         )
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value of a file, short enough for a message."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"

@@ -25,6 +25,14 @@ def visibility(
     return visible[:, None]
 
 
+def positions_in(segments: Int[Array, "B L"]) -> Int[Array, "B L"]:
+    """Positions of packed tokens, counted from the first one of their segment."""
+    same = segments[:, :, None] == segments[:, None, :]
+    return jnp.arange(segments.shape[1], dtype=jnp.int32) - jnp.argmax(same, axis=-1).astype(
+        jnp.int32
+    )
+
+
 @jax.custom_vjp
 def attend(
     query: Float[Array, "B H Q C"],

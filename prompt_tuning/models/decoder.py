@@ -15,6 +15,7 @@ class DecoderLayer(nn.Module):
 
     config: config_lib.T5Config
     scaling: nn.Module | None = None
+    prefix: nn.Module | None = None
 
     def setup(self):
         if self.config.relative_attention_per_layer:
@@ -26,6 +27,10 @@ class DecoderLayer(nn.Module):
         self.pre_mlp_layer_norm = layers.RMSNorm.of(self.config)
         self.mlp = layers.FeedForward.of(self.config, self.scaling)
         self.dropout = layers.Dropout(self.config.dropout_rate)
+
+    def with_prefix(self, keys_values: tuple[Array, Array]) -> tuple[Array, Array]:
+        """Keys and values [B, H, K, C] with the prefix's in front, [B, H, P + K, C]."""
+        return keys_values if self.prefix is None else self.prefix(*keys_values)
 
     def _after_self_attention(
         self, x: Array, attend: Callable[[Array], Array], deterministic: bool
@@ -45,9 +50,9 @@ class DecoderLayer(nn.Module):
         cross_visible: Array,
         deterministic: bool,
     ) -> Array:
-        """x: [B, L, D]; encoded: [B, S, D]; bias: [#B, H, L, L]; cross_visible: [B, 1, #L, S]."""
+        """x: [B, L, D]; encoded: [B, S, D]; bias: [#B, H, L, P + L]; cross_visible: [B, 1, #L, S]."""
         y = self.pre_self_attention_layer_norm(x)
-        own = self.self_attention.keys_values(y)
+        own = self.with_prefix(self.self_attention.keys_values(y))
         y = self.self_attention(y, own, bias, visible, deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
 
@@ -68,7 +73,7 @@ class DecoderLayer(nn.Module):
         visible: Array,
         cross_visible: Array,
     ) -> tuple[Array, dict]:
-        """One position x [B, 1, D] at `index`; its key and value are put into the cache."""
+        """One position x [B, 1, D]; its key and value are put at `index` of the cache."""
         y = self.pre_self_attention_layer_norm(x)
         own = tuple(
             cached.at[:, :, index].set(new[:, :, 0])
@@ -90,6 +95,7 @@ class Decoder(nn.Module):
     config: config_lib.T5Config
     embedder: layers.Embed
     scaling: nn.Module | None = None
+    prefix: nn.Module | None = None
 
     def setup(self):
         config = self.config
@@ -97,12 +103,18 @@ class Decoder(nn.Module):
             self.relpos_bias = layers.RelativeBias.of(config, bidirectional=False)
         layer = config_lib.rematerialised(DecoderLayer, config, 6)
         self.layers = [
-            layer(config, layers.fresh(self.scaling)) for _ in range(config.num_decoder_layers)
+            layer(config, layers.fresh(self.scaling), layers.fresh(self.prefix))
+            for _ in range(config.num_decoder_layers)
         ]
         self.decoder_norm = layers.RMSNorm.of(config)
         self.dropout = layers.Dropout(config.dropout_rate)
         if not config.logits_via_embedding:
             self.logits_dense = layers.Logits(config.vocab_size)
+
+    @property
+    def prefix_length(self) -> int:
+        """P of the keys and values in front of each layer's own; 0 without."""
+        return 0 if self.prefix is None else self.prefix.length
 
     def __call__(
         self,
@@ -121,11 +133,18 @@ class Decoder(nn.Module):
         Targets in segments see the encoder's segment of the same number, or, where the
         encoder has none, the whole input: so several targets of one input share a row.
         """
+        if self.prefix is not None and positions is None and segment_ids is not None:
+            # Each example of a packed row is as far from the prefix as it is alone.
+            positions = attention.positions_in(segment_ids)
         where = layers.positions_of(input_ids, positions)
+        before = jnp.arange(-self.prefix_length, 0, dtype=where.dtype)
+        before = jnp.broadcast_to(before, (len(where), self.prefix_length))
         order = jnp.arange(input_ids.shape[1])
         causal = (order[:, None] >= order[None, :])[None, None]
         visible = attention.visibility(target_ids > 0, segment_ids, segment_ids) & causal
-        biases = layers.biases(self, where, where)
+        in_front = ((0, 0), (0, 0), (0, 0), (self.prefix_length, 0))
+        visible = jnp.pad(visible, in_front, constant_values=True)
+        biases = layers.biases(self, where, jnp.concatenate([before, where], axis=1))
         cross = attention.visibility(
             encoder_ids > 0,
             None if encoder_segment_ids is None else segment_ids,
@@ -137,13 +156,13 @@ class Decoder(nn.Module):
         return layers.logits(self, self.embedder, x, deterministic)
 
     def start_cache(self, encoded: Float[Array, "B S D"], max_length: int) -> list[dict]:
-        """Per layer: keys and values of the encoder's output, and room for the decoder's own."""
+        """Per layer: keys and values of the encoder's output; the prefix, and room for the decoder's own."""
         batch = encoded.shape[0]
         shape = (batch, self.config.num_heads, max_length, self.config.head_dim)
         empty = jnp.zeros(shape, jnp.dtype(self.config.dtype))
         return [
             {
-                "self": (empty, empty),
+                "self": layer.with_prefix((empty, empty)),
                 "cross": layer.encoder_decoder_attention.keys_values(encoded),
             }
             for layer in self.layers
@@ -157,13 +176,15 @@ class Decoder(nn.Module):
         encoder_ids: Int[Array, "B S"],
     ) -> tuple[Float[Array, "B V"], list[dict]]:
         """Logits after the token at position `index`, and the cache with it."""
-        keys = jnp.arange(cache[0]["self"][0].shape[2], dtype=jnp.int32)[None]
+        size = cache[0]["self"][0].shape[2]
+        keys = jnp.arange(size, dtype=jnp.int32)[None] - self.prefix_length
         biases = layers.biases(self, index[None, None], keys)
         visible = attention.visibility(keys <= index)
         cross = attention.visibility(encoder_ids > 0)
         x = self.embedder(ids[:, None])
         filled = []
         for layer, bias, layer_cache in zip(self.layers, biases, cache, strict=True):
-            x, layer_cache = layer.step(x, layer_cache, index, bias, visible, cross)
+            place = index + self.prefix_length
+            x, layer_cache = layer.step(x, layer_cache, place, bias, visible, cross)
             filled.append(layer_cache)
         return layers.logits(self, self.embedder, x, True)[:, 0], filled

@@ -8,12 +8,13 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning.models import decoder_only, model
 
-# What acts in an encoder -> the gin file that sets it.
+# What acts in an encoder, or beside one -> the gin file that sets it.
 OF_ENCODERS = {
     "layer_prompt": "per_layer",
     "scaling": "ia3",
     "attention_pattern": "attention_pattern",
     "penalty": "wayward",
+    "prefix": "prefix",
 }
 
 
@@ -41,7 +42,7 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
             files = " and ".join(f"prompts/{OF_ENCODERS[name]}.gin" for name in given)
             raise ValueError(
                 f"{' and '.join(name.upper() for name in given)} given to a decoder-only model; "
-                f"expected none, which acts in an encoder: leave out {files}"
+                f"expected none, which acts where there is an encoder: leave out {files}"
             )
         if self.label_loss is not None:
             raise ValueError(

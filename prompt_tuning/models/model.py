@@ -36,9 +36,10 @@ class EncoderDecoderModel:
       decoder: how `predict` picks tokens; a LabelRanking is for `rank_labels`.
       label_loss: in place of the loss of tokens, or None.
       penalty: of all parameters, added to the loss of a batch; or None.
-      layer_prompt: a module for each layer, or None. See network.Transformer, as for the next two.
+      layer_prompt: a module for each layer, or None. See network.Transformer, as for the next three.
       scaling: a module for each scaled activation, or None.
       attention_pattern: or None.
+      prefix: a module for the keys and values of each layer of the decoder, or None.
     """
 
     config: config_lib.T5Config
@@ -54,6 +55,7 @@ class EncoderDecoderModel:
     layer_prompt: nn.Module | None = None
     scaling: nn.Module | None = None
     attention_pattern: Callable[[Array], Array] | None = None
+    prefix: nn.Module | None = None
 
     PROMPT_PATH: ClassVar[str] = "encoder/prompt/prompt"
     EMBEDDING_PATH: ClassVar[str] = "token_embedder/embedding"
@@ -62,7 +64,12 @@ class EncoderDecoderModel:
     def module(self) -> network.Transformer:
         """The Flax module."""
         return network.Transformer(
-            self.config, self.prompt, self.layer_prompt, self.scaling, self.attention_pattern
+            self.config,
+            self.prompt,
+            self.layer_prompt,
+            self.scaling,
+            self.attention_pattern,
+            self.prefix,
         )
 
     @property
@@ -89,7 +96,7 @@ class EncoderDecoderModel:
     @functools.cached_property
     def _traced(self) -> tuple[dict[str, Any], frozenset[str]]:
         """All parameters as shapes, and which of them the modules given to the network made."""
-        given = (self.prompt, self.layer_prompt, self.scaling)
+        given = (self.prompt, self.layer_prompt, self.scaling, self.prefix)
         kinds = tuple(type(module) for module in given if module is not None)
         made_in = set()
 

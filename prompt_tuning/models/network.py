@@ -25,6 +25,8 @@ class Transformer(nn.Module):
       layer_prompt: the same in front of each layer of the encoder but the first.
       scaling: a module called with a shape that returns factors of it, for the keys and values
         of each attention (heads, head size) and what each feed-forward part has within (F,).
+      prefix: a module called with keys and values [B, H, K, C] that returns them with its `length`
+        in front, for the self-attention of each layer of the decoder.
       attention_pattern: which soft tokens (true in [B, S]) and others see each other in the
         encoder: [B, 1, S, S].
     """
@@ -34,6 +36,7 @@ class Transformer(nn.Module):
     layer_prompt: nn.Module | None = None
     scaling: nn.Module | None = None
     attention_pattern: Callable[[Array], Array] | None = None
+    prefix: nn.Module | None = None
 
     def setup(self):
         dtype = jnp.dtype(self.config.dtype)
@@ -47,7 +50,12 @@ class Transformer(nn.Module):
             layers.fresh(self.scaling),
             self.attention_pattern,
         )
-        self.decoder = decoder.Decoder(self.config, self.token_embedder, layers.fresh(self.scaling))
+        self.decoder = decoder.Decoder(
+            self.config,
+            self.token_embedder,
+            layers.fresh(self.scaling),
+            layers.fresh(self.prefix),
+        )
 
     def encode(self, ids, segment_ids=None, positions=None, *, deterministic=True):
         """Ids [B, S] -> [B, S, D]."""

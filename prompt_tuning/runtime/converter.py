@@ -10,10 +10,10 @@ from etils import epath
 from flax import linen as nn
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import base_model, huggingface, peft, prompt_files
+from prompt_tuning.checkpoints import base_model, huggingface, peft, peft_prefix, prompt_files
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import ia3
+from prompt_tuning.prompts import ia3, prefix
 from prompt_tuning.runtime import exporter
 
 FILES = (prompt_files.SUFFIX, prompt_files.SUFFIX_OF_LEAVES)
@@ -37,7 +37,7 @@ def convert(
       checkpoint: INITIAL_CHECKPOINT_PATH, read where a LoRA is merged into it only.
       prompt_file: PROMPT_FILE, a .npy or .npz file, or an adapter's folder.
       output: OUTPUT: an adapter's folder of a file; of an adapter a .npy file (a prompt), a .npz
-        file (IA3), or a model's folder (LoRA).
+        file (IA3, prefix tuning), or a model's folder (LoRA).
       base_model_name: BASE_MODEL_NAME, by which PEFT is to find the base of an adapter.
       start_step: START_STEP, the step of a checkpoint that does not tell it.
 
@@ -62,6 +62,8 @@ def convert(
         _prompt(model, prompt_file, output)
     elif kind == peft.IA3:
         _scaling(model, prompt_file, output)
+    elif kind == peft.PREFIX_TUNING:
+        _prefix(model, prompt_file, output)
     else:
         step = start_step
         if checkpoint is not None and step is None:
@@ -82,16 +84,7 @@ def _to_adapter(
         )
     config, place = model.config, prompt_files.place(prompt_file)
     if epath.Path(prompt_file).suffix == prompt_files.SUFFIX_OF_LEAVES:
-        leaves = prompt_files.load_leaves(prompt_file)
-        shapes, _ = _shapes(model)
-        if lines := params_lib.mismatches(leaves, shapes):
-            raise ValueError(
-                f"PROMPT_FILE {prompt_file} does not hold IA3's factors of this model:\n  "
-                + "\n  ".join(sorted(lines, reverse=True)[:5])  # what is surplus first
-                + "\nexpected these, or a .npy file: PEFT has no other method that is trained here; "
-                "set PROMPT_FILE to another file, or the gin file of its model"
-            )
-        peft.save_scaling(output, leaves, base_model=name)
+        _leaves_to_adapter(model, prompt_file, output, name)
         return
     prompt = prompt_files.load(prompt_file)
     _check_width(model, prompt_file, prompt)
@@ -109,6 +102,26 @@ def _to_adapter(
     )
 
 
+def _leaves_to_adapter(
+    model: model_lib.EncoderDecoderModel, prompt_file: str, output: str, name: str | None
+) -> None:
+    leaves = prompt_files.load_leaves(prompt_file)
+    first = leaves.get(peft_prefix.path_of(0, "key"))
+    if first is None:
+        what, save, shapes = "IA3's factors", peft.save_scaling, _shapes(model)[0]
+    else:
+        what, save = "a prefix", peft_prefix.save
+        shapes, _ = _shapes(model, prefix=prefix.Prefix(len(first)))
+    if lines := params_lib.mismatches(leaves, shapes):
+        raise ValueError(
+            f"PROMPT_FILE {prompt_file} does not hold {what} of this model:\n  "
+            + "\n  ".join(sorted(lines, reverse=True)[:5])  # what is surplus first
+            + "\nexpected these, or a .npy file: of methods that are trained here PEFT has IA3 and "
+            "prefix tuning; set PROMPT_FILE to another file, or the gin file of its model"
+        )
+    save(output, leaves, base_model=name)
+
+
 def _prompt(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
     _check_name(output, prompt_files.SUFFIX, f"PROMPT_FILE {adapter} is an adapter of a prompt")
     prompt = peft.read_prompt(adapter)
@@ -124,6 +137,15 @@ def _scaling(model: model_lib.EncoderDecoderModel, adapter: str, output: str) ->
     sizes = [{path: leaf.shape for path, leaf in each.items()} for each in (added, kernels)]
     leaves = peft.read_scaling(adapter, *sizes)
     card = {"length": 0, "embed_dim": model.config.embed_dim, "converted_from": adapter}
+    prompt_files.save_leaves(output, leaves, card)
+
+
+def _prefix(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
+    suffix = prompt_files.SUFFIX_OF_LEAVES
+    _check_name(output, suffix, f"PROMPT_FILE {adapter} is an adapter of prefix tuning")
+    leaves = peft_prefix.read(adapter, model.config)
+    length = len(leaves[peft_prefix.path_of(0, "key")])
+    card = {"length": length, "embed_dim": model.config.embed_dim, "converted_from": adapter}
     prompt_files.save_leaves(output, leaves, card)
 
 
@@ -162,15 +184,15 @@ def _merged(
 
 
 def _plain(model: model_lib.EncoderDecoderModel) -> model_lib.EncoderDecoderModel:
-    nothing = dict.fromkeys(("prompt", "layer_prompt", "scaling", "attention_pattern"))
+    nothing = dict.fromkeys(("prompt", "layer_prompt", "scaling", "attention_pattern", "prefix"))
     return dataclasses.replace(model, **nothing)
 
 
-def _shapes(model: model_lib.EncoderDecoderModel) -> tuple[dict, dict]:
-    """Shapes of IA3's factors and of the kernels, by their paths."""
-    scaled = dataclasses.replace(_plain(model), scaling=ia3.Scaling())
-    shapes = params_lib.flatten(nn.unbox(scaled.abstract_params()))
-    added = {path: shapes[path] for path in sorted(scaled.added)}
+def _shapes(model: model_lib.EncoderDecoderModel, **method: nn.Module) -> tuple[dict, dict]:
+    """Shapes of what a method adds, by default IA3's factors, and of the kernels, by their paths."""
+    tuned = dataclasses.replace(_plain(model), **(method or {"scaling": ia3.Scaling()}))
+    shapes = params_lib.flatten(nn.unbox(tuned.abstract_params()))
+    added = {path: shapes[path] for path in sorted(tuned.added)}
     return added, {path: leaf for path, leaf in shapes.items() if path.endswith("/kernel")}
 
 

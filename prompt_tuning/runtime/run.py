@@ -301,7 +301,7 @@ def save_added(
         return
     soft = state.soft_tokens(model)
     card = {
-        "length": len(soft),
+        "length": len(soft) if model.prefix is None else model.prefix.length,
         "embed_dim": model.config.embed_dim,
         "place": soft.place,
         **told,

@@ -10,7 +10,7 @@ from prompt_tuning import cli, params
 from prompt_tuning.analysis import parameter_counts
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import ia3, module, per_layer
+from prompt_tuning.prompts import ia3, module, per_layer, prefix
 
 # Sizes of T5 1.1: width and parameters, of the paper's table.
 PAPER = {
@@ -85,6 +85,14 @@ def test_methods_that_exist_have_so_many(method, settings):
 )
 def test_methods_of_others(method, expected):
     assert parameter_counts.counts(BARE, [4])[4][method] == expected
+
+
+def test_our_prefix_is_the_part_of_the_decoders_self_attention():
+    model = dataclasses.replace(BARE, prefix=prefix.Prefix(4))
+    flat = params.flatten(nn.unbox(model.abstract_params()))
+    # Two of the seven attentions.
+    expected = 2 * parameter_counts.counts(BARE, [4])[4]["prefix tuning"] // 7
+    assert sum(flat[path].size for path in model.added) == expected == 2 * 2 * 4 * 10
 
 
 def test_full_fine_tuning_has_all_weights():

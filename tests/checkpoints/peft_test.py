@@ -109,9 +109,9 @@ def test_tensors_are_checked_before_they_are_used(adapter, content, told):
         ("nonsense", "is not a JSON object"),
         ("[" * 100_000, "is not a JSON object"),
         (" " * 2**20 + "{}", "bytes; expected at most 1048576"),
-        ("{}", "adapter of None; expected one of PROMPT_TUNING, P_TUNING, IA3, LORA"),
+        ("{}", "adapter of None; expected one of PROMPT_TUNING, P_TUNING, PREFIX"),
         ('{"peft_type": ["LORA"]}', r"adapter of \['LORA'\]; expected one of"),
-        ('{"peft_type": "PREFIX_TUNING"}', r"'PREFIX_TUNING'.*prefix tuning, have none"),
+        ('{"peft_type": "CARTRIDGE"}', r"adapter of 'CARTRIDGE'; expected one of"),
     ],
 )
 def test_a_config_is_checked_before_it_is_used(adapter, text, told):
@@ -132,6 +132,7 @@ def test_a_config_is_checked_before_it_is_used(adapter, text, told):
         ({"token_dim": None}, "token_dim None; expected"),
         ({"token_dim": 10**4000}, "token_dim 1000.*…; expected a whole number"),
         ({"num_transformer_submodules": 1}, r"\(4, 3\); expected floats \(2, 3\)"),
+        ({"peft_type": "PREFIX_TUNING"}, "an adapter of PREFIX_TUNING; expected one of PROMPT"),
         ({"peft_type": "IA3"}, "an adapter of IA3; expected one of PROMPT_TUNING or P_TUNING"),
     ],
 )

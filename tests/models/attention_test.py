@@ -103,3 +103,8 @@ def test_inputs_are_mixed_as_keys_and_values_made_of_them(arrays, rng, visible_s
     mixed = attention.attend_to_inputs(query, inputs, visible, keep)
     found = jnp.einsum("bhqd,dhc->bhqc", mixed, value_kernel)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_positions_of_packed_tokens_begin_anew_in_each_segment():
+    found = attention.positions_in(jnp.array([[1, 1, 1, 2, 2, 0], [3, 4, 4, 0, 0, 0]]))
+    np.testing.assert_array_equal(found, [[0, 1, 2, 0, 1, 0], [0, 0, 1, 0, 1, 2]])

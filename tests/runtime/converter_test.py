@@ -12,15 +12,18 @@ from prompt_tuning.checkpoints import base_model, huggingface, peft, prompt_file
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import attention_patterns, ia3, initializers, module, per_layer
+from prompt_tuning.prompts import attention_patterns, ia3, initializers, module, per_layer, prefix
 from prompt_tuning.runtime import converter
 
 GATED, RELU = "t5_gated_gelu_untied", "t5_relu_tied"
 PROMPTS = [(GATED, x) for x in ("prompt", "prompt_encoder_only", "p_tuning_mlp", "p_tuning_lstm")]
 SCALINGS = [(GATED, "ia3"), (RELU, "ia3"), (GATED, "ia3_elsewhere")]
+PREFIXES = [(GATED, "prefix"), (RELU, "prefix"), (RELU, "prefix_projected")]
 LORAS = [(GATED, "lora"), (RELU, "lora_everywhere")]
 SUFFIXES = (
-    dict.fromkeys(PROMPTS, ".npy") | dict.fromkeys(SCALINGS, ".npz") | dict.fromkeys(LORAS, "")
+    dict.fromkeys(PROMPTS, ".npy")
+    | dict.fromkeys([*SCALINGS, *PREFIXES], ".npz")
+    | dict.fromkeys(LORAS, "")
 )
 
 
@@ -82,6 +85,28 @@ def test_ia3_of_peft_gives_the_same_logits(peft_adapter, convert, base, name):
     )
 
 
+@pytest.mark.parametrize(("base", "name"), PREFIXES)
+def test_a_prefix_of_peft_gives_the_same_logits_and_comes_back(
+    peft_adapter, convert, tmp_path, base, name
+):
+    adapter = peft_adapter(base, name)
+    config = adapter.base.config
+    found = convert(config, adapter.folder, "prefix.npz")
+    model = model_lib.EncoderDecoderModel(config, prefix=prefix.Prefix(4))
+    start = prompt_files.initializer(found)
+    assert isinstance(start, initializers.FromLeaves) and start.leaves.keys() == model.added
+    assert prompt_files.length(found) == 4
+    added = params.unflatten(dict(start.leaves))
+    assert_same_logits(
+        model, params.merge(adapter.base.params, added), adapter.batch, adapter.logits
+    )
+    convert(config, found, "written", base_model_name="google/t5")
+    again = prompt_files.load_leaves(convert(config, tmp_path / "written", "again.npz"))
+    assert again.keys() == start.leaves.keys()
+    for path, leaf in again.items():
+        np.testing.assert_array_equal(leaf, start.leaves[path], strict=True)
+
+
 @pytest.fixture
 def saved(vocabulary, tmp_path):
     """(golden) -> its model as a Hugging Face folder of step 7."""
@@ -140,14 +165,6 @@ def test_an_output_of_another_kind_is_told(peft_adapter, convert, tmp_path, base
     assert not list(tmp_path.glob("out*"))
 
 
-def test_prefix_tuning_is_told_to_have_no_counterpart(peft_adapter, convert):
-    adapter = peft_adapter(GATED, "prefix")
-    with pytest.raises(
-        ValueError, match=r"adapter of 'PREFIX_TUNING'; expected one of PROMPT_TUNING"
-    ):
-        convert(adapter.base.config, adapter.folder, "prefix.npy")
-
-
 CONFIG = config_lib.T5Config(24, 8, 2, 3, 10, 2, 1)
 
 
@@ -166,7 +183,7 @@ def test_what_peft_has_no_place_for_is_told(convert, tmp_path):
     }
     prompt_files.save_leaves(tmp_path / "p.npz", leaves, {"length": 4})
     with pytest.raises(
-        ValueError, match=r"(?s)surplus: encoder/layers_1/prompt.*PEFT has no other method"
+        ValueError, match=r"(?s)surplus: encoder/layers_1/prompt.*here PEFT has IA3 and prefix"
     ):
         layered = model_lib.EncoderDecoderModel(
             CONFIG, module.Prompt(4), layer_prompt=per_layer.LayerPrompt(4)
