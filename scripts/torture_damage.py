@@ -81,7 +81,7 @@ def _runs(folder: pathlib.Path) -> list[str]:
         assert job.finish(job.train(run, steps, **settings), log) == 0, f"see {log}"
     wanted, ends = _left(whole), []
     last = f"checkpoint_{job.START + STEPS - PERIOD}"
-    for part in ("metadata/metadata", "state/manifest.ocdbt", "state/d", "state", "metadata", ""):
+    for part in ("_CHECKPOINT_METADATA", "state/manifest.ocdbt", "state/d", "state", ""):
         run = folder / f"run_{len(ends)}"
         shutil.copytree(stopped, run)
         _spoil(run / last / part)

@@ -6,6 +6,7 @@ the metadata itself: what is read is what was saved, or an error.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
@@ -17,10 +18,9 @@ import numpy as np
 from etils import epath
 from orbax import checkpoint as orbax
 
-from prompt_tuning.checkpoints import leaves, whole
+from prompt_tuning.checkpoints import leaves, whole, zarr
 from prompt_tuning.checkpoints import orbax as orbax_format
 
-STATE, METADATA = "state", "metadata"
 TRAINED = "trainable."
 # What cannot be read is put aside under this name where its step is saved again.
 DAMAGED = "damaged_"
@@ -53,15 +53,15 @@ def save(
         "metadata": metadata,
         "arrays": {name: _described(jax.device_get(leaf)) for name, leaf in flat.items()},
     }
-    args = {
-        STATE: orbax.args.StandardSave(flat),
-        METADATA: orbax.args.JsonSave({**content, "checksum": _checksum(content)}),
-    }
     try:
         if whole.is_writer():
             _clear(directory, step)
-        with orbax.Checkpointer(orbax.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(_folder(directory, step), args=orbax.args.Composite(**args))
+        with orbax.Checkpointer(_Arrays()) as checkpointer:
+            checkpointer.save(
+                _folder(directory, step),
+                args=_Save(flat),
+                custom_metadata={**content, "checksum": _checksum(content)},
+            )
         if whole.is_writer():
             for old in steps(directory)[: -keep if keep else 0]:
                 _folder(directory, old).rmtree()
@@ -137,6 +137,32 @@ def trained(directory: epath.PathLike, step: int) -> dict[str, leaves.Leaf]:
     return {name.removeprefix(TRAINED).replace(".", "/"): leaf for name, leaf in found.items()}
 
 
+class _Arrays(orbax.CheckpointHandler):
+    """Writes arrays one after the other, where Orbax's own handler has threads and event loops.
+
+    There, where a disk is full, several fail at once: one is raised, and the others, which nobody
+    waits for, tell their tracebacks and go on writing.
+    """
+
+    def save(self, directory: epath.Path, args: "_Save") -> None:
+        """Into the folder that Orbax renames when this is done."""
+        for name, leaf in args.arrays.items() if whole.is_writer() else ():
+            array = np.asarray(jax.device_get(leaf))
+            zarr.write(orbax_format.kvstore(directory, name), leaves.of_array(array), array.dtype)
+
+    def restore(self, directory: epath.Path, args: Any = None) -> None:
+        """Is not asked for: see `restore` and `trained` below."""
+        raise NotImplementedError
+
+
+@orbax.args.register_with_handler(_Arrays, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _Save(orbax.args.CheckpointArgs):
+    """{dotted path: array}."""
+
+    arrays: Mapping[str, Any]
+
+
 def _folder(directory: epath.PathLike, step: int) -> epath.Path:
     directory = epath.Path(directory)
     if not directory.is_absolute():  # Orbax wants it; resolve() would spoil gs:// paths
@@ -188,7 +214,7 @@ def _content(directory: epath.PathLike, step: int) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; check MODEL_DIR")
     with _reading(path):
-        content = json.loads((path / METADATA / METADATA).read_text())
+        content = json.loads((path / orbax_format.METADATA).read_text())["custom_metadata"]
         if content.pop("checksum") != _checksum(content):
             raise DamagedError(f"{path} is damaged: its metadata is not what was saved")
     return content

@@ -134,7 +134,7 @@ def test_no_damage_gives_other_values(tmp_path, tree, caplog):
             jax.tree.map(np.testing.assert_array_equal, values, tree)
             assert json.dumps(told) == json.dumps(metadata)
         file.write_bytes(content)
-    assert {"state", "metadata"} <= set(found) and not caplog.records
+    assert {"state", "_CHECKPOINT_METADATA"} <= set(found) and not caplog.records
 
 
 @pytest.mark.parametrize("swapped", ["values", "metadata"])
@@ -143,9 +143,12 @@ def test_what_another_state_has_in_the_same_place_is_not_taken(tmp_path, tree, s
     other = jax.tree.map(lambda x: x + 1, tree)
     train_state.save(tmp_path / "a", 1, tree, {"best": 1}, keep=1)
     train_state.save(tmp_path / "b", 1, other, {"best": 2}, keep=1)
-    part = {"values": "state", "metadata": "metadata"}[swapped]
-    shutil.rmtree(tmp_path / "a/checkpoint_1" / part)
-    shutil.copytree(tmp_path / "b/checkpoint_1" / part, tmp_path / "a/checkpoint_1" / part)
+    ours, theirs = tmp_path / "a/checkpoint_1", tmp_path / "b/checkpoint_1"
+    if swapped == "values":
+        shutil.rmtree(ours / "state")
+        shutil.copytree(theirs / "state", ours / "state")
+    else:
+        shutil.copy(theirs / "_CHECKPOINT_METADATA", ours)
     with pytest.raises(train_state.DamagedError, match="is not what was saved"):
         train_state.restore(tmp_path / "a", 1, abstract(tree))
     with pytest.raises(train_state.DamagedError, match="is not what was saved"):
@@ -154,7 +157,7 @@ def test_what_another_state_has_in_the_same_place_is_not_taken(tmp_path, tree, s
 
 def test_edited_metadata_is_not_taken(tmp_path, tree):
     train_state.save(tmp_path, 1, tree, {"best": 50}, keep=1)
-    file = tmp_path / "checkpoint_1/metadata/metadata"
+    file = tmp_path / "checkpoint_1/_CHECKPOINT_METADATA"
     file.write_text(file.read_text().replace('"best": 50', '"best": 60'))
     with pytest.raises(train_state.DamagedError, match="its metadata is not what was saved"):
         train_state.read_metadata(tmp_path, 1)
@@ -172,17 +175,17 @@ def test_what_stands_where_a_step_is_saved_is_put_aside(tmp_path, tree):
 
 
 @pytest.mark.parametrize("size", [0, 8, 100, 300, 700])
-def test_a_full_disk_leaves_the_last_state(tmp_path, tree, size):
+def test_a_full_disk_leaves_the_last_state(tmp_path, tree, size, caplog):
     """A short form of scripts/torture_disk.py: no file may grow beyond `size`."""
     train_state.save(tmp_path, 1, tree, {"step": 1}, keep=1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
-        with pytest.raises(OSError, match="cannot write .*checkpoint_2"):
+        with pytest.raises(OSError, match=r"cannot write .*checkpoint_2"):
             train_state.save(tmp_path, 2, tree, {"step": 2}, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert train_state.latest_step(tmp_path) == 1
+    assert (train_state.latest_step(tmp_path), caplog.records) == (1, [])
     values, told = train_state.restore(tmp_path, 1, abstract(tree))
     jax.tree.map(np.testing.assert_array_equal, values, tree)
     train_state.save(tmp_path, 2, tree, {"step": 2}, keep=1)
