@@ -25,7 +25,7 @@ def damage(folder: pathlib.Path, tries: int | None) -> dict:
     for file in files:
         content = file.read_bytes()
         for damaged in _damaged(content, CUTS, FLIPS if tries is None else tries):
-            file.unlink()
+            file.unlink(missing_ok=True)
             if damaged is not None:
                 file.write_bytes(damaged)
             told[_read(folder / "state", tree, metadata)] += 1
