@@ -29,6 +29,11 @@ DAMAGED = "damaged_"
 class DamagedError(ValueError):
     """A folder does not hold the state that was saved in it."""
 
+    def __init__(self, path: epath.PathLike, why: str):
+        super().__init__(
+            f"{path} is damaged, or no state of a run: {why}; copy it again or remove it"
+        )
+
 
 def save(
     directory: epath.PathLike, step: int, tree: Any, metadata: dict[str, Any], *, keep: int | None
@@ -216,7 +221,7 @@ def _content(directory: epath.PathLike, step: int) -> dict[str, Any]:
     with _reading(path):
         content = json.loads((path / orbax_format.METADATA).read_text())["custom_metadata"]
         if content.pop("checksum") != _checksum(content):
-            raise DamagedError(f"{path} is damaged: its metadata is not what was saved")
+            raise DamagedError(path, "its metadata is not what was saved")
     return content
 
 
@@ -229,7 +234,7 @@ def _verified(
         values = leaves.read(leaf)
         if _described(values) == kept:
             return values
-    raise DamagedError(f"{path} is damaged: {name} is not what was saved")
+    raise DamagedError(path, f"{name} is not what was saved")
 
 
 @contextlib.contextmanager
@@ -241,4 +246,4 @@ def _reading(path: epath.Path) -> Iterator[None]:
         raise
     except Exception as error:
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise DamagedError(f"{path} is damaged, or no state of a run: {why}") from error
+        raise DamagedError(path, why) from error
