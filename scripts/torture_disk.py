@@ -30,15 +30,17 @@ SIZES = (0, 300, 5000, 20_000, 1, 8, 64, 100, 128, 200, 256, 400, 512, 700, 1000
 def disk_full(folder: pathlib.Path, tries: int | None) -> dict:
     """A save, and a run, on disks with ever more room; `tries` of each, None for until it fits."""
     saves, runs = Counter(), Counter()
-    for limited in _limits(folder, "save", tries):
-        saves[_save(*limited)] += 1
+    for where, limited in _limits(folder, "save", tries):
+        saves[_save(where, limited)] += 1
     # Runs are in this process, and what they compile is compiled once.
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     runs[_run(folder / "no_limit", contextlib.nullcontext())] += 1
-    for limited in _limits(folder, "run", tries):
-        runs[_run(*limited)] += 1
+    for where, limited in _limits(folder, "run", tries):
+        runs[end := _run(where, limited)] += 1
+        with (folder / "runs.txt").open("a") as file:
+            file.write(f"{where.name}: {end}\n")
     fine = {"error, last state whole", "saved"}, {"error", "error, state whole", "ended"}
     return {
         "tried": f"{saves.total()} saves and {runs.total()} runs with no room, a page more each, files of "
