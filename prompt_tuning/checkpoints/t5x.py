@@ -77,7 +77,7 @@ def save(path: epath.PathLike, stored: Mapping[str, leaves.Leaf], *, step: int, 
     with whole.folder(path) as folder:
         for name, leaf in stored.items():
             file = f"target.{name.replace('/', '.')}"
-            metadata = zarr.write(folder / file, leaf, jnp.dtype(dtype))
+            metadata = zarr.write(zarr.kvstore(folder / file), leaf, jnp.dtype(dtype))
             target[name] = {
                 "driver": "zarr",
                 "dtype": dtype,

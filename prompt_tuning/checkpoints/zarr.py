@@ -41,8 +41,8 @@ def open_leaves(kvstores: Mapping[str, Json], source: epath.PathLike) -> dict[st
     return found
 
 
-def write(path: epath.PathLike, leaf: leaves.Leaf, dtype: np.dtype) -> Json:
-    """Writes an array to a folder of its own, compressed.
+def write(folder: Json, leaf: leaves.Leaf, dtype: np.dtype) -> Json:
+    """Writes an array to a folder of its own, as `kvstore` names it, compressed.
 
     Returns:
       Its metadata: {"shape", "chunks", "dtype", "compressor"}.
@@ -55,7 +55,7 @@ def write(path: epath.PathLike, leaf: leaves.Leaf, dtype: np.dtype) -> Json:
         "dtype": "bfloat16" if dtype.name == "bfloat16" else dtype.str,
         "compressor": {"id": "gzip", "level": 1},
     }
-    spec = {"driver": "zarr", "kvstore": kvstore(path), "metadata": metadata}
+    spec = {"driver": "zarr", "kvstore": folder, "metadata": metadata}
     store = tensorstore.open(spec, create=True).result()
     aligned = leaves.Leaf(leaf.shape, leaf.dtype, tuple(metadata["chunks"]), leaf.read)
     for box in leaves.boxes(aligned):

@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import rich.progress
-import tensorboardX
 from etils import epath
 
 from prompt_tuning import optimizers
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import whole
+from prompt_tuning.runtime import event_file
 
 Tree = Mapping[str, Any]
 
@@ -35,10 +35,20 @@ class MetricWriter:
         """Reads `jsonl` if it is there; `events` is TensorBoard's folder, `prefix` starts its tags."""
         self._jsonl, self._folder = epath.Path(jsonl), epath.Path(events)
         self._prefix, self._after_step = prefix, after_step
-        self._events: tensorboardX.SummaryWriter | None = None
+        self._events: event_file.EventFile | None = None
         # Behind the last line break is what a run was stopped in.
-        lines = self._jsonl.read_text().split("\n")[:-1] if self._jsonl.exists() else []
-        self._lines = [line for line in lines if json.loads(line)["step"] <= after_step]
+        read = self._jsonl.read_bytes() if self._jsonl.exists() else b""
+        lines = read.decode(errors="replace").split("\n")[:-1]
+        steps = [_step(line) for line in lines]
+        if None in steps:
+            logging.warning(
+                "%s: %d lines are damaged and are dropped", self._jsonl, steps.count(None)
+            )
+        self._lines = [
+            line
+            for line, step in zip(lines, steps, strict=True)
+            if step is not None and step <= after_step
+        ]
         self._appends = False
 
     def write(self, step: int, metrics: Mapping[str, float | str]) -> None:
@@ -46,23 +56,11 @@ class MetricWriter:
         if not whole.is_writer():
             return
         if self._events is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._events = tensorboardX.SummaryWriter(
-                str(self._folder),
-                purge_step=self._after_step + 1,
-                flush_secs=10,
-                # The rest of the name is the second.
-                filename_suffix=f".{self._after_step}",
-            )
-        scalars = {}
+            self._events = event_file.EventFile(self._folder, self._after_step)
         for name, value in metrics.items():
-            if isinstance(value, str):
-                # TensorBoard reads Markdown, where one line break is none.
-                text = value.replace("\n", "\n\n")
-                self._events.add_text(f"{self._prefix}{name}", text, step)
-            else:
-                self._events.add_scalar(f"{self._prefix}{name}", value, step)
-                scalars[name] = value
+            self._events.add(f"{self._prefix}{name}", value, step)
+        self._events.flush()
+        scalars = {name: x for name, x in metrics.items() if not isinstance(x, str)}
         self._add(json.dumps({"step": step, **scalars}))
 
     def _add(self, line: str) -> None:
@@ -79,9 +77,17 @@ class MetricWriter:
         self._appends = "://" not in str(self._jsonl)
 
     def close(self) -> None:
-        """Flushes the events."""
+        """Ends the file of events."""
         if self._events is not None:
             self._events.close()
+
+
+def _step(line: str) -> int | None:
+    """Of a line of metrics; None where it is damaged."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 class StepLog:

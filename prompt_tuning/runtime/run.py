@@ -1,9 +1,10 @@
 """A run in progress: when it does what, its state, and its folder."""
 
+import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from etils import epath
 import prompt_tuning
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import prompt_files, train_state
+from prompt_tuning.checkpoints import prompt_files, train_state, whole
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.runtime import counts, reporting, state
 
@@ -41,7 +42,7 @@ class Schedule:
     start_step: int | None = None
     eval_period: int = 1000
     log_period: int | None = 100
-    keep: int | None = 1
+    keep: int | None = 2
     train_steps_relative: int | None = None
 
     def __post_init__(self):
@@ -190,15 +191,33 @@ class Run:
         return params_lib.structure_digest(self.state.trainable, self.loaded.digest)
 
     def resume(self) -> None:
-        """Takes the latest state in MODEL_DIR, if any.
+        """Takes the latest state in MODEL_DIR that is what was saved, if there is any at all.
 
         Raises:
           ValueError: the folder holds a run with another model or other trainable parameters,
-            or one beyond TRAIN_STEPS.
+            or one beyond TRAIN_STEPS; or all its states are damaged.
         """
-        latest = train_state.latest_step(self.model_dir)
-        if latest is None:
-            return
+        damaged = []
+        for step in reversed(train_state.steps(self.model_dir)):
+            try:
+                self._take(step)
+                logging.info("going on from step %d in %s", step, self.model_dir)
+                break
+            except train_state.DamagedError as error:
+                logging.warning("%s; looking for the state before", error)
+                damaged.append(str(error))
+        else:
+            if damaged:
+                raise ValueError(
+                    f"MODEL_DIR {self.model_dir} holds a run, and no state of it can be read:\n  "
+                    + "\n  ".join(damaged)
+                    + "\nremove these folders to begin again, or set another MODEL_DIR"
+                )
+        # A process that could read another state than the others ends here.
+        whole.wait_for_writer(f"begin at step {self.step} in {self.model_dir}")
+
+    def _take(self, latest: int) -> None:
+        """Goes on from a state. Raises as `resume`, and train_state.DamagedError."""
         kept = train_state.read_metadata(self.model_dir, latest)
         if kept["digest"] != self.digest():
             raise ValueError(
@@ -223,7 +242,6 @@ class Run:
         self.position, self.best = kept["position"], kept["best"]
         self.first_step = kept["first_step"]
         self.metrics, self.evaluated_step = kept["metrics"], kept["evaluated_step"]
-        logging.info("going on from step %d in %s", latest, self.model_dir)
 
     def save(self) -> None:
         """Writes what is added to the base with its card, and the state.
@@ -271,6 +289,23 @@ class Run:
     def prompt_file(self, name: str) -> epath.Path:
         """See the function of this name."""
         return prompt_file(self.model_dir, name, self.loaded.model)
+
+
+@contextlib.contextmanager
+def failing(folders: Sequence[epath.PathLike]) -> Iterator[None]:
+    """Around training in these folders: an OSError, as of a full disk, tells what is left."""
+    try:
+        yield
+    except OSError as error:
+        last = {str(each): train_state.latest_step(each) for each in folders}
+        left = ", ".join(
+            f"no state in {folder}" if step is None else f"the state of step {step} in {folder}"
+            for folder, step in last.items()
+        )
+        raise OSError(
+            f"training stopped: {error}\nthere is {left}; when this is mended, as by making room in "
+            "MODEL_DIR, the same command goes on from there"
+        ) from error
 
 
 def prompt_file(

@@ -32,6 +32,7 @@ from prompt_tuning.runtime import (
     reporting,
     stack,
     state,
+    writer_lock,
 )
 from prompt_tuning.runtime import run as run_lib
 from prompt_tuning.runtime import step as step_lib
@@ -71,7 +72,7 @@ def train(
       trainable: TRAINABLE, patterns of parameter paths.
       optimizer: called with start_step=.
       model_dir: MODEL_DIR. A run that is there already goes on. Runs of several seeds lie in
-        seed_<seed> each.
+        seed_<seed> each. Another process that trains there is an error.
       schedule: how long, how often.
       learning_rate: the optimizer's, of the absolute step, to be told beside the loss.
       eval_examples: examples of each task to evaluate; None for all.
@@ -146,15 +147,16 @@ def train(
         )
         return Training(run, batches.with_seed(own), validation, own)
 
-    if isinstance(seed, int):
-        trainings = [training(seed, epath.Path(model_dir))]
-    else:
-        trainings = [training(each, epath.Path(model_dir) / f"seed_{each}") for each in seeds]
-    with partitioning.use(loaded.mesh), contextlib.ExitStack() as logs:
-        for each in trainings:
-            logs.enter_context(each.validation)
-        _train(trainings, num_microbatches, learning_rate)
-    results = [_finish(each.run) for each in trainings]
+    folders = [epath.Path(model_dir)]
+    if not isinstance(seed, int):
+        folders = [epath.Path(model_dir) / f"seed_{each}" for each in seeds]
+    with writer_lock.held(model_dir), run_lib.failing(folders):
+        trainings = [training(*each) for each in zip(seeds, folders, strict=True)]
+        with partitioning.use(loaded.mesh), contextlib.ExitStack() as logs:
+            for each in trainings:
+                logs.enter_context(each.validation)
+            _train(trainings, num_microbatches, learning_rate)
+        results = [_finish(each.run) for each in trainings]
     return results[0] if isinstance(seed, int) else results
 
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning.data import batching, pipeline
-from prompt_tuning.runtime import evaluator, reporting, state, trainer
+from prompt_tuning.runtime import evaluator, reporting, state, trainer, writer_lock
 from prompt_tuning.runtime import run as run_lib
 from prompt_tuning.runtime import step as step_lib
 
@@ -41,6 +41,18 @@ def tune(
     Returns:
       The file of the last prompt.
     """
+    with writer_lock.held(model_dir), run_lib.failing([model_dir]):
+        return _tune(loaded, examples, dataset, steps, learning_rate, model_dir)
+
+
+def _tune(
+    loaded: state.LoadedModel,
+    examples: Sequence[batching.Example],
+    dataset: pipeline.DatasetConfig,
+    steps: int,
+    learning_rate: float,
+    model_dir: epath.PathLike,
+) -> epath.Path:
     step_lib.check_batch(dataset.batch_size, 1, loaded.mesh)
     rows = loaded.mesh.shape[partitioning.DATA]
     batches = pipeline.example_batches("examples", examples, dataset, loaded.soft_tokens, rows)

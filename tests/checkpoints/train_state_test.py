@@ -1,5 +1,8 @@
 """Train state: the same types and bits come back, and only whole checkpoints count."""
 
+import json
+import resource
+import shutil
 import threading
 import time
 
@@ -88,13 +91,11 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, tree):
     with pytest.raises(ValueError, match=r"(?s)\(3, 4\).*\(5, 4\).*PROMPT_LENGTH"):
         train_state.restore(tmp_path, 1, longer)
     less = {"trainable": tree["trainable"]}
-    with pytest.raises(ValueError, match=r"(?s)checkpoint_1 is damaged.*settings.*MODEL_DIR"):
+    with pytest.raises(ValueError, match=r"(?s)rng is uint32 \(2,\), .* need not there.*MODEL_DIR"):
         train_state.restore(tmp_path, 1, abstract(less))
 
 
-def test_missing_damaged_and_foreign_folders_are_named(tmp_path):
-    # One leaf: when several fail at once, asyncio complains about its closed loop.
-    tree = {"rng": jnp.zeros(2, jnp.uint32)}
+def test_missing_damaged_and_foreign_folders_are_named(tmp_path, tree):
     with pytest.raises(FileNotFoundError, match="checkpoint_1; check MODEL_DIR"):
         train_state.restore(tmp_path, 1, abstract(tree))
     train_state.save(tmp_path, 1, tree, {}, keep=1)
@@ -103,17 +104,92 @@ def test_missing_damaged_and_foreign_folders_are_named(tmp_path):
     (tmp_path / "checkpoint_2").mkdir()
     (tmp_path / "checkpoint_2" / "checkpoint").touch()
     for step in (1, 2):
-        with pytest.raises(ValueError, match=f"checkpoint_{step} is damaged or is not"):
-            train_state.restore(tmp_path, step, abstract(tree))
-    with pytest.raises(ValueError, match="checkpoint_2 is damaged or is not"):
+        for read in (lambda at: train_state.restore(tmp_path, at, abstract(tree)),
+                     lambda at: train_state.trained(tmp_path, at)):  # fmt: skip
+            with pytest.raises(train_state.DamagedError, match=f"checkpoint_{step} is damaged, or"):
+                read(step)
+    with pytest.raises(train_state.DamagedError, match="checkpoint_2 is damaged, or no state"):
         train_state.read_metadata(tmp_path, 2)
 
 
-def test_a_step_is_not_overwritten(tmp_path, tree):
-    train_state.save(tmp_path, 1, tree, {"first": True}, keep=1)
-    with pytest.raises(ValueError, match="already exists"):
-        train_state.save(tmp_path, 1, tree, {"first": False}, keep=1)
-    assert train_state.read_metadata(tmp_path, 1) == {"first": True}
+def flipped(content, at):
+    return content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :]
+
+
+def test_no_damage_gives_other_values(tmp_path, tree, caplog):
+    """A short form of scripts/torture_damage.py."""
+    metadata = {"best": 50.5, "metrics": {"a": {"f1": float("nan")}}}
+    train_state.save(tmp_path, 1, tree, metadata, keep=1)
+    found, rng = [], np.random.default_rng(0)
+    for file in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        places = rng.choice(len(content), 3)
+        for damaged in [content[: places[0]], b"", *(flipped(content, at) for at in places)]:
+            file.write_bytes(damaged)
+            try:
+                values, told = train_state.restore(tmp_path, 1, abstract(tree))
+            except train_state.DamagedError:
+                found.append(file.relative_to(tmp_path).parts[1])
+                continue
+            jax.tree.map(np.testing.assert_array_equal, values, tree)
+            assert json.dumps(told) == json.dumps(metadata)
+        file.write_bytes(content)
+    assert {"state", "_CHECKPOINT_METADATA"} <= set(found) and not caplog.records
+
+
+@pytest.mark.parametrize("swapped", ["values", "metadata"])
+def test_what_another_state_has_in_the_same_place_is_not_taken(tmp_path, tree, swapped):
+    """Every file is whole, and none is of this state."""
+    other = jax.tree.map(lambda x: x + 1, tree)
+    train_state.save(tmp_path / "a", 1, tree, {"best": 1}, keep=1)
+    train_state.save(tmp_path / "b", 1, other, {"best": 2}, keep=1)
+    ours, theirs = tmp_path / "a/checkpoint_1", tmp_path / "b/checkpoint_1"
+    if swapped == "values":
+        shutil.rmtree(ours / "state")
+        shutil.copytree(theirs / "state", ours / "state")
+    else:
+        shutil.copy(theirs / "_CHECKPOINT_METADATA", ours)
+    with pytest.raises(train_state.DamagedError, match="is not what was saved"):
+        train_state.restore(tmp_path / "a", 1, abstract(tree))
+    with pytest.raises(train_state.DamagedError, match="is not what was saved"):
+        train_state.trained(tmp_path / "a", 1)
+
+
+def test_edited_metadata_is_not_taken(tmp_path, tree):
+    train_state.save(tmp_path, 1, tree, {"best": 50}, keep=1)
+    file = tmp_path / "checkpoint_1/_CHECKPOINT_METADATA"
+    file.write_text(file.read_text().replace('"best": 50', '"best": 60'))
+    with pytest.raises(train_state.DamagedError, match="its metadata is not what was saved"):
+        train_state.read_metadata(tmp_path, 1)
+
+
+def test_what_stands_where_a_step_is_saved_is_put_aside(tmp_path, tree):
+    for step in (1, 2, 4):
+        train_state.save(tmp_path, step, tree, {"first": True}, keep=None)
+    (tmp_path / "checkpoint_3.orbax-checkpoint-tmp").mkdir()  # a save was killed
+    for _ in range(2):
+        train_state.save(tmp_path, 2, tree, {"first": False}, keep=2)
+        aside = ["damaged_checkpoint_2", "damaged_checkpoint_4"]
+        assert folders(tmp_path) == ["checkpoint_1", "checkpoint_2", *aside]
+        assert train_state.read_metadata(tmp_path, 2) == {"first": False}
+
+
+@pytest.mark.parametrize("size", [0, 8, 100, 300, 700])
+def test_a_full_disk_leaves_the_last_state(tmp_path, tree, size, caplog):
+    """A short form of scripts/torture_disk.py: no file may grow beyond `size`."""
+    train_state.save(tmp_path, 1, tree, {"step": 1}, keep=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*checkpoint_2"):
+            train_state.save(tmp_path, 2, tree, {"step": 2}, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (train_state.latest_step(tmp_path), caplog.records) == (1, [])
+    values, told = train_state.restore(tmp_path, 1, abstract(tree))
+    jax.tree.map(np.testing.assert_array_equal, values, tree)
+    train_state.save(tmp_path, 2, tree, {"step": 2}, keep=1)
+    assert (folders(tmp_path), told) == (["checkpoint_2"], {"step": 1})
 
 
 def test_saving_waits_and_leaves_no_thread(tmp_path, tree):

@@ -19,7 +19,7 @@ def test_folders_on_disk_and_on_gs():
 def test_what_is_written_is_read(tmp_path, rng, monkeypatch, shape, dtype):
     monkeypatch.setattr(zarr, "LARGEST_CHUNK", 100)
     array = np.asarray(rng.normal(size=shape), np.float32)
-    metadata = zarr.write(tmp_path / "a", leaves.of_array(array), np.dtype(dtype))
+    metadata = zarr.write(zarr.kvstore(tmp_path / "a"), leaves.of_array(array), np.dtype(dtype))
     leaf = zarr.open_leaves({"a": zarr.kvstore(tmp_path / "a")}, tmp_path)["a"]
     assert leaf.shape == shape and leaf.dtype == np.dtype(dtype)
     assert list(leaf.chunk) == metadata["chunks"]
@@ -28,7 +28,7 @@ def test_what_is_written_is_read(tmp_path, rng, monkeypatch, shape, dtype):
 
 
 def test_damage_is_told_with_the_checkpoint(tmp_path):
-    zarr.write(tmp_path / "a", leaves.of_array(np.ones((4, 4))), ml_dtypes.bfloat16)
+    zarr.write(zarr.kvstore(tmp_path / "a"), leaves.of_array(np.ones((4, 4))), ml_dtypes.bfloat16)
     store = {"a": zarr.kvstore(tmp_path / "a")}
     leaf = zarr.open_leaves(store, "checkpoint_3")["a"]
     (tmp_path / "a" / "0.0").unlink()

@@ -72,6 +72,17 @@ def test_a_line_that_a_run_was_stopped_in_is_dropped(tmp_path):
     assert [line["step"] for line in lines(tmp_path / "task.jsonl")] == [1, 3]
 
 
+def test_damaged_lines_are_dropped_and_told(tmp_path, caplog):
+    good = b'{"step": 1, "accuracy": 50.0}\n'
+    damaged = [b'{"step": 2, "acc\n', b"\xff\n", b"[]\n", b"{}\n", b"\n", b'{"step": null}\n']
+    (tmp_path / "task.jsonl").write_bytes(good + b"".join(damaged))
+    log = writer(tmp_path, 2)
+    log.write(3, {"accuracy": 75.0})
+    log.close()
+    assert [line["step"] for line in lines(tmp_path / "task.jsonl")] == [1, 3]
+    assert "task.jsonl: 6 lines are damaged and are dropped" in caplog.text
+
+
 def test_texts_are_events_only(tmp_path):
     log = writer(tmp_path, 0)
     log.write(1, {"accuracy": 50.0, "samples": "one\ntwo"})

@@ -225,6 +225,66 @@ def test_a_folder_of_another_run_is_not_gone_on_with(make_run, load):
         make_run(folder="long", steps=3).resume()
 
 
+def saved(make_run, *steps, **settings):
+    """A run that was saved after these steps, and is dead."""
+    tuning = make_run(steps=9, **settings)
+    for step in steps:
+        prompt = jax.tree.map(lambda x, step=step: x * 0 + step, tuning.state.trainable)
+        tuning.state = tuning.state._replace(step=jnp.asarray(step), trainable=prompt)
+        tuning.save()
+    return pathlib.Path(tuning.model_dir)
+
+
+def empty(folder):
+    """As after a power cut."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+
+
+def test_the_state_before_a_damaged_one_is_taken_and_saves_go_on(make_run, caplog):
+    folder = saved(make_run, 1002, 1004, 1006)
+    assert sorted(path.name for path in folder.glob("check*")) == [
+        "checkpoint_1004",
+        "checkpoint_1006",
+    ]
+    empty(folder / "checkpoint_1006")
+    again = make_run(steps=9)
+    again.resume()
+    assert (again.step, again.added()[module.PATH][0, 0]) == (1004, 1004.0)
+    assert "checkpoint_1006 is damaged, or no state of a run" in caplog.text
+    again.state = again.state._replace(step=jnp.asarray(1006))
+    again.save()
+    third = make_run(steps=9)
+    third.resume()
+    assert third.step == 1006
+    assert sorted(path.name for path in folder.glob("*check*")) == [
+        "checkpoint_1004",
+        "checkpoint_1006",
+        "damaged_checkpoint_1006",
+    ]
+
+
+def test_a_run_of_damaged_states_is_not_begun_again(make_run):
+    folder = saved(make_run, 1002, 1004)
+    empty(folder)
+    expected = r"(?s)no state of it.*_1004 is damaged.*_1002 is damaged.*remove these.*MODEL_DIR"
+    tuning = make_run(steps=9)
+    with pytest.raises(ValueError, match=expected):
+        tuning.resume()
+    assert tuning.step == 1000 and len(list(folder.glob("checkpoint_*"))) == 2
+
+
+def test_a_failure_tells_which_states_are_left(make_run, tmp_path):
+    folder = saved(make_run, 1002)
+    expected = (
+        r"training stopped: \[Errno 28\] No space left on device\nthere is the state of step 1002 "
+        r"in .*run, no state in .*new; .* MODEL_DIR, the same command goes on"
+    )
+    with pytest.raises(OSError, match=expected), run.failing([folder, tmp_path / "new"]):
+        raise OSError(28, "No space left on device")
+
+
 def test_a_new_run_has_nothing_to_go_on_from(make_run):
     tuning = make_run(folder="nothing there")
     tuning.resume()
