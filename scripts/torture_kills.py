@@ -67,6 +67,7 @@ class _Chains:
             if torture_job.finish(arguments, log, **ENVIRONMENT):
                 raise RuntimeError(f"the uninterrupted run failed; see {log}")
             self.life = time.monotonic() - began
+        self.work = _work(log)
 
     def run(self, tries: int) -> None:
         """So many signals, and then on to the end of the last run."""
@@ -88,9 +89,17 @@ class _Chains:
         self.same += _left(model_dir) == _left(self.folder / "whole")
 
     def _stop(self, process: subprocess.Popen, model_dir: pathlib.Path, log: pathlib.Path) -> bool:
-        """Sends the signal at a moment of the life; False where the process has ended before."""
+        """Sends the signal at a moment of the life, every second time of the part behind the start.
+
+        False where the process has ended before.
+        """
+        wait = self.draw.uniform(0, self.life)
+        if sum(self.moments.values()) % 2:
+            while process.poll() is None and not _lines(log):
+                time.sleep(0.05)
+            wait = self.draw.uniform(0, self.work)
         try:
-            process.wait(self.draw.uniform(0, self.life))
+            process.wait(wait)
             return False
         except subprocess.TimeoutExpired:
             pass
@@ -120,17 +129,32 @@ def _moment(model_dir: pathlib.Path, log: pathlib.Path) -> str:
     """What the process is doing, as far as its log and its folder tell."""
     if list(model_dir.glob("*tmp*")):
         return "a save"
-    lines = re.findall(r"step (\d+)  (loss|eval:|\w+:)", log.read_text())
-    if not lines:
+    if not (lines := _lines(log)):
         return "the start"
-    step, kind = int(lines[-1][0]), lines[-1][1]
+    _, step, kind = lines[-1]
     due = (step - torture_job.START) % SETTINGS["EVAL_PERIOD"] == 0
     return "an evaluation" if kind == "loss" and due else "steps and what is between"
 
 
+def _lines(log: pathlib.Path) -> list[tuple[int, int, str]]:
+    """The log's lines of steps: second of the day, step, and "loss" or the name of a task."""
+    text = log.read_text()
+    found = re.findall(r"^(\d\d):(\d\d):(\d\d) step (\d+)  (\w+)", text, re.MULTILINE)
+    return [
+        (3600 * int(h) + 60 * int(m) + int(s), int(step), kind) for h, m, s, step, kind in found
+    ]
+
+
+def _work(log: pathlib.Path) -> int:
+    """Seconds from the first line of the last run in a log to its last."""
+    lines = _lines(log)
+    began = max(i for i, (_, step, _) in enumerate(lines) if step == torture_job.START)
+    return lines[-1][0] - lines[began][0]
+
+
 def _reached(log: pathlib.Path) -> int:
     """The last step that the process has told of."""
-    return max(map(int, re.findall(r"\bstep (\d+)  ", log.read_text())), default=0)
+    return max((step for _, step, _ in _lines(log)), default=0)
 
 
 def _saved(model_dir: pathlib.Path) -> int:
