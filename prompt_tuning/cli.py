@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -296,6 +297,10 @@ def _prepare(options: argparse.Namespace) -> None:
     if options.coordinator_address or options.multiprocess_gpu:
         import jax
 
+        from prompt_tuning.runtime import interrupts
+
+        # Only the training loop asks it where to stop.
+        jax.config.update("jax_enable_preemption_service", options.verb == "train")
         given = {"initialization_timeout": options.initialization_timeout}
         jax.distributed.initialize(
             options.coordinator_address,
@@ -303,6 +308,8 @@ def _prepare(options: argparse.Namespace) -> None:
             options.process_index,
             **{name: value for name, value in given.items() if value is not None},
         )
+        if jax.process_count() == 1:
+            interrupts.catch_termination()  # JAX has taken the signal, which it tells other processes.
     if options.tfds_data_dir:
         from prompt_tuning.data import sources
 
@@ -349,8 +356,9 @@ def run(arguments: Sequence[str]) -> Any:
 
 def start_process() -> None:
     """Sets what holds for a whole process: before JAX is imported and before threads start."""
-    from prompt_tuning.runtime import host_memory
+    from prompt_tuning.runtime import host_memory, interrupts
 
+    interrupts.catch_termination()
     host_memory.keep_freed()
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.environ.setdefault(
@@ -360,13 +368,21 @@ def start_process() -> None:
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are one message and exit code 2."""
+    """Entry point: errors that a user can mend are one message and exit code 2.
+
+    Signals give the codes that shells give: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+    from prompt_tuning.runtime import interrupts
+
     start_process()
     try:
         run(sys.argv[1:])
+    except interrupts.Terminated:
+        print("prompt-tuning: terminated", file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         print("prompt-tuning: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
     except (UsageError, ValueError, OSError) as error:
         # gin adds where it was called from, behind the message.
         message = str(error).split("\n  In call to configurable")[0]

@@ -22,7 +22,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from prompt_tuning import cli
 from prompt_tuning.checkpoints import base_model
-from prompt_tuning.runtime import evaluator, step, trainer
+from prompt_tuning.runtime import evaluator, loop, step
 
 ABSENT = object()
 TSV = "text\tlabel\nshe liked the good film .\tgood\nhe saw the bad film .\tbad\n"
@@ -528,8 +528,8 @@ def test_cut_inputs_are_counted_and_told_once(tiny_job, tmp_path, monkeypatch, c
     def taking(*_):
         raise FirstStepError
 
-    monkeypatch.setattr(trainer, "_take_steps", taking)
-    monkeypatch.setattr(trainer, "_compile", lambda *_: None)
+    monkeypatch.setattr(loop, "_take_steps", taking)
+    monkeypatch.setattr(loop, "_compile", lambda *_: None)
     monkeypatch.setattr(evaluator.Answerer, "answers", lambda *_: ([""] * 30, None, {}))
     arguments = tiny_job.command(
         "train",

@@ -14,6 +14,7 @@ import seqio
 
 import prompt_tuning
 from prompt_tuning import cli, verbs
+from prompt_tuning.runtime import interrupts
 
 REPOSITORY = pathlib.Path(prompt_tuning.__file__).parents[1]
 TINY_GIN = "include 'models/t5_1_1_small.gin'\nPROMPT_LENGTH = 5\n"
@@ -100,12 +101,37 @@ def test_flags_of_data_and_of_several_processes(describe, monkeypatch):
         jax.distributed, "initialize", lambda *each, **more: given.append((*each, more))
     )
     several = ["--coordinator_address=host:1", "--process_count=2", "--process_index=1"]
+    monkeypatch.setattr(interrupts, "catch_termination", lambda: given.append("ours again"))
     data = ["--tfds_data_dir=gs://data", "--seqio_additional_cache_dirs=a,b"]
     cli.run([*describe, *data, *several])
-    assert given == [("host:1", 2, 1, {}), "gs://data", ["a", "b"]]
+    assert given == [("host:1", 2, 1, {}), "ours again", "gs://data", ["a", "b"]]
     given.clear()
     cli.run([*describe, "--multiprocess_gpu", "--initialization_timeout=9", "--alsologtostderr"])
-    assert given == [(None, None, None, {"initialization_timeout": 9})]
+    assert given == [(None, None, None, {"initialization_timeout": 9}), "ours again"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt, 130), (interrupts.Terminated, 143)],
+)
+def test_exit_codes_of_signals(monkeypatch, error, code):
+    def run(_):
+        raise error
+
+    monkeypatch.setattr(cli, "run", run)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == code
+
+
+def test_a_command_ends_by_sigterm_before_its_work(tmp_path):
+    """While it reads its settings, say."""
+    program = (
+        "import os, signal, sys; from prompt_tuning import cli; sys.argv = ['prompt-tuning']; "
+        "cli.run = lambda _: os.kill(os.getpid(), signal.SIGTERM); cli.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (143, "prompt-tuning: terminated\n")
 
 
 def test_a_verb_brings_its_gin_files_and_gives_its_flags_by_name(describe, monkeypatch):

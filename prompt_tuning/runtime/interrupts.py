@@ -1,35 +1,92 @@
-"""Ctrl-C between training steps, never within one."""
+"""SIGTERM and Ctrl-C: between training steps, never within one."""
 
 import contextlib
 import logging
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 
-@contextlib.contextmanager
-def held() -> Iterator[Callable[[], bool]]:
-    """Holds Ctrl-C back: yields what says whether it came. A second one acts at once.
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came. What handles Ctrl-C handles it too."""
+
+
+def catch_termination() -> None:
+    """From here on SIGTERM raises `Terminated`: for a command, whose process is its own."""
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(*_) -> None:
+    raise Terminated
+
+
+class Hold:
+    """Holds both signals back; a second one acts at once. Use as a context manager.
 
     Within a step, buffers of the old state are given away and the new state is not
-    there yet: nothing could be saved.
+    there yet: nothing could be saved. Several processes stop where JAX's preemption
+    service says, so that all stop after the same step; it has SIGTERM's handler then.
+
+    Attributes:
+      came: what the signal that came raises, None before; KeyboardInterrupt or Terminated.
     """
-    asked = threading.Event()
 
-    def note(*_) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        logging.warning("stopping after this step; Ctrl-C again stops at once, without saving")
+    def __init__(self):
+        # Reading JAX takes a second, and a command asks this file for its handler first.
+        import jax
 
-    # Another thread gets no signals, and another's handler is theirs.
-    mine = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if mine:
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield asked.is_set
-    finally:
-        if mine:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._several = jax.process_count() > 1
+        self._released = False
+        self._held: dict[signal.Signals, signal.Handlers] = {}
+        self.came: type[KeyboardInterrupt] | None = None
+
+    def stops_at(self, step: int) -> bool:
+        """Whether to stop after this step; of several processes each is to ask at each step."""
+        if self._several:
+            from jax.experimental import multihost_utils
+
+            if multihost_utils.reached_preemption_sync_point(step):
+                self.came = Terminated
+        return self.came is not None
+
+    @contextlib.contextmanager
+    def released(self) -> Iterator[None]:
+        """Within it the first signal acts at once: for what gives nothing away, and takes long."""
+        self._released = not self._several
+        try:
+            yield
+        finally:
+            self._released = False
+
+    def _note(self, number: int, _) -> None:
+        self._restore()
+        if self._several:
+            os.kill(
+                os.getpid(), signal.SIGTERM
+            )  # to the preemption service, which tells the others
+        else:
+            self.came = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        # Where the signal has come while a line was written, there is none about it.
+        with contextlib.suppress(RuntimeError):
+            logging.warning("stopping when this step is saved; a second signal stops at once")
+        if self._released:
+            raise self.came
+
+    def __enter__(self) -> "Hold":
+        # Another thread gets no signals, and another's handler is theirs.
+        ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}
+        if self._several:
+            del ours[signal.SIGTERM]
+        if threading.current_thread() is threading.main_thread():
+            self._held = {n: how for n, how in ours.items() if signal.getsignal(n) is how}
+        for number in self._held:
+            signal.signal(number, self._note)
+        return self
+
+    def _restore(self) -> None:
+        for number, handler in self._held.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_) -> None:
+        self._restore()

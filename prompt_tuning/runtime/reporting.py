@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import sys
 import time
@@ -102,10 +101,11 @@ class StepLog:
         last_step: int,
         learning_rate: optimizers.Schedule | None = None,
         bar: bool = True,
+        unwritten: Sequence[Mapping[str, float]] = (),
     ):
         """A run from `first_step` to `last_step` that is at `step`.
 
-        The names of what is told are T5X's; `learning_rate` is told of the last step taken. Of
+        `unwritten` are the sums of the steps since the last line, where the run goes on. The names of what is told are T5X's; `learning_rate` is told of the last step taken. Of
         several logs that are open together only one may have a bar.
         """
         folder, self._learning_rate = epath.Path(folder), learning_rate
@@ -113,37 +113,43 @@ class StepLog:
             folder / "metrics.jsonl", events=folder, after_step=step, prefix=""
         )
         self._bar = progress(last_step - first_step, step - first_step, shown=bar)
+        self._waiting: list[Mapping[str, float | jax.Array]] = [*unwritten]
         self.restart()
 
     def restart(self) -> None:
         """Starts the clock; what took time before is not the steps'."""
-        self._waiting: list[Mapping[str, jax.Array]] = []
-        self._since = time.monotonic()
+        self._untimed, self._since = len(self._waiting), time.monotonic()
 
     def add(self, sums: Mapping[str, jax.Array]) -> None:
         """Takes the sums of a step; does not wait for the device."""
         self._waiting.append(sums)
         self._bar.advance(0)
 
+    def unwritten(self) -> list[dict[str, float]]:
+        """The sums of the steps since the last line; JSON keeps them as they are."""
+        sums = jax.device_get(self._waiting)
+        return [{name: float(x) for name, x in each.items()} for each in sums]
+
     def write(self, step: int, others: Mapping[str, float]) -> None:
         """Tells the means over the steps since the last time, and `others`.
 
-        Raises ValueError where the loss is no number.
+        Steps that were left out, as their numbers are not finite, are in no mean.
         """
-        seconds, sums = time.monotonic() - self._since, jax.device_get(self._waiting)
+        everything = self.unwritten()
+        seconds, timed = time.monotonic() - self._since, everything[self._untimed :]
+        sums = [each for each in everything if not each["skipped"]]
+        self._waiting = []
+        self.restart()
+        if not sums:
+            return
         means = mean_losses(sums)
-        if not math.isfinite(means["loss"]):
-            raise ValueError(
-                "the loss is not a finite number; lower LEARNING_RATE, or look at the data of this "
-                "step"
-            )
-        means["gradient_norm"] = float(sums[-1]["gradient_norm"])
+        means["gradient_norm"] = sums[-1]["gradient_norm"]
         if self._learning_rate is not None:
             means["learning_rate"] = float(self._learning_rate(jnp.asarray(step - 1)))
         means |= {
             "timing/seconds": seconds,
-            "timing/steps_per_second": len(sums) / seconds,
-            "timing/target_tokens_per_second": sum(float(x["tokens"]) for x in sums) / seconds,
+            "timing/steps_per_second": len(timed) / seconds,
+            "timing/target_tokens_per_second": sum(x["tokens"] for x in timed) / seconds,
         }
         self._writer.write(step, {**means, **others})
         note = f"loss {means['loss_per_nonpadding_target_token']:.3f}"
@@ -153,7 +159,6 @@ class StepLog:
             "step %d  %s  accuracy %.3f%s  %.2f steps/s",
             step, note, means["accuracy"], moved, means["timing/steps_per_second"],
         )  # fmt: skip
-        self.restart()
 
     def __enter__(self) -> "StepLog":
         self._bar.start()

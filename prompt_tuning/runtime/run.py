@@ -18,7 +18,7 @@ from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import prompt_files, train_state, whole
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import counts, reporting, state
+from prompt_tuning.runtime import counts, nan_guard, reporting, state
 
 Tree = Mapping[str, Any]
 OptimizerFactory = Callable[..., optax.GradientTransformation]
@@ -36,6 +36,7 @@ class Schedule:
       keep: KEEP, states kept; None for all.
       train_steps_relative: TRAIN_STEPS_RELATIVE, steps to train from where counting begins, in
         place of `train_steps`; None for that one.
+      nan_tolerance: NAN_TOLERANCE, steps in a row whose loss may be no number before the run stops.
     """
 
     train_steps: int
@@ -44,6 +45,7 @@ class Schedule:
     log_period: int | None = 100
     keep: int | None = 2
     train_steps_relative: int | None = None
+    nan_tolerance: int = 0
 
     def __post_init__(self):
         relative = self.train_steps_relative is not None
@@ -53,6 +55,7 @@ class Schedule:
         counts.check("EVAL_PERIOD", self.eval_period, 1)
         counts.check("LOG_PERIOD", self.log_period, 1, none="EVAL_PERIOD")
         counts.check("KEEP", self.keep, 1, none="all")
+        counts.check("NAN_TOLERANCE", self.nan_tolerance, 0)
 
     def settled(self, checkpoint_step: int | None) -> "Schedule":
         """With the absolute steps of a start from `checkpoint_step`. Raises as `first_step`."""
@@ -98,6 +101,7 @@ class Run:
       best: the highest mean of the tasks' first metrics so far.
       metrics: of the last evaluation, {} before the first.
       evaluated_step: of the last evaluation, None before the first.
+      unlogged: sums of the steps that no log line had told of when the state was saved.
     """
 
     def __init__(
@@ -130,6 +134,8 @@ class Run:
         self.best: float | None = None
         self.metrics: dict[str, Any] = {}
         self.evaluated_step: int | None = None
+        self.unlogged: Sequence[Mapping[str, float]] = ()
+        self._saved_step: int | None = None
         self._initial = self.added()
 
     @property
@@ -149,6 +155,11 @@ class Run:
     def logs_at(self, step: int) -> bool:
         """Whether the numbers of the steps are told after this one."""
         return self._is_due(step, self.schedule.log_period or self.schedule.eval_period)
+
+    @property
+    def owes_evaluation(self) -> bool:
+        """Whether an evaluation is due now: nothing is done yet, or the run was stopped within one."""
+        return self.evaluates_at(self.step) and self.evaluated_step != self.step
 
     def _is_due(self, step: int, period: int) -> bool:
         return (step - self.first_step) % period == 0 or step == self.schedule.train_steps
@@ -184,7 +195,12 @@ class Run:
             last_step=self.schedule.train_steps,
             learning_rate=learning_rate,
             bar=bar,
+            unwritten=self.unlogged,
         )
+
+    def guard(self) -> nan_guard.NanGuard:
+        """What looks at the numbers of each step."""
+        return nan_guard.NanGuard([self.model_dir], self.schedule.nan_tolerance)
 
     def digest(self) -> str:
         """Identity of what is trained on what."""
@@ -242,13 +258,18 @@ class Run:
         self.position, self.best = kept["position"], kept["best"]
         self.first_step = kept["first_step"]
         self.metrics, self.evaluated_step = kept["metrics"], kept["evaluated_step"]
+        self.unlogged, self._saved_step = kept["unlogged"], latest
 
-    def save(self) -> None:
+    def save(self, unlogged: Sequence[Mapping[str, float]]) -> None:
         """Writes what is added to the base with its card, and the state.
 
-        In this order: a run that goes on from a state writes no prompt of its step.
+        In this order: a run that goes on from a state writes no prompt of its step. `unlogged` are
+        the sums of steps that no log line has told of.
         """
         self._save_added(f"prompt_{self.step}")
+        if self._saved_step == self.step:
+            return  # Before an evaluation that the run was stopped in.
+        self.unlogged = unlogged
         metadata = {
             "position": dict(self.position or {}),
             "digest": self.digest(),
@@ -256,10 +277,12 @@ class Run:
             "first_step": self.first_step,
             "metrics": self.metrics,
             "evaluated_step": self.evaluated_step,
+            "unlogged": list(unlogged),
         }
         train_state.save(
             self.model_dir, self.step, self.state._asdict(), metadata, keep=self.schedule.keep
         )
+        self._saved_step = self.step
 
     def record(self, results: Mapping[str, Mapping[str, float]]) -> None:
         """Takes an evaluation; keeps the prompt apart where it is the best so far."""

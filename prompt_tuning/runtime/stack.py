@@ -15,7 +15,7 @@ from etils import epath
 
 from prompt_tuning import optimizers
 from prompt_tuning.data import batching, epochs
-from prompt_tuning.runtime import evaluator, reporting
+from prompt_tuning.runtime import evaluator, nan_guard, reporting
 from prompt_tuning.runtime import run as run_lib
 from prompt_tuning.runtime import state as state_lib
 
@@ -34,6 +34,16 @@ class Stack:
     def step(self) -> int:
         """Steps done, absolute."""
         return self.runs[0].step
+
+    @property
+    def owes_evaluation(self) -> bool:
+        """Whether the runs are to be evaluated now; see `run.Run`."""
+        return self.runs[0].owes_evaluation
+
+    @property
+    def unlogged(self) -> list[Sequence[Mapping[str, float]]]:
+        """Of each run."""
+        return [run.unlogged for run in self.runs]
 
     @property
     def state(self) -> list[state_lib.TrainState]:
@@ -75,10 +85,15 @@ class Stack:
         for run, own in zip(self.runs, results, strict=True):
             run.record(own)
 
-    def save(self) -> None:
+    def guard(self) -> nan_guard.NanGuard:
+        """Of all runs: one that stops stops the others."""
+        folders = [run.model_dir for run in self.runs]
+        return nan_guard.NanGuard(folders, self.schedule.nan_tolerance)
+
+    def save(self, unlogged: Sequence[Sequence[Mapping[str, float]]]) -> None:
         """Saves each run, one after the other."""
-        for run in self.runs:
-            run.save()
+        for run, own in zip(self.runs, unlogged, strict=True):
+            run.save(own)
 
 
 class Batches:
@@ -153,8 +168,12 @@ class Logs:
         for member, own in zip(self._members.values(), sums, strict=True):
             member.add(own)
 
+    def unwritten(self) -> list[list[dict[str, float]]]:
+        """Of each run."""
+        return [member.unwritten() for member in self._members.values()]
+
     def write(self, step: int, others: Sequence[Mapping[str, float]]) -> None:
-        """Tells the means of each run; raises where a loss is no number."""
+        """Tells the means of each run."""
         for (name, member), own in zip(self._members.items(), others, strict=True):
             logging.info("%s:", name)
             member.write(step, own)

@@ -29,7 +29,9 @@ def make_step(
     """The jitted step (state, frozen, batch, rng) -> (state, sums).
 
     The gradient is taken for the trainable tree only. The state's buffers are reused.
-    With microbatches, gradients and sums are those of the whole batch.
+    With microbatches, gradients and sums are those of the whole batch. Where loss, gradient or what
+    they make of the trainable tree is not finite, it and the optimizer stay as they are: "skipped"
+    is 1 among the sums.
 
     Args:
       model: network and loss.
@@ -128,6 +130,14 @@ def _step(
         sums["gradient_norm"] = optax.tree.norm(grads)
         updates, slots = optimizer.update(grads, old.optimizer, old.trainable)
         trainable = optax.apply_updates(old.trainable, updates)
+        told = [sums["loss"], sums["gradient_norm"], optax.tree.norm(trainable)]
+        finite = jnp.isfinite(jnp.stack(told)).all()
+        sums["skipped"] = 1.0 - finite.astype(jnp.float32)
+        trainable, slots = jax.tree.map(
+            lambda new, before: jnp.where(finite, new, before),
+            (trainable, slots),
+            (old.trainable, old.optimizer),
+        )
         return state.TrainState(old.step + 1, trainable, slots), sums
 
     return step

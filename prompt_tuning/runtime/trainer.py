@@ -1,4 +1,4 @@
-"""The loop around the training step: evaluate, save, resume.
+"""`prompt-tuning train`: a run from its settings to its results.
 
 Everything that a run is can be read off `TrainState`, the base checkpoint and the
 settings: the randomness of a step follows from its number, the data from the position.
@@ -7,9 +7,8 @@ settings: the randomness of a step follows from its number, the data from the po
 import contextlib
 import dataclasses
 import functools
-import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,8 +26,7 @@ from prompt_tuning.runtime import (
     counts,
     evaluator,
     exporter,
-    interrupts,
-    prefetch,
+    loop,
     reporting,
     stack,
     state,
@@ -140,8 +138,8 @@ def train(
             tasks,
             eval_size,
             run.model_dir / "inference_eval",
-            # A run that died before its first state is evaluated anew.
-            after_step=run.step - (run.position is None),
+            # What is evaluated anew is told anew.
+            after_step=run.step - run.owes_evaluation,
             written_examples=written_examples,
             losses=(run.model_dir / "training_eval", eval_steps),
         )
@@ -207,17 +205,17 @@ def _train(
     num_microbatches: int,
     learning_rate: optimizers.Schedule | None,
 ) -> None:
-    """Takes all to the end; those that were stopped while others were saved catch up first."""
+    """Takes all to the end; those that were stopped before others, or in an evaluation, catch up first."""
     run = trainings[0].run
     settings = run.loaded.model, run.optimizer
     where = [jax.tree.map(lambda x: x.sharding, each.run.state) for each in trainings]
     alone = step_lib.make_step(*settings, where[0], num_microbatches)
     if len(trainings) == 1:
-        return loop(*trainings[0], alone, learning_rate)
+        return loop.go_on(*trainings[0], alone, learning_rate)
     reached = [(each.run.step, each.run.position is not None) for each in trainings]
     for each, own in zip(trainings, reached, strict=True):
-        if own < max(reached):
-            loop(*each, alone, learning_rate, until=max(reached)[0])
+        if own < max(reached) or (own[1] and each.run.owes_evaluation):
+            loop.go_on(*each, alone, learning_rate, until=max(reached)[0])
     runs, batches, validations, seeds = zip(*trainings, strict=True)
     together = Training(
         stack.Stack(runs, run.model_dir.parent),
@@ -227,7 +225,7 @@ def _train(
     )
     at_once = jax.default_backend() != "cpu"
     step = step_lib.make_stacked_step(*settings, where, num_microbatches, at_once=at_once)
-    return loop(*together, step, learning_rate)
+    return loop.go_on(*together, step, learning_rate)
 
 
 def evaluated(
@@ -278,82 +276,6 @@ def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:
             "LOSS_NORMALIZING_FACTOR 'NUM_TOTAL_TARGET_TOKENS' counts padding, of which packed rows "
             "have little; set PACK = False, or 'NUM_REAL_TARGET_TOKENS'"
         )
-
-
-def loop(
-    run: run_lib.Run | stack.Stack,
-    batches: epochs.Batches | stack.Batches,
-    validation: evaluator.Validation | stack.Validation,
-    seed: int | tuple[int, ...],
-    step: step_lib.Step,
-    learning_rate: optimizers.Schedule | None = None,
-    until: int | None = None,
-) -> None:
-    """Takes a run from where it is to its end, or to a step, or until Ctrl-C, which saves it.
-
-    A stack of runs has a list where a run has one of something.
-    """
-    new, last = run.position is None, until or run.schedule.train_steps
-    if run.step == last and not new:
-        return
-    if new:
-        run.position = batches.position
-    batches.position = run.position
-    place = functools.partial(_placed, mesh=run.loaded.mesh)
-    rng = jax.tree.map(jax.random.key, seed)
-    with run.log(learning_rate) as log, prefetch.Prefetch(batches, place) as ahead:
-        first = next(ahead)
-        compiling = background.Background(lambda: _compile(step, run, first[0], rng))
-        if new:
-            run.record(validation.evaluate(run.params(), run.step))
-            run.save()
-        compiling.result()
-        log.restart()
-        _take_steps(run, step, itertools.chain([first], ahead), validation, log, rng, last)
-
-
-def _placed(batch: Any, mesh: jax.sharding.Mesh) -> Any:
-    if isinstance(batch, list):
-        return [partitioning.place_batch(each, mesh) for each in batch]
-    return partitioning.place_batch(batch, mesh)
-
-
-def _compile(step: step_lib.Step, run: run_lib.Run | stack.Stack, batch: Any, rng: Any) -> None:
-    """Compiles what the first step would wait for."""
-    with partitioning.use(run.loaded.mesh):
-        step.lower(run.state, run.frozen, batch, rng).compile()
-
-
-def _take_steps(
-    run: run_lib.Run | stack.Stack,
-    step: step_lib.Step,
-    batches: Iterator[tuple[Any, Any]],
-    validation: evaluator.Validation | stack.Validation,
-    log: reporting.StepLog | stack.Logs,
-    rng: Any,
-    last: int,
-) -> None:
-    done = run.step
-    with interrupts.held() as interrupted:
-        while done < last:
-            batch, position = next(batches)
-            run.state, sums = step(run.state, run.frozen, batch, rng)
-            run.position, done = position, done + 1
-            log.add(sums)
-            evaluates, stops = run.evaluates_at(done), interrupted()
-            if evaluates or stops or run.logs_at(done):
-                log.write(done, run.moved())
-            if evaluates:
-                run.record(validation.evaluate(run.params(), done))
-            if evaluates or stops:
-                run.save()
-                log.restart()
-            if stops:
-                logging.warning(
-                    "interrupted; step %d is saved in %s: the same command goes on from there",
-                    done, run.model_dir,
-                )  # fmt: skip
-                raise KeyboardInterrupt
 
 
 def _finish(run: run_lib.Run) -> dict[str, Any]:

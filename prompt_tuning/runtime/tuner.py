@@ -9,7 +9,7 @@ from etils import epath
 
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning.data import batching, pipeline
-from prompt_tuning.runtime import evaluator, reporting, state, trainer, writer_lock
+from prompt_tuning.runtime import evaluator, loop, reporting, state, writer_lock
 from prompt_tuning.runtime import run as run_lib
 from prompt_tuning.runtime import step as step_lib
 
@@ -76,5 +76,5 @@ def _tune(
     where = jax.tree.map(lambda x: x.sharding, run.state)
     step = step_lib.make_step(loaded.model, run.optimizer, where)
     with partitioning.use(loaded.mesh), nothing:
-        trainer.loop(run=run, step=step, batches=batches, validation=nothing, seed=dataset.seed)
+        loop.go_on(run=run, step=step, batches=batches, validation=nothing, seed=dataset.seed)
     return run.prompt_file(f"prompt_{run.step}")

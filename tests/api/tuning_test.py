@@ -12,7 +12,8 @@ import pytest
 
 import prompt_tuning as pt
 from prompt_tuning import params
-from prompt_tuning.runtime import reporting, trainer
+from prompt_tuning.runtime import loop as loop_lib
+from prompt_tuning.runtime import reporting
 
 PAIRS = [(f"{who} liked the {how} film", how) for how in ("good", "bad") for who in ("she", "he")]
 FEW = {"length": 4, "steps": 3, "batch_size": 8}
@@ -114,14 +115,14 @@ def test_a_bar_is_shown_on_a_terminal_only(model, capsys, caplog, monkeypatch):
 
 def test_settings_reach_the_run(model, monkeypatch):
     """The optimizer's step, dropout, and the tokens that are kept."""
-    seen, loop = {}, trainer.loop
+    seen, go_on = {}, loop_lib.go_on
 
     def noting(run, batches, **others):
         seen["config"], seen["start"] = run.loaded.model.config, run.first_step
         seen["batch"] = next(batches)
-        loop(run=run, batches=batches, **others)
+        go_on(run=run, batches=batches, **others)
 
-    monkeypatch.setattr(trainer, "loop", noting)
+    monkeypatch.setattr(loop_lib, "go_on", noting)
     lengths = {"inputs": 3, "targets": 8}
     more = {"dropout_rate": 0.25, "start_step": 500, "task_feature_lengths": lengths}
     pt.tune(model, PAIRS, **FEW, **more)

@@ -1,10 +1,12 @@
-"""Ctrl-C is held back once."""
+"""Signals are held back once; several processes agree."""
 
 import os
 import signal
 import threading
 
+import jax
 import pytest
+from jax.experimental import multihost_utils
 
 from prompt_tuning.runtime import interrupts
 
@@ -13,43 +15,101 @@ def control_c():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_the_first_is_held_back_and_the_second_acts(caplog):
-    with interrupts.held() as interrupted:
-        assert not interrupted()
-        control_c()
-        assert interrupted()
-        assert "stopping after this step" in caplog.text
-        with pytest.raises(KeyboardInterrupt):
-            control_c()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_it_acts_as_ever_afterwards():
-    with pytest.raises(RuntimeError), interrupts.held():
+@pytest.fixture
+def command():
+    """As in a command's process."""
+    before = signal.getsignal(signal.SIGTERM)
+    interrupts.catch_termination()
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_termination_is_an_interruption(command):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        terminate()
+    assert caught.type is interrupts.Terminated
+
+
+@pytest.mark.parametrize(
+    ("send", "raised"), [(control_c, KeyboardInterrupt), (terminate, interrupts.Terminated)]
+)
+def test_the_first_is_held_back_and_the_second_acts(command, caplog, send, raised):
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with interrupts.Hold() as hold:
+        assert not hold.stops_at(1)
+        send()
+        assert hold.stops_at(2) and hold.came is raised
+        assert "a second signal stops at once" in caplog.text
+        with pytest.raises(KeyboardInterrupt) as caught:
+            send()
+        assert caught.type is raised
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_acts_at_once_where_it_may(command):
+    with interrupts.Hold() as hold:
+        with pytest.raises(interrupts.Terminated), hold.released():
+            terminate()
+        assert hold.came is interrupts.Terminated
+    with interrupts.Hold() as hold:
+        with hold.released():
+            pass
+        terminate()
+        assert hold.stops_at(1)
+
+
+def test_they_act_as_ever_afterwards():
+    with pytest.raises(RuntimeError), interrupts.Hold():
         raise RuntimeError
     with pytest.raises(KeyboardInterrupt):
         control_c()
 
 
 def test_a_handler_of_another_is_left_to_it():
+    """As SIGTERM's is where no command runs, in a notebook."""
     came = []
-    before = signal.signal(signal.SIGINT, lambda *_: came.append(1))
+    others = {
+        n: signal.signal(n, lambda *_: came.append(1)) for n in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        with interrupts.held() as interrupted:
+        with interrupts.Hold() as hold:
             control_c()
-            assert came == [1] and not interrupted()
+            terminate()
+            assert came == [1, 1] and not hold.stops_at(1)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in others.items():
+            signal.signal(number, handler)
 
 
 def test_threads_get_no_signals():
     asked = []
 
     def run():
-        with interrupts.held() as interrupted:
-            asked.append(interrupted())
+        with interrupts.Hold() as hold:
+            asked.append(hold.stops_at(1))
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
     assert asked == [False]
+
+
+def test_several_processes_stop_where_the_service_says(monkeypatch):
+    """Ctrl-C in one is told to it as SIGTERM, which is its own."""
+    told, agreed = [], 7
+    before = signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        multihost_utils, "reached_preemption_sync_point", lambda step: step == agreed
+    )
+    try:
+        with interrupts.Hold() as hold, hold.released():
+            control_c()
+            assert told == [1] and not hold.stops_at(6) and hold.stops_at(7)
+            assert hold.came is interrupts.Terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)

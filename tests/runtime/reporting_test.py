@@ -110,9 +110,10 @@ def test_a_run_that_goes_on_drops_what_is_after_its_step(tmp_path):
     assert sorted(restarts) == [1, 3, 5]
 
 
-def sums(loss, correct, tokens, norm=1.0):
+def sums(loss, correct, tokens, norm=1.0, skipped=0.0):
     named = {"loss": loss, "z_loss": 0.5, "correct": correct, "tokens": tokens}
-    return {name: jnp.asarray(x) for name, x in (named | {"gradient_norm": norm}).items()}
+    named |= {"gradient_norm": norm, "skipped": skipped}
+    return {name: jnp.asarray(x) for name, x in named.items()}
 
 
 def test_step_log_tells_means_over_the_steps_since_the_last_line(tmp_path, caplog):
@@ -147,14 +148,35 @@ def test_step_log_tells_means_over_the_steps_since_the_last_line(tmp_path, caplo
     assert (12, "loss", 4.0) in events(tmp_path)
 
 
-@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_is_an_error(tmp_path, loss):
+def test_step_log_goes_on_with_what_was_not_written(tmp_path):
+    """The clock knows only steps from here on."""
+    settings = {"first_step": 0, "step": 1, "last_step": 5}
+    before = sums(0.1, 1.0, 2.0)
+    with reporting.StepLog(tmp_path / "parts", **settings) as log:
+        log.add(before)
+        kept = json.loads(json.dumps(log.unwritten()))
+    with reporting.StepLog(tmp_path / "parts", **settings, unwritten=kept) as log:
+        log.restart()
+        log.add(sums(0.2, 1.0, 2.0))
+        log.write(2, {})
+        assert log.unwritten() == []
+    with reporting.StepLog(tmp_path / "whole", **settings) as log:
+        log.add(before)
+        log.add(sums(0.2, 1.0, 2.0))
+        log.write(2, {})
+    parts, whole = (lines(tmp_path / name / "metrics.jsonl")[0] for name in ("parts", "whole"))
+    assert parts["loss"] == whole["loss"] == pytest.approx(0.15)
+    assert parts["timing/steps_per_second"] == pytest.approx(1 / parts["timing/seconds"])
+
+
+def test_steps_that_were_left_out_are_in_no_mean(tmp_path):
     with reporting.StepLog(tmp_path, first_step=0, step=0, last_step=5) as log:
-        log.add(sums(loss, 1.0, 2.0))
+        log.add(sums(float("nan"), 1.0, 2.0, skipped=1.0))
         log.add(sums(1.0, 1.0, 2.0))
-        with pytest.raises(ValueError, match="lower LEARNING_RATE"):
-            log.write(2, {})
-    assert not (tmp_path / "metrics.jsonl").exists()
+        log.write(2, {})
+        log.add(sums(float("nan"), 1.0, 2.0, skipped=1.0))
+        log.write(3, {})
+    assert [line["loss"] for line in lines(tmp_path / "metrics.jsonl")] == [1.0]
 
 
 def test_text_is_written_whole_or_not_at_all(tmp_path):

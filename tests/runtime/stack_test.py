@@ -67,10 +67,10 @@ def test_runs_that_were_saved_by_halves_catch_up(tiny_job, tmp_path, alone, monk
     save = run_lib.Run.save
     for dies_at, last in ((1000, None), (1004, 1002)):
 
-        def dying(run, dies_at=dies_at):
+        def dying(run, unlogged, dies_at=dies_at):
             if run.model_dir.name == "seed_4" and run.step == dies_at:
                 raise RuntimeError("power cut")
-            save(run)
+            save(run, unlogged)
 
         with monkeypatch.context() as patch, pytest.raises(RuntimeError):
             patch.setattr(run_lib.Run, "save", dying)

@@ -105,6 +105,23 @@ def test_a_penalty_is_added_once_a_step(load, make_run, make_step, make_batches)
     assert loss == same
 
 
+@pytest.mark.parametrize("where", ["loss", "update"])
+def test_a_step_without_numbers_moves_nothing(make_run, make_step, make_batches, where):
+    """But counts."""
+    run = make_run(
+        optimizer=lambda start_step: optax.sgd(3e38 if where == "update" else 1.0, momentum=0.5)
+    )
+    step, batch = make_step(run), next(make_batches())
+    before = jax.device_get(run.state)
+    frozen = run.frozen
+    if where == "loss":
+        frozen = jax.tree.map(lambda x: x * np.float32("inf"), frozen)
+    with partitioning.use(run.loaded.mesh):
+        after, sums = step(run.state, frozen, batch, jax.random.key(0))
+    assert (sums["skipped"], after.step) == (1, 1001)
+    jax.tree.map(np.testing.assert_array_equal, after[1:], before[1:])
+
+
 def test_each_step_has_its_own_dropout(make_run, make_step, make_batches):
     run = make_run(optimizer=lambda start_step: optax.set_to_zero())
     losses = go(run, make_step(run), itertools.repeat(next(make_batches())), 3)
