@@ -23,6 +23,7 @@ import prompt_tuning
 from prompt_tuning.runtime import watch
 
 INITIALIZATION_TIMEOUT, HEARTBEAT_TIMEOUT = 300, 100  # seconds; JAX's own
+HELLO_TIMEOUT = 10  # seconds in which one that has come says who it is
 ADDRESS_BYTES = 1024
 LINES_TOLD = 10
 VERSIONS = ("jax", "jaxlib", "numpy", "flax", "optax", "seqio", "tensorflow", "tensorflow-datasets")
@@ -140,6 +141,7 @@ def _gather(server: socket.socket, mine: Mapping) -> dict[str, socket.socket]:
     links, wrong = {}, []
     while len(links) < jax.process_count() - 1:
         link, _ = server.accept()
+        link.settimeout(HELLO_TIMEOUT)
         hello = _receive(link)
         if hello.get("token") != mine["token"]:  # somebody else
             link.close()
@@ -152,6 +154,8 @@ def _gather(server: socket.socket, mine: Mapping) -> dict[str, socket.socket]:
     refused = "\n".join([*wrong, advice]) if wrong else ""
     for link in links.values():
         _send(link, {"name": mine["name"], "refused": refused})
+        if refused:
+            link.close()
     if refused:
         raise ValueError(refused)
     return links
@@ -169,6 +173,7 @@ def _join(place: tuple[str, int], mine: Mapping, wait: float) -> dict[str, socke
     _send(link, mine)
     answer = _receive(link)
     if answer["refused"]:
+        link.close()
         raise ValueError(answer["refused"])
     return {answer["name"]: link}
 
@@ -182,7 +187,7 @@ def _receive(link: socket.socket) -> dict:
     with link.makefile("rb") as lines:
         try:
             return json.loads(lines.readline())
-        except ValueError:
+        except (ValueError, OSError):
             return {}
 
 

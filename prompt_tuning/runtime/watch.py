@@ -40,7 +40,7 @@ class Watch:
           links: to other processes, by name: of process 0 to all, of the others to it.
           limit: seconds that a process may be silent.
         """
-        self._own, self._links, self._limit = own, dict(links), limit
+        self._own, self._links, self._limit = own, links, limit
         self._came = dict.fromkeys(links, b"")
         self._failed = threading.Event()
         _delay_aborts()
@@ -74,7 +74,7 @@ class Watch:
         self._send(json.dumps(message))
 
     def _send(self, line: str) -> None:
-        for link in list(self._links.values()):
+        for link in self._links.values():
             try:
                 link.sendall(f"{line}\n".encode())
             except OSError:  # It is found where it is read from.
@@ -86,17 +86,17 @@ class Watch:
                 selector.register(link, selectors.EVENT_READ, name)
             heard = dict.fromkeys(self._links, time.monotonic())
             beaten = 0.0
-            while self._links:
+            while heard:
                 for key, _ in selector.select(self._limit / BEATS):
                     heard[key.data] = time.monotonic()
                     if not self._hear(key.data):
                         selector.unregister(key.fileobj)
-                        del self._links[key.data]
+                        del heard[key.data]
                 if time.monotonic() - beaten > self._limit / BEATS:
                     beaten = time.monotonic()
                     self._send("")
-                for name in self._links:
-                    if (silent := time.monotonic() - heard[name]) > self._limit:
+                for name, last in heard.items():
+                    if (silent := time.monotonic() - last) > self._limit:
                         self._gone(name, f"has not been heard of for {silent:.0f} s")
 
     def _hear(self, name: str) -> bool:
