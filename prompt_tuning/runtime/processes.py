@@ -68,17 +68,19 @@ def together(
     # JAX aborts, and does not say why: its limits are later than ours.
     late = threading.Timer(wait, watch.leave, (absent, watch.MENDABLE))
     late.start()
-    jax.distributed.initialize(
-        coordinator_address,
-        process_count,
-        process_index,
-        initialization_timeout=2 * wait,
-        heartbeat_timeout_seconds=2 * limit,
-    )
-    _check_devices()
-    host = (coordinator_address or _own_address()).rpartition(":")[0].strip("[]")
-    links = _meet(host, settings, wait)
-    late.cancel()
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            process_count,
+            process_index,
+            initialization_timeout=2 * wait,
+            heartbeat_timeout_seconds=2 * limit,
+        )
+        _check_devices()
+        host = (coordinator_address or _own_address()).rpartition(":")[0].strip("[]")
+        links = _meet(host, settings, wait)
+    finally:
+        late.cancel()
     watching = watch.Watch(_name(), links, limit)
     try:
         yield
