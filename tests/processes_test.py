@@ -67,7 +67,7 @@ def run(arguments, before="", others=(), count=2):
                 text=True,
             )
         )
-    told = [process.communicate(timeout=300)[1] for process in started]
+    told = [process.communicate(timeout=900)[1] for process in started]
     return [process.returncode for process in started], told
 
 

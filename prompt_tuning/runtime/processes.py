@@ -77,13 +77,16 @@ def together(
             heartbeat_timeout_seconds=2 * limit,
         )
         _check_devices()
-        host = (coordinator_address or _own_address()).rpartition(":")[0].strip("[]")
-        links = _meet(host, settings, wait)
+        given = (coordinator_address or "").rpartition(":")[0].strip("[]")
+        links = _meet(given or _own_address(), settings, wait)
     finally:
         late.cancel()
     watching = watch.Watch(_name(), links, limit)
     try:
         yield
+    except SystemExit:  # an orderly stop of all
+        watching.end()
+        raise
     except BaseException as error:
         watching.fail(error)
         raise
@@ -105,10 +108,13 @@ def _check_devices() -> None:
 
 
 def _own_address() -> str:
-    """This machine's towards others, with a port; nothing is sent."""
+    """This machine's towards others; its name where it has no way out. Nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outward:
-        outward.connect(("192.0.2.1", 9))
-        return f"{outward.getsockname()[0]}:"
+        try:
+            outward.connect(("192.0.2.1", 9))  # of RFC 5737: nobody's
+        except OSError:
+            return socket.gethostname()
+        return outward.getsockname()[0]
 
 
 def _meet(host: str, settings: str, wait: float) -> dict[str, socket.socket]:

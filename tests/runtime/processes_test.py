@@ -114,6 +114,11 @@ def test_a_first_process_that_cannot_be_reached():
         processes._join(place, {"name": "process 1"}, 1)
 
 
+def test_a_machine_is_reached_at_its_own_address():
+    with socket.create_server((processes._own_address(), 0)) as server:
+        socket.create_connection(server.getsockname()).close()
+
+
 def test_numbers_of_devices_are_compared(monkeypatch):
     devices = [types.SimpleNamespace(process_index=i) for i in (0, 0, 1)]
     monkeypatch.setattr(jax, "devices", lambda: devices)
@@ -127,10 +132,13 @@ def test_one_process_alone_that_is_told_to_be_one_of_one(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **more: given.append((*a, more)))
     monkeypatch.setattr(watch, "_delay_aborts", lambda: None)
     before = threading.active_count()
-    with processes.together(
-        "", coordinator_address="localhost:1", process_count=1, heartbeat_timeout=7
+    with (
+        pytest.raises(SystemExit),
+        processes.together(
+            "", coordinator_address="localhost:1", process_count=1, heartbeat_timeout=7
+        ),
     ):
-        pass
+        sys.exit(0)
     limits = {"initialization_timeout": 600, "heartbeat_timeout_seconds": 14}
     assert given == [("localhost:1", 1, None, limits)]
     assert threading.active_count() <= before + 1
