@@ -1,6 +1,7 @@
 """The command `prompt-tuning`: flags -> gin -> a call. The only file that knows gin."""
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import inspect
@@ -20,6 +21,8 @@ import prompt_tuning
 from prompt_tuning import t5x_bindings, verbs
 
 UsageError = verbs.UsageError
+# What several processes may be told beside where they meet.
+OF_SEVERAL = ("process_count", "process_index", "initialization_timeout", "heartbeat_timeout")
 FOR_T5X = "t5x"  # the folder of gin files that T5X's programs read
 
 
@@ -76,8 +79,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UsageError(
             f"unknown argument {unknown[0]}; {_nearest(unknown[0], _flags(options.verb))}"
         )
-    alone = ("process_count", "process_index", "initialization_timeout")
-    given = [name for name in alone if getattr(options, name) is not None]
+    given = [name for name in OF_SEVERAL if getattr(options, name) is not None]
     if given and not (options.coordinator_address or options.multiprocess_gpu):
         raise UsageError(
             f"--{given[0]} is given, but not where the processes meet; add --coordinator_address, "
@@ -294,22 +296,6 @@ def _prepare(options: argparse.Namespace) -> None:
         # Devices that are not there: nothing is run on them.
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", math.prod(mesh))
-    if options.coordinator_address or options.multiprocess_gpu:
-        import jax
-
-        from prompt_tuning.runtime import interrupts
-
-        # Only the training loop asks it where to stop.
-        jax.config.update("jax_enable_preemption_service", options.verb == "train")
-        given = {"initialization_timeout": options.initialization_timeout}
-        jax.distributed.initialize(
-            options.coordinator_address,
-            options.process_count,
-            options.process_index,
-            **{name: value for name, value in given.items() if value is not None},
-        )
-        if jax.process_count() == 1:
-            interrupts.catch_termination()  # JAX has taken the signal, which it tells other processes.
     if options.tfds_data_dir:
         from prompt_tuning.data import sources
 
@@ -318,6 +304,17 @@ def _prepare(options: argparse.Namespace) -> None:
         from prompt_tuning.data import sources
 
         sources.add_cache_dirs(options.seqio_additional_cache_dirs.split(","))
+
+
+def _together(options: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Within it this process is one of several, where flags say so."""
+    if not (options.coordinator_address or options.multiprocess_gpu):
+        return contextlib.nullcontext()
+    from prompt_tuning.runtime import processes
+
+    told = {name: getattr(options, name) for name in ("coordinator_address", *OF_SEVERAL)}
+    # Only the training loop asks JAX where to stop.
+    return processes.together(gin.config_str(), preemption=options.verb == "train", **told)
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:
@@ -351,7 +348,8 @@ def run(arguments: Sequence[str]) -> Any:
         # Gin files of the commands that it runs lie where this one's do.
         paths = [f"--gin_search_paths={options.gin_search_paths}"]
         given["run"] = lambda others: run([*others, *paths])
-    return gin.get_configurable(function)(**given)
+    with _together(options):
+        return gin.get_configurable(function)(**given)
 
 
 def start_process() -> None:

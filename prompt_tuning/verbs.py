@@ -20,6 +20,12 @@ def _mesh(text: str) -> tuple[int, int]:
     return data, model
 
 
+def _seconds(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text, re.ASCII):
+        raise UsageError(f"a timeout is {text!r}; expected whole seconds, e.g. 100")
+    return int(text)
+
+
 Flags = Mapping[str, Mapping[str, Any]]
 
 
@@ -132,9 +138,14 @@ FLAGS: Flags = {
     "--process_count": {"type": int, "metavar": "N", "help": "number of processes"},
     "--process_index": {"type": int, "metavar": "I", "help": "number of this process"},
     "--initialization_timeout": {
-        "type": int,
+        "type": _seconds,
         "metavar": "SECONDS",
-        "help": "how long processes wait for each other",
+        "help": "how long processes wait for each other at the start; default: 300",
+    },
+    "--heartbeat_timeout": {
+        "type": _seconds,
+        "metavar": "SECONDS",
+        "help": "how long a process may be silent; then the others end and say which; default: 100",
     },
     "--multiprocess_gpu": {
         "action": "store_true",

@@ -21,6 +21,7 @@ CASES: dict[str, str] = {
     "sigterm": "torture_kills",
     "damage": "torture_damage",
     "disk_full": "torture_disk",
+    "processes": "torture_processes",
 }
 
 

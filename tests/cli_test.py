@@ -1,5 +1,6 @@
 """The command line: flags, gin files, macros, help, and what a mistake is answered with."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,13 +9,12 @@ import subprocess
 import sys
 
 import gin
-import jax
 import pytest
 import seqio
 
 import prompt_tuning
 from prompt_tuning import cli, verbs
-from prompt_tuning.runtime import interrupts
+from prompt_tuning.runtime import interrupts, processes
 
 REPOSITORY = pathlib.Path(prompt_tuning.__file__).parents[1]
 TINY_GIN = "include 'models/t5_1_1_small.gin'\nPROMPT_LENGTH = 5\n"
@@ -95,19 +95,27 @@ def test_describe_simulates_the_devices_of_a_mesh(tiny_job):
 
 def test_flags_of_data_and_of_several_processes(describe, monkeypatch):
     given = []
+
+    @contextlib.contextmanager
+    def together(settings, **told):
+        assert "describer.describe" in settings
+        given.append(told)
+        yield
+
     monkeypatch.setattr(seqio, "set_tfds_data_dir_override", given.append)
     monkeypatch.setattr(seqio, "add_global_cache_dirs", given.append)
-    monkeypatch.setattr(
-        jax.distributed, "initialize", lambda *each, **more: given.append((*each, more))
-    )
+    monkeypatch.setattr(processes, "together", together)
     several = ["--coordinator_address=host:1", "--process_count=2", "--process_index=1"]
-    monkeypatch.setattr(interrupts, "catch_termination", lambda: given.append("ours again"))
     data = ["--tfds_data_dir=gs://data", "--seqio_additional_cache_dirs=a,b"]
     cli.run([*describe, *data, *several])
-    assert given == [("host:1", 2, 1, {}), "ours again", "gs://data", ["a", "b"]]
+    told = {"coordinator_address": "host:1", "process_count": 2, "process_index": 1}
+    unset = dict.fromkeys([*told, "initialization_timeout", "heartbeat_timeout"])
+    unset["preemption"] = False  # of training alone
+    assert given == ["gs://data", ["a", "b"], unset | told]
     given.clear()
-    cli.run([*describe, "--multiprocess_gpu", "--initialization_timeout=9", "--alsologtostderr"])
-    assert given == [(None, None, None, {"initialization_timeout": 9}), "ours again"]
+    timeouts = ["--initialization_timeout=9", "--heartbeat_timeout=8"]
+    cli.run([*describe, "--multiprocess_gpu", *timeouts, "--alsologtostderr"])
+    assert given == [unset | {"initialization_timeout": 9, "heartbeat_timeout": 8}]
 
 
 @pytest.mark.parametrize(
@@ -185,6 +193,7 @@ def test_main_help_names_the_commands(capsys):
         (["describe", "--msh=8x4"], ["--msh=8x4", "nearest: --mesh"]),
         (["train", "--gin.TRAIN_STEPS"], ["expected --gin.TRAIN_STEPS=VALUE"]),
         (["train", "--process_count=2"], ["--process_count is given", "--coordinator_address"]),
+        (["train", "--heartbeat_timeout=0"], ["timeout is '0'", "whole seconds"]),
         (["train", "--process_index=0"], ["--process_index is given", "--multiprocess_gpu"]),
         (["train", "--gin_file=models/t5mini.gin"], ["nearest: models/t5_mini.gin"]),
         (["train", "--gin_file=models/t5_mini.gin"], ["add --gin_file=runs/train.gin"]),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -15,45 +16,71 @@ from prompt_tuning.checkpoints import train_state
 
 MAIN = (
     "import jax; jax.config.update('jax_num_cpu_devices', 4); "
-    "from prompt_tuning import cli; cli.main()"
+    "from prompt_tuning import cli\n{before}\ncli.main()"
 )
 # The second gets SIGTERM after its second step.
 STOPPED = """
-import itertools, signal, jax
-from prompt_tuning import cli
+import itertools, signal
 from prompt_tuning.runtime import reporting
-jax.config.update("jax_num_cpu_devices", 4)
-add, taken = reporting.StepLog.add, itertools.count(1)
-def adding(log, sums):
-    add(log, sums)
+taken = itertools.count(1)
+def add(log, sums, as_ever=reporting.StepLog.add):
+    as_ever(log, sums)
     if next(taken) == 2 and jax.process_index() == 1:
         signal.raise_signal(signal.SIGTERM)
-reporting.StepLog.add = adding
-cli.main()
+reporting.StepLog.add = add
+"""
+# Process 1 is killed after the third step, process 0 waits for it.
+KILLED = """
+import os, signal
+from prompt_tuning.runtime import reporting
+def write(log, step, others, as_ever=reporting.StepLog.write):
+    as_ever(log, step, others)
+    if step == 1003 and jax.process_index() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+reporting.StepLog.write = write
+"""
+# Each process keeps the rows of training that its own devices get, each batch in a file.
+FED = """
+import itertools, sys, threading
+import numpy as np
+from prompt_tuning import partitioning
+numbers = itertools.count()
+def place(batch, mesh, as_ever=partitioning.place_batch):
+    placed = as_ever(batch, mesh)
+    if threading.current_thread().name == "prefetch":
+        shards = placed["encoder_input_tokens"].addressable_shards
+        name = f"FOLDER/{next(numbers)}_{jax.process_index()}.npy"
+        np.save(name, np.concatenate([np.asarray(each.data) for each in shards]))
+    return placed
+partitioning.place_batch = place
 """
 
 
-def run(arguments, program=MAIN):
-    """Runs a command line in two processes of four devices each; exit codes and what they told."""
+def run(arguments, before="", others=(), count=2):
+    """Runs a command line in two processes, or `count`, of four devices each; exit codes and what they told.
+
+    `before` is done by each before it starts; `others` are arguments of the last alone.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     started = []
-    for index in range(2):
+    for index in range(count):
         meeting = [
             f"--coordinator_address={address}",
             "--process_count=2",
             f"--process_index={index}",
+            *(others if index == count - 1 else ()),
         ]
         started.append(
             subprocess.Popen(
-                [sys.executable, "-c", program, *arguments, *meeting],
+                [sys.executable, "-c", MAIN.replace("{before}", before), *arguments, *meeting],
                 env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"},
                 stderr=subprocess.PIPE,
                 text=True,
             )
         )
-    told = [process.communicate(timeout=300)[1] for process in started]
+    told = [process.communicate(timeout=900)[1] for process in started]
     return [process.returncode for process in started], told
 
 
@@ -62,10 +89,36 @@ def metrics(folder):
     return [json.loads(line) for line in text.splitlines()]
 
 
+def losses(folder):
+    """Of the steps that are told."""
+    text = (folder / "train/metrics.jsonl").read_text()
+    return [json.loads(line)["loss"] for line in text.splitlines()]
+
+
 def names(folder):
     """Files that are ours."""
     found = (str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     return sorted(name for name in found if "events" not in name and "checkpoint" not in name)
+
+
+@pytest.fixture(scope="module")
+def few(tiny_job, tmp_path_factory):
+    """(folder) -> a command that trains on 32 examples, two batches an epoch, for two epochs."""
+    file = tmp_path_factory.mktemp("few") / "train.tsv"
+    file.write_text("\n".join((tiny_job.folder / "train.tsv").read_text().splitlines()[:33]))
+    settings = {"TRAIN_FILE": file, "TRAIN_STEPS": 1004, "BATCH_SIZE": 16, "PACK": False}
+    periods = {"EVAL_PERIOD": 2, "LOG_PERIOD": 1}
+    return lambda folder: tiny_job.command("train", MODEL_DIR=folder, **settings, **periods)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(few, tmp_path_factory):
+    """The folder of such a run, and in `fed` what processes gave to their devices."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    (folder / "fed").mkdir()
+    codes, told = run(few(folder), before=FED.replace("FOLDER", str(folder / "fed")))
+    assert codes == [0, 0], told
+    return folder
 
 
 @pytest.mark.parametrize(("partitions", "stops"), [(1, [1004]), (8, [1002, 1004])])
@@ -80,6 +133,56 @@ def test_two_processes_train_as_one(tiny_job, tmp_path, partitions, stops):
     alone, together = (np.load(folder / "prompts/prompt_1004.npy") for folder in (one, two))
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
     assert metrics(one) == metrics(two) and names(one) == names(two)
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-6)
+
+
+def test_two_processes_train_several_seeds_as_one(tiny_job, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    settings = {"TRAIN_STEPS": 1002, "BATCH_SIZE": 16, "EVAL_PERIOD": 2, "RANDOM_SEED": (0, 1)}
+    cli.run(tiny_job.command("train", MODEL_DIR=one, **settings))
+    codes, told = run(tiny_job.command("train", MODEL_DIR=two, **settings))
+    assert codes == [0, 0], told
+    for seed in ("seed_0", "seed_1"):
+        assert metrics(one / seed) == metrics(two / seed)
+        np.testing.assert_allclose(losses(two / seed), losses(one / seed), rtol=1e-6)
+
+
+def test_each_example_is_fed_once_an_epoch(uninterrupted):
+    """Of what processes have read, each example goes to one device of one of them."""
+    for epoch in ((0, 1), (2, 3)):
+        files = [
+            uninterrupted / f"fed/{batch}_{process}.npy" for batch in epoch for process in (0, 1)
+        ]
+        arrays = [np.load(file) for file in files]
+        assert [len(array) for array in arrays] == [8] * 4
+        rows = {row.tobytes().rstrip(b"\0") for array in arrays for row in array}
+        assert len(rows) == 32
+
+
+def test_one_that_is_killed_ends_the_other_and_a_restart_goes_on(few, uninterrupted, tmp_path):
+    codes, told = run(few(tmp_path), before=KILLED)
+    assert codes == [75, -signal.SIGKILL], told
+    assert "prompt-tuning: process 1 (on " in told[0] and "is gone: it was killed" in told[0]
+    assert not (tmp_path / "prompts/prompt_1004.npy").exists()
+    codes, told = run(few(tmp_path))
+    assert codes == [0, 0] and "going on from step 1002" in told[0], told
+    prompts = [folder / "prompts/prompt_1004.npy" for folder in (tmp_path, uninterrupted)]
+    assert prompts[0].read_bytes() == prompts[1].read_bytes()
+    assert losses(tmp_path) == losses(uninterrupted)
+
+
+def test_processes_with_other_settings_do_not_start(tiny_job, tmp_path):
+    command = tiny_job.command("train", MODEL_DIR=tmp_path / "run", TRAIN_STEPS=1004)
+    codes, told = run(command, others=["--gin.TRAIN_STEPS=1005"])
+    assert codes == [2, 2] and not (tmp_path / "run").exists()
+    for each in told:
+        assert "process 1 (on " in each and "settings: TRAIN_STEPS = 1005\n" in each
+
+
+def test_a_process_that_nobody_joins_ends(tiny_job, tmp_path):
+    command = tiny_job.command("train", MODEL_DIR=tmp_path / "run", TRAIN_STEPS=1004)
+    codes, told = run(command, others=["--initialization_timeout=1"], count=1)
+    assert codes == [2] and "not all processes have come" in told[0] and "Check" not in told[0]
 
 
 def test_all_stop_after_the_same_step(tiny_job, tmp_path):
@@ -90,7 +193,7 @@ def test_all_stop_after_the_same_step(tiny_job, tmp_path):
         "BATCH_SIZE": 8,
     }
     command = tiny_job.command("train", MODEL_DIR=tmp_path, **settings)
-    codes, told = run(command, STOPPED)
+    codes, told = run(command, before=STOPPED)
     assert codes == [143, 143], told
     (step,) = {re.search(r"step (\d+) is saved", each)[1] for each in told}
     assert 1002 < train_state.latest_step(tmp_path) == int(step) < 50_000
