@@ -133,11 +133,6 @@ FOUND = [
     ("npy", array(descr="|O"), "is not a .npy file of numbers"),
     ("npy", lambda _: header_of("{'descr': ("), "is not a .npy file of numbers"),
     ("npz", lambda valid: valid.replace(b"PK\x01\x02-\x03-\0", b"PK\x01\x02-\x03\x63\0"), "npz"),
-    (
-        "npz",
-        lambda valid: valid[:-22] + valid[-22:].replace(b"\1\0\1\0", b"\2\0\2\0"),
-        "is not a .npz",
-    ),
     ("npz member", array(shape=(10**12, 4)), "is not a .npz file of numbers"),
     ("card", lambda _: DEEP, "is not a JSON object"),
     ("card", changed(length="2"), "has length '2', which no card has"),
@@ -147,7 +142,7 @@ FOUND = [
     ("JSONL", lambda _: b'{"text": "\\ud800", "label": 1}', "line 1: not JSON .*surrogates"),
     ("GLUE JSON", lambda _: b"[1]", "expected a JSON object of rows"),
     ("GLUE JSON", lambda _: b'{"0": 5}', "another kind of value than glue"),
-    ("SuperGLUE", changed(idx=10**12), "another kind of value than glue"),
+    ("SuperGLUE", changed(idx=10**25), "another kind of value than glue"),
     ("SuperGLUE", changed(label=float("nan")), "label 'nan'"),
     ("MultiRC", changed(passage={"text": "t", "questions": [{}]}), "another kind of value"),
     ("ReCoRD", changed(passage={"text": "t", "entities": [{}]}), "another kind of value"),
@@ -252,7 +247,8 @@ def test_no_file_outside_the_folder_is_read(tmp_path):
     store = tensorstore.KvStore.open(t5x.zarr.kvstore(tmp_path / "inside")).result()
     with pytest.raises(ValueError, match="Invalid key"):
         store.read("../outside").result()
-    assert store.read("/outside").result().state == "missing"
+    with pytest.raises(ValueError, match="Invalid key"):
+        store.read("/outside").result()
 
 
 def test_links_are_followed_as_the_hubs_cache_is_made_of_them(tmp_path):
