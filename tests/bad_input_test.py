@@ -75,9 +75,16 @@ class Broken:
         self.file('{"model_type": "bert", "hidden_size": 768}', "bert/config.json")
         return self.folder / "bert"
 
-    def prompt(self, array: Any) -> pathlib.Path:
+    def prompt(self, array: Any, card: str | None = None) -> pathlib.Path:
         np.save(self.folder / "p.npy", array)
+        if card is not None:
+            self.file(card, "p.json")
         return self.folder / "p.npy"
+
+    def long_prompt(self) -> pathlib.Path:
+        """A prompt with 10**9 rows, by its header."""
+        content = self.prompt(np.ones((4, 16), np.float32)).read_bytes()
+        return self.file(content.replace(b"(4, 16), }         ", b"(1000000000, 16), }"), "p.npy")
 
     def vocabulary(self) -> pathlib.Path:
         """One that holds its extra ids, as T5X's does."""
@@ -257,6 +264,40 @@ CASES = {
         },
         ["surplus: a/b (3,)", "missing: token_embedder/embedding", "INITIAL_CHECKPOINT_PATH"],
     ),
+    "JSON without end": (
+        "infer",
+        lambda broken: {"INFER_FILE": broken.file("[" * 100_000, "a.jsonl")},
+        ["INFER_FILE", "a.jsonl, line 1: not JSON"],
+    ),
+    "much in a small gzip": (
+        "train",
+        lambda broken: {"TRAIN_FILE": broken.file(gzip.compress(bytes(2**25)), "a.tsv.gz")},
+        ["TRAIN_FILE", "a.tsv.gz", "over 200 times its size; unpack it with gunzip"],
+    ),
+    "config of a billion layers": (
+        "train",
+        lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.checkpoint(num_layers=10**9)},
+        ["copy/config.json has num_layers 1000000000", "tensors are stored", "copy the model"],
+    ),
+    "config of texts": (
+        "eval",
+        lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.checkpoint(d_model="16")},
+        ["copy/config.json has d_model '16'; expected a whole number", "copy it again"],
+    ),
+    "damaged T5X index": (
+        "train",
+        lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.t5x({"a": "text"})},
+        ["checkpoint is not a T5X checkpoint or is damaged", "INITIAL_CHECKPOINT_PATH"],
+    ),
+    "T5X index that points elsewhere": (
+        "train",
+        lambda broken: {
+            "INITIAL_CHECKPOINT_PATH": broken.t5x(
+                {"a": {"driver": "zarr", "kvstore": {"driver": "http", "path": "/etc/passwd"}}}
+            )
+        },
+        ["points out of its folder ('/etc/passwd')", "use another copy"],
+    ),
     "truncated weights": (
         "train",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.truncated("model.safetensors")},
@@ -343,6 +384,21 @@ CASES = {
         lambda broken: {"PROMPT_FILE": broken.file(pickle.dumps(np.ones((4, 16))), "p.npy")},
         ["PROMPT_FILE", "p.npy is not a .npy file of numbers"],
     ),
+    "prompt that its header makes larger": (
+        "eval",
+        lambda broken: {"PROMPT_FILE": broken.long_prompt()},
+        ["PROMPT_FILE", "p.npy is not a .npy file of numbers"],
+    ),
+    "prompt that is no zip file": (
+        "eval",
+        lambda broken: {"PROMPT_FILE": broken.file("PK", "p.npz")},
+        ["PROMPT_FILE", "p.npz is not a .npz file of numbers"],
+    ),
+    "card of something else": (
+        "eval",
+        lambda broken: {"PROMPT_FILE": broken.prompt(np.ones((4, 16)), '{"place": 5}')},
+        ["p.json has place 5", "restore or delete it"],
+    ),
     "Orbax checkpoint without its marker": (
         "infer",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.file("", "_CHECKPOINT_METADATA").parent},
@@ -423,6 +479,8 @@ CASES = {
 }
 # What only reading the weights, or the model's parameters, tells.
 LATE = {
+    "damaged T5X index",
+    "T5X index that points elsewhere",
     "T5X checkpoint of another size",
     "Orbax checkpoint without its marker",
     "trainable",

@@ -7,9 +7,11 @@ is "t5" for T5 1.0, 1.1, Flan-T5 and ByT5, "mt5" and "umt5" for these.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,7 @@ from prompt_tuning.models import config as config_lib
 
 STEP_KEY = "training_steps"
 VOCABULARY = "spiece.model"
+MOST_EXTRA_IDS = 10_000  # T5 has 100
 ACTIVATIONS = {
     "relu": ("relu",),
     "gated-gelu": ("gelu", "linear"),
@@ -101,7 +104,10 @@ def is_checkpoint(path: epath.PathLike) -> bool:
 
 def read_step(path: epath.PathLike) -> int | None:
     """The pre-training step, where this package wrote the checkpoint."""
-    return weight_files.read_json(epath.Path(path) / "config.json").get(STEP_KEY)
+    file = epath.Path(path) / "config.json"
+    config = weight_files.read_json(file)
+    told = config.get(STEP_KEY) is not None
+    return weight_files.whole_number(file, config, STEP_KEY, least=0) if told else None
 
 
 HOW_TO_RUN = {"dropout_rate", "dtype", "weights_dtype", "remat_policy"}
@@ -116,30 +122,55 @@ def read_config(path: epath.PathLike) -> config_lib.T5Config:
     path = epath.Path(path)
     config = weight_files.read_json(path / "config.json")
     kind = config.get("model_type")
-    feed_forward = config.get("feed_forward_proj") or FEED_FORWARD.get(kind)
-    if kind not in FEED_FORWARD or feed_forward not in ACTIVATIONS:
+    # As text: a list is no key.
+    feed_forward = config.get("feed_forward_proj") or FEED_FORWARD.get(str(kind))
+    if str(kind) not in FEED_FORWARD or str(feed_forward) not in ACTIVATIONS:
         raise ValueError(
-            f"{path}/config.json has model_type {kind!r} and feed_forward_proj "
-            f"{feed_forward!r}; supported are {', '.join(FEED_FORWARD)} with "
+            f"{path}/config.json has model_type {weight_files.shown(kind)} and feed_forward_proj "
+            f"{weight_files.shown(feed_forward)}; supported are {', '.join(FEED_FORWARD)} with "
             f"{sorted(ACTIVATIONS)}: choose another INITIAL_CHECKPOINT_PATH"
         )
     if missing := SIZES - config.keys():
         raise ValueError(f"{path}/config.json lacks {sorted(missing)}; copy the model again")
+    size = functools.partial(weight_files.whole_number, path / "config.json", config)
+    layers = {name: size(name, size("num_layers")) for name in ("num_layers", "num_decoder_layers")}
+    _check_layers(path, layers)
     return config_lib.T5Config(
-        vocab_size=config["vocab_size"],
-        embed_dim=config["d_model"],
-        num_heads=config["num_heads"],
-        head_dim=config["d_kv"],
-        mlp_dim=config["d_ff"],
-        num_encoder_layers=config["num_layers"],
-        num_decoder_layers=config.get("num_decoder_layers") or config["num_layers"],
+        vocab_size=size("vocab_size"),
+        embed_dim=size("d_model"),
+        num_heads=size("num_heads"),
+        head_dim=size("d_kv"),
+        mlp_dim=size("d_ff"),
+        num_encoder_layers=layers["num_layers"],
+        num_decoder_layers=layers["num_decoder_layers"],
         mlp_activations=ACTIVATIONS[feed_forward],
         logits_via_embedding=_is_tied(path, config),
-        relative_attention_buckets=config.get("relative_attention_num_buckets", 32),
-        relative_attention_max_distance=config.get("relative_attention_max_distance", 128),
+        relative_attention_buckets=size("relative_attention_num_buckets", 32),
+        relative_attention_max_distance=size("relative_attention_max_distance", 128),
         relative_attention_per_layer=kind == "umt5",
-        layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
+        layer_norm_epsilon=_epsilon(path, config),
     )
+
+
+def _check_layers(path: epath.Path, layers: Mapping[str, int]) -> None:
+    """Before a network is traced, which takes long for many layers: each has weights."""
+    tensors = len(weight_files.names(path))
+    for name, count in layers.items():
+        if count > tensors:
+            raise ValueError(
+                f"{path}/config.json has {name} {count}, but {tensors} tensors are stored; expected some "
+                "of each layer: copy the model again"
+            )
+
+
+def _epsilon(path: epath.Path, config: Mapping[str, Any]) -> float:
+    value = config.get("layer_norm_epsilon", 1e-6)
+    if type(value) not in (int, float) or not 0 <= value < 1:  # NaN neither
+        raise ValueError(
+            f"{path}/config.json has layer_norm_epsilon {weight_files.shown(value)}; expected a number "
+            "from 0 to 1: copy the model again"
+        )
+    return value
 
 
 def read_tokenizer(path: epath.PathLike) -> tuple[str | None, int]:
@@ -161,7 +192,13 @@ def read_tokenizer(path: epath.PathLike) -> tuple[str | None, int]:
             f"{path} has no {VOCABULARY}; expected the sentencepiece model beside config.json: copy "
             "it from where the model is from, or give vocabulary="
         )
-    return str(path / VOCABULARY), told.get("extra_ids", 100)
+    file = path / "tokenizer_config.json"
+    extra_ids = weight_files.whole_number(file, told, "extra_ids", 100, least=0)
+    if extra_ids > MOST_EXTRA_IDS:
+        raise ValueError(
+            f"{file} has extra_ids {extra_ids}; expected at most {MOST_EXTRA_IDS}: copy it again"
+        )
+    return str(path / VOCABULARY), extra_ids
 
 
 def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:

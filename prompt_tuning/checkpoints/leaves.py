@@ -19,6 +19,7 @@ import numpy as np
 from prompt_tuning import params
 
 READERS = 4
+MOST_LAYERS = 1024
 # Slices with start and stop, one a dimension.
 Box = tuple[slice, ...]
 
@@ -59,11 +60,18 @@ def boxes(leaf: Leaf, box: Box | None = None) -> Iterator[Box]:
 
 
 def read(leaf: Leaf, dtype: Any = None) -> np.ndarray:
-    """The whole array, in the dtype asked or as stored."""
+    """The whole array, in the dtype asked or as stored. Raises ValueError where a part is not there."""
+    # A shape is a file's word: where its last piece is not there, no memory is asked for.
+    leaf.read(tuple(_last(size, step) for size, step in zip(leaf.shape, leaf.chunk, strict=True)))
     array = np.empty(leaf.shape, leaf.dtype if dtype is None else dtype)
     for box in boxes(leaf):
         array[box] = leaf.read(box)
     return array
+
+
+def _last(size: int, step: int) -> slice:
+    """Where the last piece along an axis lies."""
+    return slice((max(size, 1) - 1) // max(step, 1) * max(step, 1), size)
 
 
 def by_layer(stored: Mapping[str, Leaf]) -> dict[str, Leaf]:
@@ -128,7 +136,7 @@ def load(
 def _layers(name: str, leaf: Leaf) -> dict[str, int | None]:
     """{path of the model: index along axis 1} of a weight of all layers; {name: None} of another."""
     scanned = re.fullmatch(r"(encoder|decoder)/\1/(.+)", name)
-    if scanned is None or len(leaf.shape) < 2:
+    if scanned is None or len(leaf.shape) < 2 or leaf.shape[1] > MOST_LAYERS:
         return {name: None}
     stack, rest = scanned.groups()
     return {f"{stack}/layers_{i}/{rest}": i for i in range(leaf.shape[1])}
@@ -145,7 +153,7 @@ def _check(
         for name, paths in layers.items()
         for path, layer in paths.items()
     }
-    if lines := params.mismatches(params.unflatten(found), abstract):
+    if lines := params.mismatches(found, abstract):
         raise ValueError(
             f"the checkpoint {source} does not fit the model:\n  " + "\n  ".join(lines) + "\n"
             "INITIAL_CHECKPOINT_PATH and the model's gin file must name the same model"

@@ -9,6 +9,7 @@ import contextlib
 import json
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import tensorstore
 from etils import epath
 
@@ -29,7 +30,10 @@ def read_step(path: epath.PathLike) -> int:
     """The step that the checkpoint was written at."""
     if STEP not in names(path):
         raise _foreign(path)
-    return int(leaves.read(open_arrays(path, [STEP])[STEP]))
+    leaf = open_arrays(path, [STEP])[STEP]
+    if leaf.shape or not np.issubdtype(leaf.dtype, np.integer):
+        raise zarr.damaged(path, ValueError(f"{STEP} is {leaf.dtype} {leaf.shape}"))
+    return int(leaves.read(leaf))
 
 
 def load(path: epath.PathLike, abstract: params.Tree, shardings: params.Tree | None = None) -> dict:
@@ -86,13 +90,12 @@ def names(path: epath.PathLike) -> list[str]:
             "read; copy it again, or write it with use_ocdbt=True"
         )
     try:
-        keys = tensorstore.KvStore.open(kvstore(path)).result().list().result()
+        stored = tensorstore.KvStore.open(kvstore(path)).result().list().result()
+        keys = [key.decode() for key in stored]
     except ValueError as error:
         raise zarr.damaged(path, error) from error
     suffix = f"/{zarr.ARRAY_FILE}"
-    return sorted(
-        key.decode().removesuffix(suffix) for key in keys if key.decode().endswith(suffix)
-    )
+    return sorted(key.removesuffix(suffix) for key in keys if key.endswith(suffix))
 
 
 def _is_whole(path: epath.Path) -> bool:
@@ -102,7 +105,7 @@ def _is_whole(path: epath.Path) -> bool:
     try:
         metadata = json.loads((path / METADATA).read_text())
         return bool(metadata.get("commit_timestamp_nsecs"))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, RecursionError, ValueError, AttributeError):
         return False
 
 

@@ -87,10 +87,12 @@ def read_prompt(path: epath.PathLike) -> Float[np.ndarray, "P D"]:
             f"PROMPT_FILE {path} is an adapter of {config['peft_type']}; expected one of "
             f"{' or '.join(PROMPTS)}: `prompt-tuning convert` makes of it what can be used here"
         )
+    file = epath.Path(path) / CONFIG
     length, width = (
-        whole_number(path, config, name) for name in ("num_virtual_tokens", "token_dim")
+        weight_files.whole_number(file, config, name)
+        for name in ("num_virtual_tokens", "token_dim")
     )
-    stacks = whole_number(path, config, "num_transformer_submodules", 2)
+    stacks = weight_files.whole_number(file, config, "num_transformer_submodules", 2)
     with opened(path) as tensors:
         tensors.check_names({TABLE})
         return tensors.values(TABLE, (length * stacks, width))[:length]
@@ -242,29 +244,16 @@ def read_config(path: epath.PathLike) -> dict[str, Any]:
     config = weight_files.read_json(file)
     if config.get("peft_type") not in KINDS:
         raise ValueError(
-            f"PROMPT_FILE {path} is an adapter of {shown(config.get('peft_type'))}; expected one of "
+            f"PROMPT_FILE {path} is an adapter of {weight_files.shown(config.get('peft_type'))}; expected one of "
             f"{', '.join(KINDS)}, which have a counterpart here: set PROMPT_FILE to another adapter"
         )
     tasks = (TASK, None) if config["peft_type"] in (IA3, LORA) else (TASK,)
     if config.get("task_type") not in tasks:
         raise ValueError(
-            f"PROMPT_FILE {path} is an adapter for the task {shown(config.get('task_type'))}; expected "
+            f"PROMPT_FILE {path} is an adapter for the task {weight_files.shown(config.get('task_type'))}; expected "
             f"{TASK}, that of a T5: set PROMPT_FILE to another adapter"
         )
     return config
-
-
-def whole_number(
-    path: epath.PathLike, config: Mapping[str, Any], name: str, default: int | None = None
-) -> int:
-    """A setting of adapter_config.json, from 1 on. Raises ValueError where it is none."""
-    value = default if config.get(name) is None else config[name]
-    if type(value) is not int or not 1 <= value < 2**31:
-        raise ValueError(
-            f"{path}/{CONFIG} has {name} {shown(value)}; expected a whole number from 1 to 2**31: copy "
-            "the adapter again"
-        )
-    return value
 
 
 @contextlib.contextmanager
@@ -302,7 +291,7 @@ class Tensors:
         """Raises ValueError where there are none, or others than `known`."""
         others = sorted(self.names - set(known))
         if others or not self.names:
-            listed = ", ".join(map(shown, others[:3])) or "no tensors"
+            listed = ", ".join(map(weight_files.shown, others[:3])) or "no tensors"
             raise ValueError(
                 f"{self._path} holds {listed}{' and more' if others[3:] else ''}; expected what the "
                 f"method has in this model, such as {min(known)}: set the gin file of the model that it "
@@ -354,12 +343,12 @@ def _check_lora(path: epath.PathLike, config: Mapping[str, Any]) -> None:
     advice = "merge it with PEFT (merge_and_unload), save the model and set INITIAL_CHECKPOINT_PATH to it"
     if others := sorted(name for name in config.keys() - LORA_SETTINGS if config[name]):
         raise ValueError(
-            f"{path}/{CONFIG} sets {', '.join(map(shown, others[:3]))}; expected a plain LoRA: {advice}"
+            f"{path}/{CONFIG} sets {', '.join(map(weight_files.shown, others[:3]))}; expected a plain LoRA: {advice}"
         )
     start = config.get("init_lora_weights")
     if start not in LORA_STARTS:
         raise ValueError(
-            f"{path}/{CONFIG} has init_lora_weights {shown(start)}, which changed the base's weights; "
+            f"{path}/{CONFIG} has init_lora_weights {weight_files.shown(start)}, which changed the base's weights; "
             f"expected one of {LORA_STARTS}: {advice}"
         )
 
@@ -370,7 +359,7 @@ def _lora_scale(path: epath.PathLike, config: Mapping[str, Any], module: str, ra
     if not isinstance(patterns, dict) or not all(map(PLAIN.fullmatch, patterns)):
         # Any regular expression: one of a hostile file may never end.
         raise ValueError(
-            f"{path}/{CONFIG} has alpha_pattern {shown(patterns)}; expected names of modules: merge it "
+            f"{path}/{CONFIG} has alpha_pattern {weight_files.shown(patterns)}; expected names of modules: merge it "
             "with PEFT (merge_and_unload) and set INITIAL_CHECKPOINT_PATH to the result"
         )
     for pattern, value in patterns.items():
@@ -379,12 +368,6 @@ def _lora_scale(path: epath.PathLike, config: Mapping[str, Any], module: str, ra
             break
     if type(alpha) not in (int, float) or not abs(alpha) < LARGEST_ALPHA:  # NaN neither
         raise ValueError(
-            f"{path}/{CONFIG} has lora_alpha {shown(alpha)}; expected a number: copy the adapter again"
+            f"{path}/{CONFIG} has lora_alpha {weight_files.shown(alpha)}; expected a number: copy the adapter again"
         )
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def shown(value: Any) -> str:
-    """A value of a file, short enough for a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from prompt_tuning.checkpoints import peft
+from prompt_tuning.checkpoints import peft, weight_files
 from prompt_tuning.models import config as config_lib
 
 PARTS = ("key", "value")
@@ -39,12 +39,12 @@ def read(path: epath.PathLike, model: config_lib.T5Config) -> dict[str, Float[np
     """
     config = peft.read_config(path)
     names = "num_virtual_tokens", "token_dim", "num_attention_heads", "num_layers"
-    length, width, heads, layers = (peft.whole_number(path, config, name) for name in names)
-    size, stacks = model.head_dim, peft.whole_number(path, config, "num_transformer_submodules", 2)
-    if (heads, width) != (
-        model.num_heads,
-        model.num_heads * size,
-    ) or layers < model.num_decoder_layers:
+    file = epath.Path(path) / peft.CONFIG
+    length, width, heads, layers = (weight_files.whole_number(file, config, name) for name in names)
+    stacks = weight_files.whole_number(file, config, "num_transformer_submodules", 2)
+    size = model.head_dim
+    wanted = model.num_heads, model.num_heads * size
+    if (heads, width) != wanted or layers < model.num_decoder_layers:
         raise ValueError(
             f"PROMPT_FILE {path} is a prefix of {layers} layers with {heads} heads and width {width}; "
             f"expected at least {model.num_decoder_layers} with {model.num_heads} and {model.num_heads * size}, "

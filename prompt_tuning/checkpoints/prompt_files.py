@@ -16,10 +16,16 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
-from prompt_tuning.checkpoints import peft, whole
+from prompt_tuning.checkpoints import peft, weight_files, whole
 from prompt_tuning.prompts import initializers
 
 SUFFIX, SUFFIX_OF_LEAVES = ".npy", ".npz"
+# How many times its size a .npz file may unpack to.
+LARGEST_RATIO = 100
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 
 
@@ -99,7 +105,7 @@ def read_table(path: epath.PathLike, setting: str) -> np.ndarray:
     path, content = _content(path, setting)
     try:
         table = _array(content)
-    except ValueError as error:
+    except Exception as error:  # numpy reads the header as a Python literal: whatever that raises.
         raise ValueError(f"{setting} {path} is not a .npy file of numbers ({error})") from error
     if table.ndim != 2 or table.dtype not in FLOATS:
         raise ValueError(
@@ -113,10 +119,13 @@ def load_leaves(path: epath.PathLike) -> dict[str, np.ndarray]:
     path, content = _content(path, "PROMPT_FILE")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > LARGEST_RATIO * len(content):
+                raise ValueError(f"{unpacked} bytes packed into {len(content)}")
             leaves = {
                 name.removesuffix(SUFFIX): _array(archive.read(name)) for name in archive.namelist()
             }
-    except (ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # Of the zip file, of each of its ways to pack, of numpy.
         raise ValueError(f"PROMPT_FILE {path} is not a .npz file of numbers ({error})") from error
     if strange := sorted(name for name, leaf in leaves.items() if leaf.dtype not in FLOATS):
         raise ValueError(f"PROMPT_FILE {path} holds {strange}, which are not floats")
@@ -136,7 +145,14 @@ def _content(path: epath.PathLike, setting: str) -> tuple[epath.Path, bytes]:
 
 
 def _array(content: bytes) -> np.ndarray:
-    array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    """A view of a .npy file's values: nothing is allocated by what its header says."""
+    header = io.BytesIO(content)
+    version = np.lib.format.read_magic(header)
+    if version not in HEADERS:
+        raise ValueError(f"version {version} of the format")
+    shape, is_fortran, dtype = HEADERS[version](header)
+    values = np.frombuffer(content, dtype, offset=header.tell())
+    array = values.reshape(shape, order="F" if is_fortran else "C")
     # numpy's name for bfloat16
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
 
@@ -245,9 +261,33 @@ def read_card(path: epath.PathLike | None) -> dict[str, Any]:
     if not card.exists():
         return {}
     try:
-        return dict(json.loads(card.read_text()))
-    except (TypeError, ValueError) as error:
+        content = dict(json.loads(card.read_text()))
+    except (RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{card} is not a JSON object ({error}); restore or delete it") from error
+    for name, is_fit in CARD.items():
+        if content.get(name) is not None and not is_fit(content[name]):
+            raise ValueError(
+                f"{card} has {name} {weight_files.shown(content[name])}, which no card has; restore or "
+                "delete it"
+            )
+    return content
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(map(_is_size, value)))
+
+
+# What is read of a card.
+CARD = {
+    "length": _is_size,
+    "step": _is_size,
+    "place": _is_place,
+    "base_model_digest": lambda value: isinstance(value, str),
+}
 
 
 def _card_path(path: epath.Path) -> epath.Path:

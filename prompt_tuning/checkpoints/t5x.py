@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import msgpack
 import numpy as np
 from etils import epath
 from flax import serialization
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import leaves, whole, zarr
+from prompt_tuning.checkpoints import leaves, weight_files, whole, zarr
 
 OLDEST_VERSION, VERSION = 2, 3
 
@@ -95,10 +94,13 @@ def _read_index(path: epath.Path) -> dict:
     try:
         index = serialization.msgpack_restore(file.read_bytes())
         version, optimizer = int(index["version"]), index["optimizer"]
-        dict(optimizer["target"]), int(optimizer["state"]["step"])
-    except (ValueError, KeyError, TypeError, msgpack.UnpackException) as error:
+        step = int(optimizer["state"]["step"])
+        if not 0 <= step < 2**31:
+            raise ValueError(f"step {step}")
+        dict(_flatten(optimizer["target"]))
+    except Exception as error:  # Of msgpack, of Flax, of numpy: whatever their parsers come upon.
         raise ValueError(
-            f"{file} is not a T5X checkpoint or is damaged ({error!r}); copy it again or choose "
+            f"{file} is not a T5X checkpoint or is damaged ({weight_files.shown(error)}); copy it again or choose "
             "another INITIAL_CHECKPOINT_PATH"
         ) from error
     if version < OLDEST_VERSION:
@@ -114,8 +116,10 @@ def _flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, dict) and not _is_spec(value):
             yield from _flatten(value, f"{prefix}{key}/")
-        else:
+        elif _is_spec(value) or isinstance(value, np.ndarray | np.generic):
             yield prefix + key, value
+        else:
+            raise TypeError(f"{prefix}{key} is {weight_files.shown(value)}")
 
 
 def _place(path: epath.Path, kvstore: Any) -> zarr.Json:

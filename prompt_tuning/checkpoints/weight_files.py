@@ -4,7 +4,8 @@ import contextlib
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -50,6 +51,29 @@ def read_json(path: epath.Path) -> dict:
         raise ValueError(f"{path} is not a JSON object ({error}); copy it again") from error
 
 
+def whole_number(
+    file: epath.Path,
+    config: Mapping[str, Any],
+    name: str,
+    default: int | None = None,
+    least: int = 1,
+) -> int:
+    """A size in what `read_json` gave. Raises ValueError unless it is a whole number below 2**31."""
+    value = default if config.get(name) is None else config[name]
+    if type(value) is not int or not least <= value < 2**31:
+        raise ValueError(
+            f"{file} has {name} {shown(value)}; expected a whole number from {least} to 2**31: copy it "
+            "again"
+        )
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value of a file, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
+
+
 def _files(path: epath.Path) -> list[epath.Path]:
     """The files of weights in a folder: those of its index, or the one."""
     found = [path / name for name in _listed(path) or [WEIGHTS]]
@@ -91,7 +115,7 @@ def _header(path: epath.Path) -> set[str]:
         expected = 8 + length + max((x["data_offsets"][1] for x in tensors.values()), default=0)
         if (size := path.stat().length) != expected:
             raise ValueError(f"{size} bytes in place of {expected}")
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy it again") from error
     return set(tensors)
 
@@ -103,7 +127,8 @@ def _leaves(file: str) -> dict[str, leaves.Leaf]:
             tensor = tensors.get_slice(name)
             shape = tuple(tensor.get_shape())
             dtype = tensor[tuple(slice(0, 1) for _ in shape)].dtype  # an empty one reads all
-            rows = max(1, LARGEST_CHUNK // max(1, math.prod(shape[1:]) * dtype.itemsize))
+            row = math.prod(shape[1:]) * dtype.itemsize
+            rows = max(1, LARGEST_CHUNK // row) if row else shape[0] if shape else 1
             found[name] = leaves.Leaf(
                 shape, dtype, (rows, *shape[1:])[: len(shape)], _reader(file, name)
             )

@@ -30,15 +30,12 @@ def open_leaves(kvstores: Mapping[str, Json], source: epath.PathLike) -> dict[st
     Raises:
       ValueError: `source` lacks a file of an array, or it is damaged.
     """
-    # All at once: on gs:// each takes a while.
-    futures = {name: tensorstore.open(_spec(folder)) for name, folder in kvstores.items()}
-    found = {}
-    for name, future in futures.items():
-        try:
-            found[name] = _leaf(future.result(), source)
-        except ValueError as error:
-            raise damaged(source, error) from error
-    return found
+    try:
+        # All at once: on gs:// each takes a while.
+        futures = {name: tensorstore.open(_spec(folder)) for name, folder in kvstores.items()}
+        return {name: _leaf(future.result(), source) for name, future in futures.items()}
+    except ValueError as error:
+        raise damaged(source, error) from error
 
 
 def write(folder: Json, leaf: leaves.Leaf, dtype: np.dtype) -> Json:
@@ -75,8 +72,12 @@ def _leaf(store: tensorstore.TensorStore, source: epath.PathLike) -> leaves.Leaf
         except ValueError as error:
             raise damaged(source, error) from error
 
-    chunk = store.chunk_layout.read_chunk.shape or ()  # None for a scalar
-    return leaves.Leaf(tuple(store.shape), store.dtype.numpy_dtype, tuple(chunk), read)
+    shape = tuple(store.shape)
+    chunk = tuple(store.chunk_layout.read_chunk.shape or ())  # None for a scalar
+    if math.prod(chunk) > max(1, math.prod(shape)):
+        # It would be unpacked whole: an array's own size bounds what reading it takes.
+        raise ValueError(f"an array of shape {shape} in pieces of {chunk}")
+    return leaves.Leaf(shape, store.dtype.numpy_dtype, chunk, read)
 
 
 def damaged(source: epath.PathLike, error: Exception) -> ValueError:

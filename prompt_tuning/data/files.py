@@ -16,6 +16,8 @@ from typing import Any
 from etils import epath
 
 Row = Mapping[str, Any]
+# How many times its size a .gz file may unpack to, and how many bytes one may always.
+LARGEST_RATIO, LEAST_UNPACKED = 200, 2**24
 
 
 def read_text(path: str, setting: str) -> str:
@@ -29,7 +31,7 @@ def read_text(path: str, setting: str) -> str:
     data = file.read_bytes()
     if file.suffix == ".gz":
         try:
-            data = gzip.decompress(data)
+            data = _unpack(data)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{setting} {path} is no whole gzip file: {error}") from error
     try:
@@ -37,6 +39,28 @@ def read_text(path: str, setting: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{setting} {path}, line {line}: not UTF-8 ({error.reason})") from error
+
+
+def _unpack(data: bytes) -> bytes:
+    limit = max(LARGEST_RATIO * len(data), LEAST_UNPACKED)
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        unpacked = file.read(limit + 1)
+    if len(unpacked) > limit:
+        raise gzip.BadGzipFile(
+            f"it holds over {LARGEST_RATIO} times its size; unpack it with gunzip"
+        )
+    return unpacked
+
+
+def parse_json(text: str, place: str) -> Any:
+    """What a JSON text says. Raises ValueError naming `place` for one that is none, too deep or no text."""
+    try:
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half of a pair is no text, and cannot be written
+            json.dumps(value, ensure_ascii=False).encode()
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{place}: not JSON ({error})") from error
+    return value
 
 
 def read_rows(path: str, setting: str) -> Iterator[tuple[int, Row]]:
@@ -94,10 +118,7 @@ def _with_header(lines: Iterator[tuple[int, list[str]]], place: str) -> Iterator
 def _jsonl_rows(text: str, place: str) -> Iterator[tuple[int, Row]]:
     # Not splitlines: JSON strings may hold U+2028 and its like.
     for number, line in enumerate(text.split("\n") if text else [], start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{place}, line {number}: not JSON ({error})") from error
+        row = parse_json(line, f"{place}, line {number}")
         if not isinstance(row, dict):
             raise ValueError(f"{place}, line {number}: {line[:40]}; expected a JSON object")
         yield number, row

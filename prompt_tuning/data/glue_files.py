@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -160,10 +159,10 @@ def _tsv_rows(
 
 
 def _json_rows(file: epath.Path, data_set: DataSet) -> Iterator[dict[str, str]]:
-    try:
-        rows = json.loads(files.read_text(str(file), originals.SETTING))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{originals.SETTING} {file}: not JSON ({error})") from error
+    text = files.read_text(str(file), originals.SETTING)
+    rows = files.parse_json(text, f"{originals.SETTING} {file}")
+    if not isinstance(rows, Mapping):
+        raise ValueError(f"{originals.SETTING} {file}: {text[:40]}; expected a JSON object of rows")
     first, second = data_set.texts.values()
     for key, row in rows.items():
         originals.check_keys(row, ("text_a", "text_b", "label"), f"{file}, {key!r}")

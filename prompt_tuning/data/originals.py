@@ -24,6 +24,8 @@ Example = Mapping[str, Any]
 Reader = Callable[[epath.Path, str], Iterable[Example]]
 # Examples that are shuffled together where memory does not hold all.
 STREAM_SHUFFLE = 10_000
+# What comes of a value of another kind, such as a list in place of a text.
+STRANGE = (AttributeError, LookupError, OverflowError, TypeError)
 
 
 class Source(seqio.TfdsDataSource):
@@ -90,14 +92,26 @@ class Source(seqio.TfdsDataSource):
     def _open(self, folder: epath.Path, split: str) -> tuple[tf.data.Dataset, int]:
         """The examples of original files in order, and how many to shuffle together."""
         read = functools.partial(self._read, folder, split)
-        examples = list(itertools.islice(read(), 1 if self._streams else None))
+        try:
+            examples = list(itertools.islice(read(), 1 if self._streams else None))
+        except STRANGE as error:
+            raise self._foreign(folder, split, error) from error
         if not examples:
             raise ValueError(f"{SETTING} {folder} has no example of split {split!r} of {self.name}")
         if self._streams:
             spec = {name: tf.TensorSpec([], dtype) for name, dtype in self._features.items()}
             return tf.data.Dataset.from_generator(read, output_signature=spec), STREAM_SHUFFLE
-        columns = _columns(examples, self._features)
+        try:
+            columns = _columns(examples, self._features)
+        except (ValueError, *STRANGE) as error:
+            raise self._foreign(folder, split, error) from error
         return tf.data.Dataset.from_tensor_slices(columns), len(examples)
+
+    def _foreign(self, folder: epath.Path, split: str, error: Exception) -> ValueError:
+        return ValueError(
+            f"{SETTING} {folder} has another kind of value than {self.name} in split {split!r} "
+            f"({error!r:.200}): is this the folder of another task? Set {SETTING} to the task's folder"
+        )
 
     @property
     def name(self) -> str:

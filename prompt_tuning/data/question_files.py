@@ -4,7 +4,6 @@ Examples are as TFDS has them. MRQA: 12 sets in one format; the folder is that o
 shared task's download scripts, train/ and dev/ below it if both are wanted.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -28,12 +27,12 @@ def read_squad(folder: epath.Path, split: str) -> Iterator[Example]:
     variants = sorted(file.name for file in folder.glob(f"{stem}*.json*"))
     file = originals.find_file(folder, f"{stem}.json", *variants)
     try:
-        articles = json.loads(files.read_text(str(file), originals.SETTING))["data"]
-        for article in articles:
+        text = files.read_text(str(file), originals.SETTING)
+        for article in files.parse_json(text, f"{originals.SETTING} {file}")["data"]:
             for paragraph in article["paragraphs"]:
                 for asked in paragraph["qas"]:
                     yield _squad_example(asked, paragraph["context"], file)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(
             f"{originals.SETTING} {file} is not SQuAD v1.1 ({error!r}); expected {{'data': "
             "[{'paragraphs': [{'context', 'qas': [{'id', 'question', 'answers'}]}]}]}"

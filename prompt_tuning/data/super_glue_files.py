@@ -121,7 +121,7 @@ def _label(row: files.Row, classes: Sequence[str], place: str) -> int:
     label = row.get("label")
     if label is None:
         return -1
-    if not isinstance(label, str) and int(label) in range(len(classes)):
+    if not isinstance(label, str) and label in range(len(classes)):
         return int(label)
     return originals.class_id(str(label), classes, place)
 

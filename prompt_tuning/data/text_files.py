@@ -4,7 +4,6 @@ Summaries and inference are given away in many forms. Of them this reads rows wh
 are named as in TFDS, in files named after the split.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -62,7 +61,11 @@ def read_imdb(folder: epath.Path, part: str) -> list[Example]:
     """
     reviews = []
     for label, name in enumerate(IMDB_LABELS):
-        found = [*(folder / part / name).glob("*_*.txt")]
+        found = [
+            file
+            for file in (folder / part / name).glob("*_*.txt")
+            if file.name.partition("_")[0].isdecimal()
+        ]
         if not found:
             raise FileNotFoundError(
                 f"{originals.SETTING} {folder} has no {part}/{name}/*.txt; set it to the folder aclImdb"
@@ -86,9 +89,10 @@ def read_c4(folder: epath.Path, split: str) -> Iterator[Example]:
         text = files.read_text(str(shard), originals.SETTING)
         for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
             place = f"{shard}, line {number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{originals.SETTING} {place}: not JSON ({error})") from error
+            row = files.parse_json(line, f"{originals.SETTING} {place}")
             originals.check_keys(row, ("text",), place)
+            if not isinstance(row["text"], str):
+                raise ValueError(
+                    f"{originals.SETTING} {place}: text is {row['text']!r:.80}; expected a string"
+                )
             yield {"text": row["text"]}

@@ -55,7 +55,7 @@ def test_squad(tmp_path, name, split):
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ('{"data": ', ["dev-v1.1.json is not SQuAD v1.1"]),
+        ('{"data": ', ["dev-v1.1.json: not JSON"]),
         ('[{"question": "q"}]', ["dev-v1.1.json is not SQuAD v1.1", "'qas'"]),
         ('{"data": [{"text": "q"}]}', ["not SQuAD v1.1 (KeyError('paragraphs'))"]),
         (squad(("Who?", "Ann"), ("Why?",)), ["question 1 has no answer", "v2.0"]),
