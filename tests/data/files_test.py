@@ -24,7 +24,7 @@ def write(folder, name, content):
 
 def read(path, **settings):
     defaults = {"setting": "TRAIN_FILE", "input_template": "{text}", "target_column": "label"}
-    return files.read_examples(path, **(defaults | settings))
+    return list(files.read_examples(path, **(defaults | settings)))
 
 
 @pytest.mark.parametrize(
