@@ -8,6 +8,7 @@ import csv
 import functools
 import gzip
 import io
+import itertools
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from etils import epath
@@ -44,26 +45,33 @@ def lines(path: str, setting: str, copy: BinaryIO | None = None) -> Iterator[byt
     file = epath.Path(path)
     if not file.exists():
         raise FileNotFoundError(f"{setting} {path} does not exist")
-    blank: list[bytes] = []
     with file.open("rb") as packed:
         stream = gzip.GzipFile(fileobj=packed) if file.suffix == ".gz" else packed
-        for number, line in enumerate(_until_end(stream, f"{setting} {path}"), start=1):
+        yield from _without_blank_end(_read(stream, f"{setting} {path}", copy))
+
+
+def _read(stream: Any, place: str, copy: BinaryIO | None) -> Iterator[bytes]:
+    try:
+        for number in itertools.count(1):
+            line = stream.readline(LINE_LIMIT + 1)
             if len(line) > LINE_LIMIT:
-                raise _too_long(f"{setting} {path}", number)
+                raise _too_long(place, number)
+            if not line:
+                return
             if copy is not None:
                 copy.write(line)
-            blank.append(line)
-            if line.strip(b"\r\n"):
-                yield from blank
-                blank.clear()
-
-
-def _until_end(stream: Any, place: str) -> Iterator[bytes]:
-    try:
-        while line := stream.readline(LINE_LIMIT + 1):
             yield line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{place} is no whole gzip file: {error}") from error
+
+
+def _without_blank_end(of_file: Iterable[bytes]) -> Iterator[bytes]:
+    blank: list[bytes] = []
+    for line in of_file:
+        blank.append(line)
+        if line.strip(b"\r\n"):
+            yield from blank
+            blank.clear()
 
 
 def _too_long(place: str, number: int) -> ValueError:
@@ -136,13 +144,13 @@ def _split_csv(of_file: Iterator[bytes], place: str) -> Iterator[tuple[int, byte
 
     def texts() -> Iterator[str]:
         size = 0
-        for line in of_file:
-            for piece in line.splitlines(keepends=True):
-                size = len(piece) + (size if taken else 0)
-                if size > LINE_LIMIT:
-                    raise _too_long(place, start)
-                taken.append(piece)
-                yield decode(piece, place, start + len(taken) - 1)
+        pieces = (line.splitlines(keepends=True) for line in of_file)  # some end in \r alone
+        for piece in _without_blank_end(itertools.chain.from_iterable(pieces)):
+            size = len(piece) + (size if taken else 0)
+            if size > LINE_LIMIT:
+                raise _too_long(place, start)
+            taken.append(piece)
+            yield decode(piece, place, start + len(taken) - 1)
 
     reader = _csv_reader(texts())
     try:
