@@ -81,7 +81,7 @@ def _too_long(place: str, number: int) -> ValueError:
     )
 
 
-def decode(line: bytes, place: str, number: int) -> str:
+def _decode(line: bytes, place: str, number: int) -> str:
     """Line `number` of a UTF-8 file, from 1, without a byte order mark; ValueError where it is no such."""
     try:
         text = line.decode("utf-8")
@@ -111,7 +111,7 @@ class _Table:
         for number, record in self._split(lines(self._path, self._setting, copy), self.place):
             begin, start = start, start + len(record)
             if self._parse in (_tsv_fields, _csv_fields) and self._header is None:
-                self._header = self._parse(decode(record, self.place, number), self.place, number)
+                self._header = self._parse(_decode(record, self.place, number), self.place, number)
                 continue
             empty = False
             yield number, begin, start, self.row(record, number)
@@ -120,7 +120,7 @@ class _Table:
 
     def row(self, record: bytes, number: int) -> Row:
         """The row of these bytes, which begin at this line."""
-        found = self._parse(decode(record, self.place, number), self.place, number)
+        found = self._parse(_decode(record, self.place, number), self.place, number)
         if self._header is None:
             return found
         if len(found) != len(self._header):
@@ -150,7 +150,7 @@ def _split_csv(of_file: Iterator[bytes], place: str) -> Iterator[tuple[int, byte
             if size > LINE_LIMIT:
                 raise _too_long(place, start)
             taken.append(piece)
-            yield decode(piece, place, start + len(taken) - 1)
+            yield _decode(piece, place, start + len(taken) - 1)
 
     reader = _csv_reader(texts())
     try:
