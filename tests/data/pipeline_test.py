@@ -23,7 +23,6 @@ class Opens:
     """A source of something that is there."""
 
     provider: Any
-    is_fixed: bool = False
 
     def open(self, vocabulary, split):
         return self.provider
