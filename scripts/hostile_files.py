@@ -172,7 +172,7 @@ def _write_orbax(folder: pathlib.Path) -> None:
 
 def _write_adapter(folder: pathlib.Path, method: str, tensors: dict, **settings: Any) -> None:
     arrays = {name: np.ones(shape, np.float32) for name, shape in tensors.items()}
-    peft._save(folder / "adapter", method, None, settings, arrays)
+    peft.save(folder / "adapter", method, None, settings, arrays)
 
 
 _write_prompt_adapter = functools.partial(

@@ -22,6 +22,9 @@ CASES: dict[str, str] = {
     "damage": "torture_damage",
     "disk_full": "torture_disk",
     "processes": "torture_processes",
+    "infer": "torture_infer",
+    "infer_memory": "torture_infer",
+    "train_memory": "torture_infer",
 }
 
 

@@ -2,10 +2,11 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from prompt_tuning.data import batching, vocabularies
+from prompt_tuning.data import batching, lazy, vocabularies
 
 # (seed, epoch, examples to leave out at its beginning) -> the others, in that epoch's order.
 Epoch = Callable[[int, int, int], Iterator[batching.Example]]
@@ -70,7 +71,7 @@ class Batches:
 
 
 def shuffled(examples: Sequence[batching.Example]) -> Epoch:
-    """Epochs of examples that are in memory, each in an order of its own that follows the seed."""
+    """Epochs of examples that are read by number, each in an order of its own that follows the seed."""
 
     def epoch(seed: int, number: int, skip: int) -> Iterator[batching.Example]:
         order = np.random.default_rng([seed, number]).permutation(len(examples))
@@ -79,12 +80,17 @@ def shuffled(examples: Sequence[batching.Example]) -> Epoch:
     return epoch
 
 
+def in_order(examples: Sequence[batching.Example]) -> Epoch:
+    """Epochs of examples that are read by number, each in their own order."""
+    return lambda seed, number, skip: (examples[i] for i in range(skip, len(examples)))
+
+
 def sample(examples: Sequence[batching.Example], size: int) -> list[batching.Example]:
-    """So many examples at most, always the same: a fair sample, however they are sorted."""
+    """So many examples at most, always the same, in order: fair, however they are sorted."""
     if len(examples) <= size:
         return list(examples)
     order = np.random.default_rng(0).choice(len(examples), size, replace=False)
-    return [examples[i] for i in order]
+    return [examples[i] for i in np.sort(order)]
 
 
 def tokenized(
@@ -92,9 +98,21 @@ def tokenized(
 ) -> list[dict[str, np.ndarray]]:
     """Texts as the ids that a task makes of them, each with its end token; see `batching`."""
     return [
-        {
-            "inputs": np.array([*vocabulary.encode(text), batching.EOS_ID], np.int32),
-            "targets": np.array([*vocabulary.encode(target), batching.EOS_ID], np.int32),
-        }
+        {"inputs": _ids(text, vocabulary), "targets": _ids(target, vocabulary)}
         for text, target in zip(inputs, targets, strict=True)
     ]
+
+
+def of_file(examples: lazy.Lazy, vocabulary: vocabularies.Vocabulary) -> lazy.Lazy:
+    """Texts with other features (`files.read_examples`) as seqio's tokenising gives them."""
+
+    def tokenize(example: Mapping[str, Any]) -> batching.Example:
+        texts = {name: example[name] for name in ("inputs", "targets")}
+        ids = {name: _ids(text, vocabulary) for name, text in texts.items()}
+        return {**example, **ids, **{f"{k}_pretokenized": text for k, text in texts.items()}}
+
+    return examples.map(tokenize)
+
+
+def _ids(text: str, vocabulary: vocabularies.Vocabulary) -> np.ndarray:
+    return np.array([*vocabulary.encode(text), batching.EOS_ID], np.int32)

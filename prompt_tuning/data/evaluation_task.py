@@ -6,17 +6,40 @@ import functools
 import logging
 import numbers
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from prompt_tuning.data import batching, bucketing, postprocessors, soft_tokens, vocabularies
+from prompt_tuning.data import (
+    batching,
+    bucketing,
+    epochs,
+    postprocessors,
+    soft_tokens,
+    vocabularies,
+)
 
 # Batches whose examples are sorted by length; answers are in order again after each window.
 WINDOW = 32
 # Targets that are no more than these are labels.
 LABELS_AT_MOST = 20
+# Of more examples, a sample tells lengths and labels.
+SAMPLED = 20_000
+
+
+class Window(NamedTuple):
+    """Consecutive examples of a task.
+
+    Attributes:
+      start: the first one's number.
+      examples: as the task has them.
+      batches: of them, the shortest first: which of `examples`, and their batch.
+    """
+
+    start: int
+    examples: Sequence[Mapping[str, Any]]
+    batches: Iterator[tuple[Int[np.ndarray, " n"], batching.Batch]]
 
 
 @dataclasses.dataclass
@@ -45,16 +68,40 @@ class EvaluationTask:
         Row i of a batch is the example `which[i]`; rows beyond are empty. Each WINDOW of
         batches in turn has the next examples of the task, the shortest first.
         """
-        examples = [soft.put_into(self.lengths.trim(example)) for example in self.examples]
-        sizes = np.array([len(e["inputs"]) for e in examples])
-        window, groups = WINDOW * batch_size, []
-        for start in range(0, len(examples), window):
-            order = start + np.argsort(sizes[start : start + window], kind="stable")
-            groups += [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        room = self.lengths.inputs + len(soft), self.lengths.targets
-        buckets = bucketing.Bucketing.choose(np.array([sizes[g].max() for g in groups]), room)
-        for which in groups:
-            yield which, buckets.pad([examples[i] for i in which], batch_size)
+        for window in self.windows(batch_size, soft):
+            for which, batch in window.batches:
+                yield window.start + which, batch
+
+    def windows(
+        self, batch_size: int, soft: soft_tokens.SoftTokens, start: int = 0
+    ) -> Iterator["Window"]:
+        """The same, window by window from example `start`; one window is in memory at a time.
+
+        What is in a batch, and its shape, do not depend on `start`.
+        """
+        room, rows = (self.lengths.inputs + len(soft), self.lengths.targets), WINDOW * batch_size
+        some = epochs.sample(self.examples, SAMPLED)
+        sizes = np.array([len(self._fitted(e, soft)["inputs"]) for e in some])
+        windows = (sizes[i : i + rows] for i in range(0, len(sizes), rows))
+        longest = [w[which].max() for w in windows for which in _groups(w, batch_size)]
+        buckets = bucketing.Bucketing.choose(np.array(longest), room)
+        for first in range(start, len(self.examples), rows):
+            examples = list(self.examples[first : first + rows])
+            yield Window(first, examples, self._window_batches(examples, batch_size, soft, buckets))
+
+    def _window_batches(
+        self,
+        examples: Sequence[Mapping[str, Any]],
+        batch_size: int,
+        soft: soft_tokens.SoftTokens,
+        buckets: bucketing.Bucketing,
+    ) -> Iterator[tuple[Int[np.ndarray, " n"], batching.Batch]]:
+        fitted = [self._fitted(example, soft) for example in examples]
+        for which in _groups(np.array([len(e["inputs"]) for e in fitted]), batch_size):
+            yield which, buckets.pad([fitted[i] for i in which], batch_size)
+
+    def _fitted(self, example: Mapping[str, Any], soft: soft_tokens.SoftTokens) -> batching.Example:
+        return soft.put_into(self.lengths.trim(example))
 
     @property
     def needs_scores(self) -> bool:
@@ -86,7 +133,8 @@ class EvaluationTask:
 
         T5's reads as it writes; one of lower case, or without "_", would have no right answer.
         """
-        ids = {self.text(example, "targets"): example["targets"] for example in self.examples}
+        some = epochs.sample(self.examples, SAMPLED)
+        ids = {self.text(example, "targets"): example["targets"] for example in some}
         if len(ids) > LABELS_AT_MOST:
             return {}
         spelled = {label: self.vocabulary.decode(of) for label, of in ids.items()}
@@ -140,6 +188,12 @@ class EvaluationTask:
         if others := [name for name, value in plain.items() if value is None]:
             logging.warning("%s: no number and no text, not told: %s", self.name, ", ".join(others))
         return {name: value for name, value in plain.items() if value is not None}
+
+
+def _groups(sizes: Int[np.ndarray, " n"], batch_size: int) -> list[Int[np.ndarray, " B"]]:
+    """Which examples of a window make its batches."""
+    order = np.argsort(sizes, kind="stable")
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 def _is_unknown(text: str, value: Any) -> bool:

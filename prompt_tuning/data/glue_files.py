@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.data import files, originals
+from prompt_tuning.data import files, json_text, originals
 
 _SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 _ENTAILMENT = ("entailment", "not_entailment")
@@ -160,7 +160,7 @@ def _tsv_rows(
 
 def _json_rows(file: epath.Path, data_set: DataSet) -> Iterator[dict[str, str]]:
     text = files.read_text(str(file), originals.SETTING)
-    rows = files.parse_json(text, f"{originals.SETTING} {file}")
+    rows = json_text.parse(text, f"{originals.SETTING} {file}")
     if not isinstance(rows, Mapping):
         raise ValueError(f"{originals.SETTING} {file}: {text[:40]}; expected a JSON object of rows")
     first, second = data_set.texts.values()

@@ -21,6 +21,7 @@ from prompt_tuning.data import (
     bucketing,
     epochs,
     evaluation_task,
+    lazy,
     packing,
     soft_tokens,
     vocabularies,
@@ -34,13 +35,7 @@ class NoSplitError(ValueError):
 
 
 class Source(Protocol):
-    """Opens a seqio task or mixture (see `sources`).
-
-    Attributes:
-      is_fixed: whether examples are the same in each epoch, but for their order.
-    """
-
-    is_fixed: bool
+    """Opens a seqio task or mixture (see `sources`)."""
 
     def open(self, vocabulary: vocabularies.Vocabulary, split: str): ...
 
@@ -206,6 +201,16 @@ def _read(config: DatasetConfig, provider, tasks: Sequence, *, shuffle: bool, se
     return dataset.with_options(options)
 
 
+def _own_examples(task, split: str, vocabulary: vocabularies.Vocabulary) -> lazy.Lazy | None:
+    """The examples of an own file, tokenised when they are asked for; None of other tasks."""
+    from prompt_tuning.data import in_memory
+
+    source = getattr(task, "source", None)  # a mixture has none
+    texts = source.examples[split] if isinstance(source, in_memory.InMemory) else None
+    is_file = isinstance(texts, lazy.Lazy) and "inputs" in texts[0]  # and no running text
+    return epochs.of_file(texts, vocabulary) if is_file else None
+
+
 def _needs_lengths(preprocessor: Callable) -> bool:
     try:
         parameters = inspect.signature(preprocessor).parameters
@@ -307,14 +312,18 @@ class TrainBatches(epochs.Batches):
             dataset = _read(config, provider, tasks, shuffle=config.shuffle, seed=seed + number)
             return dataset.skip(skip).prefetch(4 * config.batch_size).as_numpy_iterator()
 
-        for task in tasks:
-            examples = sample(task, [task])
-            check_fit(task.name, examples, config)
-        if provider is not tasks[0]:  # a mixture, at its rates
-            examples = sample(provider, tasks)
-        if config.source.is_fixed and config.shuffle and len(examples) < CHECKED_EXAMPLES:
-            # All are here; tf.data takes longer to begin an epoch than a small model to train on it.
-            epoch = epochs.shuffled(examples)
+        if own := _own_examples(provider, config.split, vocabulary):
+            examples = epochs.sample(own, CHECKED_EXAMPLES)
+            check_fit(provider.name, examples, config)
+            # A small model learns faster than texts are tokenised: few are tokenised once.
+            kept = own if len(own) > len(examples) else examples
+            epoch = epochs.shuffled(kept) if config.shuffle else epochs.in_order(kept)
+        else:
+            for task in tasks:
+                examples = sample(task, [task])
+                check_fit(task.name, examples, config)
+            if provider is not tasks[0]:  # a mixture, at its rates
+                examples = sample(provider, tasks)
         assemble = assembler(config, soft, examples, row_multiple)
         super().__init__(provider.name, epoch, assemble, config.batch_size, config.seed)
 
@@ -347,7 +356,11 @@ def example_batches(
 
 
 def evaluation_tasks(
-    config: DatasetConfig, vocabulary: vocabularies.Vocabulary, limit: int | None = None
+    config: DatasetConfig,
+    vocabulary: vocabularies.Vocabulary,
+    limit: int | None = None,
+    *,
+    in_memory: bool = True,
 ) -> list[evaluation_task.EvaluationTask]:
     """The tasks of a mixture that have the split, each with its examples in order.
 
@@ -355,15 +368,24 @@ def evaluation_tasks(
       config: what to read.
       vocabulary: the model's.
       limit: examples to keep of each task; None for all.
+      in_memory: whether examples are kept, as metrics want all of them; else they are read when
+        asked for, and lengths must be set.
 
     Raises NoSplitError where no task has the split.
     """
     opened = []
     for task in _open(config, vocabulary)[1]:
-        dataset = _read(config, task, [task], shuffle=False, seed=config.seed)
-        examples = list(itertools.islice(dataset.as_numpy_iterator(), limit))
-        fitted = config.fitted(examples)
-        check_fit(task.name, examples, fitted)
+        examples = _own_examples(task, config.split, vocabulary)
+        if examples is None:
+            dataset = _read(config, task, [task], shuffle=False, seed=config.seed)
+            stream = dataset.take(-1 if limit is None else limit).as_numpy_iterator
+            examples = list(stream()) if in_memory else lazy.of_stream(stream)
+        elif in_memory:
+            examples = list(examples[:limit])
+        fitted = config.fitted(examples) if in_memory else config
+        check_fit(
+            task.name, examples if in_memory else epochs.sample(examples, CHECKED_EXAMPLES), fitted
+        )
         opened.append(
             evaluation_task.EvaluationTask(task.name, examples, fitted.room, task, vocabulary)
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.data import files, originals
+from prompt_tuning.data import files, json_text, originals, records
 
 Example = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ def read_squad(folder: epath.Path, split: str) -> Iterator[Example]:
     file = originals.find_file(folder, f"{stem}.json", *variants)
     try:
         text = files.read_text(str(file), originals.SETTING)
-        for article in files.parse_json(text, f"{originals.SETTING} {file}")["data"]:
+        for article in json_text.parse(text, f"{originals.SETTING} {file}")["data"]:
             for paragraph in article["paragraphs"]:
                 for asked in paragraph["qas"]:
                     yield _squad_example(asked, paragraph["context"], file)
@@ -70,7 +70,7 @@ def read_mrqa(folder: epath.Path, split: str, name: str) -> Iterator[Example]:
         variants += folder.glob(f"{name}*.jsonl*")
     names = sorted(str(file.relative_to(folder)) for file in variants)
     file = originals.find_file(folder, f"{_PARTS[split]}/{name}.jsonl", *names)
-    rows = files.read_rows(str(file), originals.SETTING)
+    rows = records.read_rows(str(file), originals.SETTING)
     _check_header(next(rows)[1], name, split, file)
     for number, paragraph in rows:
         place = f"{file}, line {number}"
@@ -89,7 +89,7 @@ def read_mrqa(folder: epath.Path, split: str, name: str) -> Iterator[Example]:
             }
 
 
-def _check_header(row: files.Row, name: str, split: str, file: epath.Path) -> None:
+def _check_header(row: records.Row, name: str, split: str, file: epath.Path) -> None:
     """The first line of a file tells its set, and as a rule its split: train, dev or test."""
     header = row.get("header")
     if not isinstance(header, Mapping) or "dataset" not in header:

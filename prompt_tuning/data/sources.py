@@ -61,11 +61,6 @@ class TaskSource:
     data_dir: str | None = None
 
     @property
-    def is_fixed(self) -> bool:
-        """Whether examples are the same in each epoch, but for their order: those of files."""
-        return bool(self.files)
-
-    @property
     def files(self) -> dict[str, str]:
         """The files that are given, by setting."""
         files = {
@@ -190,8 +185,6 @@ class TextSource:
     objectives: Sequence[tuple[str, float]]
     train_file: str | None = None
     train_file_rate: float = 1.0
-
-    is_fixed = False  # What is cut and masked is drawn anew.
 
     def open(self, vocabulary: vocabularies.Vocabulary, split: str):
         """The seqio mixture."""

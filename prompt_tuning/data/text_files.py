@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.data import files, originals
+from prompt_tuning.data import files, json_text, originals, records
 
 Example = Mapping[str, Any]
 IMDB_LABELS = ("neg", "pos")
@@ -38,7 +38,7 @@ def read_columns(
         raise FileNotFoundError(
             f"{error}, as rows with the columns {', '.join(columns)}"
         ) from error
-    for number, row in files.read_rows(str(file), originals.SETTING):
+    for number, row in records.read_rows(str(file), originals.SETTING):
         place = f"{file}, line {number}"
         originals.check_keys(row.keys(), columns, place)
         yield {
@@ -86,10 +86,9 @@ def read_c4(folder: epath.Path, split: str) -> Iterator[Example]:
             f"{originals.SETTING} {folder} has no c4-{split}*.json.gz; set it to a folder with shards of C4"
         )
     for shard in shards:
-        text = files.read_text(str(shard), originals.SETTING)
-        for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
+        for number, line in enumerate(records.lines(str(shard), originals.SETTING), start=1):
             place = f"{shard}, line {number}"
-            row = files.parse_json(line, f"{originals.SETTING} {place}")
+            row = json_text.parse(line, f"{originals.SETTING} {place}")
             originals.check_keys(row, ("text",), place)
             if not isinstance(row["text"], str):
                 raise ValueError(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,7 +73,7 @@ def infer(
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     tasks = [
         dataclasses.replace(task, examples=task.examples[shard_id::num_shards])
-        for task in pipeline.evaluation_tasks(dataset, vocabulary)
+        for task in pipeline.evaluation_tasks(dataset, vocabulary, in_memory=False)
     ]
     if mode == "score":
         _check_targets(tasks, dataset)
@@ -149,33 +150,46 @@ def _answer(
     path: epath.Path,
     mode: str,
 ) -> None:
-    """Appends to a partial file what is answered, in order; renames it when it is whole."""
-    partial = _partial(path)
-    lines = partial.read_text().split("\n")[:-1] if partial.exists() else []
+    """Appends to a partial file what is answered, window by window; renames it when it is whole."""
+    partial, total = _partial(path), len(task.examples)
     # Whole windows only: a batch's randomness belongs to its number.
-    first_batch = len(lines) // (evaluation_task.WINDOW * batch_size) * evaluation_task.WINDOW
-    written, total = first_batch * batch_size, len(task.examples)
-    reporting.write_text(partial, "".join(f"{line}\n" for line in lines[:written]))
-    answers: dict[int, str] = {}  # whose turn has not come
-    with partial.open("a") as out, reporting.progress(total, written, "rows") as bar:
-        for i, (which, batch) in enumerate(task.batches(batch_size, loaded.soft_tokens)):
-            if i < first_batch:
-                continue
-            if mode == "score":
-                found = [{"score": float(x)} for x in answerer.score(loaded.params, batch)]
-            else:
-                decoded = answerer.predict(loaded.params, batch, task.lengths.targets, i)
-                found = [_prediction(task, *each, mode) for each in zip(*decoded, strict=True)]
-            for example, answer in zip(which.tolist(), found, strict=False):
-                inputs = _inputs(task, task.examples[example])
-                answers[example] = json.dumps({"inputs": inputs, **answer})
-            while written in answers:
-                out.write(answers.pop(written) + "\n")
-                written += 1
+    written = _keep_whole(partial, evaluation_task.WINDOW * batch_size)
+    with partial.open("ab") as out, reporting.progress(total, written, "rows") as bar:
+        for window in task.windows(batch_size, loaded.soft_tokens, written):
+            answers: list[str] = [""] * len(window.examples)
+            for i, (which, batch) in enumerate(window.batches, start=window.start // batch_size):
+                if mode == "score":
+                    found = [{"score": float(x)} for x in answerer.score(loaded.params, batch)]
+                else:
+                    decoded = answerer.predict(loaded.params, batch, task.lengths.targets, i)
+                    found = [_prediction(task, *each, mode) for each in zip(*decoded, strict=True)]
+                for example, answer in zip(which.tolist(), found, strict=False):
+                    inputs = _inputs(task, window.examples[example])
+                    answers[example] = json.dumps({"inputs": inputs, **answer}) + "\n"
+                bar.advance(0, len(which))
+            out.write("".join(answers).encode())
             out.flush()
-            bar.advance(0, len(which))
+        if os.path.isfile(partial):  # What has the final name is on the disk before.
+            os.fsync(out.fileno())
     partial.replace(path)
     logging.info("%d answers: %s", total, path)
+
+
+def _keep_whole(partial: epath.Path, window: int) -> int:
+    """How many answers a partial file has, in whole windows of so many; what is behind is cut off."""
+    count = size = kept = kept_size = 0
+    if not partial.exists():
+        return 0
+    with partial.open("rb") as file:
+        for line in file:
+            count, size = count + line.endswith(b"\n"), size + len(line)
+            if count == kept + window:
+                kept, kept_size = count, size
+    if kept_size < size and os.path.isfile(partial):
+        os.truncate(partial, kept_size)
+    elif kept_size < size:  # what is in a bucket is written anew
+        partial.write_bytes(partial.read_bytes()[:kept_size])
+    return kept
 
 
 def _inputs(task: evaluation_task.EvaluationTask, example: Mapping[str, Any]) -> dict[str, str]:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import seqio
 
-from prompt_tuning.data import batching, evaluation_task, metrics, postprocessors, soft_tokens
+from prompt_tuning.data import (
+    batching,
+    evaluation_task,
+    lazy,
+    metrics,
+    postprocessors,
+    soft_tokens,
+)
 
 SOFT = soft_tokens.SoftTokens(np.array([300, 301], np.int32))
 
@@ -71,6 +78,39 @@ def test_answers_are_in_order_again_after_each_window(vocabulary, rng, monkeypat
         first = 2 * start
         expected = first + np.argsort(lengths[first : first + 6], kind="stable")
         assert window == expected.tolist()
+
+
+@pytest.mark.parametrize("sampled", [8, 1000])
+def test_windows_are_the_same_wherever_it_begins(vocabulary, rng, monkeypatch, sampled):
+    monkeypatch.setattr(evaluation_task, "WINDOW", 3)
+    monkeypatch.setattr(evaluation_task, "SAMPLED", sampled)
+    task = of_lengths(vocabulary, rng.integers(3, 60, 20))
+    whole = [(w.start, w.examples, list(w.batches)) for w in task.windows(2, SOFT)]
+    assert [start for start, _, _ in whole] == [0, 6, 12, 18]
+    assert [len(examples) for _, examples, _ in whole] == [6, 6, 6, 2]
+    rest = [(w.start, w.examples, list(w.batches)) for w in task.windows(2, SOFT, 12)]
+    for (start, examples, batches), (_, _, expected) in zip(rest, whole[2:], strict=True):
+        assert examples == task.examples[start : start + 6]
+        for (which, batch), (order, other) in zip(batches, expected, strict=True):
+            assert which.tolist() == order.tolist()
+            ours, theirs = batch["encoder_input_tokens"], other["encoder_input_tokens"]
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_sample_of_many_tells_shapes_and_labels(vocabulary, rng, monkeypatch):
+    task = of_lengths(vocabulary, np.repeat(np.arange(4, 60), 20))
+    task.examples = lazy.Lazy(task.examples.__getitem__, range(len(task.examples)))
+    asked = []
+    task.examples = task.examples.map(lambda example: asked.append(1) or example)
+    monkeypatch.setattr(evaluation_task, "SAMPLED", 100)
+    next(task.windows(2, SOFT))
+    assert len(asked) == 100 + 2 * evaluation_task.WINDOW
+    assert task.spell(vocabulary.encode("good")) == "good"
+    assert len(asked) == 200 + 2 * evaluation_task.WINDOW
+    batches = [batch["encoder_input_tokens"] for _, batch in task.batches(4, SOFT)]
+    assert len({batch.shape for batch in batches}) <= 6
+    filled = sum((batch > 0).sum() for batch in batches) / sum(batch.size for batch in batches)
+    assert filled > 0.75
 
 
 def test_examples_of_one_length_keep_their_order(vocabulary):

@@ -24,7 +24,7 @@ def write(folder, name, content):
 
 def read(path, **settings):
     defaults = {"setting": "TRAIN_FILE", "input_template": "{text}", "target_column": "label"}
-    return files.read_examples(path, **(defaults | settings))
+    return list(files.read_examples(path, **(defaults | settings)))
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,7 @@ BAD_FILES = {
     "bad JSON": ("a.jsonl", JSONL + "{'text': 1}\n", ["line 4", "not JSON"]),
     "no object": ("a.jsonl", '["x", 1]\n', ["line 1", "JSON object"]),
     "label": ("a.tsv", TSV + "x\t2\n", ["line 5", "'2'", "['0', '1']", "LABEL_MAP"]),
+    "half a character": ("a.jsonl", '{"text": "\\ud800"}', ["line 1", "not JSON"]),
     "suffix": ("a.xlsx", TSV, ["'.xlsx'", ".tsv, .csv, .jsonl"]),
     "no suffix": ("a", TSV, ["no suffix"]),
 }

@@ -23,7 +23,6 @@ class Opens:
     """A source of something that is there."""
 
     provider: Any
-    is_fixed: bool = False
 
     def open(self, vocabulary, split):
         return self.provider
@@ -110,14 +109,16 @@ def test_small_files_are_read_once(vocabulary, tmp_path, monkeypatch):
     other = batches.with_seed(3)
     other.position = {"epoch": 1, "examples": 0}
     assert list(texts_of([next(other)], vocabulary)) == orders[1]
-    # In the order of the file, and of what is larger than the sample, tf.data reads.
-    for change in ({"shuffle": False}, {"batch_size": 6}):
-        monkeypatch.undo()
-        monkeypatch.setattr(pipeline, "CHECKED_EXAMPLES", 7 if "batch_size" in change else 2000)
-        anew = pipeline.TrainBatches(dataclasses.replace(settings, **change), vocabulary, SOFT)
-        monkeypatch.setattr(pipeline, "_read", None)
-        with pytest.raises(TypeError):
-            anew.position = {"epoch": 1, "examples": 0}
+    # A file beyond the sample is read row by row, in the same orders.
+    monkeypatch.setattr(pipeline, "CHECKED_EXAMPLES", 3)
+    large = pipeline.TrainBatches(settings, vocabulary, SOFT)
+    assert [list(texts_of([next(large)], vocabulary)) for _ in range(3)] == orders
+    large.position = {"epoch": 1, "examples": 3}
+    assert list(texts_of([next(large)], vocabulary))[:4] == orders[1][3:]
+    unshuffled = dataclasses.replace(settings, shuffle=False, batch_size=5)
+    in_order = pipeline.TrainBatches(unshuffled, vocabulary, SOFT)
+    found = list(texts_of([next(in_order), next(in_order)], vocabulary))
+    assert found == [f"film {i % 7}" for i in range(10)]
 
 
 def test_order_follows_the_seed(vocabulary):
@@ -346,3 +347,21 @@ def test_another_task_than_the_source_has(vocabulary):
     assert other.name == "glue_sst2_v200_exmaples"
     with pytest.raises(ValueError, match="nearest: glue_sst2_v200_examples"):
         pipeline.evaluation_tasks(other, vocabulary)
+
+
+def test_what_is_not_kept_is_read_when_asked_for(vocabulary, tmp_path):
+    """Of own files, and of registered tasks, which are read on from where they are."""
+    path = tmp_path / "a.tsv"
+    path.write_text("text\n" + "".join(f"{text}\n" for text in TEXTS))
+    source = sources.TaskSource(infer_file=str(path))
+    own = pipeline.DatasetConfig(source, LENGTHS, "infer", 4)
+    for settings in (own, config(make_task(), split="validation")):
+        (kept,) = pipeline.evaluation_tasks(settings, vocabulary)
+        (task,) = pipeline.evaluation_tasks(settings, vocabulary, in_memory=False)
+        assert len(task.examples) == 10 and not isinstance(task.examples, list)
+        assert task.examples[4] is not task.examples[4]
+        assert [task.text(example, "inputs") for example in task.examples[1::3]] == TEXTS[1::3]
+        for ours, theirs in zip(task.batches(4, SOFT), kept.batches(4, SOFT), strict=True):
+            np.testing.assert_array_equal(ours[0], theirs[0])
+            for name, array in theirs[1].items():
+                np.testing.assert_array_equal(ours[1][name], array)

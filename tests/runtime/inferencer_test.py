@@ -180,6 +180,7 @@ def test_modes_and_shards_are_checked(infer, settings, part):
         (3, "", [0, 1, 2, 3]),
         (4, '{"inputs": "fil', [2, 3]),
         (6, "", [2, 3]),
+        (4, "", [2, 3]),
     ],
 )
 def test_a_file_that_was_begun_is_gone_on_with(infer, kept, torn, asked):
@@ -192,6 +193,18 @@ def test_a_file_that_was_begun_is_gone_on_with(infer, kept, torn, asked):
     # Answered again: whole windows, since a batch's randomness follows its number.
     assert Echo.batches == asked
     assert not partial.exists()
+
+
+def test_what_is_whole_is_kept_where_it_is(infer):
+    """A file of a GB is not written anew each time; what is on it is not looked at either."""
+    path = infer()
+    whole = path.read_bytes().splitlines(keepends=True)
+    partial = path.with_name(f"{path.name}.partial")
+    path.unlink()
+    partial.write_bytes(b"kept\n" * 4 + b"".join(whole[4:6]) + whole[6][:-3])
+    kept = partial.stat().st_ino
+    assert infer().read_bytes() == b"kept\n" * 4 + b"".join(whole[4:])
+    assert path.stat().st_ino == kept
 
 
 def test_a_whole_file_is_left_alone(infer):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import seqio
 from etils import epath
 
-from prompt_tuning.data import features, files, in_memory, preprocessors
+from prompt_tuning.data import features, files, in_memory, lazy, preprocessors, records
 
 OBJECTIVES = {
     "span_corruption": preprocessors.span_corruption,
@@ -26,14 +26,13 @@ def read_documents(text_files: Sequence[str]) -> in_memory.InMemory:
     Raises:
       FileNotFoundError, ValueError: with file, line and the setting to mend.
     """
-    documents = [
-        {"targets": text} for path in _paths(text_files) for text in _file_documents(path) if text
-    ]
+    documents = lazy.chain([_documents(path) for path in _paths(text_files)])
     if not documents:
         raise ValueError(f"TEXT_FILES {list(text_files)} hold no text")
-    validation = documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]
-    del documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]
-    splits = {"train": documents, "validation": validation}
+    splits = {
+        "train": documents.without_every(VALIDATION_EVERY),
+        "validation": documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY],
+    }
     return in_memory.InMemory({split: some for split, some in splits.items() if some})
 
 
@@ -49,13 +48,13 @@ def _paths(text_files: Sequence[str]) -> list[str]:
     return paths
 
 
-def _file_documents(path: str) -> list[str]:
-    if path.removesuffix(".gz").endswith(".txt"):
-        return [line.strip() for line in files.read_text(path, "TEXT_FILES").split("\n")]
-    return [
-        files.column(row, "text", f"TEXT_FILES {path}, line {number}", "TEXT_FILES")
-        for number, row in files.read_rows(path, "TEXT_FILES")
-    ]
+def _documents(path: str) -> lazy.Lazy:
+    def make(row: records.Row, number: int, place: str) -> dict[str, str] | None:
+        del number
+        text = files.column(row, "text", place, "TEXT_FILES")
+        return {"targets": text} if text else None
+
+    return records.by_number(path, "TEXT_FILES", make, records.TEXT_FORMATS)
 
 
 def text_task(
