@@ -86,6 +86,11 @@ class Broken:
         content = self.prompt(np.ones((4, 16), np.float32)).read_bytes()
         return self.file(content.replace(b"(4, 16), }         ", b"(1000000000, 16), }"), "p.npy")
 
+    def packed_prompt(self, content: str) -> pathlib.Path:
+        """A prompt of several parameters with this content, and its card."""
+        self.file('{"length": 4}', "p.json")
+        return self.file(content, "p.npz")
+
     def vocabulary(self) -> pathlib.Path:
         """One that holds its extra ids, as T5X's does."""
         proto = sentencepiece_model_pb2.ModelProto()
@@ -391,7 +396,7 @@ CASES = {
     ),
     "prompt that is no zip file": (
         "eval",
-        lambda broken: {"PROMPT_FILE": broken.file("PK", "p.npz")},
+        lambda broken: {"PROMPT_FILE": broken.packed_prompt("PK")},
         ["PROMPT_FILE", "p.npz is not a .npz file of numbers"],
     ),
     "card of something else": (
