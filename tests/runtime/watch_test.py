@@ -47,6 +47,12 @@ def hub(left):
         end.close()
 
 
+def joined(watching):
+    """Waits for the end of what a watch does."""
+    watching._thread.join(LONG)
+    assert not watching._thread.is_alive()
+
+
 def heard(end):
     """The messages on a link, without the empty lines."""
     end.settimeout(5)
@@ -57,7 +63,7 @@ def heard(end):
 def test_one_that_is_gone_is_named_here_and_to_the_others(hub, left):
     watching, one, two = hub()
     one.close()
-    watching._thread.join()
+    joined(watching)
     (message, code), *_ = left
     assert code == watch.GONE == 75
     assert message.startswith("process 1 is gone: it was killed") and "MODEL_DIR" in message
@@ -72,14 +78,14 @@ def test_one_of_which_another_tells_is_named_not_the_other(left):
         of_0.sendall(b'\n{"end": "process 1", "why": "is go')
         of_0.sendall(b'ne", "code": 75}\n')
         of_0.close()
-        watching._thread.join()
+        joined(watching)
     assert left[0][0].startswith("process 1 is gone; ") and len(left) == 1
 
 
 def test_one_that_is_silent_is_named(hub, left):
     watching, _, two = hub(limit=0.3)
     two.sendall(b'{"end": "process 2"}\n')
-    watching._thread.join()
+    joined(watching)
     assert "process 1 has not been heard of for 0 s" in left[0][0] and left[0][1] == watch.GONE
 
 
@@ -93,10 +99,10 @@ def test_two_hear_of_each_other_until_both_are_done(left):
         time.sleep(1.5)
         # One is done before the other, which then goes first.
         watches[0].end()
-        watches[1]._thread.join()
+        joined(watches[1])
         watches[1].end()
         theirs.close()
-        watches[0]._thread.join()
+        joined(watches[0])
     assert left == []
 
 
@@ -105,7 +111,7 @@ def test_one_that_is_done_may_go(hub, left):
     for number, end in enumerate((one, two), 1):
         end.sendall(f'{{"end": "process {number}"}}\n'.encode())
         end.close()
-    watching._thread.join()
+    joined(watching)
     assert left == []
 
 
@@ -131,7 +137,7 @@ def test_an_error_of_one_is_told_to_the_others(hub, left, monkeypatch, error, wh
     with mine, of_0:
         other = watch.Watch("process 1", {"process 0": mine}, LONG)
         of_0.sendall(json.dumps(told).encode() + b"\n")
-        other._thread.join()
+        joined(other)
     assert left[1][1] == code and left[1][0].startswith(f"process 0 {told['why']}; ")
 
 
@@ -140,7 +146,7 @@ def test_those_that_fail_together_each_tell_their_own(hub, left):
     watching.fail(ValueError("of all"))
     one.sendall(b'{"end": "process 1", "why": "ended with an error: of all", "code": 2}\n')
     two.sendall(b'{"end": "process 2"}\n')
-    watching._thread.join()
+    joined(watching)
     assert left == [("exit", 2)]
 
 
