@@ -297,10 +297,8 @@ def _prepare(options: argparse.Namespace) -> None:
     if options.coordinator_address or options.multiprocess_gpu:
         import jax
 
-        from prompt_tuning.runtime import interrupts
-
-        # Only the training loop asks it where to stop.
-        jax.config.update("jax_enable_preemption_service", options.verb == "train")
+        # It would take SIGTERM, and nothing here asks it: see docs/reliability.md.
+        jax.config.update("jax_enable_preemption_service", False)
         given = {"initialization_timeout": options.initialization_timeout}
         jax.distributed.initialize(
             options.coordinator_address,
@@ -308,8 +306,6 @@ def _prepare(options: argparse.Namespace) -> None:
             options.process_index,
             **{name: value for name, value in given.items() if value is not None},
         )
-        if jax.process_count() == 1:
-            interrupts.catch_termination()  # JAX has taken the signal, which it tells other processes.
     if options.tfds_data_dir:
         from prompt_tuning.data import sources
 

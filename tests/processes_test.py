@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -11,29 +10,14 @@ import numpy as np
 import pytest
 
 from prompt_tuning import cli
-from prompt_tuning.checkpoints import train_state
 
 MAIN = (
     "import jax; jax.config.update('jax_num_cpu_devices', 4); "
     "from prompt_tuning import cli; cli.main()"
 )
-# The second gets SIGTERM after its second step.
-STOPPED = """
-import itertools, signal, jax
-from prompt_tuning import cli
-from prompt_tuning.runtime import reporting
-jax.config.update("jax_num_cpu_devices", 4)
-add, taken = reporting.StepLog.add, itertools.count(1)
-def adding(log, sums):
-    add(log, sums)
-    if next(taken) == 2 and jax.process_index() == 1:
-        signal.raise_signal(signal.SIGTERM)
-reporting.StepLog.add = adding
-cli.main()
-"""
 
 
-def run(arguments, program=MAIN):
+def run(arguments):
     """Runs a command line in two processes of four devices each; exit codes and what they told."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -47,7 +31,7 @@ def run(arguments, program=MAIN):
         ]
         started.append(
             subprocess.Popen(
-                [sys.executable, "-c", program, *arguments, *meeting],
+                [sys.executable, "-c", MAIN, *arguments, *meeting],
                 env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"},
                 stderr=subprocess.PIPE,
                 text=True,
@@ -80,20 +64,6 @@ def test_two_processes_train_as_one(tiny_job, tmp_path, partitions, stops):
     alone, together = (np.load(folder / "prompts/prompt_1004.npy") for folder in (one, two))
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
     assert metrics(one) == metrics(two) and names(one) == names(two)
-
-
-def test_all_stop_after_the_same_step(tiny_job, tmp_path):
-    settings = {
-        "TRAIN_STEPS": 100_000,
-        "EVAL_PERIOD": 50_000,
-        "LOG_PERIOD": 50_000,
-        "BATCH_SIZE": 8,
-    }
-    command = tiny_job.command("train", MODEL_DIR=tmp_path, **settings)
-    codes, told = run(command, STOPPED)
-    assert codes == [143, 143], told
-    (step,) = {re.search(r"step (\d+) is saved", each)[1] for each in told}
-    assert 1002 < train_state.latest_step(tmp_path) == int(step) < 50_000
 
 
 def test_two_processes_evaluate_as_one(tiny_job, tmp_path):

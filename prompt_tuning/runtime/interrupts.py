@@ -28,8 +28,8 @@ class Hold:
     """Holds both signals back; a second one acts at once. Use as a context manager.
 
     Within a step, buffers of the old state are given away and the new state is not
-    there yet: nothing could be saved. Several processes stop where JAX's preemption
-    service says, so that all stop after the same step; it has SIGTERM's handler then.
+    there yet: nothing could be saved. Several processes hold nothing: each would stop
+    after another step, and the others would wait for it.
 
     Attributes:
       came: what the signal that came raises, None before; KeyboardInterrupt or Terminated.
@@ -44,19 +44,14 @@ class Hold:
         self._held: dict[signal.Signals, signal.Handlers] = {}
         self.came: type[KeyboardInterrupt] | None = None
 
-    def stops_at(self, step: int) -> bool:
-        """Whether to stop after this step; of several processes each is to ask at each step."""
-        if self._several:
-            from jax.experimental import multihost_utils
-
-            if multihost_utils.reached_preemption_sync_point(step):
-                self.came = Terminated
+    def stops(self) -> bool:
+        """Whether a signal has come."""
         return self.came is not None
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:
         """Within it the first signal acts at once: for what gives nothing away, and takes long."""
-        self._released = not self._several
+        self._released = True
         try:
             yield
         finally:
@@ -64,12 +59,7 @@ class Hold:
 
     def _note(self, number: int, _) -> None:
         self._restore()
-        if self._several:
-            os.kill(
-                os.getpid(), signal.SIGTERM
-            )  # to the preemption service, which tells the others
-        else:
-            self.came = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        self.came = Terminated if number == signal.SIGTERM else KeyboardInterrupt
         # Where the signal has come while a line was written, there is none about it.
         with contextlib.suppress(RuntimeError):
             logging.warning("stopping when this step is saved; a second signal stops at once")
@@ -79,9 +69,7 @@ class Hold:
     def __enter__(self) -> "Hold":
         # Another thread gets no signals, and another's handler is theirs.
         ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _end}
-        if self._several:
-            del ours[signal.SIGTERM]
-        if threading.current_thread() is threading.main_thread():
+        if not self._several and threading.current_thread() is threading.main_thread():
             self._held = {n: how for n, how in ours.items() if signal.getsignal(n) is how}
         for number in self._held:
             signal.signal(number, self._note)

@@ -95,7 +95,7 @@ def _take_steps(
             run.position, done = position, done + 1
             log.add(sums)
             guard.add(done, batch, sums)
-            evaluates, stops = run.evaluates_at(done), hold.stops_at(done)
+            evaluates, stops = run.evaluates_at(done), hold.stops()
             logs, saves = evaluates or run.logs_at(done), evaluates or stops or done == last
             if logs or saves:
                 guard.settle()
