@@ -9,16 +9,19 @@ from collections.abc import Iterator
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came. What handles Ctrl-C handles it too."""
+    """SIGTERM came, and what was to be saved is. What handles Ctrl-C handles it too."""
 
 
 def catch_termination() -> None:
-    """From here on SIGTERM raises `Terminated`: for a command, whose process is its own."""
-    signal.signal(signal.SIGTERM, _terminate)
+    """From here on SIGTERM ends a command at once where nothing is to be saved."""
+    signal.signal(signal.SIGTERM, _end)
 
 
-def _terminate(*_) -> None:
-    raise Terminated
+def _end(*_) -> None:
+    # No exception: raised while a module is read, or an object goes, it is lost or another error;
+    # and what threads still compile would abort a process that tidies up.
+    os.write(2, b"prompt-tuning: terminated\n")
+    os._exit(128 + signal.SIGTERM)
 
 
 class Hold:
@@ -75,7 +78,7 @@ class Hold:
 
     def __enter__(self) -> "Hold":
         # Another thread gets no signals, and another's handler is theirs.
-        ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}
+        ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _end}
         if self._several:
             del ours[signal.SIGTERM]
         if threading.current_thread() is threading.main_thread():

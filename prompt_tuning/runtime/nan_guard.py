@@ -58,7 +58,7 @@ class NanGuard:
         np.savez(content, **_whole(batch))
         whole.write(path, content.getvalue())
         what = (
-            f"step {step} in {self._folders[i]}: the loss is not a finite number, or its gradient: "
+            f"step {step} in {self._folders[i]}: loss, gradient or what they lead to is not finite: "
             f"loss {sums['loss']}, gradient norm {sums['gradient_norm']}; its batch is kept in {path}"
         )
         if self._in_a_row[i] <= self._tolerance:

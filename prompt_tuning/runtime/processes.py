@@ -90,7 +90,7 @@ def together(
     try:
         yield
     except BaseException as error:
-        if preemption and isinstance(error, interrupts.Terminated):
+        if isinstance(error, interrupts.Terminated):
             watching.end()  # all have stopped after the same step
         else:
             watching.fail(error)

@@ -18,11 +18,9 @@ from collections.abc import Mapping
 
 import jax
 
-from prompt_tuning.runtime import interrupts
-
 # Of sysexits.h, EX_TEMPFAIL: the same command again may do.
 GONE = 75
-MENDABLE, INTERRUPTED, TERMINATED, FAILED = 2, 130, 143, 1
+MENDABLE, INTERRUPTED, FAILED = 2, 130, 1
 BEATS = 5  # within the limit
 GRACE = 3  # seconds in which processes that fail together may each say so themselves
 AGAIN = (
@@ -64,9 +62,7 @@ class Watch:
             self._thread.join(self._limit)
         self._failed.set()
         why, code = "ended with an error", FAILED
-        if isinstance(error, interrupts.Terminated):
-            why, code = "was terminated", TERMINATED
-        elif isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt):
             why, code = "was interrupted", INTERRUPTED
         elif isinstance(error, ValueError | OSError):
             code = MENDABLE

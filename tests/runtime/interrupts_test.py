@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import jax
@@ -20,18 +22,27 @@ def terminate():
 
 
 @pytest.fixture
-def command():
-    """As in a command's process."""
+def command(monkeypatch):
+    """As in a command's process, which it is no end of."""
+
+    def end(*_):
+        raise interrupts.Terminated
+
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(interrupts, "_end", end)
     interrupts.catch_termination()
     yield
     signal.signal(signal.SIGTERM, before)
 
 
-def test_termination_is_an_interruption(command):
-    with pytest.raises(KeyboardInterrupt) as caught:
-        terminate()
-    assert caught.type is interrupts.Terminated
+def test_termination_ends_a_command_at_once_whatever_would_catch_an_exception():
+    program = (
+        "import os, signal; from prompt_tuning.runtime import interrupts; "
+        "interrupts.catch_termination()\n"
+        "try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "except BaseException: pass"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 143
 
 
 @pytest.mark.parametrize(

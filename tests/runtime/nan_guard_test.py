@@ -42,7 +42,7 @@ def test_each_of_several_runs_counts_for_itself(tmp_path):
     taken(guard, 2, 0.0, 1.0)
     guard.settle()
     taken(guard, 3, 0.0, 1.0)
-    with pytest.raises(ValueError, match=r"step 3 in .*b: the loss"):
+    with pytest.raises(ValueError, match=r"step 3 in .*b: loss"):
         guard.settle()
     with np.load(tmp_path / "b" / "nan_step_3.npz") as kept:
         np.testing.assert_array_equal(kept["ids"], np.full((2, 3), 31))

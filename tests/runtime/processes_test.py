@@ -130,7 +130,6 @@ def test_numbers_of_devices_are_compared(monkeypatch):
     ("preemption", "error", "told"),
     [
         (False, None, ["end"]),
-        (False, interrupts.Terminated, ["fail"]),
         (True, interrupts.Terminated, ["ours again", "end"]),  # all stop after the same step
         (True, KeyboardInterrupt, ["ours again", "fail"]),
     ],
