@@ -34,16 +34,23 @@ def left(monkeypatch):
 @pytest.fixture
 def hub(left):
     """(limit) -> a watch of process 0, and the other ends of its links to 1 and 2."""
-    ends = []
+    watches, ours, theirs = [], [], []
 
     def start(limit=LONG):
         pairs = [socket.socketpair() for _ in range(2)]
-        ends.extend(end for pair in pairs for end in pair)
         links = {f"process {i}": mine for i, (mine, _) in enumerate(pairs, 1)}
-        return watch.Watch("process 0", links, limit), *(other for _, other in pairs)
+        ours.extend(links.values())
+        theirs.extend(other for _, other in pairs)
+        watches.append(watch.Watch("process 0", links, limit))
+        return watches[-1], *theirs[-2:]
 
     yield start
-    for end in ends:
+    # One that goes on when `left` is over would end this process, which is all tests'.
+    for end in theirs:
+        end.close()
+    for watching in watches:
+        joined(watching)
+    for end in ours:
         end.close()
 
 
