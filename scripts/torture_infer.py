@@ -194,8 +194,8 @@ class _Job:
             "train",
             MODEL_DIR=output,
             TRAIN_FILE=train_file,
-            EVAL_FILE=None,
             TRAIN_STEPS=torture_job.START + 20,
+            TASK_FEATURE_LENGTHS={"inputs": 32, "targets": 8},
         )
 
 
