@@ -91,21 +91,22 @@ def train_memory(folder: pathlib.Path, tries: int | None) -> dict:
     with files["large"].open("w") as out:
         for _ in range(size // (2000 * len(row)) + 1):
             out.write(row * 2000)
-    job, peaks, codes, waits = _Job(folder), {}, [], []
-    for name, file in files.items():
+    job, peaks, codes, waits = _Job(folder), {}, [], {}
+    # The first compiles for the others, which takes memory too.
+    for run, name in enumerate(("small", "large", "small")):
         began = time.monotonic()
-        process = job.train(file, folder / f"{name}_run")
+        process = job.train(files[name], folder / f"run_{run}")
         peaks[name] = 0
         while process.poll() is None:
             peaks[name] = max(peaks[name], _resident(process.pid))
             time.sleep(0.1)
         codes.append(process.returncode)
-        waits.append(time.monotonic() - began)
+        waits[name] = time.monotonic() - began
     return {
         "tried": f"20 steps from a JSONL file of {files['large'].stat().st_size / 1e6:,.0f} MB",
-        "found": f"peak {peaks['large'] / 1e6:.0f} MB in {waits[0]:.0f} s; with 2,000 rows "
-        f"{peaks['small'] / 1e6:.0f} MB in {waits[1]:.0f} s",
-        "passed": codes == [0, 0] and peaks["large"] < peaks["small"] + GROWTH,
+        "found": f"peak {peaks['large'] / 1e6:.0f} MB in {waits['large']:.0f} s; with 2,000 rows "
+        f"{peaks['small'] / 1e6:.0f} MB in {waits['small']:.0f} s",
+        "passed": codes == [0, 0, 0] and peaks["large"] < peaks["small"] + GROWTH,
     }
 
 
@@ -194,8 +195,8 @@ class _Job:
             "train",
             MODEL_DIR=output,
             TRAIN_FILE=train_file,
-            EVAL_FILE=None,
             TRAIN_STEPS=torture_job.START + 20,
+            TASK_FEATURE_LENGTHS={"inputs": 32, "targets": 8},
         )
 
 
