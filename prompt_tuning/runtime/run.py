@@ -260,7 +260,7 @@ class Run:
         self.metrics, self.evaluated_step = kept["metrics"], kept["evaluated_step"]
         self.unlogged, self._saved_step = kept["unlogged"], latest
 
-    def save(self, unlogged: Sequence[Mapping[str, float]]) -> None:
+    def save(self, unlogged: Sequence[Mapping[str, float]] = ()) -> None:
         """Writes what is added to the base with its card, and the state.
 
         In this order: a run that goes on from a state writes no prompt of its step. `unlogged` are

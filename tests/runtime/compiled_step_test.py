@@ -63,9 +63,9 @@ def test_arguments_and_bytes_are_those_of_a_run(load, make_run, make_batches, co
     assert found["trained"] == on_first_device(run.state)
     arguments = found["weights"] + found["trained"] + found["batch"]
     assert arguments == used.argument_size_in_bytes
-    # The state is reused; beside it come out five sums, and where each array lies.
-    pointers = 8 * (5 + len(jax.tree.leaves(run.state)))
-    assert found["temporary"] == used.temp_size_in_bytes + 5 * 4 + pointers
+    # The state is reused; beside it come out six sums, and where each array lies.
+    pointers = 8 * (6 + len(jax.tree.leaves(run.state)))
+    assert found["temporary"] == used.temp_size_in_bytes + 6 * 4 + pointers
     assert found["total"] == arguments + found["temporary"]
 
 
