@@ -42,39 +42,30 @@ def tune(
       The file of the last prompt.
     """
     with writer_lock.held(model_dir), run_lib.failing([model_dir]):
-        return _tune(loaded, examples, dataset, steps, learning_rate, model_dir)
-
-
-def _tune(
-    loaded: state.LoadedModel,
-    examples: Sequence[batching.Example],
-    dataset: pipeline.DatasetConfig,
-    steps: int,
-    learning_rate: float,
-    model_dir: epath.PathLike,
-) -> epath.Path:
-    step_lib.check_batch(dataset.batch_size, 1, loaded.mesh)
-    rows = loaded.mesh.shape[partitioning.DATA]
-    batches = pipeline.example_batches("examples", examples, dataset, loaded.soft_tokens, rows)
-    first = loaded.step or 0
-    run = run_lib.Run(
-        loaded,
-        run_lib.Schedule(first + steps, first, eval_period=steps, log_period=LOG_PERIOD),
-        model_dir,
-        trainable=TRAINABLE,
-        optimizer=functools.partial(
-            optimizers.adafactor, learning_rate, weight_decay_rate=WEIGHT_DECAY_RATE
-        ),
-        task=batches.name,
-    )
-    run.resume()
-    settings = f"# prompt_tuning.tune: {steps} steps of {learning_rate:g} from {first}\n"
-    reporting.start_folder(run.model_dir, settings, "model_dir")
-    answerer = evaluator.Answerer(loaded)
-    folder = os.path.join(run.model_dir, "inference_eval")
-    nothing = evaluator.Validation(answerer, [], dataset.batch_size, folder, after_step=run.step)
-    where = jax.tree.map(lambda x: x.sharding, run.state)
-    step = step_lib.make_step(loaded.model, run.optimizer, where)
-    with partitioning.use(loaded.mesh), nothing:
-        loop.go_on(run=run, step=step, batches=batches, validation=nothing, seed=dataset.seed)
-    return run.prompt_file(f"prompt_{run.step}")
+        step_lib.check_batch(dataset.batch_size, 1, loaded.mesh)
+        rows = loaded.mesh.shape[partitioning.DATA]
+        batches = pipeline.example_batches("examples", examples, dataset, loaded.soft_tokens, rows)
+        first = loaded.step or 0
+        run = run_lib.Run(
+            loaded,
+            run_lib.Schedule(first + steps, first, eval_period=steps, log_period=LOG_PERIOD),
+            model_dir,
+            trainable=TRAINABLE,
+            optimizer=functools.partial(
+                optimizers.adafactor, learning_rate, weight_decay_rate=WEIGHT_DECAY_RATE
+            ),
+            task=batches.name,
+        )
+        run.resume()
+        settings = f"# prompt_tuning.tune: {steps} steps of {learning_rate:g} from {first}\n"
+        reporting.start_folder(run.model_dir, settings, "model_dir")
+        answerer = evaluator.Answerer(loaded)
+        folder = os.path.join(run.model_dir, "inference_eval")
+        nothing = evaluator.Validation(
+            answerer, [], dataset.batch_size, folder, after_step=run.step
+        )
+        where = jax.tree.map(lambda x: x.sharding, run.state)
+        step = step_lib.make_step(loaded.model, run.optimizer, where)
+        with partitioning.use(loaded.mesh), nothing:
+            loop.go_on(run=run, step=step, batches=batches, validation=nothing, seed=dataset.seed)
+        return run.prompt_file(f"prompt_{run.step}")
