@@ -31,6 +31,7 @@ from prompt_tuning.checkpoints import (
     leaves,
     orbax,
     peft,
+    peft_prefix,
     prompt_files,
     prompt_paths,
     t5x,
@@ -200,6 +201,21 @@ _write_ia3 = functools.partial(
 )
 
 
+_PREFIX = {
+    peft_prefix.path_of(0, part): np.ones((2, CONFIG.num_heads, CONFIG.head_dim), np.float32)
+    for part in peft_prefix.PARTS
+}
+
+
+def _write_prefix(folder: pathlib.Path) -> None:
+    peft_prefix.save(folder / "adapter", _PREFIX, base_model=None)
+
+
+def _read_prefix(folder: pathlib.Path) -> None:
+    peft.kind(folder / "adapter")
+    peft_prefix.read(folder / "adapter", CONFIG)
+
+
 def _read_ia3(folder: pathlib.Path) -> None:
     kernels = {n: x.shape for n, x in params.flatten(_abstract()).items() if n.endswith("kernel")}
     peft.kind(folder / "adapter")
@@ -334,6 +350,10 @@ TARGETS = {
     "PEFT LoRA config": Target(f"adapter/{peft.CONFIG}", _write_lora, _read_lora),
     "PEFT LoRA": Target(f"adapter/{peft.WEIGHTS}", _write_lora, _read_lora, _header, _with_header),
     "PEFT IA3": Target(f"adapter/{peft.WEIGHTS}", _write_ia3, _read_ia3),
+    "PEFT prefix config": Target(f"adapter/{peft.CONFIG}", _write_prefix, _read_prefix),
+    "PEFT prefix": Target(
+        f"adapter/{peft.WEIGHTS}", _write_prefix, _read_prefix, _header, _with_header
+    ),
     "npy": Target("p.npy", _write_npy, _WHOLE),
     "npz": Target("p.npz", _write_npz, functools.partial(_read_prompt, name="p.npz")),
     "npz member": Target(

@@ -4,7 +4,7 @@ import collections
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -17,13 +17,19 @@ from prompt_tuning.checkpoints import whole
 LATE = 2
 
 
+class Guarded(Protocol):
+    """A run: its folder, and its bad steps in a row up to the last that was looked at."""
+
+    model_dir: epath.Path
+    skipped: int
+
+
 class NanGuard:
     """Looks at each step of a run, or of several that are taken together."""
 
-    def __init__(self, folders: Sequence[epath.PathLike], tolerance: int):
-        """`folders` are the runs'; `tolerance` (NAN_TOLERANCE) is how many bad steps in a row pass."""
-        self._folders, self._tolerance = [epath.Path(each) for each in folders], tolerance
-        self._in_a_row = [0] * len(folders)
+    def __init__(self, runs: Sequence[Guarded], tolerance: int):
+        """`tolerance` (NAN_TOLERANCE) is how many bad steps in a row pass; each run has its count."""
+        self._runs, self._tolerance = runs, tolerance
         self._waiting: collections.deque[tuple[int, Any, Any]] = collections.deque()
 
     def add(self, step: int, batch: Any, sums: Any) -> None:
@@ -47,21 +53,23 @@ class NanGuard:
     def _look(self, step: int, batch: Any, sums: Any) -> None:
         if not isinstance(sums, list):
             batch, sums = [batch], [sums]
-        for i, found in enumerate(jax.device_get(sums)):
-            self._in_a_row[i] = self._in_a_row[i] + 1 if found["skipped"] else 0
+        for run, own, found in zip(self._runs, batch, jax.device_get(sums), strict=True):
+            run.skipped = run.skipped + 1 if found["skipped"] else 0
             if found["skipped"]:
-                self._tell(i, step, batch[i], found)
+                self._tell(run, step, own, found)
 
-    def _tell(self, i: int, step: int, batch: Mapping[str, Any], sums: Mapping[str, Any]) -> None:
-        path = self._folders[i] / f"nan_step_{step}.npz"
+    def _tell(
+        self, run: Guarded, step: int, batch: Mapping[str, Any], sums: Mapping[str, Any]
+    ) -> None:
+        path = run.model_dir / f"nan_step_{step}.npz"
         content = io.BytesIO()
         np.savez(content, **_whole(batch))
         whole.write(path, content.getvalue())
         what = (
-            f"step {step} in {self._folders[i]}: loss, gradient or what they lead to is not finite: "
+            f"step {step} in {run.model_dir}: loss, gradient or what they lead to is not finite: "
             f"loss {sums['loss']}, gradient norm {sums['gradient_norm']}; its batch is kept in {path}"
         )
-        if self._in_a_row[i] <= self._tolerance:
+        if run.skipped <= self._tolerance:
             logging.warning("%s; the step is left out (NAN_TOLERANCE %d)", what, self._tolerance)
             return
         raise ValueError(

@@ -20,11 +20,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import prompt_tuning
+from prompt_tuning.data import json_text
 from prompt_tuning.runtime import interrupts, watch
 
 INITIALIZATION_TIMEOUT, HEARTBEAT_TIMEOUT = 300, 100  # seconds; JAX's own
 HELLO_TIMEOUT = 10  # seconds in which one that has come says who it is
 ADDRESS_BYTES = 1024
+MESSAGE_BYTES = 2**24  # settings have some kilobytes
 LINES_TOLD = 10
 VERSIONS = ("jax", "jaxlib", "numpy", "flax", "optax", "seqio", "tensorflow", "tensorflow-datasets")
 Facts = Mapping[str, str]  # what processes have in common; "settings" has many lines
@@ -185,6 +187,8 @@ def _join(place: tuple[str, int], mine: Mapping, wait: float) -> dict[str, socke
         ) from error
     _send(link, mine)
     answer = _receive(link)
+    if not answer:
+        raise OSError(f"process 0 is gone, or did not answer {mine['name']} within {wait} s")
     if answer["refused"]:
         link.close()
         raise ValueError(answer["refused"])
@@ -196,12 +200,13 @@ def _send(link: socket.socket, message: Mapping) -> None:
 
 
 def _receive(link: socket.socket) -> dict:
-    """A line of JSON, which is all that is sent until it is answered; {} where it is none."""
+    """A line of JSON, which is all that is sent until it is answered; {} where it is no object."""
     with link.makefile("rb") as lines:
         try:
-            return json.loads(lines.readline())
+            message = json_text.parse(lines.readline(MESSAGE_BYTES), "a message")
         except (ValueError, OSError):
             return {}
+    return message if isinstance(message, dict) else {}
 
 
 def facts(settings: str) -> Facts:

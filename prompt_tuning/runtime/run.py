@@ -102,6 +102,7 @@ class Run:
       metrics: of the last evaluation, {} before the first.
       evaluated_step: of the last evaluation, None before the first.
       unlogged: sums of the steps that no log line had told of when the state was saved.
+      skipped: steps in a row, up to the last, that were left out: see NAN_TOLERANCE.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class Run:
         self.metrics: dict[str, Any] = {}
         self.evaluated_step: int | None = None
         self.unlogged: Sequence[Mapping[str, float]] = ()
+        self.skipped = 0
         self._saved_step: int | None = None
         self._initial = self.added()
 
@@ -200,7 +202,7 @@ class Run:
 
     def guard(self) -> nan_guard.NanGuard:
         """What looks at the numbers of each step."""
-        return nan_guard.NanGuard([self.model_dir], self.schedule.nan_tolerance)
+        return nan_guard.NanGuard([self], self.schedule.nan_tolerance)
 
     def digest(self) -> str:
         """Identity of what is trained on what."""
@@ -258,7 +260,8 @@ class Run:
         self.position, self.best = kept["position"], kept["best"]
         self.first_step = kept["first_step"]
         self.metrics, self.evaluated_step = kept["metrics"], kept["evaluated_step"]
-        self.unlogged, self._saved_step = kept["unlogged"], latest
+        self.unlogged, self.skipped = kept["unlogged"], kept["skipped"]
+        self._saved_step = latest
 
     def save(self, unlogged: Sequence[Mapping[str, float]] = ()) -> None:
         """Writes what is added to the base with its card, and the state.
@@ -278,6 +281,7 @@ class Run:
             "metrics": self.metrics,
             "evaluated_step": self.evaluated_step,
             "unlogged": list(unlogged),
+            "skipped": self.skipped,
         }
         train_state.save(
             self.model_dir, self.step, self.state._asdict(), metadata, keep=self.schedule.keep

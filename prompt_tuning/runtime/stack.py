@@ -87,8 +87,7 @@ class Stack:
 
     def guard(self) -> nan_guard.NanGuard:
         """Of all runs: one that stops stops the others."""
-        folders = [run.model_dir for run in self.runs]
-        return nan_guard.NanGuard(folders, self.schedule.nan_tolerance)
+        return nan_guard.NanGuard(self.runs, self.schedule.nan_tolerance)
 
     def save(self, unlogged: Sequence[Sequence[Mapping[str, float]]]) -> None:
         """Saves each run, one after the other."""

@@ -163,6 +163,18 @@ def test_steps_without_numbers_are_left_out_up_to_a_tolerance(
         loop(again, poisoned(shared_step(run), {1002, 1003, 1004}), make_batches())
 
 
+def test_a_resumed_run_has_its_steps_in_a_row(make_run, make_batches, shared_step):
+    settings, bad = {"steps": 6, "eval_period": 3, "nan_tolerance": 2}, {1002, 1003, 1004}
+    run = make_run(**settings)
+    with pytest.raises(ValueError, match="step 1004 in"):
+        loop(run, poisoned(shared_step(run), bad), make_batches())
+    again = make_run(**settings)
+    again.resume()
+    assert (again.step, again.skipped) == (1003, 2)
+    with pytest.raises(ValueError, match="step 1004 in"):
+        loop(again, poisoned(shared_step(run), bad), make_batches())
+
+
 class StoppedValidation(NoValidation):
     """SIGINT within the evaluation after a step, the first time."""
 

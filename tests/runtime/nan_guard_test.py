@@ -1,9 +1,15 @@
 """Bad steps are counted in a row, for each run; their batches can be read again."""
 
+import types
+
 import numpy as np
 import pytest
 
 from prompt_tuning.runtime import nan_guard
+
+
+def run_in(folder):
+    return types.SimpleNamespace(model_dir=folder, skipped=0)
 
 
 def taken(guard, step, *skipped):
@@ -13,7 +19,7 @@ def taken(guard, step, *skipped):
 
 
 def test_one_in_a_row_is_passed_and_two_are_not(tmp_path, caplog):
-    guard = nan_guard.NanGuard([tmp_path], 1)
+    guard = nan_guard.NanGuard([run_in(tmp_path)], 1)
     for step, skipped in enumerate((1, 0, 1, 0, 0)):
         taken(guard, step, float(skipped))
     guard.settle()
@@ -29,7 +35,7 @@ def test_one_in_a_row_is_passed_and_two_are_not(tmp_path, caplog):
 
 
 def test_a_bad_step_is_seen_two_steps_later_at_the_latest(tmp_path):
-    guard = nan_guard.NanGuard([tmp_path], 0)
+    guard = nan_guard.NanGuard([run_in(tmp_path)], 0)
     taken(guard, 1, 1.0)
     taken(guard, 2, 0.0)
     with pytest.raises(ValueError, match="step 1 in"):
@@ -37,7 +43,7 @@ def test_a_bad_step_is_seen_two_steps_later_at_the_latest(tmp_path):
 
 
 def test_each_of_several_runs_counts_for_itself(tmp_path):
-    guard = nan_guard.NanGuard([tmp_path / "a", tmp_path / "b"], 1)
+    guard = nan_guard.NanGuard([run_in(tmp_path / "a"), run_in(tmp_path / "b")], 1)
     taken(guard, 1, 1.0, 0.0)
     taken(guard, 2, 0.0, 1.0)
     guard.settle()

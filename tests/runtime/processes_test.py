@@ -65,8 +65,9 @@ def met(monkeypatch):
         monkeypatch.setattr(jax, "process_count", lambda: 1 + len(others))
         server = opened.enter_context(socket.create_server(("localhost", 0)))
         place = server.getsockname()[:2]
-        with socket.create_connection(place) as stray:
-            stray.sendall(b"GET / HTTP/1.1\r\n")
+        for line in (b"GET / HTTP/1.1\r\n", b"[]\n", b"[" * 100_000 + b"\n"):
+            with socket.create_connection(place) as stray:
+                stray.sendall(line)
 
         def hello(index, settings):
             facts = processes.facts(settings)
@@ -111,6 +112,15 @@ def test_a_first_process_that_cannot_be_reached():
         place = free.getsockname()
     with pytest.raises(OSError, match=r"does not reach process 0 at 127\.0\.0\.1, port"):
         processes._join(place, {"name": "process 1"}, 1)
+
+
+def test_a_first_process_that_goes_before_it_answers():
+    with socket.create_server(("localhost", 0)) as server:
+        place = server.getsockname()
+        call = background.Background(lambda: processes._join(place, {"name": "process 1"}, 10))
+        server.accept()[0].close()
+        with pytest.raises(OSError, match="process 0 is gone, or did not answer process 1"):
+            call.result()
 
 
 def test_a_machine_is_reached_at_its_own_address():
