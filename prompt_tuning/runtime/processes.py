@@ -187,12 +187,12 @@ def _join(place: tuple[str, int], mine: Mapping, wait: float) -> dict[str, socke
         ) from error
     _send(link, mine)
     answer = _receive(link)
-    if not answer:
-        raise OSError(f"process 0 is gone, or did not answer {mine['name']} within {wait} s")
-    if answer["refused"]:
-        link.close()
+    if answer and not answer["refused"]:
+        return {answer["name"]: link}
+    link.close()
+    if answer:
         raise ValueError(answer["refused"])
-    return {answer["name"]: link}
+    raise OSError(f"process 0 is gone, or did not answer {mine['name']} within {wait} s")
 
 
 def _send(link: socket.socket, message: Mapping) -> None:

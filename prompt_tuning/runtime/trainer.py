@@ -113,12 +113,11 @@ def train(
         )
     )
     soft = state.soft_tokens(model, vocabulary)
-    # Before the training data, of which a large file takes minutes to be checked.
+    train_dataset = dataclasses.replace(train_dataset, seed=seeds[0])
+    batches = pipeline.TrainBatches(train_dataset, vocabulary, soft, rows)
     if eval_dataset is not None:
         eval_dataset = dataclasses.replace(eval_dataset, seed=seeds[0])
     tasks = evaluated(eval_dataset, vocabulary, eval_examples)
-    train_dataset = dataclasses.replace(train_dataset, seed=seeds[0])
-    batches = pipeline.TrainBatches(train_dataset, vocabulary, soft, rows)
     loaded = loading.result()
     answerer = evaluator.Answerer(loaded, seeds[0])
 
