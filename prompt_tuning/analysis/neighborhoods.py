@@ -125,10 +125,11 @@ def plot(
             axes.scatter(
                 *place(prompt).T, s=50, color=look["color"], marker=look["marker"], label=name
             )
-        # In the legend, as labels are near each other: text beside them would cover points.
+        # In the legend, as labels are near each other: text beside them would cover points. Hollow, as
+        # vectors that started from a label stand on it.
         for number, (word, row) in enumerate(words.items(), start=len(prompts)):
             axes.scatter(
-                *place(embedding[row]).T, s=130, color="black", edgecolor="white", zorder=3,
+                *place(embedding[row]).T, s=170, color="none", edgecolor="black", linewidth=2, zorder=3,
                 marker=figures.style(number)["marker"], label=f'"{word}"',
             )  # fmt: skip
         figures.legend(axes)
