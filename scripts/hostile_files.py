@@ -165,6 +165,7 @@ def _write_orbax(folder: pathlib.Path) -> None:
             "shape": list(leaf.shape),
             "chunks": [max(1, size) for size in leaf.shape],
             "dtype": leaf.dtype.str,
+            "compressor": {"id": "zstd", "level": 1},
         }
         spec = {"driver": "zarr", "kvstore": orbax.kvstore(path, name), "metadata": metadata}
         values = leaf.read(tuple(slice(0, size) for size in leaf.shape))

@@ -234,10 +234,19 @@ def test_the_step_of_orbax_is_one_whole_number(tmp_path):
     hostile_files.TARGETS["Orbax metadata"].write(tmp_path)
     path = tmp_path / "model"
     spec = {"driver": "zarr", "kvstore": orbax.kvstore(path, orbax.STEP)}
-    metadata = {"shape": [2**40], "chunks": [1], "dtype": "<i4"}
+    metadata = {"shape": [2**40], "chunks": [1], "dtype": "<i4", "compressor": None}
     tensorstore.open(spec | {"metadata": metadata}, create=True, delete_existing=True).result()
     with pytest.raises(ValueError, match=r"state.step is int32 \(1099511627776,\)"):
         orbax.read_step(path)
+
+
+def test_what_may_unpack_to_any_size_is_refused(tmp_path):
+    hostile_files.TARGETS["T5X index"].write(tmp_path)
+    spec = {"driver": "zarr", "kvstore": t5x.zarr.kvstore(tmp_path / hostile_files._KERNEL)}
+    metadata = {"shape": [4, 4], "chunks": [4, 4], "dtype": "<f4", "compressor": {"id": "blosc"}}
+    tensorstore.open(spec | {"metadata": metadata}, create=True, delete_existing=True).result()
+    with pytest.raises(ValueError, match=r"wo.kernel of the checkpoint .* is packed with blosc"):
+        hostile_files._read_model(tmp_path)
 
 
 def test_no_file_outside_the_folder_is_read(tmp_path):

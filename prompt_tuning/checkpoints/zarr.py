@@ -12,6 +12,8 @@ from prompt_tuning.checkpoints import leaves
 
 ARRAY_FILE = ".zarray"
 LARGEST_CHUNK = 2**26  # bytes: T5X's
+# T5X has gzip, Orbax zstd. TensorStore unpacks no more than the array has; of Blosc, 4 MB became 1 GiB.
+COMPRESSORS = ("gzip", "zlib", "zstd", None)
 Json = dict[str, Any]
 
 
@@ -28,14 +30,23 @@ def open_leaves(kvstores: Mapping[str, Json], source: epath.PathLike) -> dict[st
     """{path: folder of an array} -> {path: leaf}; shapes are read now, values later.
 
     Raises:
-      ValueError: `source` lacks a file of an array, or it is damaged.
+      ValueError: `source` lacks a file of an array, or it is damaged, or not packed with one of COMPRESSORS.
     """
     try:
         # All at once: on gs:// each takes a while.
         futures = {name: tensorstore.open(_spec(folder)) for name, folder in kvstores.items()}
-        return {name: _leaf(future.result(), source) for name, future in futures.items()}
+        stores = {name: future.result() for name, future in futures.items()}
+        opened = {name: _leaf(store, source) for name, store in stores.items()}
     except ValueError as error:
         raise damaged(source, error) from error
+    for name, store in stores.items():
+        packed = (store.codec.to_json()["compressor"] or {}).get("id")
+        if packed not in COMPRESSORS:
+            raise ValueError(
+                f"{name} of the checkpoint {source} is packed with {packed}; expected one of "
+                f"{', '.join(filter(None, COMPRESSORS))}, or nothing: save it with one of them"
+            )
+    return opened
 
 
 def write(folder: Json, leaf: leaves.Leaf, dtype: np.dtype) -> Json:
