@@ -24,6 +24,7 @@ from prompt_tuning.checkpoints import orbax as orbax_format
 TRAINED = "trainable."
 # What cannot be read is put aside under this name where its step is saved again.
 DAMAGED = "damaged_"
+COMMITTED = "commit_success.txt"  # Orbax's
 
 
 class DamagedError(ValueError):
@@ -77,9 +78,7 @@ def save(
 
 def steps(directory: epath.PathLike) -> list[int]:
     """Steps with a folder that was written to its end, the last one last."""
-    directory = epath.Path(directory)
-    names = [path.name for path in directory.iterdir()] if directory.exists() else []
-    return sorted(int(name[11:]) for name in names if re.fullmatch(r"checkpoint_\d+", name))
+    return sorted(int(path.name[11:]) for path in _folders(directory) if _is_whole(path))
 
 
 def latest_step(directory: epath.PathLike) -> int | None:
@@ -175,11 +174,28 @@ def _folder(directory: epath.PathLike, step: int) -> epath.Path:
     return directory / f"checkpoint_{step}"
 
 
+def _folders(directory: epath.PathLike) -> list[epath.Path]:
+    """What has a state's name."""
+    directory = epath.Path(directory)
+    inside = directory.iterdir() if directory.exists() else ()
+    return [path for path in inside if re.fullmatch(r"checkpoint_\d+", path.name)]
+
+
+def _is_whole(path: epath.Path) -> bool:
+    """Orbax renames what it has written; on gs:// it writes under the final name, and this file last."""
+    return not _is_on_gcs(path) or (path / COMMITTED).exists()
+
+
+def _is_on_gcs(path: epath.Path) -> bool:
+    return f"{path}".startswith("gs://")
+
+
 def _clear(directory: epath.PathLike, step: int) -> None:
     """Removes what a save was stopped in, and puts aside what stands where steps are to come."""
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    for half in directory.glob("checkpoint_*.orbax-checkpoint-tmp*"):
+    halves = [path for path in _folders(directory) if not _is_whole(path)]
+    for half in [*halves, *directory.glob("checkpoint_*.orbax-checkpoint-tmp*")]:
         half.rmtree()
     for later in steps(directory):
         if later >= step:

@@ -74,6 +74,19 @@ def test_an_unfinished_checkpoint_does_not_count(tmp_path, tree):
     assert train_state.read_metadata(tmp_path, 2) == {"step": 2}
 
 
+def test_on_gs_a_folder_without_its_last_file_does_not_count(tmp_path, tree, monkeypatch):
+    for step in (1, 2):
+        train_state.save(tmp_path, step, tree, {}, keep=3)
+        (tmp_path / f"checkpoint_{step}" / train_state.COMMITTED).touch()
+    monkeypatch.setattr(train_state, "_is_on_gcs", lambda path: True)
+    assert train_state.steps(tmp_path) == [1, 2]
+    (tmp_path / "checkpoint_2" / train_state.COMMITTED).unlink()
+    assert train_state.steps(tmp_path) == [1]
+    train_state.save(tmp_path, 2, tree, {"step": 2}, keep=3)
+    assert train_state.read_metadata(tmp_path, 2) == {"step": 2}
+    assert not list(tmp_path.glob(f"{train_state.DAMAGED}*"))
+
+
 def test_other_files_in_the_directory_do_not_matter(tmp_path, tree):
     (tmp_path / "config.gin").touch()
     (tmp_path / "train").mkdir()
