@@ -13,7 +13,7 @@ from prompt_tuning.api import model as model_lib
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.data import epochs, pipeline
 from prompt_tuning.prompts import initializers, module
-from prompt_tuning.runtime import counts, state, tuner
+from prompt_tuning.runtime import counts, nan_guard, state, tuner
 
 # Where a checkpoint does not say its step: those of public T5s are 1,000,000 to 1,100,000.
 STEP_OF_PUBLIC_MODELS = 1_000_000
@@ -94,17 +94,19 @@ def tune(
 
 @contextlib.contextmanager
 def _folder(model_dir: epath.PathLike | None) -> Iterator[epath.PathLike]:
-    """A folder for a run; where none is given one that is gone afterwards, but not after Ctrl-C."""
+    """A folder for a run; where none is given one that is gone afterwards.
+
+    Not after Ctrl-C, and not where a loss was no number: a message names what is in it.
+    """
     if model_dir is not None:
         yield model_dir
         return
     folder = tempfile.mkdtemp(prefix="prompt_tuning_")
     try:
         yield folder
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        shutil.rmtree(folder)
+    except Exception:
+        if not nan_guard.kept(folder):
+            shutil.rmtree(folder)
         raise
     shutil.rmtree(folder)
 

@@ -15,6 +15,7 @@ from prompt_tuning.checkpoints import whole
 
 # Steps that are not looked at yet: waiting for the last would keep the device from the next.
 LATE = 2
+PREFIX = "nan_step_"  # of the files of batches
 
 
 class Guarded(Protocol):
@@ -61,7 +62,7 @@ class NanGuard:
     def _tell(
         self, run: Guarded, step: int, batch: Mapping[str, Any], sums: Mapping[str, Any]
     ) -> None:
-        path = run.model_dir / f"nan_step_{step}.npz"
+        path = run.model_dir / f"{PREFIX}{step}.npz"
         content = io.BytesIO()
         np.savez(content, **_whole(batch))
         whole.write(path, content.getvalue())
@@ -76,6 +77,11 @@ class NanGuard:
             f"{what}. What was saved before is as it was. Lower LEARNING_RATE, look at the batch, or "
             f"set NAN_TOLERANCE, now {self._tolerance}, to the number of such steps in a row to leave out"
         )
+
+
+def kept(folder: epath.PathLike) -> list[epath.Path]:
+    """The batches that are kept in a run's folder."""
+    return list(epath.Path(folder).glob(f"{PREFIX}*"))
 
 
 def _whole(batch: Mapping[str, jax.Array]) -> Mapping[str, np.ndarray]:

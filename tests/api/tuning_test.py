@@ -49,6 +49,13 @@ def test_a_prompt_is_learned_and_the_model_stays_as_it_is(model, tmp_path, folde
     assert list(folder.iterdir()) == []
 
 
+def test_the_batch_of_a_loss_that_is_no_number_is_kept(model, folder):
+    with pytest.raises(ValueError, match="its batch is kept in") as error:
+        pt.tune(model, PAIRS, **FEW, learning_rate=float("inf"))
+    (kept,) = folder.glob("*/nan_step_1001.npz")
+    assert str(kept) in str(error.value)
+
+
 def test_what_is_tuned_follows_the_seed_and_not_the_form_of_the_examples(model):
     dicts = [{"inputs": text, "targets": target, "idx": 3} for text, target in PAIRS]
     once, again, other = (
