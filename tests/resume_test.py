@@ -5,12 +5,39 @@ one that Ctrl-C stops.
 """
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from prompt_tuning import cli
 from prompt_tuning.runtime import reporting, writer_lock
 
+# A command that is killed in its third save, or told to end in its third step.
+STOPPED = """
+import itertools, os, signal, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 8)  # both as the tests themselves have it
+jax.config.update("jax_disable_most_optimizations", True)
+from prompt_tuning import cli
+from prompt_tuning.checkpoints import zarr
+from prompt_tuning.runtime import reporting
+arrays, steps = itertools.count(), itertools.count(1)
+def kill(*array, as_ever=zarr.write):
+    as_ever(*array)
+    if next(arrays) == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+def terminate(log, sums, as_ever=reporting.StepLog.add):
+    as_ever(log, sums)
+    if next(steps) == 3:
+        signal.raise_signal(signal.SIGTERM)
+if sys.argv.pop(1) == "kill":
+    zarr.write = kill
+else:
+    reporting.StepLog.add = terminate
+cli.main()
+"""
 SETTINGS = {"TRAIN_STEPS": 1006, "EVAL_PERIOD": 2, "LOG_PERIOD": 1, "EVALUATOR_NUM_EXAMPLES": 8}
 
 
@@ -74,6 +101,31 @@ def test_a_run_that_died_ends_as_one_that_did_not(
     assert [line["step"] for line in found[f"{folder}train/metrics.jsonl"]] == [*range(1001, 1007)]
     state = found[f"{folder}checkpoint_1006/_CHECKPOINT_METADATA"]
     assert state["metadata"]["position"]["epoch"] >= 1 and len(state["arrays"]) == 4
+
+
+def test_a_command_that_was_killed_in_a_save_and_told_to_end_ends_as_one_that_was_not(
+    tiny_job, tmp_path
+):
+    whole, stopped = (
+        tiny_job.command("train", MODEL_DIR=tmp_path / name, BATCH_SIZE=64, **SETTINGS)
+        for name in ("whole", "stopped")
+    )
+    cli.run(whole)
+    codes = []
+    for how in ("kill", "terminate"):
+        command = [sys.executable, "-c", STOPPED, how, *stopped]
+        codes.append(subprocess.run(command, capture_output=True).returncode)
+        left = sorted(path.name.partition(".")[0] for path in tmp_path.glob("stopped/checkpoint_*"))
+        # 1004: half written by the first, whole by the second.
+        assert left[-1] == ("checkpoint_1004" if how == "kill" else "checkpoint_1005")
+    assert codes == [-signal.SIGKILL, 128 + signal.SIGTERM]
+    cli.run(stopped)
+    wanted, found = told(tmp_path / "whole"), told(tmp_path / "stopped")
+    assert not list(tmp_path.glob("stopped/*tmp*"))
+    assert {name for name in found if "1005" not in name} == {
+        x for x in wanted if "_1004/" not in x
+    }
+    assert all(found[name] == wanted[name] for name in found.keys() & wanted.keys())
 
 
 def test_a_folder_has_one_trainer(tiny_job, tmp_path):
