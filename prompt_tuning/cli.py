@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import gin
 
@@ -356,13 +356,20 @@ def start_process() -> None:
     """Sets what holds for a whole process: before JAX is imported and before threads start."""
     from prompt_tuning.runtime import host_memory, interrupts
 
-    interrupts.catch_termination()
+    interrupts.catch()
     host_memory.keep_freed()
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "prompt_tuning", "compiled")
     )
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+def end_process(code: int) -> NoReturn:
+    """Ends the process at once: threads that still compile would abort one that tidies up."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def main() -> None:
@@ -377,12 +384,12 @@ def main() -> None:
         run(sys.argv[1:])
     except interrupts.Terminated:
         print("prompt-tuning: terminated", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(128 + signal.SIGTERM)  # of several processes each waits for the others
     except KeyboardInterrupt:
         print("prompt-tuning: interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        end_process(128 + signal.SIGINT)
     except (UsageError, ValueError, OSError) as error:
         # gin adds where it was called from, behind the message.
         message = str(error).split("\n  In call to configurable")[0]
         print(f"prompt-tuning: {message}", file=sys.stderr)
-        sys.exit(2)
+        end_process(2)

@@ -140,6 +140,7 @@ def _run(folder: pathlib.Path, limited: contextlib.AbstractContextManager) -> st
         unittest.mock.patch.object(sys, "argv", ["prompt-tuning", *arguments]),
         unittest.mock.patch.object(threading, "excepthook", failed.append),
         unittest.mock.patch.object(cli, "start_process", lambda: None),
+        unittest.mock.patch.object(cli, "end_process", sys.exit),
         contextlib.redirect_stderr(told),
         contextlib.redirect_stdout(io.StringIO()),
     ):

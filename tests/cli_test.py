@@ -142,6 +142,18 @@ def test_a_command_ends_by_sigterm_before_its_work(tmp_path):
     assert (ended.returncode, ended.stderr) == (143, "prompt-tuning: terminated\n")
 
 
+@pytest.mark.parametrize(("error", "code"), [("KeyboardInterrupt", 130), ("OSError", 2)])
+def test_an_error_ends_the_process_whatever_its_threads_do(error, code):
+    """Where one compiles, Python's own end aborts."""
+    program = (
+        "import atexit; from prompt_tuning import cli; atexit.register(print, 'tidied up')\n"
+        f"def run(_): print('told'); raise {error}\n"
+        "cli.run = run; cli.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (code, "told\n")
+
+
 def test_a_verb_brings_its_gin_files_and_gives_its_flags_by_name(describe, monkeypatch):
     told = {}
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import sys
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -210,9 +211,10 @@ def compilation_cache(tmp_path_factory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_process():
-    """What `cli.main` sets for a whole process is not set for this one, which is all tests'."""
+    """What `cli.main` does to a whole process is not done to this one, which is all tests'."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli, "start_process", lambda: None)
+        patch.setattr(cli, "end_process", sys.exit)
         yield
 
 

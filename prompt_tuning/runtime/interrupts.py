@@ -12,16 +12,26 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came, and what was to be saved is. What handles Ctrl-C handles it too."""
 
 
-def catch_termination() -> None:
-    """From here on SIGTERM ends a command at once where nothing is to be saved."""
+def catch() -> None:
+    """From here on either ends a command at once where nothing is to be saved."""
     signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as by `nohup`
+        signal.signal(signal.SIGINT, _end)
 
 
-def _end(*_) -> None:
-    # No exception: raised while a module is read, or an object goes, it is lost or another error;
-    # and what threads still compile would abort a process that tidies up.
-    os.write(2, b"prompt-tuning: terminated\n")
-    os._exit(128 + signal.SIGTERM)
+def raise_control_c() -> None:
+    """From here on Ctrl-C is an exception again, of which other processes are told."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, _) -> None:
+    # No exception: raised while a module is read, an object goes, or JAX is told that garbage was
+    # collected, it is lost or another error; and what threads still compile would abort a process
+    # that tidies up.
+    told = "terminated" if number == signal.SIGTERM else "interrupted"
+    os.write(2, f"prompt-tuning: {told}\n".encode())
+    os._exit(128 + number)
 
 
 class Hold:
@@ -78,11 +88,12 @@ class Hold:
 
     def __enter__(self) -> "Hold":
         # Another thread gets no signals, and another's handler is theirs.
-        ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _end}
+        ours = {signal.SIGINT: (_end, signal.default_int_handler), signal.SIGTERM: (_end,)}
         if self._several:
             del ours[signal.SIGTERM]
         if threading.current_thread() is threading.main_thread():
-            self._held = {n: how for n, how in ours.items() if signal.getsignal(n) is how}
+            now = {number: signal.getsignal(number) for number in ours}
+            self._held = {number: how for number, how in now.items() if how in ours[number]}
         for number in self._held:
             signal.signal(number, self._note)
         return self

@@ -81,8 +81,10 @@ def together(
             initialization_timeout=2 * wait,
             heartbeat_timeout_seconds=2 * limit,
         )
-        if jax.process_count() == 1 and preemption:
-            interrupts.catch_termination()  # JAX has taken the signal, which it tells other processes
+        if jax.process_count() > 1:
+            interrupts.raise_control_c()
+        elif preemption:
+            interrupts.catch()  # JAX has taken SIGTERM, which it tells other processes
         _check_devices()
         given = (coordinator_address or "").rpartition(":")[0].strip("[]")
         links = _meet(given or _own_address(), settings, wait)

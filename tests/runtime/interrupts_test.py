@@ -25,24 +25,50 @@ def terminate():
 def command(monkeypatch):
     """As in a command's process, which it is no end of."""
 
-    def end(*_):
-        raise interrupts.Terminated
+    def end(number, _):
+        raise interrupts.Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(interrupts, "_end", end)
-    interrupts.catch_termination()
+    interrupts.catch()
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-def test_termination_ends_a_command_at_once_whatever_would_catch_an_exception():
-    program = (
-        "import os, signal; from prompt_tuning.runtime import interrupts; "
-        "interrupts.catch_termination()\n"
-        "try: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "except BaseException: pass"
-    )
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 143
+PROGRAM = """
+import gc, os, signal
+from prompt_tuning.runtime import interrupts
+{before}
+interrupts.catch()
+{then}
+gc.callbacks.append(lambda *_: os.kill(os.getpid(), {number}))
+gc.collect()
+gc.callbacks.clear()
+"""
+
+
+def ends(number, before="", then=""):
+    """Exit code of a program that gets a signal where an exception would be lost, as JAX's callback is."""
+    program = PROGRAM.format(number=int(number), before=before, then=then)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True).returncode
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_ends_at_once_wherever_the_signal_comes(number, code):
+    assert ends(number) == code
+
+
+@pytest.mark.parametrize("before", ["signal.SIG_IGN", "lambda *_: None"])
+def test_control_c_that_another_handles_is_left_to_it(before):
+    assert ends(signal.SIGINT, before=f"signal.signal(signal.SIGINT, {before})") == 0
+
+
+def test_several_processes_are_told_of_control_c():
+    """Its exception is lost here, where it is one."""
+    assert ends(signal.SIGINT, then="interrupts.raise_control_c()") == 0
+    ignored = "signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    assert ends(signal.SIGINT, before=ignored, then="interrupts.raise_control_c()") == 0
 
 
 @pytest.mark.parametrize(

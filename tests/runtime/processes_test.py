@@ -148,7 +148,7 @@ def test_one_process_alone_that_is_told_to_be_one_of_one(monkeypatch, preemption
     given, ends = [], []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **more: given.append((*a, more)))
     monkeypatch.setattr(jax.config, "update", lambda *each: given.append(each))
-    monkeypatch.setattr(interrupts, "catch_termination", lambda: ends.append("ours again"))
+    monkeypatch.setattr(interrupts, "catch", lambda: ends.append("ours again"))
     monkeypatch.setattr(watch, "_delay_aborts", lambda: None)
     monkeypatch.setattr(watch.Watch, "end", lambda self: ends.append("end"))
     monkeypatch.setattr(watch.Watch, "fail", lambda self, error: ends.append("fail"))
