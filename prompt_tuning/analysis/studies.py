@@ -36,7 +36,7 @@ class Variant:
       settings: macros and their values.
       train_settings: of training alone.
       base: the base of the study that it stands on; None for the model's own checkpoint.
-      together: its seeds are trained in one program, which weights cannot be.
+      together: its seeds are trained in one command, which weights cannot be.
       model: its gin file of the model; None for the study's.
     """
 

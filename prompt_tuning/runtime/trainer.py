@@ -79,7 +79,7 @@ def train(
       num_partitions: devices that share one copy of the weights; None for 1.
       num_microbatches: parts of a batch that are computed one after the other; None for 1.
       seed: RANDOM_SEED, of dropout, data order and initialisation. Of several, a prompt is tuned
-        with each, all in one program: each as it would be alone, up to rounding.
+        with each, all together: each as it would be alone, up to rounding.
       config_text: the settings, written to MODEL_DIR/config.gin.
 
     Returns:
@@ -223,8 +223,10 @@ def _train(
         stack.Validation({r.model_dir.name: v for r, v in zip(runs, validations, strict=True)}),
         seeds,
     )
+    step: step_lib.Step = step_lib.ThreadedStep(alone, run.loaded.mesh)
     at_once = jax.default_backend() != "cpu"
-    step = step_lib.make_stacked_step(*settings, where, num_microbatches, at_once=at_once)
+    if at_once or run.loaded.mesh.size > 1:
+        step = step_lib.make_stacked_step(*settings, where, num_microbatches, at_once=at_once)
     return loop.go_on(*together, step, learning_rate)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -143,8 +144,8 @@ def test_packed_examples_give_the_loss_and_gradient_of_rows_of_their_own(
     np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("at_once", [True, False])
-def test_runs_in_one_program_move_as_alone(load, make_run, make_step, make_batches, at_once):
+@pytest.mark.parametrize("how", ["at once", "one after the other", "on threads"])
+def test_runs_that_are_taken_together_move_as_alone(load, make_run, make_step, make_batches, how):
     """With dropout; the second batch has other shapes than the first has alone."""
     starts = [make_run(), make_run()]
     starts[1].state = starts[1].state._replace(
@@ -160,9 +161,11 @@ def test_runs_in_one_program_move_as_alone(load, make_run, make_step, make_batch
             make_step(run)(jax.tree.map(jnp.array, each.state), run.frozen, batch, rng)
             for each, batch, rng in zip(starts, batches, rngs, strict=True)
         ]
-        stacked = step_lib.make_stacked_step(
-            run.loaded.model, run.optimizer, where, at_once=at_once
-        )
+        stacked = step_lib.ThreadedStep(make_step(run), run.loaded.mesh)
+        if how != "on threads":
+            stacked = step_lib.make_stacked_step(
+                run.loaded.model, run.optimizer, where, at_once=how == "at once"
+            )
         states, sums = stacked([each.state for each in starts], run.frozen, long, rngs)
     for state, own, (other, others) in zip(states, sums, alone, strict=True):
         jax.tree.map(
@@ -170,3 +173,18 @@ def test_runs_in_one_program_move_as_alone(load, make_run, make_step, make_batch
         )
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), own, others)
     assert sums[0]["loss"] != sums[1]["loss"]
+
+
+def test_steps_on_threads_are_two_at_a_time_and_in_their_order():
+    meeting = threading.Barrier(2, timeout=60)  # an error where a step waits for the one before
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "model"))
+
+    def one(state, frozen, batch, rng):
+        meeting.wait()
+        assert jax.sharding.get_abstract_mesh().axis_names == mesh.axis_names
+        return state + batch, {"loss": frozen * rng}
+
+    step = step_lib.ThreadedStep(one, mesh)
+    states, sums = step([10, 20, 30, 40], 2, [1, 2, 3, 4], [5, 6, 7, 8])
+    assert states == [11, 22, 33, 44]
+    assert sums == [{"loss": x} for x in (10, 12, 14, 16)]
