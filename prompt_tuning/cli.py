@@ -366,7 +366,10 @@ def start_process() -> None:
 
 
 def end_process(code: int) -> NoReturn:
-    """Ends the process at once: threads that still compile would abort one that tidies up."""
+    """Ends the process, and where it is alone at once: threads that compile abort one that tidies up."""
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        sys.exit(code)  # the others are to come to their end too: see `processes` and `watch`
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -384,7 +387,7 @@ def main() -> None:
         run(sys.argv[1:])
     except interrupts.Terminated:
         print("prompt-tuning: terminated", file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)  # of several processes each waits for the others
+        end_process(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         print("prompt-tuning: interrupted", file=sys.stderr)
         end_process(128 + signal.SIGINT)

@@ -154,6 +154,16 @@ def test_an_error_ends_the_process_whatever_its_threads_do(error, code):
     assert (ended.returncode, ended.stdout) == (code, "told\n")
 
 
+def test_one_of_several_processes_ends_as_jax_has_it():
+    """Process 0 serves the others until they have ended."""
+    program = (
+        "import atexit, jax; from prompt_tuning import cli; atexit.register(print, 'tidied up')\n"
+        "jax.distributed.is_initialized = lambda: True; cli.end_process(2)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "tidied up\n")
+
+
 def test_a_verb_brings_its_gin_files_and_gives_its_flags_by_name(describe, monkeypatch):
     told = {}
 

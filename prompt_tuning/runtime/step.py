@@ -1,6 +1,5 @@
 """The training step: a gradient for what is trained, one update, and sums to report."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
@@ -48,14 +47,11 @@ def make_stacked_step(
     optimizer: optax.GradientTransformation,
     shardings: Sequence[state.TrainState],
     num_microbatches: int = 1,
-    *,
-    at_once: bool,
 ) -> Step:
-    """The step of several runs over the same frozen weights, in one program.
+    """The step of several runs over the same frozen weights, in one program that fills an accelerator.
 
     Of states, batches of one shape, and rngs it takes lists, and it gives a list of states and
-    one of sums; each run is moved as `make_step` moves it. Runs are computed `at_once`, which
-    fills an accelerator, or one after the other, which keeps to a CPU's caches.
+    one of sums; each run is moved as `make_step` moves it.
     """
     one = _step(model, optimizer, num_microbatches)
 
@@ -68,7 +64,7 @@ def make_stacked_step(
         def move(of_run: Sequence[Any]):
             return one(of_run[0], frozen, *of_run[1:])
 
-        found = (jax.vmap(move) if at_once else functools.partial(jax.lax.map, move))(stacked)
+        found = jax.vmap(move)(stacked)
         return tuple(
             [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(len(states))]
             for tree in found
@@ -80,16 +76,15 @@ def make_stacked_step(
 class ThreadedStep:
     """The step of several runs over the same frozen weights on a CPU: two of them at a time.
 
-    Takes and gives what `make_stacked_step`'s does, and computes each run with `one`, as it is alone:
-    by itself a step of a small model leaves cores idle. Not for a mesh of several devices, whose
-    programs wait for each other for ever where two run at once in different orders.
+    Takes and gives what `make_stacked_step`'s does, and computes each run with `one`, of `make_step`,
+    as it is alone: by itself a step of a small model leaves cores idle.
     """
 
     def __init__(self, one: Step, mesh: Mesh):
-        """`one` is of `make_step`, `mesh` has one device."""
         self._one, self._mesh = one, mesh
-        # More would take the memory of more steps, and two fill most CPUs that tune small models.
-        self._threads = futures.ThreadPoolExecutor(2, "step")
+        # Each takes the memory of a step. Programs of several devices wait for each other for ever
+        # where two run at once in different orders.
+        self._threads = futures.ThreadPoolExecutor(2 if mesh.size == 1 else 1, "step")
 
     def __call__(self, states, frozen, batches, rngs):
         def move(each):

@@ -224,9 +224,8 @@ def _train(
         seeds,
     )
     step: step_lib.Step = step_lib.ThreadedStep(alone, run.loaded.mesh)
-    at_once = jax.default_backend() != "cpu"
-    if at_once or run.loaded.mesh.size > 1:
-        step = step_lib.make_stacked_step(*settings, where, num_microbatches, at_once=at_once)
+    if jax.default_backend() != "cpu":
+        step = step_lib.make_stacked_step(*settings, where, num_microbatches)
     return loop.go_on(*together, step, learning_rate)
 
 

@@ -144,7 +144,7 @@ def test_packed_examples_give_the_loss_and_gradient_of_rows_of_their_own(
     np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["at once", "one after the other", "on threads"])
+@pytest.mark.parametrize("how", ["in one program", "on threads"])
 def test_runs_that_are_taken_together_move_as_alone(load, make_run, make_step, make_batches, how):
     """With dropout; the second batch has other shapes than the first has alone."""
     starts = [make_run(), make_run()]
@@ -163,9 +163,7 @@ def test_runs_that_are_taken_together_move_as_alone(load, make_run, make_step, m
         ]
         stacked = step_lib.ThreadedStep(make_step(run), run.loaded.mesh)
         if how != "on threads":
-            stacked = step_lib.make_stacked_step(
-                run.loaded.model, run.optimizer, where, at_once=how == "at once"
-            )
+            stacked = step_lib.make_stacked_step(run.loaded.model, run.optimizer, where)
         states, sums = stacked([each.state for each in starts], run.frozen, long, rngs)
     for state, own, (other, others) in zip(states, sums, alone, strict=True):
         jax.tree.map(
