@@ -50,18 +50,20 @@ def figure(path: epath.PathLike, x: str, y: str, title: str = "") -> Iterator[An
 def lines(axes: Any, series: Mapping[str, Sequence[tuple[Any, float, float]]]) -> None:
     """A line with error bars for each series of (x, y, deviation or nan).
 
-    x that are no numbers stand evenly.
+    x that are no numbers stand evenly. Series stand a little apart, so that no error bar hides another.
     """
     for number, (name, points) in enumerate(series.items()):
         x, y, spread = zip(*points, strict=True)
         numeric = all(isinstance(value, int | float) for value in x)
         places = list(x) if numeric else list(range(len(x)))
-        axes.errorbar(places, y, yerr=spread, capsize=5, label=name, **style(number))
-        axes.set_xticks(places, [str(value) for value in x])
-        if numeric and min(places) > 0 and max(places) > 10 * min(places):
+        logarithmic = numeric and min(places) > 0 and max(places) > 10 * min(places)
+        apart, width = number - (len(series) - 1) / 2, max(places) - min(places)
+        beside = [x * 1.04**apart if logarithmic else x + 0.015 * width * apart for x in places]
+        axes.errorbar(beside, y, yerr=spread, capsize=5, label=name, **style(number))
+        if logarithmic:
             axes.set_xscale("log")
-            axes.set_xticks(places, [str(value) for value in x])
-            axes.minorticks_off()
+        axes.set_xticks(places, [str(value) for value in x])
+        axes.minorticks_off()
     if len(series) > 1:
         legend(axes)
 
