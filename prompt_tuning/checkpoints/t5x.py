@@ -1,9 +1,9 @@
 """Checkpoints in T5X's own format ("T5X native"): a msgpack index and zarr arrays.
 
-The file `checkpoint` holds {version, optimizer: {target, state}}. A leaf of the
-target is an array, or a TensorStore spec that names a zarr folder beside the file.
-The spec's driver and bucket tell where the array was once written; it is read from
-where it lies now.
+The file `checkpoint` holds {version, optimizer: {target, state}}. Every entry, the step
+included, is an array, or a TensorStore spec that names a zarr folder beside the file.
+The driver and bucket of a spec say where the array was written; it is read from the
+folder of the index.
 """
 
 import contextlib
@@ -27,9 +27,16 @@ def is_checkpoint(path: epath.PathLike) -> bool:
 
 
 def read_step(path: epath.PathLike) -> int:
-    """The step that the checkpoint was written at."""
+    """The step that the checkpoint was written at. Raises ValueError where it cannot be read."""
     path = epath.Path(path)
-    return int(_read_index(path)["state"]["step"])
+    leaf = _open_entries(path, {"step": _read_index(path)["state"]["step"]})["step"]
+    try:
+        step = int(leaves.read(leaf).item())
+        if not 0 <= step < 2**31:
+            raise ValueError(f"step {step}")
+    except (TypeError, ValueError) as error:
+        raise _damaged(path / "checkpoint", error) from error
+    return step
 
 
 def load(path: epath.PathLike, abstract: params.Tree, shardings: params.Tree | None = None) -> dict:
@@ -51,13 +58,7 @@ def load(path: epath.PathLike, abstract: params.Tree, shardings: params.Tree | N
 def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
     """{path: leaf} of the model's parameters, without the optimizer's state."""
     path = epath.Path(path)
-    inside, beside = {}, {}
-    for name, value in _flatten(_read_index(path)["target"]):
-        if _is_spec(value):
-            beside[name] = _place(path, value["kvstore"])
-        else:
-            inside[name] = leaves.of_array(np.asarray(value))
-    yield inside | zarr.open_leaves(beside, path)
+    yield _open_entries(path, dict(_flatten(_read_index(path)["target"])))
 
 
 def save(path: epath.PathLike, stored: Mapping[str, leaves.Leaf], *, step: int, dtype: str) -> None:
@@ -94,18 +95,32 @@ def _read_index(path: epath.Path) -> dict:
     try:
         index = serialization.msgpack_restore(file.read_bytes())
         version, optimizer = int(index["version"]), index["optimizer"]
-        step = int(optimizer["state"]["step"])
-        if not 0 <= step < 2**31:
-            raise ValueError(f"step {step}")
+        optimizer["state"]["step"]
         dict(_flatten(optimizer["target"]))
     except Exception as error:  # Of msgpack, of Flax, of numpy: whatever their parsers come upon.
-        raise ValueError(
-            f"{file} is not a T5X checkpoint or is damaged ({weight_files.shown(error)}); copy it again or choose "
-            "another INITIAL_CHECKPOINT_PATH"
-        ) from error
+        raise _damaged(file, error) from error
     if version < OLDEST_VERSION:
         raise ValueError(f"{file} has version {version}; {OLDEST_VERSION} and later can be read")
     return optimizer
+
+
+def _damaged(file: epath.Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{file} is not a T5X checkpoint or is damaged ({weight_files.shown(error)}); copy it again or choose "
+        "another INITIAL_CHECKPOINT_PATH"
+    )
+
+
+def _open_entries(path: epath.Path, entries: Mapping[str, Any]) -> dict[str, leaves.Leaf]:
+    """{name: leaf} of {name: entry of the index}, an array or the spec of one beside the index."""
+    specs = {name: value for name, value in entries.items() if _is_spec(value)}
+    inline = {
+        name: leaves.of_array(np.asarray(value))
+        for name, value in entries.items()
+        if name not in specs
+    }
+    kvstores = {name: _kvstore(path, name, spec) for name, spec in specs.items()}
+    return inline | zarr.open_leaves(kvstores, path)
 
 
 def _is_spec(value: Any) -> bool:
@@ -122,12 +137,19 @@ def _flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             raise TypeError(f"{prefix}{key} is {weight_files.shown(value)}")
 
 
-def _place(path: epath.Path, kvstore: Any) -> zarr.Json:
-    """TensorStore's name for a folder beside the index."""
-    relative = kvstore.get("path") if isinstance(kvstore, dict) else None
-    name = relative.rstrip("/") if isinstance(relative, str) else ""
-    if name in ("", ".", "..") or "/" in name:
+def _kvstore(path: epath.Path, name: str, spec: Mapping[str, Any]) -> zarr.Json:
+    """TensorStore's name for the folder of an array beside the index."""
+    if spec["driver"] != "zarr":
+        raise ValueError(
+            f"{name} of {path} is stored with the TensorStore driver {weight_files.shown(spec['driver'])}; "
+            "expected 'zarr', T5X's: save the checkpoint with T5X"
+        )
+    kvstore = spec["kvstore"]
+    # TensorStore before 0.1.14 wrote the path beside the kvstore.
+    relative = {**spec, **kvstore}.get("path") if isinstance(kvstore, dict) else None
+    folder = relative.rstrip("/") if isinstance(relative, str) else ""
+    if folder in ("", ".", "..") or "/" in folder:
         raise ValueError(
             f"the index of {path} points out of its folder ({relative!r}); use another copy of it"
         )
-    return zarr.kvstore(path / name)
+    return zarr.kvstore(path / folder)

@@ -25,12 +25,13 @@ ABSTRACT = params.shapes(TREE)
 
 
 def write_zarr(folder, array, dtype):
+    chunks = [2, array.shape[1]] if array.ndim == 2 else list(array.shape)
     spec = {
         "driver": "zarr",
         "kvstore": {"driver": "file", "path": f"{folder}/"},
         "metadata": {
             "shape": array.shape,
-            "chunks": [2, array.shape[1]],
+            "chunks": chunks,
             "dtype": dtype,
             "compressor": {"id": "gzip", "level": 1},
         },
@@ -53,7 +54,8 @@ def spec_of(name, array, driver="gfile"):
 def write_index(folder, target, step=3, version=3):
     folder = pathlib.Path(folder)
     folder.mkdir(exist_ok=True)
-    optimizer = {"target": target, "state": {"step": np.asarray(step), "param_states": {}}}
+    step = step if isinstance(step, dict) else np.asarray(step)
+    optimizer = {"target": target, "state": {"step": step, "param_states": {}}}
     content = serialization.msgpack_serialize({"version": version, "optimizer": optimizer})
     (folder / "checkpoint").write_bytes(content)
 
@@ -97,6 +99,55 @@ def test_arrays_are_found_where_they_lie_now(tmp_path, driver, slash):
     assert t5x.read_step(folder) == 3
     loaded = t5x.load(folder, ABSTRACT)
     assert_equal(loaded, TREE)
+
+
+def write_external_step(folder, step=3, driver="gfile"):
+    """As T5X saves now: every entry is a spec, `state.step` too."""
+    write(folder, driver=driver)
+    target = serialization.msgpack_restore((folder / "checkpoint").read_bytes())["optimizer"]
+    array = np.asarray(step)
+    write_zarr(folder / "state.step", array, array.dtype.str)
+    spec = spec_of("state.step", array, driver) | {"dtype": array.dtype.name}
+    write_index(folder, target["target"], spec)
+    return folder
+
+
+@pytest.mark.parametrize("driver", ["file", "gfile", "gcs"])
+def test_the_step_may_be_beside_the_index(tmp_path, driver):
+    folder = write_external_step(tmp_path / "checkpoint_3", np.int32(3), driver)
+    assert t5x.read_step(folder) == 3
+    assert_equal(t5x.load(folder, ABSTRACT), TREE)
+
+
+@pytest.mark.parametrize("step", [np.int32(-3), np.arange(2, dtype=np.int32), np.float32("nan")])
+def test_a_step_beside_the_index_is_checked(tmp_path, step):
+    folder = write_external_step(tmp_path / "checkpoint_3", step)
+    with pytest.raises(ValueError, match="not a T5X checkpoint or is damaged"):
+        t5x.read_step(folder)
+
+
+def test_a_lost_step_is_an_error(tmp_path):
+    folder = write_external_step(tmp_path / "checkpoint_3", np.int32(3))
+    shutil.rmtree(folder / "state.step")
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        t5x.read_step(folder)
+    assert_equal(t5x.load(folder, ABSTRACT), TREE)
+
+
+def test_a_path_beside_the_kvstore_is_read(tmp_path):
+    folder = tmp_path / "checkpoint_3"
+    array = np.ones((2, 2), np.float32)
+    spec = spec_of("target.a", array) | {"path": "target.a", "kvstore": {"driver": "file"}}
+    write_index(folder, {"a": spec})
+    write_zarr(folder / "target.a", array, "<f4")
+    assert_equal(t5x.load(folder, params.shapes({"a": array})), {"a": array})
+
+
+def test_another_driver_is_named(tmp_path):
+    array = np.ones((2, 2), np.float32)
+    write_index(tmp_path / "c", {"a": spec_of("target.a", array) | {"driver": "zarr3"}})
+    with pytest.raises(ValueError, match=r"a of .* the TensorStore driver 'zarr3'; expected 'zarr'"):
+        t5x.load(tmp_path / "c", params.shapes({"a": array}))
 
 
 def test_a_relative_path_is_read(tmp_path, monkeypatch):
