@@ -140,7 +140,7 @@ def _read_settings(folder: pathlib.Path) -> None:
 
 
 def _read_weights(folder: pathlib.Path) -> None:
-    weight_files.names(folder / "model")
+    weight_files.shapes(folder / "model")
     base_model.load(folder / "model", _abstract())
 
 

@@ -1,15 +1,13 @@
 """T5 in Hugging Face's format: config.json, model.safetensors, tokenizer files.
 
-Facts about the format: torch stores a kernel as [outputs, inputs]; an output layer
-of its own (`lm_head.weight`) is present exactly when the logits are not tied. model_type
-is "t5" for T5 1.0, 1.1, Flan-T5 and ByT5, "mt5" and "umt5" for these.
+Facts about the format: torch stores a kernel as [outputs, inputs]. model_type is "t5" for
+T5 1.0, 1.1, Flan-T5 and ByT5, "mt5" and "umt5" for these. Names of tensors are in `tensor_names`.
 """
 
 import contextlib
 import dataclasses
 import functools
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -19,7 +17,7 @@ import safetensors.numpy
 from etils import epath
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import leaves, weight_files, whole
+from prompt_tuning.checkpoints import leaves, tensor_names, weight_files, whole
 from prompt_tuning.models import config as config_lib
 
 STEP_KEY = "training_steps"
@@ -32,69 +30,16 @@ ACTIVATIONS = {
 }
 # Of a config.json that does not say.
 FEED_FORWARD = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu"}
-SIZES = {"vocab_size", "d_model", "num_heads", "d_kv", "d_ff", "num_layers"}
-# Our path -> their name. [qkvo] is the first letter of query, key, value, out.
-NAMES = (
-    (r"token_embedder/embedding", "shared.weight"),
-    (r"decoder/logits_dense/kernel", "lm_head.weight"),
-    (
-        r"(\w+)/relpos_bias/rel_embedding",
-        r"\1.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-    ),
-    (
-        r"(\w+)/layers_(\d+)/relpos_bias/rel_embedding",
-        r"\1.block.\2.layer.0.SelfAttention.relative_attention_bias.weight",
-    ),
-    (r"(\w+)/\1_norm/scale", r"\1.final_layer_norm.weight"),
-    (
-        r"encoder/layers_(\d+)/attention/([qkvo])\w+/kernel",
-        r"encoder.block.\1.layer.0.SelfAttention.\2.weight",
-    ),
-    (
-        r"encoder/layers_(\d+)/mlp/(\w+)/kernel",
-        r"encoder.block.\1.layer.1.DenseReluDense.\2.weight",
-    ),
-    (
-        r"encoder/layers_(\d+)/pre_attention_layer_norm/scale",
-        r"encoder.block.\1.layer.0.layer_norm.weight",
-    ),
-    (
-        r"encoder/layers_(\d+)/pre_mlp_layer_norm/scale",
-        r"encoder.block.\1.layer.1.layer_norm.weight",
-    ),
-    (
-        r"decoder/layers_(\d+)/self_attention/([qkvo])\w+/kernel",
-        r"decoder.block.\1.layer.0.SelfAttention.\2.weight",
-    ),
-    (
-        r"decoder/layers_(\d+)/encoder_decoder_attention/([qkvo])\w+/kernel",
-        r"decoder.block.\1.layer.1.EncDecAttention.\2.weight",
-    ),
-    (
-        r"decoder/layers_(\d+)/mlp/(\w+)/kernel",
-        r"decoder.block.\1.layer.2.DenseReluDense.\2.weight",
-    ),
-    (
-        r"decoder/layers_(\d+)/pre_self_attention_layer_norm/scale",
-        r"decoder.block.\1.layer.0.layer_norm.weight",
-    ),
-    (
-        r"decoder/layers_(\d+)/pre_cross_attention_layer_norm/scale",
-        r"decoder.block.\1.layer.1.layer_norm.weight",
-    ),
-    (
-        r"decoder/layers_(\d+)/pre_mlp_layer_norm/scale",
-        r"decoder.block.\1.layer.2.layer_norm.weight",
-    ),
-)
-# Some files hold the token embedding under these names too.
-EMBEDDING_COPIES = {
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    "lm_head.weight",
+# Field of T5Config -> name in config.json.
+SIZES = {
+    "vocab_size": "vocab_size",
+    "embed_dim": "d_model",
+    "num_heads": "num_heads",
+    "head_dim": "d_kv",
+    "mlp_dim": "d_ff",
+    "num_encoder_layers": "num_layers",
+    "num_decoder_layers": "num_decoder_layers",
 }
-# In the first T5 1.0 files; no implementation ever used it.
-UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
 
 def is_checkpoint(path: epath.PathLike) -> bool:
@@ -130,21 +75,21 @@ def read_config(path: epath.PathLike) -> config_lib.T5Config:
             f"{weight_files.shown(feed_forward)}; supported are {', '.join(FEED_FORWARD)} with "
             f"{sorted(ACTIVATIONS)}: choose another INITIAL_CHECKPOINT_PATH"
         )
-    if missing := SIZES - config.keys():
+    # The decoder is as deep as the encoder where config.json does not say.
+    config = {"num_decoder_layers": config.get("num_layers")} | config
+    if missing := set(SIZES.values()) - config.keys():
         raise ValueError(f"{path}/config.json lacks {sorted(missing)}; copy the model again")
     size = functools.partial(weight_files.whole_number, path / "config.json", config)
-    layers = {name: size(name, size("num_layers")) for name in ("num_layers", "num_decoder_layers")}
-    _check_layers(path, layers)
+    sizes = {field: size(name) for field, name in SIZES.items()}
+    shapes = weight_files.shapes(path)
+    tensor_names.check(path, shapes, config)
+    _check_layers(path, shapes, config)
+    is_scaled = _is_scaled(config)
     return config_lib.T5Config(
-        vocab_size=size("vocab_size"),
-        embed_dim=size("d_model"),
-        num_heads=size("num_heads"),
-        head_dim=size("d_kv"),
-        mlp_dim=size("d_ff"),
-        num_encoder_layers=layers["num_layers"],
-        num_decoder_layers=layers["num_decoder_layers"],
+        **sizes,
         mlp_activations=ACTIVATIONS[feed_forward],
-        logits_via_embedding=_is_tied(path, config),
+        logits_via_embedding=_is_tied(path, shapes, config, is_scaled),
+        scale_decoder_outputs=is_scaled,
         relative_attention_buckets=size("relative_attention_num_buckets", 32),
         relative_attention_max_distance=size("relative_attention_max_distance", 128),
         relative_attention_per_layer=kind == "umt5",
@@ -152,14 +97,15 @@ def read_config(path: epath.PathLike) -> config_lib.T5Config:
     )
 
 
-def _check_layers(path: epath.Path, layers: Mapping[str, int]) -> None:
+def _check_layers(
+    path: epath.Path, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
+) -> None:
     """Before a network is traced, which takes long for many layers: each has weights."""
-    tensors = len(weight_files.names(path))
-    for name, count in layers.items():
-        if count > tensors:
+    for name in ("num_layers", "num_decoder_layers"):
+        if config[name] > len(shapes):
             raise ValueError(
-                f"{path}/config.json has {name} {count}, but {tensors} tensors are stored; expected some "
-                "of each layer: copy the model again"
+                f"{path}/config.json has {name} {config[name]}, but {len(shapes)} tensors are stored; "
+                "expected some of each layer: copy the model again"
             )
 
 
@@ -203,17 +149,18 @@ def read_tokenizer(path: epath.PathLike) -> tuple[str | None, int]:
 
 def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
     """Raises ValueError where config.json describes another network than `config`."""
-    found = read_config(path)
+    stored = read_config(path)
     lines = [
         f"{field.name} is {have!r}, the model has {want!r}"
         for field in dataclasses.fields(config)
         if field.name not in HOW_TO_RUN
-        and (have := getattr(found, field.name)) != (want := getattr(config, field.name))
+        and (have := getattr(stored, field.name)) != (want := getattr(config, field.name))
     ]
     if lines:
         raise ValueError(
             f"{path}/config.json is of another model:\n  " + "\n  ".join(lines) + "\n"
-            "INITIAL_CHECKPOINT_PATH and the model's gin file must name the same model"
+            "INITIAL_CHECKPOINT_PATH and the model's gin file must name the same model: "
+            "models/hugging_face.gin takes all of these from config.json"
         )
 
 
@@ -230,8 +177,9 @@ def load(
     Raises:
       ValueError: weights are missing, surplus, of another shape, or a file is damaged.
     """
-    with opened(path, params_lib.flatten(abstract)) as found:
-        return leaves.load(found, abstract, str(path), shardings)
+    weight_files.warn_of_index(path)
+    with opened(path, params_lib.flatten(abstract)) as stored:
+        return leaves.load(stored, abstract, str(path), shardings)
 
 
 @contextlib.contextmanager
@@ -239,17 +187,18 @@ def opened(path: epath.PathLike, names: Collection[str]) -> Iterator[dict[str, l
     """{path: leaf} of what is stored, in our names and orientation where it is of `names`.
 
     Copies of the embedding and what no implementation uses are left out.
+
+    Raises:
+      ValueError: the copies differ.
     """
-    ours = {their_name(name): name for name in names}
+    paths = {tensor_names.name_of(name): name for name in names}
     with weight_files.opened(path) as stored:
-        for name in EMBEDDING_COPIES - ours.keys():
-            if _is_copy_of_embedding(stored, name):
-                del stored[name]
-        stored.pop(UNUSED, None)
-        found = {ours.get(name, name): leaf for name, leaf in stored.items()}
+        is_tied = tensor_names.LM_HEAD not in paths
+        stored = tensor_names.without_copies(path, stored, is_tied)
+        named = {paths.get(name, name): leaf for name, leaf in stored.items()}
         yield {
             name: _transposed(leaf) if _is_transposed(name) else leaf
-            for name, leaf in found.items()
+            for name, leaf in named.items()
         }
 
 
@@ -299,14 +248,6 @@ def save(
         (folder / weight_files.WEIGHTS).write_bytes(content)
 
 
-def their_name(path: str) -> str:
-    """The name of a parameter in this format. Raises ValueError where it has none."""
-    for pattern, template in NAMES:
-        if match := re.fullmatch(pattern, path):
-            return match.expand(template)
-    raise ValueError(f"parameter {path!r} has no place in a T5 of this format")
-
-
 def check_vocabulary(path: epath.PathLike | None) -> None:
     """Raises ValueError where a sentencepiece model cannot be exported by `save`."""
     if path and b"<extra_id_0>" in epath.Path(path).read_bytes():
@@ -321,7 +262,7 @@ def _their_tensors(params: params_lib.Tree, dtype: str) -> dict[str, np.ndarray]
     for name, leaf in params_lib.flatten(params).items():
         array = np.asarray(leaf)
         array = array.T if _is_transposed(name) else array
-        tensors[their_name(name)] = np.asarray(array, jnp.dtype(dtype), order="C")
+        tensors[tensor_names.name_of(name)] = np.asarray(array, jnp.dtype(dtype), order="C")
     return tensors
 
 
@@ -332,7 +273,6 @@ def _config_json(config: config_lib.T5Config, dtype: str) -> dict:
             f"mlp_activations {config.mlp_activations} has no name in this format; "
             f"it knows {sorted(feed_forward)}"
         )
-    tied = config.logits_via_embedding
     kind = "umt5" if config.relative_attention_per_layer else "t5"
     return {
         "architectures": [f"{kind.upper()}ForConditionalGeneration"],
@@ -347,8 +287,9 @@ def _config_json(config: config_lib.T5Config, dtype: str) -> dict:
         "num_decoder_layers": config.num_decoder_layers,
         "feed_forward_proj": feed_forward[config.mlp_activations],
         "dropout_rate": config.dropout_rate,
-        "tie_word_embeddings": tied,
-        "scale_decoder_outputs": tied,
+        # transformers 4 reads the first, for both; transformers 5 the second, of a model of any tying.
+        "tie_word_embeddings": config.logits_via_embedding,
+        "scale_decoder_outputs": config.scale_decoder_outputs,
         "relative_attention_num_buckets": config.relative_attention_buckets,
         "relative_attention_max_distance": config.relative_attention_max_distance,
         "layer_norm_epsilon": config.layer_norm_epsilon,
@@ -366,29 +307,35 @@ def _transposed(leaf: leaves.Leaf) -> leaves.Leaf:
     )
 
 
-def _is_tied(path: epath.Path, config: dict) -> bool:
-    """Tied exactly when no other lm_head is stored; config.json must agree on the scaling."""
-    # transformers >= 5 writes tie_word_embeddings: true for all; no mT5 or umT5 was trained so.
-    told = config["model_type"] == "t5" and config.get("tie_word_embeddings", True)
-    scaled = config.get("scale_decoder_outputs", told)
-    tied = "lm_head.weight" not in weight_files.names(path)
-    if scaled and not tied:
-        with weight_files.opened(path) as stored:
-            tied = _is_copy_of_embedding(stored, "lm_head.weight")
-    if tied != scaled:
-        raise ValueError(
-            f"{path}: lm_head.weight is {'absent' if tied else 'present'}, but by config.json "
-            f"({config['model_type']}) logits are {'scaled' if scaled else 'not scaled'}; the "
-            "network scales tied logits by 1/sqrt(D) and no others: mend scale_decoder_outputs "
-            "in config.json or choose another INITIAL_CHECKPOINT_PATH"
-        )
-    return tied
+def _is_scaled(config: Mapping[str, Any]) -> bool:
+    """Whether outputs of the decoder are divided by sqrt(D), as transformers 5 reads config.json.
+
+    It writes tie_word_embeddings: true for all. No mT5 was trained scaled, and no public umT5.
+    """
+    is_scaled = config.get("scale_decoder_outputs")
+    if is_scaled is None:
+        return config["model_type"] == "t5" and config.get("tie_word_embeddings") is not False
+    return is_scaled is True and config["model_type"] != "mt5"
 
 
-def _is_copy_of_embedding(stored: dict[str, leaves.Leaf], name: str) -> bool:
-    if not {name, "shared.weight"} <= stored.keys():
+def _is_tied(
+    path: epath.Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    config: Mapping[str, Any],
+    is_scaled: bool,
+) -> bool:
+    """Whether logits are computed with the token embedding: no other output layer is stored."""
+    if tensor_names.LM_HEAD not in shapes or not shapes.keys() & set(tensor_names.EMBEDDINGS):
+        return True
+    if not is_scaled:
         return False
-    one, other = stored[name], stored["shared.weight"]
-    return one.shape == other.shape and all(
-        np.array_equal(one.read(box), other.read(box)) for box in leaves.boxes(one)
-    )
+    with weight_files.opened(path) as stored:
+        if tensor_names.is_copy(stored, tensor_names.LM_HEAD):
+            return True
+    if config.get("scale_decoder_outputs") is None:
+        raise ValueError(
+            f"{path}: {tensor_names.LM_HEAD} differs from the token embedding, but config.json says that "
+            "they are tied, and not whether logits are scaled; expected scale_decoder_outputs in "
+            "config.json: add false for T5 1.1, Flan-T5 and what was tuned from them, or true"
+        )
+    return False

@@ -23,7 +23,7 @@ import safetensors.numpy
 from etils import epath
 from jaxtyping import Float
 
-from prompt_tuning.checkpoints import huggingface, weight_files, whole
+from prompt_tuning.checkpoints import tensor_names, weight_files, whole
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PROMPT_TUNING, P_TUNING, IA3, LORA = "PROMPT_TUNING", "P_TUNING", "IA3", "LORA"
@@ -331,7 +331,7 @@ def _kernels(target: str) -> list[tuple[str, str]]:
 
 
 def _module(kernel: str) -> str:
-    return huggingface.their_name(kernel).removesuffix(".weight")
+    return tensor_names.name_of(kernel).removesuffix(".weight")
 
 
 def _pair(module: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
-"""Hugging Face's files of weights: model.safetensors, or an index and shards."""
+"""Hugging Face's files of weights: model.safetensors, or where it is missing an index and shards."""
 
 import contextlib
 import json
+import logging
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from etils import epath
 from prompt_tuning.checkpoints import leaves
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Weights of the same model in formats that are not read.
+UNREAD = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 LARGEST_CHUNK = 2**24  # bytes
 LARGEST_HEADER = 10**8  # bytes, safetensors's own limit
 
@@ -38,9 +41,24 @@ def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
         yield stored
 
 
-def names(path: epath.PathLike) -> set[str]:
-    """Names of all tensors; no weights are read, and no file is copied. Raises as `opened`."""
-    return {name for file in _files(epath.Path(path)) for name in _header(file)}
+def shapes(path: epath.PathLike) -> dict[str, tuple[int, ...]]:
+    """{name: shape} of all tensors; no weights are read, and no file is copied. Raises as `opened`."""
+    return {
+        name: shape for file in _files(epath.Path(path)) for name, shape in _header(file).items()
+    }
+
+
+def warn_of_index(path: epath.PathLike) -> None:
+    """Logs that an index beside model.safetensors is not read: one of both may be out of date."""
+    path = epath.Path(path)
+    if (path / WEIGHTS).exists() and (path / INDEX).exists():
+        logging.warning(
+            "%s has both %s and %s: reading the former, as transformers does; delete the one that is "
+            "out of date",
+            path,
+            WEIGHTS,
+            INDEX,
+        )
 
 
 def read_json(path: epath.Path) -> dict:
@@ -75,15 +93,27 @@ def shown(value: Any) -> str:
 
 
 def _files(path: epath.Path) -> list[epath.Path]:
-    """The files of weights in a folder: those of its index, or the one."""
-    found = [path / name for name in _listed(path) or [WEIGHTS]]
-    for file in found:
-        if not file.exists():
-            raise FileNotFoundError(
-                f"{file} is missing; INITIAL_CHECKPOINT_PATH must be a folder with {WEIGHTS} (convert "
-                "pytorch_model.bin with transformers)"
+    """The files of weights in a folder in transformers' order: the one, or those of its index."""
+    if (path / WEIGHTS).exists():
+        return [path / WEIGHTS]
+    files = [path / name for name in _listed(path)]
+    if missing := [file.name for file in files if not file.exists()]:
+        raise FileNotFoundError(
+            f"{path} lacks {', '.join(missing)}, which {INDEX} lists; expected all shards, or {WEIGHTS}: "
+            "copy the model again (INITIAL_CHECKPOINT_PATH)"
+        )
+    if not files:
+        others = [name for name in UNREAD if (path / name).exists()]
+        advice = "copy the model again, or set another INITIAL_CHECKPOINT_PATH"
+        if others:
+            advice = (
+                f"{others[0]} is not read (only safetensors is: nothing is unpickled); load the model with "
+                "transformers, call save_pretrained(folder) and set INITIAL_CHECKPOINT_PATH to that folder"
             )
-    return found
+        raise FileNotFoundError(
+            f"{path} has no {WEIGHTS}; expected it beside config.json: {advice}"
+        )
+    return files
 
 
 def _listed(path: epath.Path) -> list[str]:
@@ -101,8 +131,8 @@ def _listed(path: epath.Path) -> list[str]:
     return sorted(set(found.values()))
 
 
-def _header(path: epath.Path) -> set[str]:
-    """Names of a file's tensors. Eight bytes tell the length of a JSON object, which comes next.
+def _header(path: epath.Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a file's tensors. Eight bytes tell the length of a JSON object, which comes next.
 
     It tells too where each tensor ends, so how long the file must be.
     """
@@ -115,9 +145,9 @@ def _header(path: epath.Path) -> set[str]:
         expected = 8 + length + max((x["data_offsets"][1] for x in tensors.values()), default=0)
         if (size := path.stat().length) != expected:
             raise ValueError(f"{size} bytes in place of {expected}")
+        return {name: tuple(map(int, tensor["shape"])) for name, tensor in tensors.items()}
     except (LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); copy it again") from error
-    return set(tensors)
 
 
 def _leaves(file: str) -> dict[str, leaves.Leaf]:

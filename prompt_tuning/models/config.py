@@ -33,7 +33,9 @@ class T5Config:
       num_decoder_layers: layers of the decoder.
       mlp_activations: ("gelu", "linear") for T5 1.1, ("relu",) for T5 1.0.
       dropout_rate: probability of dropping, in training only.
-      logits_via_embedding: tied logits, against the token embedding / sqrt(D) (T5 1.0).
+      logits_via_embedding: logits against the token embedding (tied), as in T5 1.0.
+      scale_decoder_outputs: whether the decoder's outputs are divided by sqrt(D) before the logits
+        are computed; None: exactly where logits are tied, as in T5 1.0 and T5X.
       relative_attention_buckets: buckets of the relative bias.
       relative_attention_max_distance: distance from which all share a bucket.
       relative_attention_per_layer: a relative bias in each layer (umT5), not one a stack.
@@ -55,6 +57,7 @@ class T5Config:
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
     dropout_rate: float = 0.0
     logits_via_embedding: bool = False
+    scale_decoder_outputs: bool | None = None
     relative_attention_buckets: int = 32
     relative_attention_max_distance: int = 128
     relative_attention_per_layer: bool = False
@@ -71,6 +74,8 @@ class T5Config:
         unknown = set(self.mlp_activations) - set(ACTIVATIONS)
         if unknown:
             raise ValueError(f"unknown activation {sorted(unknown)}; known: {sorted(ACTIVATIONS)}")
+        if self.scale_decoder_outputs is None:
+            object.__setattr__(self, "scale_decoder_outputs", self.logits_via_embedding)
         # From gin a list comes; a tuple hashes.
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
 

@@ -149,9 +149,9 @@ def logits(
 ) -> Float[Array, "B L V"]:
     """What a decoder's last layer gives as logits, float32, against the embedding where tied."""
     x = stack.dropout(stack.decoder_norm(x), deterministic=deterministic)
-    if stack.config.logits_via_embedding:
-        return embedder.attend(x.astype(jnp.float32) / stack.config.embed_dim**0.5)
-    return stack.logits_dense(x)
+    if stack.config.scale_decoder_outputs:
+        x = x.astype(jnp.float32) / stack.config.embed_dim**0.5
+    return embedder.attend(x) if stack.config.logits_via_embedding else stack.logits_dense(x)
 
 
 def positions_of(ids: Int[Array, "B S"], positions: Int[Array, "B S"] | None) -> Array:

@@ -153,38 +153,48 @@ def test_shards_are_read_as_one(saved):
     index.write_text(json.dumps({"weight_map": shards}))
     assert_equal(huggingface.load(folder, abstract(CONFIG)), tree)
     (folder / "model-1.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"model-1\.safetensors is missing"):
+    with pytest.raises(FileNotFoundError, match=r"lacks model-1\.safetensors"):
         huggingface.load(folder, abstract(CONFIG))
 
 
 @pytest.mark.parametrize(
     ("config", "tie", "scale", "expected"),
     [
-        (CONFIG, False, "absent", False),  # T5 1.1 as transformers 4 writes it
-        (CONFIG, True, False, False),  # T5 1.1 as transformers 5 writes it
-        (TIED, "absent", "absent", True),  # T5 1.0, first files
-        (TIED, True, True, True),  # T5 1.0 as transformers 5 writes it
-        (CONFIG, True, "absent", "lm_head.weight is present"),
-        (TIED, True, False, "lm_head.weight is absent"),
-        (TIED, False, "absent", "lm_head.weight is absent"),
+        (CONFIG, False, "absent", (False, False)),  # T5 1.1 as transformers 4 writes it
+        (CONFIG, True, False, (False, False)),  # T5 1.1 as transformers 5 writes it
+        (TIED, "absent", "absent", (True, True)),  # T5 1.0, first files
+        (TIED, True, True, (True, True)),  # T5 1.0 as transformers 5 writes it
+        (TIED, True, False, (True, False)),  # T5Config(tie_word_embeddings=False) of transformers 5
+        (TIED, False, "absent", (True, False)),  # as transformers 5 reads it
+        (CONFIG, True, True, (False, True)),  # likewise
     ],
 )
-def test_weights_decide_tying_and_config_must_agree(
+def test_weights_decide_tying_and_config_scaling(
     tmp_path, vocabulary, config, tie, scale, expected
 ):
-    folder = tmp_path / "m"
-    huggingface.save(folder, random_params(config), config, vocabulary_file=vocabulary, step=0)
+    folder, tree = tmp_path / "m", random_params(config)
+    save = dict(vocabulary_file=vocabulary, step=0, dtype="float32")
+    huggingface.save(folder, tree, config, **save)
     edit_config(folder, tie_word_embeddings=tie, scale_decoder_outputs=scale)
-    if isinstance(expected, bool):
-        assert huggingface.read_config(folder).logits_via_embedding is expected
-    else:
-        with pytest.raises(ValueError, match=expected):
-            huggingface.read_config(folder)
+    read = huggingface.read_config(folder)
+    assert (read.logits_via_embedding, read.scale_decoder_outputs) == expected
+    huggingface.save(tmp_path / "again", tree, read, **save)
+    assert huggingface.read_config(tmp_path / "again") == read
+    assert_equal(huggingface.load(tmp_path / "again", abstract(read)), tree)
+
+
+def test_a_config_that_contradicts_the_output_layer_is_refused(tmp_path, vocabulary):
+    huggingface.save(
+        tmp_path / "m", random_params(CONFIG), CONFIG, vocabulary_file=vocabulary, step=0
+    )
+    edit_config(tmp_path / "m", tie_word_embeddings=True, scale_decoder_outputs="absent")
+    with pytest.raises(ValueError, match=r"lm_head\.weight differs .* add false for T5 1\.1"):
+        huggingface.read_config(tmp_path / "m")
 
 
 @pytest.mark.parametrize("kind", ["mt5", "umt5"])
 @pytest.mark.parametrize("tie", [False, True, "absent"])
-def test_mt5_and_umt5_have_an_output_layer_whatever_config_says(tmp_path, vocabulary, kind, tie):
+def test_logits_of_mt5_and_umt5_are_not_scaled(tmp_path, vocabulary, kind, tie):
     config = PER_LAYER if kind == "umt5" else CONFIG
     folder, tree = tmp_path / "m", random_params(config)
     save = dict(vocabulary_file=vocabulary, step=0, dtype="float32")
@@ -199,8 +209,8 @@ def test_mt5_and_umt5_have_an_output_layer_whatever_config_says(tmp_path, vocabu
     assert huggingface.read_config(folder) == config
     assert_equal(huggingface.load(folder, abstract(config)), tree)
     rewrite(folder, lambda tensors: tensors.pop("lm_head.weight"))
-    with pytest.raises(ValueError, match=rf"lm_head\.weight is absent.*\({kind}\)"):
-        huggingface.read_config(folder)
+    read = huggingface.read_config(folder)
+    assert (read.logits_via_embedding, read.scale_decoder_outputs) == (True, False)
 
 
 def test_bytes_need_no_vocabulary_file(tmp_path):
@@ -252,9 +262,95 @@ def test_copies_of_the_embedding_and_the_unused_bias_are_no_surplus(tmp_path, vo
     assert huggingface.read_config(folder).logits_via_embedding
     assert_equal(huggingface.load(folder, abstract(TIED)), tree)
 
-    rewrite(folder, lambda tensors: tensors.update({copies[0]: np.zeros((24, 8), np.float32)}))
-    with pytest.raises(ValueError, match=r"surplus: encoder\.embed_tokens\.weight"):
-        huggingface.load(folder, abstract(TIED))
+    for name in copies:
+        contradiction = {name: np.zeros((24, 8), np.float32)}
+        rewrite(folder, lambda tensors, add=contradiction: tensors.update(add))
+        with pytest.raises(ValueError, match=f"shared.weight and {name} differ; expected copies"):
+            huggingface.load(folder, abstract(TIED))
+        rewrite(folder, lambda tensors, name=name: tensors.pop(name))
+
+
+EMBEDDING_NAMES = (
+    "shared.weight",
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    "lm_head.weight",
+)
+
+
+@pytest.mark.parametrize("name", EMBEDDING_NAMES)
+@pytest.mark.parametrize("is_scaled", [True, False])
+def test_a_tied_embedding_is_read_under_any_of_its_names(tmp_path, vocabulary, name, is_scaled):
+    folder, tree = tmp_path / "m", random_params(TIED)
+    config = dataclasses.replace(TIED, scale_decoder_outputs=is_scaled)
+    save = dict(vocabulary_file=vocabulary, step=0, dtype="float32")
+    huggingface.save(folder, tree, config, **save)
+    rewrite(folder, lambda tensors: tensors.update({name: tensors.pop("shared.weight")}))
+    assert huggingface.read_config(folder) == config
+    assert_equal(huggingface.load(folder, abstract(config)), tree)
+
+
+@pytest.mark.parametrize("name", EMBEDDING_NAMES[:3])
+def test_the_embedding_of_an_untied_model_is_read_under_any_of_its_names(saved, name):
+    folder, tree = saved
+    rewrite(folder, lambda tensors: tensors.update({name: tensors.pop("shared.weight")}))
+    assert huggingface.read_config(folder) == CONFIG
+    assert_equal(huggingface.load(folder, abstract(CONFIG)), tree)
+
+
+def with_prefix(prefix):
+    return lambda tensors: {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def without(start):
+    return lambda tensors: {n: tensor for n, tensor in tensors.items() if not n.startswith(start)}
+
+
+def with_rows(rows):
+    names = ("shared.weight", "lm_head.weight")
+    return lambda tensors: tensors | {name: np.ones((rows, 8), np.float32) for name in names}
+
+
+def with_head(prefix):
+    head = {"classification_head.dense.weight": np.ones((8, 8), np.float32)}
+    return lambda tensors: with_prefix(prefix)(without("lm_head.")(tensors)) | head
+
+
+@pytest.mark.parametrize(
+    ("change", "architecture", "message"),
+    [
+        (with_prefix("model."), None, r"prefix 'model\.' .*: .* wrapper\.model\.save_pretrained"),
+        (with_prefix("module."), None, r"prefix 'module\.'"),
+        (with_prefix("transformer."), None, r"prefix 'transformer\.'"),
+        (with_prefix("module._orig_mod."), None, r"wrapper\.module\._orig_mod\.save_pretrained"),
+        (without("decoder."), "T5EncoderModel", "a T5EncoderModel without decoder"),
+        (without("decoder."), None, "a model without decoder .* expected encoder and decoder"),
+        (without("encoder."), None, "a model without encoder"),
+        (without("lm_head."), "T5Model", r"a T5Model, without output layer \(lm_head\.weight\)"),
+        (with_head("transformer."), "T5ForSequenceClassification", "T5ForSequenceClassification"),
+        (with_head(""), None, "a classifier .* use the model that it was fine-tuned from"),
+        (with_rows(25), None, "shared.weight has 25 rows.* vocab_size 24; .* set vocab_size to 25"),
+        (with_rows(23), None, r"lm_head.weight has 23 rows.* resize_token_embeddings\(24\)"),
+    ],
+)
+def test_what_a_folder_holds_in_place_of_a_t5_is_named(saved, change, architecture, message):
+    folder, _ = saved
+    file = folder / "model.safetensors"
+    safetensors.numpy.save_file(change(safetensors.numpy.load_file(file)), file)
+    edit_config(folder, architectures=[architecture] if architecture else "absent")
+    with pytest.raises(ValueError, match=message) as error:
+        huggingface.read_config(folder)
+    assert "scale_decoder_outputs" not in str(error.value)
+
+
+def test_weights_of_two_generations_are_those_of_the_single_file(saved, caplog):
+    folder, tree = saved
+    old = {"shared.weight": np.zeros((24, 8), np.float32)}
+    safetensors.numpy.save_file(old, folder / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(old, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert_equal(huggingface.load(folder, abstract(CONFIG)), tree)
+    assert caplog.text.count("delete the one that is out of date") == 1
 
 
 def test_one_error_lists_all_that_does_not_fit(saved):

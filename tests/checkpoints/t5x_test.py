@@ -146,7 +146,9 @@ def test_a_path_beside_the_kvstore_is_read(tmp_path):
 def test_another_driver_is_named(tmp_path):
     array = np.ones((2, 2), np.float32)
     write_index(tmp_path / "c", {"a": spec_of("target.a", array) | {"driver": "zarr3"}})
-    with pytest.raises(ValueError, match=r"a of .* the TensorStore driver 'zarr3'; expected 'zarr'"):
+    with pytest.raises(
+        ValueError, match=r"a of .* the TensorStore driver 'zarr3'; expected 'zarr'"
+    ):
         t5x.load(tmp_path / "c", params.shapes({"a": array}))
 
 

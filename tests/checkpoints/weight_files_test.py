@@ -44,20 +44,55 @@ def test_no_file_stays_mapped(tmp_path, tensors):
     np.testing.assert_array_equal(array, tensors["wide"])
 
 
-def test_names_are_those_of_the_headers(tmp_path, tensors):
+def test_names_and_shapes_are_those_of_the_headers(tmp_path, tensors):
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    assert weight_files.names(tmp_path) == tensors.keys()
-    safetensors.numpy.save_file({"other": tensors["wide"]}, tmp_path / "b.safetensors")
-    weight_map = {"other": "b.safetensors", "wide": "model.safetensors"}
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": weight_map}))
-    assert weight_files.names(tmp_path) == {"other", *tensors}
-    index.unlink()
+    expected = {name: tensor.shape for name, tensor in tensors.items()}
+    assert weight_files.shapes(tmp_path) == expected
     whole = (tmp_path / "model.safetensors").read_bytes()
     for damage in (b"", b"short", bytes(20), b"\xff" * 20, whole[:-1], whole + b"0"):
         (tmp_path / "model.safetensors").write_bytes(damage)
         with pytest.raises(ValueError, match=r"model.safetensors is damaged .*copy it again"):
-            weight_files.names(tmp_path)
+            weight_files.shapes(tmp_path)
+
+
+def write_index(folder, *files):
+    weight_map = {f"tensor {number}": name for number, name in enumerate(files)}
+    (folder / weight_files.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.parametrize("has_shards", [True, False])
+def test_the_single_file_precedes_an_index(tmp_path, tensors, caplog, has_shards):
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    write_index(tmp_path, "a.safetensors", "b.safetensors")
+    if has_shards:
+        for name in ("a", "b"):
+            old = {f"{name} old": np.zeros(2, np.float32)}
+            safetensors.numpy.save_file(old, tmp_path / f"{name}.safetensors")
+    assert weight_files.shapes(tmp_path).keys() == tensors.keys()
+    with weight_files.opened(tmp_path) as stored:
+        assert stored.keys() == tensors.keys()
+    weight_files.warn_of_index(tmp_path)
+    assert "reading the former, as transformers does; delete the one" in caplog.text
+    caplog.clear()
+    (tmp_path / weight_files.INDEX).unlink()
+    weight_files.warn_of_index(tmp_path)
+    assert not caplog.text
+
+
+def test_missing_shards_are_named(tmp_path, tensors):
+    safetensors.numpy.save_file(tensors, tmp_path / "b.safetensors")
+    write_index(tmp_path, "a.safetensors", "b.safetensors", "c.safetensors")
+    with pytest.raises(
+        FileNotFoundError, match=r"lacks a\.safetensors, c\.safetensors, which .*index"
+    ):
+        weight_files.shapes(tmp_path)
+
+
+@pytest.mark.parametrize("name", weight_files.UNREAD)
+def test_weights_of_another_format_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=rf"{name} is not read .* save_pretrained"):
+        weight_files.shapes(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +114,7 @@ def test_a_damaged_or_foreign_index_is_told(tmp_path, tensors, content, message)
     folder.mkdir()
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     (folder / weight_files.INDEX).write_text(content)
-    for read in (weight_files.names, lambda path: weight_files.opened(path).__enter__()):
+    for read in (weight_files.shapes, lambda path: weight_files.opened(path).__enter__()):
         with pytest.raises(ValueError, match=message):
             read(folder)
 

@@ -1,0 +1,180 @@
+"""Names of a T5's tensors in Hugging Face's format, and names that say what a folder holds instead."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from prompt_tuning.checkpoints import leaves
+
+# Path of a parameter -> name of the tensor. [qkvo] is the first letter of query, key, value, out.
+NAMES = (
+    (r"token_embedder/embedding", "shared.weight"),
+    (r"decoder/logits_dense/kernel", "lm_head.weight"),
+    (
+        r"(\w+)/relpos_bias/rel_embedding",
+        r"\1.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    ),
+    (
+        r"(\w+)/layers_(\d+)/relpos_bias/rel_embedding",
+        r"\1.block.\2.layer.0.SelfAttention.relative_attention_bias.weight",
+    ),
+    (r"(\w+)/\1_norm/scale", r"\1.final_layer_norm.weight"),
+    (
+        r"encoder/layers_(\d+)/attention/([qkvo])\w+/kernel",
+        r"encoder.block.\1.layer.0.SelfAttention.\2.weight",
+    ),
+    (
+        r"encoder/layers_(\d+)/mlp/(\w+)/kernel",
+        r"encoder.block.\1.layer.1.DenseReluDense.\2.weight",
+    ),
+    (
+        r"encoder/layers_(\d+)/pre_attention_layer_norm/scale",
+        r"encoder.block.\1.layer.0.layer_norm.weight",
+    ),
+    (
+        r"encoder/layers_(\d+)/pre_mlp_layer_norm/scale",
+        r"encoder.block.\1.layer.1.layer_norm.weight",
+    ),
+    (
+        r"decoder/layers_(\d+)/self_attention/([qkvo])\w+/kernel",
+        r"decoder.block.\1.layer.0.SelfAttention.\2.weight",
+    ),
+    (
+        r"decoder/layers_(\d+)/encoder_decoder_attention/([qkvo])\w+/kernel",
+        r"decoder.block.\1.layer.1.EncDecAttention.\2.weight",
+    ),
+    (
+        r"decoder/layers_(\d+)/mlp/(\w+)/kernel",
+        r"decoder.block.\1.layer.2.DenseReluDense.\2.weight",
+    ),
+    (
+        r"decoder/layers_(\d+)/pre_self_attention_layer_norm/scale",
+        r"decoder.block.\1.layer.0.layer_norm.weight",
+    ),
+    (
+        r"decoder/layers_(\d+)/pre_cross_attention_layer_norm/scale",
+        r"decoder.block.\1.layer.1.layer_norm.weight",
+    ),
+    (
+        r"decoder/layers_(\d+)/pre_mlp_layer_norm/scale",
+        r"decoder.block.\1.layer.2.layer_norm.weight",
+    ),
+)
+# The token embedding, under any of these names. An output layer that is tied is one more copy.
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+LM_HEAD = "lm_head.weight"
+# In the first T5 1.0 files; no implementation ever used it.
+UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+# Every T5 has it; what stands before it is a wrapper's.
+FIRST_NORM = "encoder.block.0.layer.0.layer_norm.weight"
+HEADS = r"(.*\.)?(classification_head|classifier|qa_outputs)\."
+
+
+def name_of(path: str) -> str:
+    """The name of a parameter in this format. Raises ValueError where it has none."""
+    for pattern, template in NAMES:
+        if match := re.fullmatch(pattern, path):
+            return match.expand(template)
+    raise ValueError(f"parameter {path!r} has no place in a T5 of this format")
+
+
+def check(
+    folder: epath.PathLike, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
+) -> None:
+    """Raises ValueError where the tensors of a folder are not those of a T5 with an output layer.
+
+    Args:
+      folder: for the message.
+      shapes: {name: shape} of all tensors.
+      config: the content of config.json.
+    """
+    name = _architecture(config)
+    if heads := sorted(each for each in shapes if re.match(HEADS, each)):
+        raise ValueError(
+            f"{folder} holds a {name or 'classifier'} (it has {heads[0]}); expected "
+            "T5ForConditionalGeneration, which generates text: use the model that it was fine-tuned from"
+        )
+    wrappers = [each.removesuffix(FIRST_NORM) for each in shapes if each.endswith(f".{FIRST_NORM}")]
+    if FIRST_NORM not in shapes and wrappers:
+        prefix = min(wrappers, key=len)
+        raise ValueError(
+            f"the tensors of {folder} have the prefix {prefix!r} of a wrapper ({prefix}{FIRST_NORM}); "
+            f"expected names without it: save the wrapped model, wrapper.{prefix}save_pretrained(folder)"
+        )
+    for stack, other in (("encoder", "decoder"), ("decoder", "encoder")):
+        if not any(each.startswith(f"{other}.block.") for each in shapes):
+            raise ValueError(
+                f"{folder} holds {f'a {name}' if name else 'a model'} without {other} (no {other}.block.… "
+                f"among {len(shapes)} tensors); expected {stack} and {other}: use the model that it was "
+                "made from, saved as T5ForConditionalGeneration"
+            )
+    if (
+        name.endswith("T5Model")
+        and LM_HEAD not in shapes
+        and not config.get("scale_decoder_outputs", True)
+    ):
+        raise ValueError(
+            f"{folder} holds a {name}, without output layer ({LM_HEAD}); expected "
+            "T5ForConditionalGeneration: use the model that it was made from"
+        )
+    _check_rows(folder, shapes, config["vocab_size"])
+
+
+def without_copies(
+    folder: epath.PathLike, stored: Mapping[str, leaves.Leaf], is_tied: bool
+) -> dict[str, leaves.Leaf]:
+    """The tensors, the token embedding once, as shared.weight.
+
+    Args:
+      folder: for the message.
+      stored: {name: leaf} of all tensors.
+      is_tied: whether the output layer is one more copy.
+
+    Raises:
+      ValueError: copies of the embedding differ.
+    """
+    names = [name for name in (*EMBEDDINGS, *([LM_HEAD] if is_tied else ())) if name in stored]
+    for name in names[1:]:
+        if not is_copy(stored, name):
+            raise ValueError(
+                f"{folder}: {names[0]} and {name} differ; expected copies, as a {'tied ' * is_tied}T5 has "
+                "one token embedding: save the model again with transformers (save_pretrained), or use "
+                "another copy of it"
+            )
+    rest = {name: leaf for name, leaf in stored.items() if name not in {*names, UNUSED}}
+    return rest | ({EMBEDDINGS[0]: stored[names[0]]} if names else {})
+
+
+def is_copy(stored: Mapping[str, leaves.Leaf], name: str) -> bool:
+    """Whether a tensor equals the token embedding."""
+    one, other = stored[name], stored[next(each for each in EMBEDDINGS if each in stored)]
+    return one.shape == other.shape and all(
+        np.array_equal(one.read(box).astype(np.float32), other.read(box).astype(np.float32))
+        for box in leaves.boxes(one)
+    )
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    """The class that saved the folder, where config.json names one; else ""."""
+    names = config.get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+
+
+def _check_rows(
+    folder: epath.PathLike, shapes: Mapping[str, tuple[int, ...]], vocab_size: int
+) -> None:
+    rows = {
+        name: shapes[name][0]
+        for name in (*EMBEDDINGS, LM_HEAD)
+        if shapes.get(name) and shapes[name][0] != vocab_size
+    }
+    if rows:
+        listed = ", ".join(f"{name} has {count} rows" for name, count in rows.items())
+        raise ValueError(
+            f"{folder}: {listed}, but config.json has vocab_size {vocab_size}; expected the same: "
+            f"set vocab_size to {max(rows.values())} in config.json where tokens or padding were added, or load "
+            f"the model with transformers, call resize_token_embeddings({vocab_size}) and save it again"
+        )
