@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import importlib
 import inspect
+import io
 import logging
 import math
 import os
@@ -12,7 +13,7 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import gin
@@ -113,11 +114,14 @@ def _parse_gin(options: argparse.Namespace, bindings: Sequence[str]) -> None:
     files = [_find(name, folders) for name in names]
     gin.clear_config()
     gin.config._LOCATION_PREFIXES[:] = ["", *folders]
-    # The second reader takes a folder for a Python package: it logs each miss as an error,
+    # gin's second reader takes a folder for a Python package: it logs each miss as an error,
     # and fails where there is a folder `models` or `runs` on Python's path.
-    del gin.config._FILE_READERS[1:]
-    for file in files:
-        _read_file(file)
+    gin.config._FILE_READERS[:] = [(_open_once(), os.path.isfile)]
+    try:
+        for file in files:
+            _read_file(file)
+    finally:
+        gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
     _check_order(files)
     options.notes = [*_bind(bindings, options.verb), *_check_read()]
     _check_complete(options.verb)
@@ -206,6 +210,23 @@ def _check_reader(name: str, path: str) -> None:
         )
 
 
+def _open_once() -> Callable[[str], io.TextIOBase]:
+    """An `open` for gin: a model's file is empty when it is read again, as it would reset the settings.
+
+    So models/hugging_face.gin may be the only model's file, or follow another.
+    """
+    read = set()
+
+    def open_once(path: str) -> io.TextIOBase:
+        file = os.path.realpath(path)
+        if file in read and _is_model(file):
+            return io.StringIO()
+        read.add(file)
+        return open(file)
+
+    return open_once
+
+
 def _read_file(file: str) -> None:
     try:
         _read(gin.parse_config_file, file, f"--gin_file {file}")
@@ -238,9 +259,13 @@ def _read(parse, what: str, flag: str) -> None:
 
 def _check_order(files: Sequence[str]) -> None:
     """A model file after another file would undo what that one sets."""
-    is_model = [os.path.basename(os.path.dirname(file)) == "models" for file in files]
+    is_model = [_is_model(file) for file in files]
     if is_model != sorted(is_model, reverse=True):
         raise UsageError(f"a model's gin file sets defaults, so it must be the first of {files}")
+
+
+def _is_model(file: str) -> bool:
+    return os.path.basename(os.path.dirname(file)) == "models"
 
 
 def _macros() -> dict[str, str]:

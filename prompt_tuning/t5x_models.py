@@ -143,14 +143,15 @@ class Model:
         shapes = {path: abstract[path] for path in sorted(self.model.added)}
         embedding = jnp.asarray(base_model.read_embedding(self.checkpoint))
         rng = jax.random.key(self._seed)
-        state.warn_of_another_base(self._start, self.checkpoint, self.base_digest())
+        state.warn_of_another_base(self._start, self.checkpoint, self.base_digest)
         made = state.added_to(
             self.model, self._start, shapes, rng, self.vocabulary.encode, embedding
         )
         return jax.device_get(made)
 
+    @functools.cached_property
     def base_digest(self) -> str | None:
-        """Identity of the checkpoint that T5X starts from, for the cards of prompts."""
+        """Digest of the checkpoint that T5X starts from, for the cards of prompts."""
         if self.checkpoint is None:
             return None
         boxes = params_lib.flatten(nn.unbox(self.model.abstract_params()))
@@ -384,7 +385,7 @@ class PromptFiles:
                 leaves,
                 self.model.model,
                 base_model=self.model.checkpoint,
-                base_model_digest=self.model.base_digest(),
+                base_model_digest=self.model.base_digest,
                 task=self.task,
                 step=step,
                 metrics={},

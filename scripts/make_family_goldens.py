@@ -4,7 +4,7 @@ Nothing of this package is imported here. To make them again, in the environment
 
     goldens/bin/python scripts/make_family_goldens.py tests/testdata
 
-The stored files were made with torch 2.13.0, transformers 5.23.0 and numpy 2.4.6; each .npz also
+The stored files were made with torch 2.13.0, transformers 5.23.0 (5.24.0: t5_unscaled) and numpy 2.4.6; each .npz also
 names the versions that made it (`versions`).
 
 family_NAME.npz holds the folder that transformers saved of a tiny random model: `config_json`, the
@@ -32,13 +32,15 @@ CLASSES = {
     "mt5": (transformers.MT5Config, transformers.MT5ForConditionalGeneration),
     "umt5": (transformers.UMT5Config, transformers.UMT5ForConditionalGeneration),
 }
-# Family -> model_type, rows of the embedding, feed-forward, tied logits.
+# Family -> model_type, rows of the embedding, feed-forward, tied logits. None: tied and not scaled, what
+# transformers 5 makes of tie_word_embeddings=False.
 FAMILIES = {
     "t5_1_0": ("t5", 32128, "relu", True),
     "t5_1_1": ("t5", 32128, "gated-gelu", False),
     "mt5": ("mt5", 250112, "gated-gelu", False),
     "byt5": ("t5", 384, "gated-gelu", False),
     "umt5": ("umt5", 256384, "gated-gelu", False),
+    "t5_unscaled": ("t5", 32128, "gated-gelu", None),
 }
 # As in the config.json of the public models: d_model, d_ff, num_heads, d_kv, layers of each stack.
 T5_1_1_SIZES = {
@@ -80,7 +82,7 @@ TARGET_TEXTS = ("yes", "¿no?", "maybe so")
 
 
 def build(family: str, size: tuple[int, ...], rows: int) -> transformers.PreTrainedModel:
-    """A model of the family; its logits are scaled where tied, and only there."""
+    """A model of the family; its logits are scaled where tied is True, and only there."""
     kind, _, feed_forward, tied = FAMILIES[family]
     width, mlp, heads, head_size, encoder_layers, decoder_layers = size
     config_class, model_class = CLASSES[kind]
@@ -93,13 +95,13 @@ def build(family: str, size: tuple[int, ...], rows: int) -> transformers.PreTrai
         num_layers=encoder_layers,
         num_decoder_layers=decoder_layers,
         feed_forward_proj=feed_forward,
-        tie_word_embeddings=tied,
+        tie_word_embeddings=bool(tied),
         decoder_start_token_id=0,
         dropout_rate=0.0,
         attn_implementation="eager",
     )
     model = model_class(config).eval()
-    if not tied:
+    if tied is False:
         make_goldens.untie(model)
     if kind == "umt5":
         # It decides whether logits are scaled. The public models' config.json say False, and

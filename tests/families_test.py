@@ -40,6 +40,7 @@ class Network(NamedTuple):
     activations: tuple[str, ...] = ("gelu", "linear")
     tied: bool = False
     per_layer: bool = False
+    scaled: bool = True
 
 
 FAMILIES = {
@@ -214,7 +215,11 @@ class Saved(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# Tied logits that are not scaled: T5Config(tie_word_embeddings=False) of transformers 5.
+SAVED = {**FAMILIES, "t5_unscaled": Network(24, tied=True, scaled=False)}
+
+
+@pytest.fixture(scope="module", params=SAVED)
 def saved(request, tmp_path_factory) -> tuple[str, Saved]:
     """(family, its tiny model) in turn."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -233,9 +238,10 @@ def saved(request, tmp_path_factory) -> tuple[str, Saved]:
 def test_logits_are_those_of_transformers(saved):
     family, (folder, arrays) = saved
     config = huggingface.read_config(folder)
-    network = FAMILIES[family]
+    network = SAVED[family]
     assert config.mlp_activations == network.activations
     assert config.logits_via_embedding == network.tied
+    assert config.scale_decoder_outputs == (network.tied and network.scaled)
     assert config.relative_attention_per_layer == network.per_layer
     assert (config.num_encoder_layers, config.num_decoder_layers) == (3, 2)
     plain = model.EncoderDecoderModel(config)

@@ -1,10 +1,12 @@
 """The frozen model, from whichever format INITIAL_CHECKPOINT_PATH points to."""
 
 import contextlib
+import dataclasses
 import difflib
 import os
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,16 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import hub, huggingface, leaves, orbax, t5x
+from prompt_tuning.checkpoints import (
+    digests,
+    hub,
+    huggingface,
+    leaves,
+    orbax,
+    peft,
+    t5x,
+    weight_files,
+)
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoder_only_model, model
 
@@ -117,17 +128,51 @@ def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
         huggingface.check_config(place, config)
 
 
-def digest(path: epath.PathLike, abstract: params.Tree) -> str:
-    """Identity of the model: its folder's name, step, paths, shapes and dtypes.
+def configure(path: epath.PathLike | None, **settings: Any) -> config_lib.T5Config:
+    """The network of a Hugging Face folder, for models/hugging_face.gin.
 
-    The same wherever the folder lies. T5X names the model by the folder above checkpoint_<step>.
+    Args:
+      path: INITIAL_CHECKPOINT_PATH.
+      **settings: fields of T5Config: how it is run, and sizes, None for config.json's.
+
+    Raises:
+      ValueError: the folder has no config.json, or a size is not that of config.json.
     """
-    path = os.fspath(path)
-    # A relative path has another last part, or none. Links keep their names.
-    place = epath.Path(path if "://" in path else os.path.abspath(path))
-    names = place.parts[-2:]
-    name = "/".join(names) if names[-1].startswith("checkpoint_") else names[-1]
-    return params.structure_digest(abstract, f"{name} {read_step(path)}")
+    config = None if path is None else read_config(path)
+    if config is None:
+        raise ValueError(
+            f"INITIAL_CHECKPOINT_PATH is {path}; models/hugging_face.gin takes the sizes from config.json "
+            "in that folder: set INITIAL_CHECKPOINT_PATH to a Hugging Face folder, or leave out "
+            "models/hugging_face.gin"
+        )
+    values = {
+        name: tuple(value) if isinstance(value, list) else value  # gin gives lists
+        for name, value in settings.items()
+        if value is not None
+    }
+    lines = [
+        f"{config_lib.MACROS.get(name, name.upper())}={value!r}, but config.json has "
+        f"{huggingface.SIZES.get(name, name)} {getattr(config, name)!r}"
+        for name, value in sorted(values.items())
+        if name not in huggingface.HOW_TO_RUN and value != getattr(config, name)
+    ]
+    if lines:
+        raise ValueError(
+            f"sizes are not those of INITIAL_CHECKPOINT_PATH {path}:\n  "
+            + "\n  ".join(lines)
+            + "\n"
+            "leave them out, and the gin file of the other model: models/hugging_face.gin takes them "
+            "from config.json"
+        )
+    return dataclasses.replace(config, **values)
+
+
+def digest(path: epath.PathLike, abstract: params.Tree) -> str:
+    """Identity of the model by its weights; see `digests.digest_weights`. Raises as `load`."""
+    checkpoint, folder = _found(path)
+    names = (params.flatten(abstract),) if checkpoint is huggingface else ()
+    with checkpoint.opened(folder, *names) as stored:
+        return digests.digest_weights(leaves.by_layer(stored), abstract)
 
 
 def _found(path: epath.PathLike) -> tuple[types.ModuleType, epath.Path]:
@@ -141,13 +186,33 @@ def _found(path: epath.PathLike) -> tuple[types.ModuleType, epath.Path]:
         path = hub.folder(os.fspath(name))
     if any(path.glob("model.ckpt-*.index")):
         raise _mesh_tensorflow(path)
-    for checkpoint in FORMATS:
-        if checkpoint.is_checkpoint(path):
-            return checkpoint, path
+    checkpoint = next((each for each in FORMATS if each.is_checkpoint(path)), None)
+    if peft.is_adapter(path) and checkpoint in (None, huggingface):
+        _check_no_adapter(path, has_model=checkpoint is not None)
+    if checkpoint is not None:
+        return checkpoint, path
     raise ValueError(
         f"{path} has neither a file `checkpoint` (T5X), a folder `state` (T5X under Orbax) nor "
         "`config.json` (Hugging Face); check INITIAL_CHECKPOINT_PATH: T5X's folders are named "
         "checkpoint_<step>"
+    )
+
+
+def _check_no_adapter(path: epath.Path, has_model: bool) -> None:
+    """Raises ValueError for an adapter in place of a model, or one that would change the model."""
+    content = weight_files.read_json(path / peft.CONFIG)
+    kind = content.get("peft_type")
+    if has_model and kind in peft.BESIDE_MODEL:
+        return
+    kind, base = (weight_files.shown(x) for x in (kind, content.get("base_model_name_or_path")))
+    if has_model:
+        raise ValueError(
+            f"{path} holds a model and a PEFT adapter of {kind}, which transformers applies to it; expected "
+            f"a model alone: merge them with PEFT (merge_and_unload), or remove {peft.CONFIG}"
+        )
+    raise ValueError(
+        f"{path} is a PEFT adapter of {kind}, not a model; expected its base model {base}: set "
+        "INITIAL_CHECKPOINT_PATH to that, and PROMPT_FILE to the adapter"
     )
 
 

@@ -82,9 +82,9 @@ def read_config(path: epath.PathLike) -> config_lib.T5Config:
     size = functools.partial(weight_files.whole_number, path / "config.json", config)
     sizes = {field: size(name) for field, name in SIZES.items()}
     shapes = weight_files.shapes(path)
-    tensor_names.check(path, shapes, config)
-    _check_layers(path, shapes, config)
     is_scaled = _is_scaled(config)
+    tensor_names.check(path, shapes, config, is_scaled)
+    _check_layers(path, shapes, config)
     return config_lib.T5Config(
         **sizes,
         mlp_activations=ACTIVATIONS[feed_forward],
@@ -197,8 +197,7 @@ def opened(path: epath.PathLike, names: Collection[str]) -> Iterator[dict[str, l
         stored = tensor_names.without_copies(path, stored, is_tied)
         named = {paths.get(name, name): leaf for name, leaf in stored.items()}
         yield {
-            name: _transposed(leaf) if _is_transposed(name) else leaf
-            for name, leaf in named.items()
+            name: _transposed(leaf) if is_transposed(name) else leaf for name, leaf in named.items()
         }
 
 
@@ -261,7 +260,7 @@ def _their_tensors(params: params_lib.Tree, dtype: str) -> dict[str, np.ndarray]
     tensors = {}
     for name, leaf in params_lib.flatten(params).items():
         array = np.asarray(leaf)
-        array = array.T if _is_transposed(name) else array
+        array = array.T if is_transposed(name) else array
         tensors[tensor_names.name_of(name)] = np.asarray(array, jnp.dtype(dtype), order="C")
     return tensors
 
@@ -297,7 +296,8 @@ def _config_json(config: config_lib.T5Config, dtype: str) -> dict:
     }
 
 
-def _is_transposed(path: str) -> bool:
+def is_transposed(path: str) -> bool:
+    """Whether the tensor of a parameter is stored transposed."""
     return path.endswith(("/kernel", "/rel_embedding"))
 
 

@@ -4,7 +4,7 @@ Facts about the format: `prompt_embeddings` of a prompt in a T5 has P rows for t
 num_transformer_submodules is 2 (PEFT's default), P more for the decoder behind them, which nothing
 uses. P-tuning stores what its prompt encoder gives, not the encoder. Tensors of IA3 and LoRA are named
 by the module whose input or output they act on. A module of T5 has no bias, so what adapter_config.json
-says of biases changes nothing. Prefix tuning is in `peft_prefix`.
+says of biases changes nothing. Prefix tuning is in `peft_prefix`, LoRA in `peft_lora`.
 
 Nothing in a folder is trusted: two files of fixed names are read, and names, dtypes and shapes are
 checked before values are. PEFT's pickled adapter_model.bin is not read.
@@ -12,8 +12,6 @@ checked before values are. PEFT's pickled adapter_model.bin is not read.
 
 import contextlib
 import json
-import math
-import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -30,11 +28,15 @@ PROMPT_TUNING, P_TUNING, IA3, LORA = "PROMPT_TUNING", "P_TUNING", "IA3", "LORA"
 PREFIX_TUNING = "PREFIX_TUNING"
 PROMPTS = (PROMPT_TUNING, P_TUNING)
 KINDS = (*PROMPTS, PREFIX_TUNING, IA3, LORA)
+# Kinds that leave the model in the same folder as it is; transformers does not apply them.
+BESIDE_MODEL = (*PROMPTS, PREFIX_TUNING)
 TASK = "SEQ_2_SEQ_LM"
 TABLE, PREFIX = "prompt_embeddings", "base_model.model."
-DTYPES = ("F32", "F16", "BF16")
+DTYPES = ("F64", "F32", "F16", "BF16")
+MERGE = (
+    "merge it with PEFT (merge_and_unload), save the model and set INITIAL_CHECKPOINT_PATH to it"
+)
 LARGEST_CONFIG = 2**20  # bytes
-LARGEST_ALPHA = 1e9
 # Our factors -> kernels that they act on, and the side: of the outputs, or of the inputs. A factor of
 # the queries is one of the keys, and one of what `out` mixes is one of the values. PEFT's own default
 # is the first of each; of an mT5 it is wi_1, which is multiplied with the activation.
@@ -44,25 +46,20 @@ SITES = {
     "value_scaling": (("value", OUTPUTS), ("out", INPUTS)),
     "scaling": (("wo", INPUTS), ("wi_1", OUTPUTS)),
 }
-# Settings of LoRA that are followed, or that change no answer of a T5. Of any other, and of any
-# other start, only PEFT knows what it makes of the weights.
-LORA_SETTINGS = {
-    *("alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config"),
-    *("ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode"),
-    *("init_lora_weights", "layers_pattern", "layers_to_transform", "loftq_config", "lora_alpha"),
-    *("lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "modules_to_save"),
-    *("peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision"),
-    *("target_modules", "task_type", "use_rslora"),
-}
-LORA_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
-# A pattern for modules that is a name, or the end of one.
-PLAIN = re.compile(r"[\w.]+")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def is_adapter(path: epath.PathLike) -> bool:
     """Whether `path` is a folder with an adapter_config.json."""
     return (epath.Path(path) / CONFIG).exists()
+
+
+def find_adapters(folder: epath.PathLike) -> list[epath.Path]:
+    """Folders of adapters below a folder, at most two levels down: by name, or by checkpoint and name."""
+    files = [
+        file for depth in ("*", "*/*") for file in epath.Path(folder).glob(f"{depth}/{CONFIG}")
+    ]
+    return sorted(file.parent for file in files)
 
 
 def kind(path: epath.PathLike) -> str:
@@ -108,12 +105,17 @@ def read_scaling(path: epath.PathLike, added: Shapes, kernels: Shapes) -> dict[s
 
     Raises: as `read_prompt`.
     """
+    if saved := read_config(path).get("modules_to_save"):
+        raise ValueError(
+            f"{path}/{CONFIG} sets modules_to_save {weight_files.shown(saved)}; expected an adapter of IA3 "
+            f"without it: {MERGE}"
+        )
     sites = {}
     for target in added:
         for kernel, side in _kernels(target):
             if kernel in kernels:
                 size = kernels[kernel][side == OUTPUTS]
-                name = f"{PREFIX}{_module(kernel)}.ia3_l"
+                name = f"{PREFIX}{module_of(kernel)}.ia3_l"
                 sites[name] = target, ((size, 1) if side == OUTPUTS else (1, size))
     found = {target: np.ones(shape, np.float32) for target, shape in added.items()}
     with opened(path) as tensors:
@@ -122,31 +124,6 @@ def read_scaling(path: epath.PathLike, added: Shapes, kernels: Shapes) -> dict[s
             target, shape = sites[name]
             found[target] *= tensors.values(name, shape).reshape(added[target])
     return found
-
-
-def merge_lora(path: epath.PathLike, weights: dict[str, np.ndarray]) -> None:
-    """Adds what a LoRA learned to the kernels of its base, in place.
-
-    Args:
-      path: the folder.
-      weights: {path of the parameter: array}, all of the base.
-
-    Raises: as `read_prompt`.
-    """
-    config = read_config(path)
-    _check_lora(path, config)
-    kernels = {_module(name): name for name in weights if name.endswith("/kernel")}
-    with opened(path) as tensors:
-        tensors.check_names({name for module in kernels for name in _pair(module)})
-        for module, name in kernels.items():
-            down, up = _pair(module)
-            if not {down, up} & tensors.names:
-                continue
-            rank = tensors.rank(down)
-            inputs, outputs = weights[name].shape
-            change = tensors.values(up, (outputs, rank)) @ tensors.values(down, (rank, inputs))
-            change *= np.float32(_lora_scale(path, config, module, rank))
-            weights[name] = (weights[name] + change.T).astype(weights[name].dtype)
 
 
 def save_prompt(
@@ -198,7 +175,7 @@ def save_scaling(
     for target, factors in leaves.items():
         kernel, side = _kernels(target)[0]
         shape = (-1, 1) if side == OUTPUTS else (1, -1)
-        tensors[f"{PREFIX}{_module(kernel)}.ia3_l"] = factors.reshape(shape)
+        tensors[f"{PREFIX}{module_of(kernel)}.ia3_l"] = factors.reshape(shape)
     settings = {
         "exclude_modules": None,
         "fan_in_fan_out": False,
@@ -315,7 +292,8 @@ class Tensors:
                 f"{self._path} holds {name} of {dtype} {found}; expected floats {shape}, by {CONFIG} and "
                 "the model: set the gin file of the model that it was trained with, or copy it again"
             )
-        values = self._file.get_tensor(name).astype(np.float32)
+        with np.errstate(over="ignore"):  # of F64: infinite is said below
+            values = self._file.get_tensor(name).astype(np.float32)
         if not np.isfinite(values).all():
             raise ValueError(
                 f"{self._path} has NaN or infinite values in {name}; expected finite ones: the run that "
@@ -330,44 +308,5 @@ def _kernels(target: str) -> list[tuple[str, str]]:
     return [(f"{place}/{kernel}/kernel", side) for kernel, side in SITES[name]]
 
 
-def _module(kernel: str) -> str:
+def module_of(kernel: str) -> str:
     return tensor_names.name_of(kernel).removesuffix(".weight")
-
-
-def _pair(module: str) -> tuple[str, str]:
-    """Names of the two matrices of a LoRA, [rank, inputs] and [outputs, rank]."""
-    return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
-
-
-def _check_lora(path: epath.PathLike, config: Mapping[str, Any]) -> None:
-    advice = "merge it with PEFT (merge_and_unload), save the model and set INITIAL_CHECKPOINT_PATH to it"
-    if others := sorted(name for name in config.keys() - LORA_SETTINGS if config[name]):
-        raise ValueError(
-            f"{path}/{CONFIG} sets {', '.join(map(weight_files.shown, others[:3]))}; expected a plain LoRA: {advice}"
-        )
-    start = config.get("init_lora_weights")
-    if start not in LORA_STARTS:
-        raise ValueError(
-            f"{path}/{CONFIG} has init_lora_weights {weight_files.shown(start)}, which changed the base's weights; "
-            f"expected one of {LORA_STARTS}: {advice}"
-        )
-
-
-def _lora_scale(path: epath.PathLike, config: Mapping[str, Any], module: str, rank: int) -> float:
-    """What the product of a module's two matrices is multiplied with."""
-    patterns, alpha = config.get("alpha_pattern") or {}, config.get("lora_alpha", 8)
-    if not isinstance(patterns, dict) or not all(map(PLAIN.fullmatch, patterns)):
-        # Any regular expression: one of a hostile file may never end.
-        raise ValueError(
-            f"{path}/{CONFIG} has alpha_pattern {weight_files.shown(patterns)}; expected names of modules: merge it "
-            "with PEFT (merge_and_unload) and set INITIAL_CHECKPOINT_PATH to the result"
-        )
-    for pattern, value in patterns.items():
-        if f".{module}".endswith(f".{pattern}"):
-            alpha = value
-            break
-    if type(alpha) not in (int, float) or not abs(alpha) < LARGEST_ALPHA:  # NaN neither
-        raise ValueError(
-            f"{path}/{CONFIG} has lora_alpha {weight_files.shown(alpha)}; expected a number: copy the adapter again"
-        )
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -1,7 +1,7 @@
 """Names of a T5's tensors in Hugging Face's format, and names that say what a folder holds instead."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,10 @@ def name_of(path: str) -> str:
 
 
 def check(
-    folder: epath.PathLike, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
+    folder: epath.PathLike,
+    shapes: Mapping[str, tuple[int, ...]],
+    config: Mapping[str, Any],
+    is_scaled: bool,
 ) -> None:
     """Raises ValueError where the tensors of a folder are not those of a T5 with an output layer.
 
@@ -90,20 +93,10 @@ def check(
       folder: for the message.
       shapes: {name: shape} of all tensors.
       config: the content of config.json.
+      is_scaled: whether logits are scaled, as in T5 1.0, whose output layer is the embedding.
     """
     name = _architecture(config)
-    if heads := sorted(each for each in shapes if re.match(HEADS, each)):
-        raise ValueError(
-            f"{folder} holds a {name or 'classifier'} (it has {heads[0]}); expected "
-            "T5ForConditionalGeneration, which generates text: use the model that it was fine-tuned from"
-        )
-    wrappers = [each.removesuffix(FIRST_NORM) for each in shapes if each.endswith(f".{FIRST_NORM}")]
-    if FIRST_NORM not in shapes and wrappers:
-        prefix = min(wrappers, key=len)
-        raise ValueError(
-            f"the tensors of {folder} have the prefix {prefix!r} of a wrapper ({prefix}{FIRST_NORM}); "
-            f"expected names without it: save the wrapped model, wrapper.{prefix}save_pretrained(folder)"
-        )
+    _check_wrapper(folder, shapes, name)
     for stack, other in (("encoder", "decoder"), ("decoder", "encoder")):
         if not any(each.startswith(f"{other}.block.") for each in shapes):
             raise ValueError(
@@ -111,11 +104,7 @@ def check(
                 f"among {len(shapes)} tensors); expected {stack} and {other}: use the model that it was "
                 "made from, saved as T5ForConditionalGeneration"
             )
-    if (
-        name.endswith("T5Model")
-        and LM_HEAD not in shapes
-        and not config.get("scale_decoder_outputs", True)
-    ):
+    if name.endswith("T5Model") and LM_HEAD not in shapes and not is_scaled:
         raise ValueError(
             f"{folder} holds a {name}, without output layer ({LM_HEAD}); expected "
             "T5ForConditionalGeneration: use the model that it was made from"
@@ -163,18 +152,34 @@ def _architecture(config: Mapping[str, Any]) -> str:
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
 
 
+def _check_wrapper(folder: epath.PathLike, names: Collection[str], architecture: str) -> None:
+    """Raises ValueError for the tensors of a classifier, or of a module around the model."""
+    if heads := sorted(name for name in names if re.match(HEADS, name)):
+        raise ValueError(
+            f"{folder} holds a {architecture or 'classifier'} (it has {heads[0]}); expected "
+            "T5ForConditionalGeneration, which generates text: use the model that it was fine-tuned from"
+        )
+    prefixes = [name.removesuffix(FIRST_NORM) for name in names if name.endswith(f".{FIRST_NORM}")]
+    if FIRST_NORM not in names and prefixes:
+        prefix = min(prefixes, key=len)
+        raise ValueError(
+            f"the tensors of {folder} have the prefix {prefix!r} of a wrapper ({prefix}{FIRST_NORM}); "
+            f"expected names without it: save the wrapped model, wrapper.{prefix}save_pretrained(folder)"
+        )
+
+
 def _check_rows(
     folder: epath.PathLike, shapes: Mapping[str, tuple[int, ...]], vocab_size: int
 ) -> None:
     rows = {
-        name: shapes[name][0]
-        for name in (*EMBEDDINGS, LM_HEAD)
-        if shapes.get(name) and shapes[name][0] != vocab_size
+        name: shapes[name][0] for name in (*EMBEDDINGS, LM_HEAD) if len(shapes.get(name, ())) == 2
     }
-    if rows:
-        listed = ", ".join(f"{name} has {count} rows" for name, count in rows.items())
-        raise ValueError(
-            f"{folder}: {listed}, but config.json has vocab_size {vocab_size}; expected the same: "
-            f"set vocab_size to {max(rows.values())} in config.json where tokens or padding were added, or load "
-            f"the model with transformers, call resize_token_embeddings({vocab_size}) and save it again"
-        )
+    if set(rows.values()) <= {vocab_size}:
+        return
+    listed = ", ".join(f"{name} has {count} rows" for name, count in rows.items())
+    advice = "copy the model again"
+    if len(set(rows.values())) == 1:
+        advice = f"set vocab_size to {min(rows.values())} in config.json"
+    raise ValueError(
+        f"{folder}: {listed}, but config.json has vocab_size {vocab_size}; expected the same: {advice}"
+    )

@@ -12,6 +12,17 @@ ACTIVATIONS: dict[str, Callable] = {
     "silu": nn.silu,
     "linear": lambda x: x,
 }
+SIZES = (
+    "vocab_size",
+    "embed_dim",
+    "num_heads",
+    "head_dim",
+    "mlp_dim",
+    "num_encoder_layers",
+    "num_decoder_layers",
+)
+# Fields that gin macros of another name set.
+MACROS = {"vocab_size": "NUM_EMBEDDINGS"}
 REMAT_POLICIES = {
     "none": None,
     "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
@@ -67,6 +78,13 @@ class T5Config:
     remat_policy: str = "none"
 
     def __post_init__(self):
+        if unset := [
+            MACROS.get(name, name.upper()) for name in SIZES if getattr(self, name) is None
+        ]:
+            raise ValueError(
+                f"{', '.join(unset)} not set; expected the sizes of the model: add the gin file of its size, "
+                "such as models/t5_1_1_small.gin, or of a Hugging Face folder models/hugging_face.gin"
+            )
         if self.remat_policy not in REMAT_POLICIES:
             raise ValueError(
                 f"REMAT_POLICY is {self.remat_policy!r}; expected one of {sorted(REMAT_POLICIES)}"

@@ -98,11 +98,15 @@ def write(
 ) -> None:
     """Writes {path: array} as a model of a format; the folder appears whole or not at all.
 
+    T5X scales logits where they are tied, and only there: other networks get an output layer that has
+    the same logits in T5X.
+
     Raises:
       FileExistsError: the folder exists.
       ValueError: the format has no place for the network or its vocabulary.
     """
     if export_format == T5X:
+        weights = _with_output_layer(weights, model)
         stored = {path: leaves.of_array(np.asarray(array)) for path, array in weights.items()}
         t5x.save(folder, stored, step=step, dtype=dtype)
     else:
@@ -115,6 +119,20 @@ def write(
             step=step,
             dtype=dtype,
         )
+
+
+def _with_output_layer(
+    weights: Mapping[str, Any], model: model_lib.EncoderDecoderModel
+) -> Mapping[str, Any]:
+    """The weights, with an output layer of their own where T5X would scale logits otherwise."""
+    config, path = model.config, "decoder/logits_dense/kernel"
+    if config.scale_decoder_outputs == config.logits_via_embedding:
+        return weights
+    if config.logits_via_embedding:
+        return {**weights, path: np.asarray(weights[model.EMBEDDING_PATH]).T}
+    kernel = np.asarray(weights[path])
+    scaled = kernel.astype(np.float32) / np.sqrt(np.float32(config.embed_dim))
+    return {**weights, path: scaled.astype(kernel.dtype)}
 
 
 def _make(folder: epath.Path) -> None:
@@ -179,8 +197,7 @@ def _digest(found: Mapping[str, leaves.Leaf], wanted: Shapes, checkpoint: str | 
     """Identity of a run that trained `found` on this checkpoint, as `Run.digest` tells it."""
     if checkpoint is None:
         return None
-    wide = {path: jax.ShapeDtypeStruct(x.shape, jnp.float32) for path, x in wanted.items()}
-    base = base_model.digest(checkpoint, params_lib.unflatten(wide))
+    base = base_model.digest(checkpoint, params_lib.unflatten(wanted))
     return params_lib.structure_digest(params_lib.unflatten(found), base)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -129,9 +128,7 @@ def load_model(
         digest = params_lib.structure_digest(base, f"random {seed}")
     else:
         params, step = base_model.load(checkpoint, base, where)
-        # The same model in whatever dtype it is held.
-        wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), base)
-        digest = base_model.digest(checkpoint, wide)
+        digest = base_model.digest(checkpoint, base)
     warn_of_another_base(prompt_initializer, checkpoint, digest)
     flat = params_lib.flatten(params)
     places = {path: leaf for path, leaf in params_lib.flatten(where).items() if path in shapes}
@@ -164,7 +161,7 @@ def with_added(loaded: LoadedModel, start: Start | None, seed: int = 0) -> Loade
 def warn_of_another_base(start: Start | None, checkpoint: str | None, digest: str | None) -> None:
     """Logs where what `start` gives was trained with another model than the checkpoint's."""
     if getattr(start, "base_model_digest", None) not in (None, digest):
-        # No error: the same weights in another folder or format have another identity.
+        # No error: a prompt may be tried with a model that is nearly the same.
         logging.warning(
             "the card of PROMPT_FILE names another base model than INITIAL_CHECKPOINT_PATH %s; "
             "if it is not the same model, answers will be wrong",

@@ -1,6 +1,7 @@
 """Which format a folder is in, and the identity of the model in it."""
 
-import shutil
+import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -73,34 +74,75 @@ def test_the_embedding_of_a_decoder_only_model(tmp_path):
     np.testing.assert_array_equal(base_model.read_embedding(folder), expected)
 
 
-def test_digest_follows_name_step_and_structure_but_not_place(tmp_path, params, abstract):
-    folder = write_t5x(tmp_path / "a" / "t5_base" / "checkpoint_3", params)
-    digest = base_model.digest(folder, abstract)
-    moved = shutil.copytree(folder, tmp_path / "b" / "t5_base" / "checkpoint_3")
-    assert base_model.digest(f"{moved}/", abstract) == digest
-    # T5X calls the model by the folder above.
-    renamed = shutil.copytree(folder, tmp_path / "b" / "flan_t5_base" / "checkpoint_3")
-    later = write_t5x(tmp_path / "c" / "t5_base" / "checkpoint_3", params, step=4)
-    smaller = {"token_embedder": abstract["token_embedder"]}
-    others = [
-        base_model.digest(renamed, abstract),
-        base_model.digest(later, abstract),
-        base_model.digest(folder, smaller),
+def test_digest_is_that_of_the_weights_in_any_folder_format_and_dtype(
+    tmp_path, params, abstract, write_orbax
+):
+    tree = jax.device_get(params)
+    rounded = jax.tree.map(lambda x: x.astype("bfloat16"), tree)
+    folders = [
+        write_t5x(tmp_path / "t5_base" / "checkpoint_3", tree),
+        write_t5x(tmp_path / "other" / "checkpoint_9", rounded, step=9),
+        write_orbax(tmp_path, tree, 5),
+        write_huggingface(tmp_path / "hf", tree, 9),
     ]
-    assert len({digest, *others}) == 4
+    assert len({base_model.digest(folder, abstract) for folder in folders}) == 1
+    half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, "bfloat16"), abstract)
+    assert base_model.digest(folders[0], half) == base_model.digest(folders[0], abstract)
 
 
-def test_digest_of_a_relative_path_is_that_of_the_place(tmp_path, params, abstract, monkeypatch):
-    digests = []
-    for name in ("t5_base", "flan_t5_base"):
-        folder = write_t5x(tmp_path / name / "checkpoint_3", params)
-        digests.append(base_model.digest(folder, abstract))
-        (folder / "inside").mkdir()
-        for at, path in ((folder, "."), (folder.parent, "checkpoint_3"), (folder / "inside", "..")):
-            monkeypatch.chdir(at)
-            assert base_model.digest(path, abstract) == digests[-1]
-        assert base_model.digest(f"{folder}/inside/..", abstract) == digests[-1]
-    assert digests[0] != digests[1]
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("token_embedder", "embedding"),
+        ("encoder", "layers_0", "attention", "query", "kernel"),
+        ("decoder", "layers_0", "mlp", "wo", "kernel"),
+        ("decoder", "decoder_norm", "scale"),
+    ],
+)
+def test_digest_of_other_weights_is_another(tmp_path, params, abstract, path):
+    tree = jax.device_get(params)
+    folder = write_t5x(tmp_path / "t5_base" / "checkpoint_3", tree)
+    node = tree
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = node[path[-1]] * 1.1
+    tuned = write_t5x(tmp_path / "tuned" / "t5_base" / "checkpoint_3", tree)
+    assert base_model.digest(folder, abstract) != base_model.digest(tuned, abstract)
+    smaller = {"token_embedder": abstract["token_embedder"]}
+    assert base_model.digest(folder, abstract) != base_model.digest(folder, smaller)
+
+
+def test_a_network_is_configured_by_its_folder(tmp_path, params):
+    folder = write_huggingface(tmp_path / "hf", params, 9)
+    assert base_model.configure(folder, embed_dim=None, dropout_rate=0.1) == dataclasses.replace(
+        CONFIG, dropout_rate=0.1
+    )
+    assert base_model.configure(folder, embed_dim=8, mlp_activations=["gelu", "linear"]) == CONFIG
+    with pytest.raises(
+        ValueError, match=r"EMBED_DIM=9, but config\.json has d_model 8\n  NUM_EMBEDD"
+    ):
+        base_model.configure(folder, embed_dim=9, vocab_size=5)
+    for path in (None, write_t5x(tmp_path / "checkpoint_3", params)):
+        with pytest.raises(ValueError, match=r"hugging_face\.gin takes the sizes from"):
+            base_model.configure(path)
+
+
+def test_an_adapter_is_no_model(tmp_path, params, abstract):
+    content = {"base_model_name_or_path": "google/t5", "peft_type": "LORA"}
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"a PEFT adapter of 'LORA', not a model; .*'google/t5'"):
+        base_model.load(folder, abstract)
+    write_huggingface(tmp_path / "hf", params, 9)
+    for kind, is_read in (("PROMPT_TUNING", True), ("LORA", False)):
+        text = json.dumps(content | {"peft_type": kind})
+        (tmp_path / "hf" / "adapter_config.json").write_text(text)
+        if is_read:
+            base_model.load(tmp_path / "hf", abstract)
+        else:
+            with pytest.raises(ValueError, match="holds a model and a PEFT adapter of 'LORA'"):
+                base_model.load(tmp_path / "hf", abstract)
 
 
 @pytest.mark.parametrize(

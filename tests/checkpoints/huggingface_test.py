@@ -306,9 +306,11 @@ def without(start):
     return lambda tensors: {n: tensor for n, tensor in tensors.items() if not n.startswith(start)}
 
 
-def with_rows(rows):
-    names = ("shared.weight", "lm_head.weight")
-    return lambda tensors: tensors | {name: np.ones((rows, 8), np.float32) for name in names}
+def with_rows(rows, head_rows=None):
+    sizes = {"shared.weight": rows, "lm_head.weight": head_rows or rows}
+    return lambda tensors: (
+        tensors | {name: np.ones((size, 8), np.float32) for name, size in sizes.items()}
+    )
 
 
 def with_head(prefix):
@@ -330,7 +332,12 @@ def with_head(prefix):
         (with_head("transformer."), "T5ForSequenceClassification", "T5ForSequenceClassification"),
         (with_head(""), None, "a classifier .* use the model that it was fine-tuned from"),
         (with_rows(25), None, "shared.weight has 25 rows.* vocab_size 24; .* set vocab_size to 25"),
-        (with_rows(23), None, r"lm_head.weight has 23 rows.* resize_token_embeddings\(24\)"),
+        (with_rows(23), None, "lm_head.weight has 23 rows.* set vocab_size to 23 in config.json"),
+        (
+            with_rows(23, 24),
+            None,
+            "has 23 rows.* lm_head.weight has 24 rows.* copy the model again",
+        ),
     ],
 )
 def test_what_a_folder_holds_in_place_of_a_t5_is_named(saved, change, architecture, message):

@@ -1,15 +1,17 @@
 """A whole model leaves in each format and is the same model; what does not belong together is told."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from prompt_tuning import params
 from prompt_tuning.checkpoints import base_model, huggingface, t5x
-from prompt_tuning.models import decoder_only_model
+from prompt_tuning.models import decoder_only_model, model
 from prompt_tuning.runtime import exporter, state
 
 
@@ -94,11 +96,10 @@ def test_of_a_prompt_the_base_is_exported_and_the_prompt_stays_apart(
 
 def test_what_does_not_belong_together_is_told(export, finished, make_run, tiny, tmp_path):
     folder, _ = finished(make_run, ("decoder/.*",))
-    other = base_model.epath.Path(tiny.checkpoint)
-    copy = tmp_path / "another"
-    copy.mkdir()
-    for file in other.iterdir():
-        file.copy(copy / file.name)
+    copy = shutil.copytree(tiny.checkpoint, tmp_path / "another")
+    weights = safetensors.numpy.load_file(copy / "model.safetensors")
+    other = {name: tensor * 1.1 for name, tensor in weights.items()}
+    safetensors.numpy.save_file(other, copy / "model.safetensors")
     with pytest.raises(ValueError, match=r"trained on another base .*another"):
         export(model_dir=folder, checkpoint=str(copy))
     with pytest.raises(ValueError, match="trained on another base"):
@@ -113,6 +114,14 @@ def test_what_does_not_belong_together_is_told(export, finished, make_run, tiny,
         with pytest.raises(ValueError, match="no model to export: INITIAL_CHECKPOINT_PATH is None"):
             export(checkpoint=None, start_step=start_step)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_copy_of_the_base_is_the_base(export, finished, make_run, tiny, tmp_path):
+    folder, trained = finished(make_run, ("decoder/.*",))
+    copy = shutil.copytree(tiny.checkpoint, tmp_path / "copy")
+    found = read(export(model_dir=folder, checkpoint=str(copy)), tiny)
+    path = "decoder/decoder_norm/scale"
+    np.testing.assert_array_equal(found[path], trained[path])
 
 
 def test_what_cannot_be_written_is_told_before_the_weights_are_read(
@@ -152,3 +161,43 @@ def test_a_run_of_another_size_is_told(export, finished, make_run, tiny):
             model_dir=folder,
             output_dir=f"{folder}/out",
         )
+
+
+@pytest.mark.parametrize(("is_tied", "is_scaled"), [(True, False), (False, True), (True, True)])
+def test_logits_are_the_same_in_each_format(tiny, tmp_path, rng, is_tied, is_scaled):
+    config = dataclasses.replace(
+        tiny.model.config, logits_via_embedding=is_tied, scale_decoder_outputs=is_scaled
+    )
+    network = model.EncoderDecoderModel(config)
+    weights = network.init(jax.random.key(0))
+    ids = rng.integers(2, 100, (2, 5), np.int32)
+    batch = {
+        "encoder_input_tokens": ids,
+        "decoder_input_tokens": np.pad(ids, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": ids,
+    }
+    expected = jax.jit(network.logits)(weights, batch)
+    if is_tied != is_scaled:
+        other = dataclasses.replace(config, scale_decoder_outputs=not is_scaled)
+        unlike = jax.jit(model.EncoderDecoderModel(other).logits)(weights, batch)
+        assert np.max(np.abs(unlike - expected)) > 0.01
+    for export_format in exporter.NAMES:
+        folder, settings = tmp_path / export_format, {"step": 3, "dtype": "float32"}
+        exporter.write(
+            folder,
+            params.flatten(weights),
+            network,
+            tiny.vocabulary,
+            export_format=export_format,
+            **settings,
+        )
+        read = base_model.read_config(folder)
+        if export_format == exporter.T5X:  # T5X scales tied logits, and no others.
+            read = dataclasses.replace(
+                config, logits_via_embedding=is_tied and is_scaled, scale_decoder_outputs=None
+            )
+        else:
+            assert (read.logits_via_embedding, read.scale_decoder_outputs) == (is_tied, is_scaled)
+        again = model.EncoderDecoderModel(read)
+        loaded, _ = base_model.load(folder, params.shapes(again.init(jax.random.key(1))))
+        np.testing.assert_allclose(jax.jit(again.logits)(loaded, batch), expected, atol=2e-5)
