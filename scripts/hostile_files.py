@@ -31,6 +31,7 @@ from prompt_tuning.checkpoints import (
     leaves,
     orbax,
     peft,
+    peft_lora,
     peft_prefix,
     prompt_files,
     prompt_paths,
@@ -227,7 +228,7 @@ def _read_lora(folder: pathlib.Path) -> None:
     weights = {
         name: np.ones(x.shape, np.float32) for name, x in params.flatten(_abstract()).items()
     }
-    peft.merge_lora(folder / "adapter", weights)
+    peft_lora.merge(folder / "adapter", weights)
 
 
 def _write_npy(folder: pathlib.Path) -> None:

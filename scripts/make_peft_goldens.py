@@ -60,6 +60,14 @@ ADAPTERS = {
         alpha_pattern={"EncDecAttention.v": 3, "wo": 5},
         use_rslora=True,
     ),
+    (GATED, "lora_patterns"): peft.LoraConfig(
+        **TASK,
+        r=2,
+        target_modules=["q", "v", "wo"],
+        rank_pattern={r"encoder\.block\.[12]\..*\.q": 1, "(v|wo)": 3},
+        alpha_pattern={r".*decoder.*\.(q|v)": 5, r"block\.\d\.layer\.1\.\w+\.wo": 7, "q": 2},
+        modules_to_save=["lm_head", "final_layer_norm", "wi_0", "relative_attention_bias"],
+    ),
 }  # fmt: skip
 
 
@@ -72,6 +80,8 @@ def adapt(model: transformers.PreTrainedModel, config: peft.PeftConfig) -> peft.
             weight.copy_(1 + 0.5 * torch.randn_like(weight))
         elif ".lora_" in name:
             weight.copy_(0.3 * torch.randn_like(weight))
+        elif ".modules_to_save." in name:
+            weight.mul_(1 + 0.3 * torch.randn_like(weight))
         elif ".transform." in name:
             weight.copy_(torch.randn_like(weight))
     return tuned

@@ -106,7 +106,7 @@ def as_module(prompts: Sequence[Prompt]) -> module.Prompt | None:
 
 def as_initializer(prompts: Sequence[Prompt], base_digest: str) -> initializers.FromArray:
     """What fills that table: below each other; it tells a base model other than `base_digest`."""
-    digests = [prompt.card.get("base_model_digest") for prompt in prompts]
+    digests = [prompt_files.comparable_digest(prompt.card) for prompt in prompts]
     others = [digest for digest in digests if digest not in (None, base_digest)]
     tables = np.concatenate([prompt.table for prompt in prompts])
     return initializers.FromArray(tables, next(iter(others), None))

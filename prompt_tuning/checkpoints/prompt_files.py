@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
+from prompt_tuning.checkpoints import digests as digests_lib
 from prompt_tuning.checkpoints import peft, weight_files, whole
 from prompt_tuning.prompts import initializers
 
@@ -26,7 +27,6 @@ HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 
 
 def save(
@@ -73,7 +73,7 @@ def _write_both(path: epath.Path, content: bytes, card: Mapping[str, Any]) -> No
 
 
 def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarray:
-    """Reads a prompt as float32 [P, D]; float16 and bfloat16 files are widened.
+    """Reads a prompt as float32 [P, D], from a file of any float dtype.
 
     Args:
       path: a .npy file; the suffix may be absent, as in the paper authors' files. Or an adapter.
@@ -107,9 +107,10 @@ def read_table(path: epath.PathLike, setting: str) -> np.ndarray:
         table = _array(content)
     except Exception as error:  # numpy reads the header as a Python literal: whatever that raises.
         raise ValueError(f"{setting} {path} is not a .npy file of numbers ({error})") from error
-    if table.ndim != 2 or table.dtype not in FLOATS:
+    if table.ndim != 2 or not _is_float(table):
         raise ValueError(
-            f"{setting} {path} holds {table.dtype} {table.shape}, not a float table [P, D]"
+            f"{setting} {path} holds {table.dtype} {table.shape}; expected floats [P, D]: set {setting} "
+            "to the file of a prompt"
         )
     return _finite(table, f"{setting} {path}")
 
@@ -127,21 +128,39 @@ def load_leaves(path: epath.PathLike) -> dict[str, np.ndarray]:
             }
     except Exception as error:  # Of the zip file, of each of its ways to pack, of numpy.
         raise ValueError(f"PROMPT_FILE {path} is not a .npz file of numbers ({error})") from error
-    if strange := sorted(name for name, leaf in leaves.items() if leaf.dtype not in FLOATS):
+    if strange := sorted(name for name, leaf in leaves.items() if not _is_float(leaf)):
         raise ValueError(f"PROMPT_FILE {path} holds {strange}, which are not floats")
     return {name: _finite(leaf, f"PROMPT_FILE {path}") for name, leaf in leaves.items()}
 
 
 def _content(path: epath.PathLike, setting: str) -> tuple[epath.Path, bytes]:
+    path = check_file(path, setting)
+    return path, path.read_bytes()
+
+
+def check_file(path: epath.PathLike, setting: str) -> epath.Path:
+    """Raises FileNotFoundError or ValueError where there is no file; `setting` named it."""
     path = epath.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{setting} {path} does not exist")
     if path.is_dir():
-        raise ValueError(
-            f"{setting} {path} is a folder; expected a file, such as {path}/prompts/best{SUFFIX}, or "
-            f"as PROMPT_FILE an adapter of PEFT, with {peft.CONFIG} in it"
+        adapters = describe_adapters(path)
+        expected = (
+            f"a file, such as {path}/prompts/best{SUFFIX}, or as PROMPT_FILE an adapter of PEFT, with "
+            f"{peft.CONFIG} in it"
         )
-    return path, path.read_bytes()
+        raise ValueError(
+            f"{setting} {path} is a folder{adapters}; expected "
+            + (f"one prompt: set {setting} to one of them" if adapters else expected)
+        )
+    return path
+
+
+def describe_adapters(folder: epath.Path) -> str:
+    """Text for a message: the adapters below a folder, or ""."""
+    found = [f"{adapter}" for adapter in peft.find_adapters(folder)]
+    more = f" and {len(found) - 4} more" * (len(found) > 4)
+    return f" with the PEFT adapters {', '.join(found[:4])}{more}" if found else ""
 
 
 def _array(content: bytes) -> np.ndarray:
@@ -157,8 +176,13 @@ def _array(content: bytes) -> np.ndarray:
     return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
 
 
+def _is_float(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16
+
+
 def _finite(array: np.ndarray, file: str) -> np.ndarray:
-    array = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # of float64: infinite is said below
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise ValueError(
             f"{file} has NaN or infinite values; expected finite ones: the run that wrote it diverged"
@@ -194,19 +218,23 @@ def initializer(
 
 def _of_several(paths: Mapping[str, epath.PathLike]) -> initializers.FromArray:
     """Prompts below each other, in the order of their names."""
-    told = {}
+    # A base model that no card names may be any.
+    digests = {name: base_model_digest(path) for name, path in paths.items()}
+    known = next(filter(None, digests.values()), None)
+    tables, kinds = {}, {}
     for name, path in paths.items():
-        table, at, digest = load(path), place(path), base_model_digest(path)
-        told[name] = f"{table.shape}, placed as {at!r}, of the base model {digest}", table, digest
-    kinds = {text for text, _, _ in told.values()}
-    if len(kinds) != 1:
-        lines = "\n  ".join(f"{name}: {text}" for name, (text, _, _) in told.items())
+        tables[name] = load(path)
+        kinds[name] = (
+            f"{tables[name].shape}, placed as {place(path)!r}, of the base model "
+            f"{digests[name] or known}"
+        )
+    if len(set(kinds.values())) != 1:
+        lines = "\n  ".join(f"{name}: {kind}" for name, kind in kinds.items())
         raise ValueError(
             f"the prompts of PROMPT_FILE {dict(paths)} do not fit into one table; expected one shape, "
             f"one place and one base model:\n  {lines}\nleave out those that differ"
         )
-    tables, digests = zip(*((table, digest) for _, table, digest in told.values()), strict=True)
-    return initializers.FromArray(np.concatenate(tables), digests[0])
+    return initializers.FromArray(np.concatenate(list(tables.values())), known)
 
 
 def length(path: PromptFile) -> int:
@@ -249,8 +277,17 @@ def place(path: PromptFile) -> str | tuple[int, ...]:
 
 
 def base_model_digest(path: epath.PathLike) -> str | None:
-    """Identity of the model that a prompt file was trained with; None where no card says it."""
-    return read_card(path).get("base_model_digest")
+    """Digest of the model that a prompt file was trained with; None where no card says it.
+
+    None too for a card of an earlier version, which had the name of the folder in its digest.
+    """
+    return comparable_digest(read_card(path))
+
+
+def comparable_digest(card: Mapping[str, Any]) -> str | None:
+    """See `base_model_digest`."""
+    digest = card.get("base_model_digest")
+    return digest if digests_lib.is_comparable(digest) else None
 
 
 def read_card(path: epath.PathLike | None) -> dict[str, Any]:

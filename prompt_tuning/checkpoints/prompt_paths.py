@@ -20,7 +20,8 @@ def find(
 
     Args:
       path: a file, an adapter of PEFT, a run's folder (prompts/prompt_<step>.npy or .npz in it), a
-        pattern with * of files, or a sequence of such; None for none, of a model without prompt.
+        pattern with * of files and adapters, or a sequence of such; None for none, of a model
+        without prompt.
       mode: RESTORE_MODE, T5X's: "specific" and "all" for all that is named, "latest" for the
         last of them.
 
@@ -44,22 +45,36 @@ def _named(path: epath.Path) -> list[str]:
     if peft.is_adapter(path):
         return [os.fspath(path)]
     if path.is_dir():
-        prompts = path / "prompts"
+        folders, prompts = [path], path / "prompts"
         # No glob: the folder's own name may have signs of a pattern.
         beside = prompts.iterdir() if prompts.is_dir() else ()
         found = [file for file in beside if re.fullmatch(r"prompt_.*\.np[yz]", file.name)]
     elif magic is None or path.exists():
         return [os.fspath(path)]
     else:
-        found = epath.Path(*parts[:magic]).glob("/".join(parts[magic:]))
-        # The paper authors' files have no suffix.
-        found = [file for file in found if file.suffix not in NO_PROMPTS and not file.is_dir()]
+        matches = list(epath.Path(*parts[:magic]).glob("/".join(parts[magic:])))
+        found = [file for file in matches if _is_prompt(file)]
+        folders = [file for file in matches if file.is_dir()]
     if not found:
+        adapters = "".join(map(prompt_files.describe_adapters, folders))
+        expected = (
+            "a file, an adapter of PEFT, a pattern of such, or the MODEL_DIR of a run, with "
+            f"prompts/prompt_<step>{prompt_files.SUFFIX}"
+        )
         raise FileNotFoundError(
-            f"PROMPT_FILE {path} names no prompt; expected a file, a pattern of files, or the "
-            f"MODEL_DIR of a run, with prompts/prompt_<step>{prompt_files.SUFFIX}"
+            f"PROMPT_FILE {path} names no prompt"
+            + (f", but folders{adapters}; expected them, or " if adapters else "; expected ")
+            + expected
         )
     return [os.fspath(file) for file in found]
+
+
+def _is_prompt(path: epath.Path) -> bool:
+    """Whether a match of a pattern is an adapter, or a file that is no part of one."""
+    if path.is_dir():
+        return peft.is_adapter(path)
+    # The paper authors' files have no suffix.
+    return path.suffix not in NO_PROMPTS and not peft.is_adapter(path.parent)
 
 
 def numbered(paths: Sequence[epath.PathLike]) -> dict[str, epath.PathLike]:
@@ -86,10 +101,12 @@ def check_places(paths: Sequence[epath.PathLike]) -> None:
 def step_of(path: epath.PathLike) -> int | None:
     """The step of the run that a prompt file was written at: its card's, its name's, its folder's.
 
-    The paper authors' files lie in folders `checkpoint_<step>`.
+    The paper authors' files lie in folders `checkpoint_<step>`; transformers' Trainer writes adapters
+    to `checkpoint-<step>`, or to a folder by the adapter's name in that.
     """
     path = epath.Path(path)
     named = re.search(r"_(\d+)(\.np[yz])?$", path.name)
-    named = named or re.fullmatch(r"checkpoint_(\d+)", path.parent.name)
+    for name in (path.name, path.parent.name):
+        named = named or re.fullmatch(r"checkpoint[-_](\d+)", name)
     step = prompt_files.read_card(path).get("step", named and int(named[1]))
     return step if isinstance(step, int) else None

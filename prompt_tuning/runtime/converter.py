@@ -10,7 +10,14 @@ from etils import epath
 from flax import linen as nn
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import base_model, huggingface, peft, peft_prefix, prompt_files
+from prompt_tuning.checkpoints import (
+    base_model,
+    huggingface,
+    peft,
+    peft_lora,
+    peft_prefix,
+    prompt_files,
+)
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import ia3, prefix
@@ -57,6 +64,7 @@ def convert(
     if epath.Path(output).exists():
         raise FileExistsError(f"{output} exists; remove it or set another OUTPUT")
     if not peft.is_adapter(prompt_file):
+        prompt_files.check_file(prompt_file, "PROMPT_FILE")
         _to_adapter(model, prompt_file, output, base_model_name)
     elif (kind := peft.kind(prompt_file)) in peft.PROMPTS:
         _prompt(model, prompt_file, output)
@@ -171,7 +179,7 @@ def _merged(
     wide = {path: jax.ShapeDtypeStruct(x.shape, jnp.float32) for path, x in base.items()}
     loaded, _ = base_model.load(checkpoint, params_lib.unflatten(wide))
     weights = params_lib.flatten(loaded)
-    peft.merge_lora(adapter, weights)
+    peft_lora.merge(adapter, weights)
     exporter.write(
         epath.Path(output),
         weights,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from prompt_tuning.checkpoints import peft
+from prompt_tuning.checkpoints import peft, peft_lora
 
 CONFIG = {
     "peft_type": "PROMPT_TUNING",
@@ -57,7 +57,7 @@ def test_the_first_rows_are_the_encoders(adapter):
     )
     alone = adapter(num_virtual_tokens=4, num_transformer_submodules=1)
     np.testing.assert_array_equal(peft.read_prompt(alone), TABLE)
-    for dtype in (np.float16, ml_dtypes.bfloat16):
+    for dtype in (np.float16, ml_dtypes.bfloat16, np.float64):
         half = adapter({"prompt_embeddings": TABLE.astype(dtype)}, peft_type="P_TUNING")
         np.testing.assert_array_equal(peft.read_prompt(half), TABLE[:2], strict=True)
 
@@ -157,7 +157,7 @@ def test_pickled_weights_are_not_read(adapter):
 
 def merged(path, **more):
     weights = {KERNEL: np.ones((3, 2), np.float32), **more}
-    peft.merge_lora(path, weights)
+    peft_lora.merge(path, weights)
     return weights
 
 
@@ -194,13 +194,64 @@ def test_the_scale_of_a_lora_follows_its_settings(adapter):
         ({"lora_alpha": "6"}, "lora_alpha '6'; expected a number"),
         ({"lora_alpha": float("nan")}, "lora_alpha nan; expected a number"),
         ({"lora_alpha": 10**400}, "lora_alpha 1000.*…; expected a number"),
-        ({"alpha_pattern": {"(a+)+$": 1}}, r"alpha_pattern .*expected names of modules"),
-        ({"alpha_pattern": ["q"]}, r"alpha_pattern .*expected names of modules"),
+        ({"alpha_pattern": {"k": 1, "(a+)+$": 1}}, r"alpha_pattern with the key '\(a\+\)\+\$'"),
+        ({"alpha_pattern": {"(?=a)q": 1}}, r"with the key '\(\?=a\)q'; expected names of modules"),
+        ({"alpha_pattern": {".*.*.*.*.*q": 1}}, "at most 4 quantifiers"),
+        ({"alpha_pattern": {"(q": 1}}, r"alpha_pattern with the key '\(q'"),
+        (
+            {
+                "alpha_pattern": {"a?" * n + "q": 1 for n in range(1, 5)}
+                | {f"{n}?": 1 for n in range(13)}
+            },
+            "alpha_pattern with the key '12\\?'; .*at most 16 regular",
+        ),
+        ({"alpha_pattern": ["q"]}, r"alpha_pattern \['q'\]; expected \{pattern: number\}"),
+        ({"rank_pattern": {r"block\.0\..*q": 2}}, r"SelfAttention.q the rank 2 .*tensors have 1"),
+        ({"r": 4}, "the rank 4 .*tensors have 1"),
     ],
 )
 def test_settings_of_a_lora_that_are_not_followed_are_told(adapter, settings, told):
     with pytest.raises(ValueError, match=told):
         merged(adapter(PAIR, LORA, **settings))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches"),
+    [
+        (r"block\.0\..*\.q", True),
+        (r"block\.[1-9]\..*\.q", False),
+        (r"encoder\.(?:block|layer)\.\d+\.layer\.0\.SelfAttention\.(q|v)", True),
+        (r"decoder.*\.q", False),
+        (r"[^k]", True),
+        (r"Self.*", True),
+        (r"Attention\.q", False),
+    ],
+)
+def test_patterns_of_a_lora_match_as_in_peft(adapter, pattern, matches):
+    found = merged(adapter(PAIR, LORA, alpha_pattern={"k": 9, pattern: 3, "q": 6}))
+    assert found[KERNEL][0, 0] == 1 + (3 if matches else 6) * 10
+
+
+def test_saved_modules_of_a_lora_replace_those_of_the_base(adapter):
+    head, norm = "decoder/logits_dense/kernel", "encoder/encoder_norm/scale"
+    weights = {head: np.zeros((3, 5), np.float32), norm: np.zeros(3, np.float32)}
+    saved = {
+        "base_model.model.lm_head.weight": np.arange(15, dtype=np.float32).reshape(5, 3),
+        "base_model.model.encoder.final_layer_norm.weight": np.ones(3, np.float32),
+    }
+    found = merged(adapter(PAIR | saved, LORA, modules_to_save=["lm_head"]), **weights)
+    np.testing.assert_array_equal(found[head], np.arange(15).reshape(5, 3).T)
+    np.testing.assert_array_equal(found[norm], np.ones(3))
+    embedding = {"base_model.model.shared.weight": np.ones((5, 3), np.float32)}
+    for tensors, weights in (
+        (embedding, {"token_embedder/embedding": np.ones((5, 3))}),
+        (saved, {}),
+    ):
+        path = adapter(PAIR | tensors, LORA, modules_to_save=["lm_head"])
+        with pytest.raises(
+            ValueError, match=r"sets modules_to_save \['lm_head'\], which stored 'base"
+        ):
+            merged(path, **weights)
 
 
 def test_matrices_of_a_lora_are_checked(adapter):

@@ -118,8 +118,8 @@ def cut(path):
         (npz, "not a .npy file"),
         (cut, "not a .npy file"),
         (npy(np.array([{"a": 1}], object)), "not a .npy file of numbers"),
-        (npy(np.ones((3, 4), np.int32)), "not a float table"),
-        (npy(np.ones((1, 3, 4), np.float32)), "not a float table"),
+        (npy(np.ones((3, 4), np.int32)), "expected floats"),
+        (npy(np.ones((1, 3, 4), np.float32)), "expected floats"),
         (npy(np.ones((5, 4), np.float32)), r"\(5, 4\).*\(3, 4\).*PROMPT_LENGTH must be 5"),
         (npy(np.ones((3, 6), np.float32)), r"\(3, 6\).*\(3, 4\).*gin file one of width 6"),
         (npy(np.full((3, 4), np.nan, np.float32)), "NaN or infinite"),
@@ -246,3 +246,44 @@ def test_parameters_without_their_card_and_under_another_name(tmp_path):
         prompt_files.save_leaves(tmp_path / "p.npy", LEAVES, CARD)
     with pytest.raises(FileNotFoundError, match="PROMPT_FILE"):
         prompt_files.load_leaves(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("dtype", ["<f8", ">f8", ">f4", "<f2"])
+def test_a_prompt_of_any_float_dtype_is_read(tmp_path, dtype):
+    wide = np.array([[0.1, -2], [3, 1e-3]], dtype)
+    np.save(tmp_path / "p.npy", wide)
+    np.savez(tmp_path / "p.npz", **{"encoder/prompt/prompt": wide})
+    expected = wide.astype(np.float32)
+    np.testing.assert_array_equal(prompt_files.load(tmp_path / "p.npy"), expected, strict=True)
+    (leaf,) = prompt_files.load_leaves(tmp_path / "p.npz").values()
+    np.testing.assert_array_equal(leaf, expected, strict=True)
+
+
+def test_what_float32_cannot_hold_is_not_read(tmp_path):
+    np.save(tmp_path / "p.npy", np.full((2, 2), 1e300))
+    with pytest.raises(ValueError, match="NaN or infinite values"):
+        prompt_files.load(tmp_path / "p.npy")
+
+
+def test_a_card_of_an_earlier_version_names_no_comparable_base(tmp_path):
+    path = tmp_path / "p.npy"
+    prompt_files.save(path, PROMPT, CARD | {"base_model_digest": "0123456789abcdef"})
+    assert prompt_files.read_card(path)["base_model_digest"] == "0123456789abcdef"
+    assert prompt_files.base_model_digest(path) is None
+
+
+def test_an_adapter_and_a_file_fit_into_one_table(tmp_path):
+    settings = {"base_model": None, "num_layers": 1, "num_heads": 1}
+    peft.save_prompt(tmp_path / "adapter", 2 * PROMPT, **settings)
+    prompt_files.save(tmp_path / "p.npy", PROMPT, CARD | {"base_model_digest": "weights-1"})
+    start = prompt_files.initializer({"a": tmp_path / "adapter", "b": tmp_path / "p.npy"})
+    np.testing.assert_array_equal(start.array, np.concatenate([2 * PROMPT, PROMPT]))
+    assert start.base_model_digest == "weights-1"
+
+
+def test_a_folder_with_adapters_below_names_them(tmp_path):
+    settings = {"base_model": None, "num_layers": 1, "num_heads": 1}
+    for number in range(6):
+        peft.save_prompt(tmp_path / f"run/checkpoint-{number}", PROMPT, **settings)
+    with pytest.raises(ValueError, match=r"with the PEFT adapters .*-0, .*-3 and 2 more; expected"):
+        prompt_files.load(tmp_path / "run")

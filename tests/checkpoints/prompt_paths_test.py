@@ -56,6 +56,27 @@ def test_an_adapter_is_a_prompt_and_no_folder_of_prompts(run):
     assert prompt_paths.step_of(run / "adapter") is None
 
 
+def test_patterns_and_lists_of_adapters(tmp_path):
+    settings = {"base_model": None, "num_layers": 1, "num_heads": 1}
+    for name in ("checkpoint-40", "checkpoint-100", "named/checkpoint-7/reviews"):
+        peft.save_prompt(tmp_path / name, PROMPT, **settings)
+        (tmp_path / name / "README.md").touch()
+    early, late, named = (
+        f"{tmp_path}/{name}"
+        for name in ("checkpoint-40", "checkpoint-100", "named/checkpoint-7/reviews")
+    )
+    assert prompt_paths.find(f"{tmp_path}/checkpoint-*") == [early, late]
+    assert prompt_paths.find(f"{tmp_path}/*") == [early, late]
+    assert prompt_paths.find(f"{tmp_path}/checkpoint-*", "latest") == [late]
+    assert prompt_paths.find([late, f"{tmp_path}/*/*/*", early]) == [named, early, late]
+    assert [prompt_paths.step_of(path) for path in (early, late, named)] == [40, 100, 7]
+    for path in (f"{tmp_path}/named", f"{tmp_path}/name*", f"{tmp_path}/named/checkpoint-*"):
+        with pytest.raises(FileNotFoundError, match=f"folders with the PEFT adapters {named};"):
+            prompt_paths.find(path)
+    with pytest.raises(FileNotFoundError, match="names no prompt; expected a file, an adapter"):
+        prompt_paths.find(f"{early}/*")
+
+
 def test_the_paper_authors_files_are_found_with_their_steps(tmp_path):
     paths = [
         tmp_path / f"numpy_checkpoints/checkpoint_{step}/encoder.prompt.prompt.prompt"
@@ -91,7 +112,7 @@ def test_steps_are_those_of_cards_else_of_names(run):
 def test_what_names_no_prompt_is_an_error(run):
     (run / "empty").mkdir()
     for path in (run / "empty", f"{run}/*.npy"):
-        with pytest.raises(FileNotFoundError, match="names no prompt; expected a file, a pattern"):
+        with pytest.raises(FileNotFoundError, match="names no prompt; expected a file, an adapter"):
             prompt_paths.find(path)
     with pytest.raises(
         ValueError, match="RESTORE_MODE is 'last'; expected one of specific, latest"

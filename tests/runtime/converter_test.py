@@ -19,7 +19,7 @@ GATED, RELU = "t5_gated_gelu_untied", "t5_relu_tied"
 PROMPTS = [(GATED, x) for x in ("prompt", "prompt_encoder_only", "p_tuning_mlp", "p_tuning_lstm")]
 SCALINGS = [(GATED, "ia3"), (RELU, "ia3"), (GATED, "ia3_elsewhere")]
 PREFIXES = [(GATED, "prefix"), (RELU, "prefix"), (RELU, "prefix_projected")]
-LORAS = [(GATED, "lora"), (RELU, "lora_everywhere")]
+LORAS = [(GATED, "lora"), (RELU, "lora_everywhere"), (GATED, "lora_patterns")]
 SUFFIXES = (
     dict.fromkeys(PROMPTS, ".npy")
     | dict.fromkeys([*SCALINGS, *PREFIXES], ".npz")
@@ -275,3 +275,13 @@ def test_the_command_goes_there_and_back_and_answers_with_the_adapter(tiny_job, 
         for name in ("p.npy", "adapter")
     ]
     assert scores[0] == scores[1]
+
+
+def test_adapters_below_prompt_file_are_named(convert, tmp_path):
+    for name in ("letters", "reviews"):
+        folder = tmp_path / "run/checkpoint-40" / name
+        peft.save_prompt(
+            folder, np.ones((4, 8), np.float32), base_model=None, num_layers=2, num_heads=2
+        )
+    with pytest.raises(ValueError, match=r"with the PEFT adapters .*40/letters, .*40/reviews;"):
+        convert(CONFIG, tmp_path / "run", "out.npy")
