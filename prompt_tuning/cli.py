@@ -5,7 +5,6 @@ import contextlib
 import difflib
 import importlib
 import inspect
-import io
 import logging
 import math
 import os
@@ -13,13 +12,13 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import gin
 
 import prompt_tuning
-from prompt_tuning import t5x_bindings, verbs
+from prompt_tuning import gin_files, t5x_bindings, verbs
 
 UsageError = verbs.UsageError
 # What several processes may be told beside where they meet.
@@ -116,7 +115,7 @@ def _parse_gin(options: argparse.Namespace, bindings: Sequence[str]) -> None:
     gin.config._LOCATION_PREFIXES[:] = ["", *folders]
     # gin's second reader takes a folder for a Python package: it logs each miss as an error,
     # and fails where there is a folder `models` or `runs` on Python's path.
-    gin.config._FILE_READERS[:] = [(_open_once(), os.path.isfile)]
+    gin.config._FILE_READERS[:] = [(gin_files.open_once(), os.path.isfile)]
     try:
         for file in files:
             _read_file(file)
@@ -173,7 +172,7 @@ def _check_read() -> list[str]:
     A shipped file may set what another shipped file reads: those macros are known.
     """
     macros, notes = _macros(), []
-    ours = _used(gin.config_str()).union(*(_assigned(file) for file in _shipped()))
+    ours = gin_files.used_macros(gin.config_str()).union(*(_assigned(file) for file in _shipped()))
     for name in sorted(macros.keys() - ours):
         try:
             meant = t5x_bindings.translate(name, macros[name])
@@ -210,23 +209,6 @@ def _check_reader(name: str, path: str) -> None:
         )
 
 
-def _open_once() -> Callable[[str], io.TextIOBase]:
-    """An `open` for gin: a model's file is empty when it is read again, as it would reset the settings.
-
-    So models/hugging_face.gin may be the only model's file, or follow another.
-    """
-    read = set()
-
-    def open_once(path: str) -> io.TextIOBase:
-        file = os.path.realpath(path)
-        if file in read and _is_model(file):
-            return io.StringIO()
-        read.add(file)
-        return open(file)
-
-    return open_once
-
-
 def _read_file(file: str) -> None:
     try:
         _read(gin.parse_config_file, file, f"--gin_file {file}")
@@ -259,13 +241,9 @@ def _read(parse, what: str, flag: str) -> None:
 
 def _check_order(files: Sequence[str]) -> None:
     """A model file after another file would undo what that one sets."""
-    is_model = [_is_model(file) for file in files]
+    is_model = [gin_files.is_model(file) for file in files]
     if is_model != sorted(is_model, reverse=True):
         raise UsageError(f"a model's gin file sets defaults, so it must be the first of {files}")
-
-
-def _is_model(file: str) -> bool:
-    return os.path.basename(os.path.dirname(file)) == "models"
 
 
 def _macros() -> dict[str, str]:
@@ -279,12 +257,6 @@ def _assigned(file: str) -> set[str]:
     """Macros that a shipped file sets."""
     text = (gin_folder() / file).read_text()
     return set(re.findall(r"^([A-Z][A-Z0-9_]*) = ", text, re.MULTILINE))
-
-
-def _used(text: str) -> set[str]:
-    """Macros that a gin text reads; what looks like one within a string is none."""
-    outside = re.sub(r"""'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*\"""", "''", text)
-    return set(re.findall(r"%([A-Z][A-Z0-9_]*)", outside))
 
 
 def _set_in(macro: str, verb: str) -> str:
@@ -302,7 +274,7 @@ def _check_complete(verb: str) -> None:
     function = f"{verbs.VERBS[verb].module.rpartition('.')[2]}.{verbs.VERBS[verb].function}"
     if f"\n{function}." not in text:
         raise UsageError(f"no run of this command is given; add --gin_file=runs/{verb}.gin")
-    used = _used(text)
+    used = gin_files.used_macros(text)
     if "MODEL" not in macros and "MODEL" in used:
         raise UsageError(f"no model is given; {_set_in('MODEL', verb)} or one of its sizes")
     if unset := used - macros.keys():

@@ -23,7 +23,7 @@ import setuptools
 from flax import serialization
 
 import prompt_tuning
-from prompt_tuning import assets, cli, t5x_models, verbs
+from prompt_tuning import assets, cli, gin_files, t5x_models, verbs
 from prompt_tuning.checkpoints import huggingface, prompt_files
 from prompt_tuning.models import model
 from prompt_tuning.prompts import (
@@ -236,7 +236,7 @@ def read_as_t5x(monkeypatch):
         gin.clear_config()
         monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", ["", str(FOLDER)])
         gin.parse_config_files_and_bindings(files, set_)
-        assert not cli._used(gin.config_str()) - cli._macros().keys()
+        assert not gin_files.used_macros(gin.config_str()) - cli._macros().keys()
 
     yield read
     gin.clear_config()
