@@ -166,6 +166,7 @@ def test_every_module_has_its_test_and_every_test_its_module():
             "gin",
             "processes",
             "resume",
+            "t5x_dataset",
         )
     }
     others |= {f"{script.stem}_test.py" for script in (REPOSITORY / "scripts").glob("*.py")}
