@@ -16,7 +16,7 @@ LAYERS = (
     {"checkpoints", "data"},
     {"runtime"},
     {"analysis", "api"},
-    {"__init__", "cli", "__main__", "t5x_bindings", "t5x_models", "verbs"},
+    {"__init__", "cli", "gin_files", "__main__", "t5x_bindings", "t5x_models", "verbs"},
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 APART = {"models": "prompts", "data": "checkpoints"}
@@ -38,6 +38,7 @@ LIBRARIES = {
     "analysis": {"jax", "flax", "matplotlib"},
     "api": set(),
     "cli": {"gin", "jax"},
+    "gin_files": set(),
     "t5x_bindings": set(),
     "t5x_models": {"clu", "flax", "jax", "optax", "t5x"},
     "verbs": set(),
