@@ -18,13 +18,13 @@ for line in sys.stdin.buffer:
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
 """
+_lock = threading.Lock()
 _HEADING = "WARNING: All log messages before absl::InitializeLog"
 
 
 def start_tensorflow() -> None:
     """Imports TensorFlow and seqio, quietly, and keeps them off the GPU."""
-    is_imported = "tensorflow" in sys.modules and "seqio" in sys.modules
-    with contextlib.nullcontext() if is_imported else _without_native_messages():
+    with _lock, _without_native_messages():
         import seqio  # noqa: F401
         import tensorflow as tf
 
@@ -39,6 +39,9 @@ def _without_native_messages() -> Iterator[None]:
     TensorFlow logs while its libraries are loaded, before it reads TF_CPP_MIN_LOG_LEVEL. All other
     lines, those of Python and of other threads too, are shown as they are written.
     """
+    if "tensorflow" in sys.modules and "seqio" in sys.modules:
+        yield
+        return
     thread = threading.get_native_id()
     dropped = rf"[IWE]\d{{4}} \S+ +{thread} \S+:\d+\] |{re.escape(_HEADING)}"
     kept = os.dup(2)
