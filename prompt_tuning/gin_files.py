@@ -145,7 +145,7 @@ def find(names: Sequence[str], folders: Sequence[str], shipped: Collection[str])
     if missing := [name for name, path in paths.items() if path is None]:
         lines = [f"\n  --gin_file {name}: {_advice(name, shipped)}" for name in missing]
         raise verbs.UsageError(f"no gin file in any of {['.', *folders]}:{''.join(lines)}")
-    return list(paths.values())
+    return [paths[name] for name in names]
 
 
 def _find(name: str, folders: Sequence[str]) -> str | None:

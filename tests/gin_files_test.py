@@ -149,6 +149,10 @@ def test_a_file_of_the_user_that_includes_theirs(tmp_path):
     assert f"{BASE} -> models/t5_1_1_base.gin" in options.notes[0]
 
 
+def test_a_file_that_is_given_twice():
+    read("train", "models/t5_1_1_base.gin", FINETUNE, FINETUNE, flags=TRAIN)
+
+
 def test_a_clone_of_their_repository_is_not_read(tmp_path):
     clone = tmp_path / BASE
     clone.parent.mkdir(parents=True)

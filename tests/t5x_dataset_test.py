@@ -1,8 +1,10 @@
 """T5X saves the position in the data with `tf.train.Checkpoint`: every data set can be, and resumes."""
 
+import ast
 import functools
 import gzip
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
 
+import prompt_tuning
 from prompt_tuning import t5x_models
 from prompt_tuning.data import feature_converter, originals, pipeline, soft_tokens, sources
 
@@ -186,3 +189,13 @@ def test_no_preprocessor_has_a_state_that_cannot_be_saved(task, vocabulary, tmp_
     converter = feature_converter.SoftTokenConverter(soft_tokens.SoftTokens(np.arange(4)))
     batches = seqio.get_dataset(task, LENGTHS, converter, split, shuffle=True, num_epochs=None)
     tf.train.Checkpoint(ds=iter(batches)).write(str(tmp_path / "ds"))
+
+
+def test_no_python_function_in_a_pipeline_is_stateful():
+    for file in pathlib.Path(prompt_tuning.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            name = getattr(getattr(call, "func", None), "attr", "")
+            assert name not in ("py_function", "from_generator"), file
+            if name == "numpy_function":
+                stateful = next((k.value for k in call.keywords if k.arg == "stateful"), None)
+                assert stateful is not None and stateful.value is False, file
