@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import gin
 
 import prompt_tuning
-from prompt_tuning import gin_files, t5x_bindings, verbs
+from prompt_tuning import gin_file_search, gin_files, t5x_bindings, verbs
 
 UsageError = verbs.UsageError
 # What several processes may be told beside where they meet.
@@ -110,19 +110,29 @@ def _parse_gin(options: argparse.Namespace, bindings: Sequence[str]) -> None:
     if not names:
         raise UsageError(f"no --gin_file is given; this is what is needed:\n{header(run_file)}")
     folders = [*filter(None, options.gin_search_paths.split(",")), str(gin_folder())]
-    files = [_find(name, folders) for name in names]
+    files = gin_file_search.find(names, folders, _shipped())
+    for name, file in zip(names, files, strict=True):
+        _check_reader(name, file)
     gin.clear_config()
     gin.config._LOCATION_PREFIXES[:] = ["", *folders]
-    # gin's second reader takes a folder for a Python package: it logs each miss as an error,
+    # Without gin's reader that takes a folder for a Python package: it logs each miss as an error,
     # and fails where there is a folder `models` or `runs` on Python's path.
-    gin.config._FILE_READERS[:] = [(gin_files.open_once(), os.path.isfile)]
+    replaced: dict[str, tuple[str, ...]] = {}
+    gin.config._FILE_READERS[:] = [
+        gin_file_search.reader_of_replaced(replaced),
+        (gin_files.open_once(), os.path.isfile),
+    ]
     try:
         for file in files:
             _read_file(file)
     finally:
         gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
     _check_order(files)
-    options.notes = [*_bind(bindings, options.verb), *_check_read()]
+    options.notes = [
+        *gin_file_search.notes_of(replaced),
+        *_bind(bindings, options.verb),
+        *_check_read(),
+    ]
     _check_complete(options.verb)
     gin.finalize()
 
@@ -184,20 +194,6 @@ def _check_read() -> list[str]:
         if meant.note:
             notes.append(f"{name} of a gin file changes nothing: {meant.note}")
     return notes
-
-
-def _find(name: str, folders: Sequence[str]) -> str:
-    for folder in ("", *folders):
-        if os.path.isfile(path := os.path.join(folder, name)):
-            _check_reader(name, path)
-            return path
-    folder, base = os.path.split(name)
-    ours = t5x_bindings.GIN_FILES.get(base)
-    short = os.path.join(os.path.basename(folder), base)
-    raise UsageError(
-        f"--gin_file {name} is in none of {['.', *folders]}; "
-        + (f"here it is {ours}" if ours else _nearest(short, _shipped()))
-    )
 
 
 def _check_reader(name: str, path: str) -> None:

@@ -173,15 +173,6 @@ DATASET_IGNORED = (
     "num_prefetch_threads",
     "num_workers",
 )
-# Names of the paper authors' gin files, and T5X's -> ours.
-GIN_FILES = {
-    "prompt_finetune.gin": "runs/train.gin",
-    "ia3_finetune.gin": "prompts/ia3.gin and runs/train.gin",
-    "finetune.gin": "runs/train.gin and optimizers/weights.gin, with --gin.PROMPT=None",
-    "prompt_eval.gin": "runs/eval.gin",
-    "prompt_infer.gin": "runs/infer.gin",
-    "infer_from_tfexample_file.gin": "runs/infer.gin, with INFER_FILE, a TSV, CSV or JSONL file",
-}
 
 
 class Translation(NamedTuple):

@@ -1,7 +1,8 @@
 """How fast this package is, and how much memory it takes, against Hugging Face PEFT on the same machine.
 
 Each program runs in a process of its own and they take turns, so that a ratio is of runs that followed
-each other; every figure is the median of --repeats. Weights are random. PEFT is measured where torch,
+each other; every figure is the median of --repeats. Each turn is a JSON line of its own ("turn") as soon as it is
+measured, so that a benchmark that is stopped keeps its figures. Weights are random. PEFT is measured where torch,
 transformers and peft can be imported by --peer-python. TensorFlow is needed by `start` only. Wait for a
 quiet machine: with another job on it every figure is worthless.
 """
@@ -31,9 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cores": len(os.sched_getaffinity(0)),
     }
+
+    def write(record: bench_workers.Json) -> None:
+        bench_report.write_line(started | record, options.output)
+
+    options.report = write
     records = []
     for record in options.measure(options):
-        bench_report.write_line(started | record, options.output)
+        write(record)
         records.append(record)
     print(f"\n{bench_report.table(records)}", file=sys.stderr)
     if options.command == "train":
@@ -124,14 +130,14 @@ def start(options: argparse.Namespace) -> Records:
     """From the command to the first step."""
     import bench_commands
 
-    return bench_commands.start(options.repeats)
+    return bench_commands.start(options.repeats, options.report)
 
 
 def stack(options: argparse.Namespace) -> Records:
     """Prompts of several seeds that are tuned in one program, against a command for each."""
     import bench_commands
 
-    return bench_commands.stack(options.repeats, options.seeds, options.steps)
+    return bench_commands.stack(options.repeats, options.seeds, options.steps, options.report)
 
 
 def growth(options: argparse.Namespace) -> Iterator[bench_workers.Json]:
@@ -183,7 +189,7 @@ def _peers(options, program: str, shape: dict[str, Any], compiled: bool = False)
 
 
 def _measure(options: argparse.Namespace, programs: list[bench_workers.Program]) -> Records:
-    return bench_workers.measure(programs, options.repeats, options.rest)
+    return bench_workers.measure(programs, options.repeats, options.rest, options.report)
 
 
 def _prepare(program: bench_workers.Program) -> None:

@@ -17,6 +17,7 @@ import bench_workers
 from prompt_tuning import assets
 from prompt_tuning.checkpoints import huggingface
 
+Report = Callable[[bench_workers.Json], None]
 STEP = re.compile(r"\bstep \d+ ")
 
 
@@ -51,28 +52,31 @@ def _seconds(command: list[str], cache: pathlib.Path, until: Callable[[str], boo
     raise ValueError("the command did not do what is measured:\n" + "".join(lines[-12:]))
 
 
-def start(repeats: int) -> list[bench_workers.Json]:
-    """Records of starts with an empty compilation cache, and with the one that those filled."""
+def start(repeats: int, report: Report) -> list[bench_workers.Json]:
+    """Records of starts with an empty compilation cache, and with the one that those filled.
+
+    `report` is called with each turn as soon as it is measured.
+    """
+    names = "ours, nothing compiled", "ours, compiled before"
     cold, warm = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(repeats):
             cache = pathlib.Path(folder) / f"cache_{number}"
-            for kind, found in (("cold", cold), ("warm", warm)):
+            for kind, name, found in zip(("cold", "warm"), names, (cold, warm), strict=True):
                 command = _train(pathlib.Path(folder) / f"{kind}_{number}", 1000, LOG_PERIOD="1")
                 found.append(_seconds(command, cache, lambda line: bool(STEP.search(line))))
                 print(f"  {kind}: {found[-1]:.2f} s", file=sys.stderr)
-    return [
-        _record("ours, nothing compiled", cold),
-        _record("ours, compiled before", warm),
-    ]
+                report(_turn(name, found))
+    return [_record(*each) for each in zip(names, (cold, warm), strict=True)]
 
 
-def stack(repeats: int, seeds: int, steps: int) -> list[bench_workers.Json]:
+def stack(repeats: int, seeds: int, steps: int, report: Report) -> list[bench_workers.Json]:
     """Records of a command with several seeds, and of a command for each, from start to end.
 
     All find the programs compiled, by one turn of both that is not counted. Evaluated every 100
-    steps, as in a study.
+    steps, as in a study. `report` is called with each turn as soon as it is measured.
     """
+    names = f"ours, {seeds} seeds in one command", f"ours, {seeds} commands"
     together, alone = [], []
     with tempfile.TemporaryDirectory() as folder:
         cache = pathlib.Path(folder) / "cache"
@@ -93,10 +97,19 @@ def stack(repeats: int, seeds: int, steps: int) -> list[bench_workers.Json]:
                 together.append(found[0])
                 alone.append(found[1])
                 print(f"  {found[0]:.1f} s; {found[1]:.1f} s", file=sys.stderr)
-    names = f"ours, {seeds} seeds in one command", f"ours, {seeds} commands"
+                for each in zip(names, (together, alone), strict=True):
+                    report(_turn(*each))
     return [_record(*each) for each in zip(names, (together, alone), strict=True)]
 
 
+def _turn(program: str, seconds: list[float]) -> bench_workers.Json:
+    """Of the last of these."""
+    return _settings(program) | {"turn": len(seconds), "seconds": seconds[-1]}
+
+
 def _record(program: str, seconds: list[float]) -> bench_workers.Json:
-    settings = {"program": program, "settings": {"model": "t5_mini"}, "facts": {}}
-    return settings | bench_workers.summary(seconds)
+    return _settings(program) | bench_workers.summary(seconds)
+
+
+def _settings(program: str) -> bench_workers.Json:
+    return {"program": program, "settings": {"model": "t5_mini"}, "facts": {}}

@@ -29,12 +29,12 @@ class Point(NamedTuple):
 
 
 def write_line(record: Record, path: str | None) -> None:
-    """Appends a record to a file of JSON lines, or prints it."""
+    """Appends a record to a file of JSON lines, or prints it; a process that is killed leaves whole lines."""
     if path is None:
         print(json.dumps(record), flush=True)
         return
-    with open(path, "a") as file:
-        file.write(json.dumps(record) + "\n")
+    with open(path, "ab", buffering=0) as file:
+        file.write(f"{json.dumps(record)}\n".encode())
 
 
 def rate(record: Record) -> str:

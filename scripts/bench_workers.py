@@ -181,17 +181,26 @@ class Worker:
         raise Absent(f"it ended with status {code}:\n{last}")
 
 
-def measure(programs: Sequence[Program], repeats: int, rest: float) -> list[Json]:
+def measure(
+    programs: Sequence[Program], repeats: int, rest: float, report: Callable[[Json], None]
+) -> list[Json]:
     """Times programs, `repeats` times each, with `rest` seconds of silence before each turn.
 
     On a CPU they alternate, so that what disturbs the machine disturbs all; on an accelerator,
     whose memory may hold one only, each is loaded, timed and ended in turn.
 
+    Args:
+      programs: to time.
+      repeats: turns of each.
+      rest: seconds before a turn.
+      report: called with the figures of each turn as soon as it is measured: "program", "settings",
+        "facts", "turn" (from 1), "seconds", "peak_bytes", "process_peak_bytes".
+
     Returns:
       A record for each, with "seconds" (all), "median", "spread" (largest − smallest, over the
       median), "peak_bytes", "process_peak_bytes", "facts", "settings"; or with "absent", the reason.
     """
-    runs = [_Timed(program, rest) for program in programs]
+    runs = [_Timed(program, rest, report) for program in programs]
     with contextlib.ExitStack() as stack:
         for run in runs:
             stack.callback(run.end)
@@ -214,8 +223,8 @@ def measure(programs: Sequence[Program], repeats: int, rest: float) -> list[Json
 class _Timed:
     """A program in the course of `measure`."""
 
-    def __init__(self, program: Program, rest: float):
-        self.program, self._rest = program, rest
+    def __init__(self, program: Program, rest: float, report: Callable[[Json], None]):
+        self.program, self._rest, self._report = program, rest, report
         self.platform, self._worker, self._absent = "cpu", None, None
         self._facts: Json = {}
         self._turns: list[Json] = []
@@ -237,9 +246,12 @@ class _Timed:
             time.sleep(self._rest)
             try:
                 self._turns.append(self._worker.run())
-                print(f"  {self.program.name}: {self._turns[-1]['seconds']:.3f} s", file=sys.stderr)
             except Absent as reason:
                 self._fail(reason)
+                return
+            print(f"  {self.program.name}: {self._turns[-1]['seconds']:.3f} s", file=sys.stderr)
+            number = {"facts": self._facts, "turn": len(self._turns)}
+            self._report({**self._start(), **number, **self._turns[-1]})
 
     def end(self) -> None:
         """Ends the process."""
@@ -251,13 +263,15 @@ class _Timed:
         self._absent, self._worker = str(reason), None
         print(f"  {self.program.name} is left out: {reason}", file=sys.stderr)
 
+    def _start(self) -> Json:
+        return {"program": self.program.name, "settings": self.program.settings}
+
     def record(self) -> Json:
         """The JSON line."""
-        start = {"program": self.program.name, "settings": self.program.settings}
         if self._absent is not None:
-            return {**start, "absent": self._absent}
+            return {**self._start(), "absent": self._absent}
         return {
-            **start,
+            **self._start(),
             "facts": self._facts,
             **summary([turn["seconds"] for turn in self._turns]),
             "peak_bytes": max(turn["peak_bytes"] for turn in self._turns),

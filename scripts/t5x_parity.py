@@ -1,7 +1,7 @@
 """The first steps of T5X's trainer and of ours, on one state and the same batches: are the losses one?
 
 A third curve has T5X's own loss and optimizer. The embedded model and reviews, without dropout. Needs T5X (`prompt-tuning[t5x]`). --output keeps T5X's
-losses, its metrics of the first batch, and the settings that what gin/t5x binds takes, for the tests, which run without T5X:
+losses, its metrics of the first batch, the decodes of its beam search, and the settings that what gin/t5x binds takes, for the tests, which run without T5X:
 
     python scripts/t5x_parity.py --output tests/testdata/t5x.json
 """
@@ -10,6 +10,7 @@ import argparse
 import functools
 import importlib
 import inspect
+import itertools
 import json
 import pathlib
 import tempfile
@@ -28,6 +29,7 @@ from prompt_tuning.runtime import exporter, run, state
 from prompt_tuning.runtime import step as step_lib
 
 STEPS, BATCH_SIZE = 20, 16
+EOS_ID = 1
 LABELS = ("positive", "negative")
 LENGTHS = {"inputs": 48, "targets": 4}
 # What gin/t5x binds, as T5X's scripts name it.
@@ -40,6 +42,7 @@ BOUND = {
     "trainer": ("Trainer",),
     "utils": ("CheckpointConfig", "DatasetConfig", "RestoreCheckpointConfig", "SaveCheckpointConfig"),
 }  # fmt: skip
+BEAM_ALPHAS, BEAM_COUNTS = (0.0, 0.6, 1.0), (1, 2, 4)
 OPTIMIZER = functools.partial(optimizers.adafactor, 0.3, weight_decay_rate=1e-5)
 
 
@@ -201,6 +204,47 @@ def losses_of_ours(model: t5x_models.Model, batches: Sequence[dict], folder: str
     return losses
 
 
+def beam_logits() -> np.ndarray:
+    """Logits [B, L, V, V] of the next token after each last token: how soon a row ends varies.
+
+    The beams of row 0 end at once, of row 1 never, of row 2 late and not all, of row 3 anywhere.
+    """
+    rows, length, vocab = 4, 4, 12
+    logits = 2 * np.sin(np.arange(rows * length * vocab * vocab, dtype=np.float64) ** 2)
+    logits = logits.reshape(rows, length, vocab, vocab)
+    logits[:3, ..., EOS_ID] = -20
+    logits[0, 1:, :, EOS_ID] = 6
+    best = np.argmax(logits[2, -2, 0])
+    logits[2, -1, best, EOS_ID] = 6
+    return logits.astype(np.float32)
+
+
+def beams_of_t5x() -> list[dict]:
+    """Decodes [B, N, L] and scores [B, N] of T5X's beam search, best first, of each setting."""
+    from t5x import decoding
+
+    logits = jnp.asarray(beam_logits())
+    rows, length = logits.shape[:2]
+
+    def step(state):
+        (row,), last = state.cache.values(), state.cur_token[:, 0]
+        return logits[row[:, 0], state.cur_index, last], state.cache
+
+    searches = []
+    for alpha, count in itertools.product(BEAM_ALPHAS, BEAM_COUNTS):
+        start = jnp.zeros((rows, length), jnp.int32), {"row": jnp.arange(rows)[:, None]}
+        tokens, scores = decoding.beam_search(*start, step, EOS_ID, count, alpha)
+        searches.append(
+            {
+                "alpha": alpha,
+                "num_decodes": count,
+                "tokens": np.flip(tokens, 1).tolist(),
+                "scores": np.flip(scores, 1).tolist(),
+            }
+        )
+    return searches
+
+
 def settings_of_t5x() -> dict[str, dict[str, bool]]:
     """{module.name of T5X's: {setting: whether it must be given}} of all that gin/t5x binds."""
     found = {}
@@ -238,6 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         golden = {
             "losses": curves["T5X's trainer"],
             "metrics": metrics,
+            "beams": beams_of_t5x(),
             "settings": settings_of_t5x(),
         }
         pathlib.Path(options.output).write_text(json.dumps(golden, indent=1) + "\n")

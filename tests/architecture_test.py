@@ -16,7 +16,16 @@ LAYERS = (
     {"checkpoints", "data"},
     {"runtime"},
     {"analysis", "api"},
-    {"__init__", "cli", "__main__", "gin_files", "t5x_bindings", "t5x_models", "verbs"},
+    {
+        "__init__",
+        "cli",
+        "__main__",
+        "gin_file_search",
+        "gin_files",
+        "t5x_bindings",
+        "t5x_models",
+        "verbs",
+    },
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 APART = {"models": "prompts", "data": "checkpoints"}
@@ -38,6 +47,7 @@ LIBRARIES = {
     "analysis": {"jax", "flax", "matplotlib"},
     "api": set(),
     "cli": {"gin", "jax"},
+    "gin_file_search": set(),
     "gin_files": set(),
     "t5x_bindings": set(),
     "t5x_models": {"clu", "flax", "jax", "optax", "t5x"},
@@ -167,6 +177,7 @@ def test_every_module_has_its_test_and_every_test_its_module():
             "gin",
             "processes",
             "resume",
+            "t5x_dataset",
         )
     }
     others |= {f"{script.stem}_test.py" for script in (REPOSITORY / "scripts").glob("*.py")}

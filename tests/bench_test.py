@@ -5,6 +5,7 @@ import math
 import pathlib
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -55,7 +56,9 @@ def test_a_step_is_timed_without_tensorflow_and_the_peer_is_said_to_be_absent(tm
         check=True,
     )
     lines = [json.loads(line) for line in output.read_text().splitlines()]
-    found = {line["program"]: line for line in lines}
+    found = {line["program"]: line for line in lines if "turn" not in line}
+    turns = [line["seconds"] for line in lines if line["program"] == "ours" and "turn" in line]
+    assert turns == found["ours"]["seconds"]
     ours, facts = found["ours"], found["ours"]["facts"]
     assert len(ours["seconds"]) == 2 and ours["median"] == sum(ours["seconds"]) / 2
     assert ours["peak_bytes"] > 2**20
@@ -65,6 +68,56 @@ def test_a_step_is_timed_without_tensorflow_and_the_peer_is_said_to_be_absent(tm
     for peer in ("peft, float32", "products, torch"):
         assert "no PEFT to compare with" in found[peer]["absent"]
     assert "our step reaches" in shown.stderr and "no PEFT" in shown.stderr
+
+
+WORKER = """
+import bench_workers
+prepared = bench_workers.Prepared(lambda: None, {"examples": 3})
+bench_workers.serve({"platform": "cpu"}, {"work": lambda: prepared}, lambda: 1)
+"""
+STOPPED = """
+import sys, bench, bench_workers
+worker, output = sys.argv[1:]
+program = bench_workers.Program("mine", worker, "work", {})
+bench.COMMANDS["fake"] = (lambda options: bench._measure(options, [program]), {}, "")
+bench.main(["fake", "--repeats=100000", "--rest=0.01", f"--output={output}"])
+"""
+
+
+def test_a_benchmark_that_is_killed_keeps_the_figures_of_each_turn(tmp_path):
+    worker, output = tmp_path / "worker.py", tmp_path / "lines.jsonl"
+    worker.write_text(WORKER)
+    output.touch()
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, worker, output],
+        env={"PYTHONPATH": f"{SCRIPTS}"},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while output.read_bytes().count(b"\n") < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["turn"] for line in lines] == list(range(1, len(lines) + 1)) and len(lines) > 4
+    for line in lines:
+        assert (line["command"], line["program"], line["settings"]) == ("fake", "mine", {})
+        assert line["seconds"] > 0 and line["facts"]["examples"] == 3 and line["peak_bytes"] == 1
+
+
+@pytest.mark.parametrize("command", ["start", "stack"])
+def test_turns_of_commands_are_written_as_they_are_measured(scripts, monkeypatch, command):
+    import bench_commands
+
+    times, turns = iter(range(1, 100)), []
+    monkeypatch.setattr(bench_commands, "_seconds", lambda *_: float(next(times)))
+    sizes = (2, 1) if command == "stack" else ()
+    records = getattr(bench_commands, command)(2, *sizes, turns.append)
+    by_program = {record["program"]: record["seconds"] for record in records}
+    assert len(by_program) == 2 and len(turns) == 4
+    for name, seconds in by_program.items():
+        assert [turn["seconds"] for turn in turns if turn["program"] == name] == seconds
+        assert [turn["turn"] for turn in turns if turn["program"] == name] == [1, 2]
 
 
 LOAD = """

@@ -305,14 +305,7 @@ def test_what_changes_nothing_is_told(tiny_job):
             "--gin.beam_search.alpha=1",
             ["unknown macro BEAM_ALPHA; add --gin_file=decoding/beam_search.gin"],
         ),
-        (
-            "--gin_file=prompt_tuning/configs/runs/prompt_finetune.gin",
-            ["here it is runs/train.gin"],
-        ),
-        ("--gin_file=t5x/configs/runs/finetune.gin", ["--gin.PROMPT=None"]),
-        ("--gin_file=configs/runs/ia3_finetune.gin", ["prompts/ia3.gin and runs/train.gin"]),
         ("--gin_file=configs/prompts/from_class_label.gin", ["prompts/from_class_labels.gin"]),
-        ("--gin_file=configs/models/t5_1_1_xl_prompt.gin", ["nearest: models/t5_1_1_xl.gin"]),
     ],
 )
 def test_a_mistake_is_answered_with_what_was_meant(tiny_job, flag, parts):

@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning.data import catalog, evaluation_task, pipeline, sources, vocabularies
+from prompt_tuning.data import (
+    catalog,
+    evaluation_task,
+    pipeline,
+    sources,
+    tensorflow_import,
+    vocabularies,
+)
 
 
 def tasks(
@@ -37,7 +44,7 @@ def tasks(
     """
     if examples < 0:
         raise ValueError(f"--examples is {examples}; expected how many to show, or 0 for the table")
-    pipeline.start_tensorflow()
+    tensorflow_import.start_tensorflow()
     source.import_module()
     found = catalog.entries(pattern)
     if not examples:

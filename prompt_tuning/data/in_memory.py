@@ -52,21 +52,37 @@ def _reader(
 ) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """From an example's number to its features."""
     specs = {name: tf.constant(value) for name, value in examples[0].items()}
-    dtypes = [spec.dtype for spec in specs.values()]
+    signature = {
+        name: tf.TensorSpec([None] * spec.shape.rank, spec.dtype) for name, spec in specs.items()
+    }
+    return read_by_number(examples.__getitem__, signature)
+
+
+def read_by_number(
+    get: Callable[[int], Mapping[str, Any]], signature: Mapping[str, tf.TensorSpec]
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """A function for tf.data's map, from an example's number to its features.
+
+    The position of a data set of numbers is all that there is to save, which T5X does
+    (`SaveCheckpointConfig.save_dataset`); a Python generator or a stateful function cannot be saved.
+
+    Args:
+      get: gives the same example for the same number each time.
+      signature: of the features.
+    """
 
     def values_of(number: np.ndarray) -> list[np.ndarray]:
-        example = examples[number]
+        example = get(int(number))
         return [
-            np.array(example[name], dtype.as_numpy_dtype)
-            for name, dtype in zip(specs, dtypes, strict=True)
+            np.array(example[name], spec.dtype.as_numpy_dtype) for name, spec in signature.items()
         ]
 
     def read(number: tf.Tensor) -> dict[str, tf.Tensor]:
-        values = tf.numpy_function(values_of, [number], dtypes)
-        shapes = ([None] * spec.shape.rank for spec in specs.values())
+        dtypes = [spec.dtype for spec in signature.values()]
+        values = tf.numpy_function(values_of, [number], dtypes, stateful=False)
         return {
-            name: tf.ensure_shape(value, shape)
-            for name, value, shape in zip(specs, values, shapes, strict=True)
+            name: tf.ensure_shape(value, spec.shape)
+            for (name, spec), value in zip(signature.items(), values, strict=True)
         }
 
     return read

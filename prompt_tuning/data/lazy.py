@@ -1,10 +1,15 @@
 """Sequences whose items are made when they are asked for, so that few are in memory."""
 
 import itertools
+import operator
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+# Of a stream that is read in several passes at once; the one that has waited longest is closed.
+OPEN_READERS = 4
 
 
 class Lazy(Sequence):
@@ -46,18 +51,34 @@ def of_stream(stream: Callable[[], Iterable[Any]]) -> Lazy:
     """The items of what can only be read from its beginning; it is read once to count them.
 
     Args:
-      stream: begins to read; gives the same each time. It is begun again where an item is
-        asked for that is not behind the one before, so ask for them in order.
+      stream: begins to read; gives the same each time.
     """
-    position: int = 0
-    items: Iterator[Any] = iter(())
+    return Lazy(read_in_order(stream), range(sum(1 for _ in stream())))
+
+
+def read_in_order(stream: Callable[[], Iterable[Any]]) -> Callable[[int], Any]:
+    """A function from an item's number to the item of a stream; None behind its end.
+
+    Reading is quick where numbers rise, also in several threads or passes at once: readers stay
+    open and skip forward. Where none is far enough back, the stream is begun again.
+
+    Args:
+      stream: begins to read; gives the same each time.
+    """
+    readers: list[tuple[int, Iterator[Any]]] = []  # each with the number of its next item
+    lock = threading.Lock()
 
     def get(number: int) -> Any:
-        nonlocal position, items
-        if position == 0 or number < position:
-            position, items = 0, iter(stream())
-        item = next(itertools.islice(items, number - position, None))
-        position = number + 1
-        return item
+        with lock:
+            behind = [reader for reader in readers if reader[0] <= number]
+            start, items = max(behind, key=operator.itemgetter(0), default=(0, None))
+            if items is None:
+                items = iter(stream())
+            else:
+                readers.remove((start, items))
+            item = next(itertools.islice(items, number - start, None), None)
+            readers.append((number + 1, items))
+            del readers[:-OPEN_READERS]
+            return item
 
-    return Lazy(get, range(sum(1 for _ in stream())))
+    return get

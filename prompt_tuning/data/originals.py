@@ -16,7 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from prompt_tuning.data import records
+from prompt_tuning.data import in_memory, lazy, records
 
 SETTING = "TASK_DATA_DIR"
 Example = Mapping[str, Any]
@@ -99,8 +99,7 @@ class Source(seqio.TfdsDataSource):
         if not examples:
             raise ValueError(f"{SETTING} {folder} has no example of split {split!r} of {self.name}")
         if self._streams:
-            spec = {name: tf.TensorSpec([], dtype) for name, dtype in self._features.items()}
-            return tf.data.Dataset.from_generator(read, output_signature=spec), STREAM_SHUFFLE
+            return _stream(read, self._features), STREAM_SHUFFLE
         try:
             columns = _columns(examples, self._features)
         except (ValueError, *STRANGE) as error:
@@ -155,6 +154,21 @@ def _read_part(
     part, first, last = _PART.fullmatch(parts[split]).groups()
     cut = slice(int(first) if first else None, int(last) if last else None)
     return list(read(folder, part))[cut]
+
+
+def _stream(read: Callable[[], Iterable[Example]], features: Mapping[str, str]) -> tf.data.Dataset:
+    """The examples in order, read as they are asked for."""
+    get = lazy.read_in_order(read)
+
+    def get_at_most_one(number: int) -> dict[str, list]:
+        example = get(number)
+        return {name: [] if example is None else [example[name]] for name in features}
+
+    signature = {name: tf.TensorSpec([None], dtype) for name, dtype in features.items()}
+    numbers = tf.data.Dataset.range(tf.int64.max)
+    examples = numbers.map(in_memory.read_by_number(get_at_most_one, signature))
+    first = next(iter(features))
+    return examples.take_while(lambda example: tf.size(example[first]) > 0).unbatch()
 
 
 def _columns(values: Sequence[Any], features: Any) -> Any:

@@ -4,13 +4,11 @@ Numpy batches are the border of TensorFlow and seqio, which this module imports 
 when a dataset is opened.
 """
 
-import contextlib
 import copy
 import dataclasses
 import inspect
 import itertools
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -24,6 +22,7 @@ from prompt_tuning.data import (
     lazy,
     packing,
     soft_tokens,
+    tensorflow_import,
     vocabularies,
 )
 
@@ -119,32 +118,9 @@ def use_vocabulary(task, vocabulary: vocabularies.Vocabulary):
     return task
 
 
-@contextlib.contextmanager
-def _native_stderr_off() -> Iterator[None]:
-    """Drops what TensorFlow's C++ says while it starts, which no setting of its own turns off."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def start_tensorflow() -> None:
-    """Imports TensorFlow and seqio, quietly, and keeps them off the GPU."""
-    with _native_stderr_off():
-        import seqio  # noqa: F401
-        import tensorflow as tf
-
-        # A GPU is JAX's; TensorFlow would take all of its memory.
-        tf.config.set_visible_devices([], "GPU")
-
-
 def _open(config: DatasetConfig, vocabulary: vocabularies.Vocabulary):
     """The task or mixture, and its tasks that have the split, reading with `vocabulary`."""
-    start_tensorflow()
+    tensorflow_import.start_tensorflow()
     import seqio
 
     source = config.source

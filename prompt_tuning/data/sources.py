@@ -7,7 +7,7 @@ import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 
-from prompt_tuning.data import vocabularies
+from prompt_tuning.data import tensorflow_import, vocabularies
 
 SPLIT_SETTINGS = {"train": "TRAIN_FILE", "validation": "EVAL_FILE", "infer": "INFER_FILE"}
 # Modules of the reference and of t5 that register tasks -> those that register them here.
@@ -202,6 +202,7 @@ class TextSource:
 
 def set_tfds_data_dir(folder: str) -> None:
     """Where TFDS data sets lie (--tfds_data_dir)."""
+    tensorflow_import.start_tensorflow()
     import seqio
 
     seqio.set_tfds_data_dir_override(folder)
@@ -209,6 +210,7 @@ def set_tfds_data_dir(folder: str) -> None:
 
 def add_cache_dirs(folders: Sequence[str]) -> None:
     """Where cached tasks lie (--seqio_additional_cache_dirs)."""
+    tensorflow_import.start_tensorflow()
     import seqio
 
     seqio.add_global_cache_dirs(list(folders))

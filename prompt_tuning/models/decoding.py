@@ -166,9 +166,10 @@ class BeamSearch:
     """Keeps the N best beginnings.
 
     A finished sequence of length n (its end token counted) scores
-    log p / ((5 + n) / 6)^alpha (Wu et al., 2016, equation 14). It stops when no
-    beginning can beat the worst of N finished ones. Where fewer than N finish
-    within L, the best unfinished fill the rest.
+    log p / ((5 + n) / 6)^alpha (Wu et al., 2016, equation 14), one without end
+    token log p, as in T5X. It stops when no beginning can beat the worst of N
+    finished ones. Where fewer than N finish within L, the best unfinished
+    sequences fill the rest; T5X does so only where none finishes.
 
     Attributes:
       num_decodes: N.
@@ -204,9 +205,8 @@ class BeamSearch:
         )
         # Unfinished ones come after every finished one, empty places last of all.
         done_rank = jnp.where(end.done_scores > NEVER / 2, end.done_scores, 3 * NEVER)
-        live_scores = end.live_scores / self._penalty(max_length)
-        _, order = jax.lax.top_k(jnp.concatenate([done_rank, live_scores + NEVER], 1), n)
-        scores = jnp.concatenate([end.done_scores, live_scores], 1)
+        _, order = jax.lax.top_k(jnp.concatenate([done_rank, end.live_scores + NEVER], 1), n)
+        scores = jnp.concatenate([end.done_scores, end.live_scores], 1)
         tokens = _pick(jnp.concatenate([end.done, end.live], 1), order)
         return tokens, jnp.take_along_axis(scores, order, axis=1)
 

@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from prompt_tuning.models import decoding
 
 V, LENGTH, ROWS = 5, 3, 4
 NOT_END = (0, 2, 3, 4)
+T5X = pathlib.Path(__file__).parents[1] / "testdata" / "t5x.json"  # of scripts/t5x_parity.py
 
 
 class TableModel:
@@ -58,15 +61,17 @@ def finished_sequences():
             yield (*start, decoding.EOS_ID)
 
 
-def penalised(model: TableModel, row: int, tokens: tuple[int, ...], alpha: float) -> float:
-    return model.log_prob(row, tokens) / ((5 + len(tokens)) / 6) ** alpha
+def beam_score(model: TableModel, row: int, tokens: tuple[int, ...], alpha: float) -> float:
+    """Only a sequence that ends has a length penalty."""
+    penalty = ((5 + len(tokens)) / 6) ** alpha if decoding.EOS_ID in tokens else 1
+    return model.log_prob(row, tokens) / penalty
 
 
 def best(model: TableModel, row: int, alpha: float, n: int):
     """The n best: all that end, in order of score, then those that do not."""
     ranked = []
     for group in (finished_sequences(), itertools.product(NOT_END, repeat=LENGTH)):
-        scores = {tokens: penalised(model, row, tokens, alpha) for tokens in group}
+        scores = {tokens: beam_score(model, row, tokens, alpha) for tokens in group}
         ranked += sorted(scores.items(), key=lambda item: -item[1])
     tokens = [[*tokens, *[0] * (LENGTH - len(tokens))] for tokens, _ in ranked[:n]]
     return tokens, [score for _, score in ranked[:n]]
@@ -92,8 +97,35 @@ def test_narrow_beam_search_scores_what_it_returns(table_model, n):
         assert len(np.unique(tokens[row], axis=0)) == n
         for found, score in zip(tokens[row].tolist(), scores[row], strict=True):
             sequence = tuple(found[: found.index(1) + 1] if 1 in found else found)
-            expected = penalised(table_model, row, sequence, 0.6)
+            expected = beam_score(table_model, row, sequence, 0.6)
             np.testing.assert_allclose(score, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "search",
+    json.loads(T5X.read_text())["beams"],
+    ids=lambda search: f"alpha {search['alpha']}, {search['num_decodes']} decodes",
+)
+def test_beam_search_gives_what_t5x_gives(search, load_script):
+    logits = jnp.asarray(load_script("t5x_parity").beam_logits())
+    log_probs = np.asarray(jax.nn.log_softmax(logits))
+    rows, length = logits.shape[:2]
+
+    def step(tokens, index, cache, encoder_ids):
+        return logits[cache[0]["cross"], index, tokens], cache
+
+    cache = [{"self": jnp.zeros(rows), "cross": jnp.arange(rows)}]
+    decoder = decoding.BeamSearch(search["num_decodes"], search["alpha"])
+    tokens, scores = decoder(cache, step, jnp.ones((rows, 1), jnp.int32), length)
+    is_decode = np.array(search["scores"]) > decoding.NEVER / 2
+    np.testing.assert_array_equal(tokens[is_decode], np.array(search["tokens"])[is_decode])
+    np.testing.assert_allclose(scores[is_decode], np.array(search["scores"])[is_decode], rtol=1e-5)
+    # Where some decodes of a row have ended, T5X leaves the others empty.
+    for row, n in zip(*np.nonzero(~is_decode), strict=True):
+        sequence = [0, *tokens[row, n].tolist()]
+        assert decoding.EOS_ID not in sequence
+        expected = log_probs[row, range(length), sequence[:-1], sequence[1:]].sum()
+        np.testing.assert_allclose(scores[row, n], expected, rtol=1e-5)
 
 
 def logits_of(probabilities: dict[tuple[int, ...], list[float]], length: int) -> np.ndarray:
