@@ -30,23 +30,17 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 if TYPE_CHECKING:
-    from prompt_tuning.api import model as _model
-    from prompt_tuning.api import prompt as _prompt
-    from prompt_tuning.api import tuning as _tuning
-    from prompt_tuning.models import config as _config
-    from prompt_tuning.models import decoding as _decoding
-
-    Answer = _model.Answer
-    BeamSearch = _decoding.BeamSearch
-    Greedy = _decoding.Greedy
-    LabelRanking = _decoding.LabelRanking
-    Model = _model.Model
-    Prompt = _prompt.Prompt
-    Sampling = _decoding.Sampling
-    T5Config = _config.T5Config
-    load_model = _model.load_model
-    load_prompt = _prompt.load_prompt
-    tune = _tuning.tune
+    from prompt_tuning.api.model import Answer as Answer
+    from prompt_tuning.api.model import Model as Model
+    from prompt_tuning.api.model import load_model as load_model
+    from prompt_tuning.api.prompt import Prompt as Prompt
+    from prompt_tuning.api.prompt import load_prompt as load_prompt
+    from prompt_tuning.api.tuning import tune as tune
+    from prompt_tuning.models.config import T5Config as T5Config
+    from prompt_tuning.models.decoding import BeamSearch as BeamSearch
+    from prompt_tuning.models.decoding import Greedy as Greedy
+    from prompt_tuning.models.decoding import LabelRanking as LabelRanking
+    from prompt_tuning.models.decoding import Sampling as Sampling
 else:
 
     def __getattr__(name: str) -> Any:

@@ -12,13 +12,13 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import gin
 
 import prompt_tuning
-from prompt_tuning import gin_file_search, gin_files, t5x_bindings, verbs
+from prompt_tuning import gin_checks, gin_file_search, gin_files, t5x_bindings, verbs
 
 UsageError = verbs.UsageError
 # What several processes may be told beside where they meet.
@@ -133,8 +133,10 @@ def _parse_gin(options: argparse.Namespace, bindings: Sequence[str]) -> None:
         *_bind(bindings, options.verb),
         *_check_read(),
     ]
+    gin_checks.bind_alternatives(_macros())
     _check_complete(options.verb)
     gin.finalize()
+    gin_checks.check_types(_function(options.verb))
 
 
 def _bind(bindings: Sequence[str], verb: str) -> list[str]:
@@ -157,7 +159,7 @@ def _bind(bindings: Sequence[str], verb: str) -> list[str]:
                 advice = _set_in(macro, verb) or _nearest(macro, known)
                 raise UsageError(f"{flag}: unknown macro {macro}; {advice}")
             try:
-                _read(gin.parse_config, f"{macro} = {text}", flag)
+                _read(gin.parse_config, f"{macro} = {text}", flag, gin_checks.advise(name, value))
             except UsageError as error:
                 if "No configurable matching" not in str(error):
                     raise
@@ -224,13 +226,11 @@ def _read_file(file: str) -> None:
         raise
 
 
-def _read(parse, what: str, flag: str) -> None:
+def _read(parse, what: str, flag: str, advice: str = "") -> None:
     try:
         parse(what)
     except SyntaxError as error:
-        raise UsageError(
-            f"{flag} is not gin: {error}\na string needs inner quotes: --gin.NAME=\"'text'\""
-        ) from error
+        raise UsageError(f"{flag} is not gin: {advice or error}") from error
     except (NameError, AttributeError, ValueError, ImportError, OSError) as error:
         raise UsageError(f"{flag}: {error}") from error
 
@@ -265,6 +265,10 @@ def _set_in(macro: str, verb: str) -> str:
     return f"it is a setting of {where}, not of {verb}" if where else ""
 
 
+def _function(verb: str) -> Callable[..., Any]:
+    return getattr(importlib.import_module(verbs.VERBS[verb].module), verbs.VERBS[verb].function)
+
+
 def _check_complete(verb: str) -> None:
     macros, text = _macros(), gin.config_str()
     function = f"{verbs.VERBS[verb].module.rpartition('.')[2]}.{verbs.VERBS[verb].function}"
@@ -276,9 +280,7 @@ def _check_complete(verb: str) -> None:
     if unset := used - macros.keys():
         name = min(unset)
         raise UsageError(f"macro {name} is used but not set; {_set_in(name, verb) or 'set it'}")
-    if missing := [name for name, value in macros.items() if value.strip() == "%gin.REQUIRED"]:
-        flags = "".join(f"\n  --gin.{name}=…" for name in missing)
-        raise UsageError(f"missing settings of these gin files:{flags}")
+    gin_checks.check_missing(macros)
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -329,8 +331,7 @@ def run(arguments: Sequence[str]) -> Any:
     for note in options.notes:
         logging.info(note)
     _prepare(options)
-    verb = verbs.VERBS[options.verb]
-    function = getattr(importlib.import_module(verb.module), verb.function)
+    verb, function = verbs.VERBS[options.verb], _function(options.verb)
     names = [each.get("dest", flag.lstrip("-")) for flag, each in verb.flags.items()]
     values = {name: getattr(options, name) for name in names}
     given = {name: value for name, value in values.items() if value is not None}
@@ -385,7 +386,5 @@ def main() -> None:
         print("prompt-tuning: interrupted", file=sys.stderr)
         end_process(128 + signal.SIGINT)
     except (UsageError, ValueError, OSError) as error:
-        # gin adds where it was called from, behind the message.
-        message = str(error).split("\n  In call to configurable")[0]
-        print(f"prompt-tuning: {message}", file=sys.stderr)
+        print(f"prompt-tuning: {gin_checks.name_macros(str(error))}", file=sys.stderr)
         end_process(2)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from prompt_tuning import annotations
 from prompt_tuning import params as params_lib
 
 Schedule = Callable[[Array], Array]
@@ -29,13 +30,13 @@ class AdafactorState(NamedTuple):
 
 def learning_rate_schedule(
     factors: str = "constant",
-    base_learning_rate: float = 0.3,
+    base_learning_rate: annotations.NonNegativeFloat = 0.3,
     warmup_steps: int = 1000,
-    decay_factor: float = 0.5,
+    decay_factor: annotations.NonNegativeFloat = 0.5,
     steps_per_decay: int = 20_000,
     steps_per_cycle: int = 100_000,
     step_offset: int = 0,
-    min_learning_rate: float = LEAST_RATE,
+    min_learning_rate: annotations.NonNegativeFloat = LEAST_RATE,
 ) -> Schedule:
     """The product of named factors of a step, as T5X's create_learning_rate_scheduler.
 
@@ -103,16 +104,16 @@ def learning_rate_schedule(
 
 
 def adafactor(
-    learning_rate: float | Schedule,
+    learning_rate: annotations.NonNegativeFloat | Schedule,
     *,
     start_step: int = 0,
-    decay_rate: float = 0.8,
-    clipping_threshold: float = 1.0,
-    weight_decay_rate: float = 0.0,
+    decay_rate: annotations.PositiveFloat = 0.8,
+    clipping_threshold: annotations.PositiveFloat = 1.0,
+    weight_decay_rate: annotations.NonNegativeFloat = 0.0,
     multiply_by_parameter_scale: bool = False,
     factored: bool = False,
-    epsilon1: float = 1e-30,
-    epsilon2: float = 1e-3,
+    epsilon1: annotations.NonNegativeFloat = 1e-30,
+    epsilon2: annotations.NonNegativeFloat = 1e-3,
 ) -> optax.GradientTransformation:
     """Adafactor (Shazeer & Stern, 2018) with T5X's conventions.
 

@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from prompt_tuning import annotations
 from prompt_tuning import params as params_lib
 
 DATA, MODEL = "data", "model"
@@ -51,7 +52,7 @@ def make_mesh(num_partitions: int | None = 1) -> Mesh:
     return jax.make_mesh(shape, (DATA, MODEL), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def activation_dtype() -> str:
+def activation_dtype() -> annotations.Dtype:
     """The dtype that the devices compute fastest in: float32 on a CPU, else bfloat16."""
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 

@@ -180,7 +180,7 @@ CASES = {
     "rematerialisation": (
         "train",
         {"REMAT_POLICY": "some"},
-        ["REMAT_POLICY is 'some'; expected one of ['full', 'minimal', 'none']"],
+        ["REMAT_POLICY='some' is unknown; expected 'none', 'minimal' or 'full'"],
     ),
     "lengths": (
         "train",
@@ -372,7 +372,7 @@ CASES = {
     "prompt of another shape": (
         "infer",
         lambda broken: {"PROMPT_FILE": broken.prompt(np.ones((4, 8), np.float32))},
-        ["PROMPT_FILE is (4, 8), the model expects (4, 16)"],
+        ["PROMPT_FILE has the shape (4, 8), the model expects (4, 16)"],
     ),
     "prompt with NaN": (
         "eval",
@@ -448,21 +448,30 @@ CASES = {
             [f"{name} is {value!r}; expected a whole number of at least {least}", f"set {name}"],
         )
         for verb, name, value, least in [
-            ("train", "RANDOM_SEED", None, 0),
             ("train", "EVAL_STEPS", -1, 0),
-            ("train", "EVAL_PERIOD", None, 1),
             ("train", "EVALUATOR_NUM_EXAMPLES", 0, 1),
-            ("train", "JSON_WRITE_N_RESULTS", "5", 0),
             ("train", "NUM_MICROBATCHES", -1, 1),
             ("eval", "EVALUATOR_NUM_EXAMPLES", 0, 1),
             ("eval", "JSON_WRITE_N_RESULTS", -1, 0),
-            ("infer", "RANDOM_SEED", None, 0),
-            ("infer", "NUM_SHARDS", None, 1),
-            ("infer", "SHARD_ID", "0", 0),
         ]
     },
     **{
-        f"{name} is no path": (verb, {name: 5}, [f"{name} is 5; expected a path: set {name}"])
+        f"{name}={value!r} of {verb}": (verb, {name: value}, [f"{name}={value!r} has type {kind}"])
+        for verb, name, value, kind in [
+            ("train", "RANDOM_SEED", None, "NoneType; expected an integer or a list of integer"),
+            ("train", "EVAL_PERIOD", None, "NoneType; expected an integer"),
+            ("train", "JSON_WRITE_N_RESULTS", "5", "str; expected an integer or None"),
+            ("infer", "RANDOM_SEED", None, "NoneType; expected an integer"),
+            ("infer", "NUM_SHARDS", None, "NoneType; expected an integer"),
+            ("infer", "SHARD_ID", "0", "str; expected an integer. Set --gin.SHARD_ID=0"),
+        ]
+    },
+    **{
+        f"{name} is no path": (
+            verb,
+            {name: 5},
+            [f"{name}=5 has type int; expected a str", f"{name}=\"'5'\""],
+        )
         for verb, name in [
             ("train", "MODEL_DIR"),
             ("eval", "EVAL_OUTPUT_DIR"),
@@ -472,9 +481,13 @@ CASES = {
     "lengths that are a number": (
         "train",
         {"TASK_FEATURE_LENGTHS": 128},
-        ["TASK_FEATURE_LENGTHS is 128; expected", "'inputs' and 'targets'"],
+        ["TASK_FEATURE_LENGTHS=128 has type int; expected", "{'inputs': 512, 'targets': 8}"],
     ),
-    "a name for partitions": ("train", {"NUM_PARTITIONS": "8"}, ["NUM_PARTITIONS is '8'", "a div"]),
+    "a name for partitions": (
+        "train",
+        {"NUM_PARTITIONS": "8"},
+        ["NUM_PARTITIONS='8' has type str", "--gin.NUM_PARTITIONS=8"],
+    ),
     "partitions": ("train", {"NUM_PARTITIONS": 3}, ["NUM_PARTITIONS is 3", "8 devices"]),
     "trainable": (
         "train",

@@ -3,14 +3,16 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from prompt_tuning import assets, partitioning
+from prompt_tuning import annotations, assets, partitioning
+from prompt_tuning import texts as texts_lib
+from prompt_tuning.api import arguments
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.checkpoints import base_model
 from prompt_tuning.data import batching, bucketing, epochs, evaluation_task, vocabularies
@@ -18,12 +20,29 @@ from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as network
 from prompt_tuning.prompts import module
-from prompt_tuning.runtime import counts, evaluator, state
+from prompt_tuning.runtime import evaluator, state
 
 # Programs, and tables of prompts on the devices, that a model keeps.
 KEPT = 32
 
-Decoder = decoding.Decoder | decoding.LabelRanking
+Decoder = Annotated[
+    decoding.Decoder | decoding.LabelRanking, annotations.Example("pt.BeamSearch(num_decodes=4)")
+]
+# What `load_model` calls macros.
+LOADING_NAMES = {
+    "the model's gin file": "config",
+    "the model gin file": "config",
+    "INITIAL_CHECKPOINT_PATH": "path",
+    "VOCABULARY_FILE": "vocabulary",
+    "ACTIVATION_DTYPE": "dtype",
+}
+# What functions of a model call macros.
+PREDICTION_NAMES = {
+    **arguments.MODEL_NAMES,
+    "PROMPT_FILE": "prompt",
+    "PROMPT_LENGTH": "the prompt's length",
+    "TOPK": "topk",
+}
 
 
 class Answer(NamedTuple):
@@ -33,15 +52,16 @@ class Answer(NamedTuple):
     score: float
 
 
+@arguments.checked(LOADING_NAMES)
 def load_model(
     path: epath.PathLike,
     *,
     config: config_lib.T5Config | None = None,
     vocabulary: epath.PathLike | vocabularies.Vocabulary | None = None,
-    extra_ids: int = 0,
-    dtype: str | None = None,
-    weights_dtype: str = "float32",
-    num_partitions: int = 1,
+    extra_ids: annotations.NonNegativeInt = 0,
+    dtype: annotations.Dtype | None = None,
+    weights_dtype: annotations.Dtype = "float32",
+    num_partitions: annotations.PositiveInt = 1,
 ) -> "Model":
     """Reads a frozen T5 onto the devices.
 
@@ -59,6 +79,7 @@ def load_model(
 
     Raises:
       FileNotFoundError: there is no such folder or vocabulary.
+      TypeError: an argument of another type than its annotation.
       ValueError: not a T5, or something of it does not fit.
     """
     path = os.fspath(path)
@@ -116,49 +137,56 @@ class Model:
         """Network, parameters and mesh, for functions of the package."""
         return self._loaded
 
+    @arguments.checked(PREDICTION_NAMES)
     def generate(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         prompt: prompt_lib.Prompts = None,
         *,
-        max_length: int = 64,
+        max_length: annotations.PositiveInt = 64,
         decoder: Decoder | None = None,
-        batch_size: int = 32,
-        seed: int = 0,
+        batch_size: annotations.PositiveInt = 32,
+        seed: annotations.NonNegativeInt = 0,
     ) -> list[str]:
         """The best answer to each text, in the order of `texts`.
 
         Args:
-          texts: the inputs, of any length.
-          prompt: for all texts; or one for each, which share passes: of one length and place;
-            None for the model alone.
+          texts: the inputs, of any length: any iterable of `str`, such as a list, a generator, an
+            array, or a column of a pandas or pyarrow table.
+          prompt: for all texts; or an iterable with one for each, which share passes: of one length
+            and place; None for the model alone.
           max_length: tokens of an answer at most, its end token among them.
           decoder: greedy by default; pt.BeamSearch(num_decodes=4), pt.Sampling(temperature=0.7),
             or pt.LabelRanking(["negative", "positive"]), by which every answer is a label.
           batch_size: texts of a pass at most.
           seed: of a decoder that samples.
+
+        Raises:
+          TypeError: an argument of another type, or an element of `texts` that is not a `str`.
+          ValueError: a value out of range, or prompts that do not fit.
         """
         found = self.answers(
             texts, prompt, max_length=max_length, decoder=decoder, batch_size=batch_size, seed=seed
         )
         return [best.text for best, *_ in found]
 
+    @arguments.checked(PREDICTION_NAMES)
     def answers(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         prompt: prompt_lib.Prompts = None,
         *,
-        max_length: int = 64,
+        max_length: annotations.PositiveInt = 64,
         decoder: Decoder | None = None,
-        batch_size: int = 32,
-        seed: int = 0,
+        batch_size: annotations.PositiveInt = 32,
+        seed: annotations.NonNegativeInt = 0,
     ) -> list[list[Answer]]:
         """All answers to each text with their scores, best first: beams, draws, or all labels.
 
-        Arguments are those of `generate`.
+        Arguments and errors are those of `generate`.
         """
-        counts.check("max_length", max_length, 1)
         decoder = decoder or decoding.Greedy()
+        texts = texts_lib.to_strings("texts", texts)
         loaded, task = self._task(texts, prompt, decoder=decoder)
         answerer, spelled = self._answerer(loaded.model, seed), {}
         if isinstance(decoder, decoding.LabelRanking):
@@ -176,22 +204,34 @@ class Model:
                 ]
         return found
 
+    @arguments.checked(PREDICTION_NAMES)
     def score(
         self,
-        texts: Sequence[str],
-        targets: Sequence[str],
+        texts: Iterable[str],
+        targets: Iterable[str],
         prompt: prompt_lib.Prompts = None,
         *,
-        batch_size: int = 32,
+        batch_size: annotations.PositiveInt = 32,
     ) -> Float[np.ndarray, " n"]:
         """log p(target | text), summed over the target's tokens and its end token.
 
         Args:
-          texts: the inputs.
-          targets: one for each.
+          texts: the inputs, an iterable as in `generate`.
+          targets: an iterable with one for each.
           prompt: see `generate`.
           batch_size: texts of a pass at most.
+
+        Raises:
+          TypeError: as `generate`.
+          ValueError: as `generate`, or not one target for each text.
         """
+        texts = texts_lib.to_strings("texts", texts)
+        targets = texts_lib.to_strings("targets", targets)
+        if len(targets) != len(texts):
+            raise ValueError(
+                f"targets has {len(targets)} elements and texts {len(texts)}; expected one target for "
+                "each text"
+            )
         loaded, task = self._task(texts, prompt, targets)
         answerer = self._answerer(loaded.model, 0)
         found = np.zeros(len(texts), np.float32)
@@ -208,9 +248,6 @@ class Model:
         decoder: Decoder | None = None,
     ) -> tuple[state.LoadedModel, evaluation_task.EvaluationTask]:
         """The model with these prompts, and the texts as what it answers."""
-        _check_texts("texts", texts)
-        if targets is not None:
-            _check_texts("targets", targets, len(texts))
         prompts, names = prompt_lib.distinct(prompt, len(texts))
         examples = epochs.tokenized(texts, targets or [""] * len(texts), self.vocabulary)
         named = [{**e, "prompt": str(name)} for e, name in zip(examples, names, strict=True)]
@@ -226,7 +263,6 @@ class Model:
 
     def _rows(self, count: int, batch_size: int) -> int:
         """Of a batch: few where the texts are few, in powers of 2."""
-        counts.check("batch_size", batch_size, 1)
         mesh = self._loaded.mesh
         partitioning.check_batch_size(batch_size, mesh, "batch_size")
         rows = mesh.shape[partitioning.DATA]
@@ -250,16 +286,3 @@ class Model:
 
     def _make_answerer(self, model: network.EncoderDecoderModel, seed: int) -> evaluator.Answerer:
         return evaluator.Answerer(dataclasses.replace(self._loaded, model=model), seed)
-
-
-def _check_texts(name: str, texts: Any, count: int | None = None) -> None:
-    """Raises ValueError unless `texts` are strings, `count` of them where that is told."""
-    if isinstance(texts, str) or not isinstance(texts, Sequence):
-        raise ValueError(f"{name} is {texts!r:.80}; expected a list of strings: give [{name}]")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"{name}[{number}] is {text!r:.80}; expected a string")
-    if count not in (None, len(texts)):
-        raise ValueError(
-            f"{name} has {len(texts)} strings, and there are {count} texts; expected one for each"
-        )

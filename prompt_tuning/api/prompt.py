@@ -1,14 +1,17 @@
 """A prompt in memory, with its card."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning import annotations, texts
+from prompt_tuning.api import arguments
+from prompt_tuning.checkpoints import prompt_files, prompt_paths
 from prompt_tuning.prompts import initializers, module
 
 
@@ -25,6 +28,20 @@ class Prompt:
     table: Float[np.ndarray, "P D"]
     card: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raises TypeError or ValueError where `table` is not a table of numbers."""
+        if isinstance(self.table, str | os.PathLike):
+            raise annotations.WrongTypeError(
+                f"table={self.table!r} has type {type(self.table).__name__}; expected an array of shape "
+                f"[P, D]. Load a file with pt.load_prompt({self.table!r})"
+            )
+        object.__setattr__(self, "table", np.asarray(self.table, np.float32))
+        if self.table.ndim != 2:
+            raise ValueError(
+                f"table has shape {self.table.shape}; expected [P, D]. Pass one row per soft token"
+            )
+        annotations.check("card", self.card, Mapping, annotations.write_argument)
+
     def __len__(self) -> int:
         """P, the number of soft tokens."""
         return len(self.table)
@@ -38,48 +55,65 @@ class Prompt:
         told = self.card.get("place", "prefix")
         return tuple(told) if isinstance(told, list) else told
 
+    @arguments.checked()
     def save(self, path: epath.PathLike) -> None:
         """Writes `<name>.npy` and its card `<name>.json`, which the commands read too."""
         prompt_files.save(path, self.table, self.card)
 
 
 # One for all texts, one for each, or none.
-Prompts = Prompt | Sequence[Prompt] | None
+Prompts = Prompt | Iterable[Prompt] | None
 
 
+@arguments.checked(
+    {
+        "PROMPT_FILE": "path",
+        "MODEL_DIR": "model_dir",
+        "set INITIAL_CHECKPOINT_PATH to the result": "load the result with pt.load_model",
+        "set INITIAL_CHECKPOINT_PATH to it": "load it with pt.load_model",
+        "set the gin file of its model": "pass a prompt",
+    }
+)
 def load_prompt(path: epath.PathLike) -> Prompt:
-    """Reads a prompt file, `<name>.npy`, and the card beside it where there is one.
+    """Reads a prompt, and the card beside its file where there is one.
 
     Args:
-      path: of a run, MODEL_DIR/prompts/best.npy; also a file of the paper's authors.
+      path: a prompt file, `<name>.npy`, also one of the paper's authors; an adapter that PEFT
+        saved; or the folder of a run, of which the best prompt is read, or the last where nothing
+        was evaluated.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: not a table of finite numbers.
+      FileNotFoundError: there is no such file, or no prompt in the folder.
+      TypeError: `path` is not a path.
+      ValueError: not a table of finite numbers, or prompts of several runs.
     """
-    return Prompt(prompt_files.load(path), prompt_files.read_card(path))
+    file = prompt_paths.best(path)
+    return Prompt(prompt_files.load(file), prompt_files.read_card(file))
 
 
 def distinct(prompts: Prompts, count: int) -> tuple[tuple[Prompt, ...], list[int]]:
     """Prompts of `count` texts, each once, and of each text the number of its own.
 
     Raises:
-      ValueError: not a prompt, not one for each text, or of several lengths or places.
+      TypeError: not a prompt.
+      ValueError: not one for each text, or of several lengths or places.
     """
     if prompts is None:
         return (), [0] * count
     if isinstance(prompts, Prompt):
         return (prompts,), [0] * count
-    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
-        raise ValueError(
-            f"prompt is {prompts!r:.80}; expected what pt.load_prompt(path) gives, or a list of such, one "
-            "for each text"
+    if isinstance(prompts, str | os.PathLike):
+        raise annotations.WrongTypeError(
+            f"prompt={prompts!r} has type {type(prompts).__name__}; expected a Prompt. "
+            f"Pass prompt=pt.load_prompt({prompts!r})"
         )
+    prompts = list(texts.iterate("prompt", prompts, "Prompt"))
     for number, each in enumerate(prompts):
         if not isinstance(each, Prompt):
-            raise ValueError(
-                f"prompt[{number}] is {each!r:.80}; expected what pt.load_prompt(path) gives; answer texts "
-                "without a prompt in a call of their own"
+            raise annotations.WrongTypeError(
+                f"prompt[{number}]={texts.show(each)} has type {type(each).__name__}; expected a Prompt. "
+                "Load a file with pt.load_prompt, wrap an array [P, D] in pt.Prompt, and answer texts "
+                "without a prompt in another call"
             )
     if len(prompts) != count:
         raise ValueError(

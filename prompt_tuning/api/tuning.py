@@ -4,37 +4,54 @@ import contextlib
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any
 
 from etils import epath
 
+from prompt_tuning import annotations, texts
+from prompt_tuning.api import arguments
 from prompt_tuning.api import model as model_lib
 from prompt_tuning.api import prompt as prompt_lib
+from prompt_tuning.checkpoints import prompt_files
 from prompt_tuning.data import epochs, pipeline
 from prompt_tuning.prompts import initializers, module
-from prompt_tuning.runtime import counts, nan_guard, state, tuner
+from prompt_tuning.runtime import nan_guard, state, tuner
 
 # Where a checkpoint does not say its step: those of public T5s are 1,000,000 to 1,100,000.
 STEP_OF_PUBLIC_MODELS = 1_000_000
 
 Example = tuple[str, str] | Mapping[str, str]
+# What `tune` calls macros.
+NAMES = {
+    **arguments.MODEL_NAMES,
+    "PROMPT_FILE": "initial_prompt",
+    "PROMPT_LENGTH": "length",
+    "RANDOM_SEED": "seed",
+    "TRAINABLE": "trainable parameters",
+    "TRAIN_STEPS": "start_step + steps",
+    "the same command": "the same call",
+    "or set NAN_TOLERANCE, now 0, to the number of such steps in a row to leave out": "or the model",
+}
 
 
+@arguments.checked(NAMES)
 def tune(
-    model: model_lib.Model,
-    examples: Iterable[Example],
+    model: Annotated[model_lib.Model, annotations.Example("pt.load_model({value})")],
+    examples: Iterable[Example] | Mapping[str, Iterable[str]],
     *,
-    length: int = 20,
-    steps: int = 600,
-    batch_size: int = 32,
-    learning_rate: float = 0.3,
-    class_labels: Sequence[str] = (),
-    initial_prompt: prompt_lib.Prompt | None = None,
-    task_feature_lengths: Mapping[str, int] | None = None,
-    dropout_rate: float = 0.1,
-    start_step: int | None = None,
-    seed: int = 0,
+    length: annotations.PositiveInt = 20,
+    steps: annotations.PositiveInt = 600,
+    batch_size: annotations.PositiveInt = 32,
+    learning_rate: annotations.NonNegativeFloat = 0.3,
+    class_labels: Iterable[str] = (),
+    initial_prompt: Annotated[
+        prompt_lib.Prompt | None, annotations.Example("pt.load_prompt({value})")
+    ] = None,
+    task_feature_lengths: annotations.FeatureLengths | None = None,
+    dropout_rate: annotations.Fraction = 0.1,
+    start_step: annotations.NonNegativeInt | None = None,
+    seed: annotations.NonNegativeInt = 0,
     model_dir: epath.PathLike | None = None,
 ) -> prompt_lib.Prompt:
     """Tunes a prompt as the paper does; the model stays as it is.
@@ -43,8 +60,9 @@ def tune(
 
     Args:
       model: what the prompt is for.
-      examples: pairs (input, target), or mappings with "inputs" and "targets"; in each epoch they
-        come in another order.
+      examples: pairs (input, target) or mappings with "inputs" and "targets", in any iterable, such
+        as zip(table["text"], table["label"]); or a table with the columns "inputs" and "targets": a
+        mapping of columns, or one of pandas or pyarrow. In each epoch they come in another order.
       length: P, soft tokens of the prompt.
       steps: of training.
       batch_size: examples of a step, which share rows.
@@ -61,17 +79,17 @@ def tune(
         there. None for a temporary folder.
 
     Raises:
-      ValueError: no example, one of another kind, or a setting that does not fit.
+      TypeError: an argument of another type, or an input or target that is not a `str`.
+      ValueError: no example, one without target, or a setting that does not fit.
       KeyboardInterrupt: after Ctrl-C; a warning says where the run is kept.
     """
-    counts.check("steps", steps, 1)
     inputs, targets = _columns(examples)
     dataset = pipeline.DatasetConfig(
         None, task_feature_lengths, "train", batch_size, seed=seed, pack=True
     )
     base = model.loaded
     prompt: module.Prompt | None = module.Prompt(length)
-    start: state.Start = initializers.ClassLabels(class_labels)
+    start: state.Start = initializers.ClassLabels(texts.to_strings("class_labels", class_labels))
     if initial_prompt is not None:
         prompt = prompt_lib.as_module([initial_prompt])
         start = prompt_lib.as_initializer([initial_prompt], base.digest)
@@ -89,7 +107,7 @@ def tune(
             learning_rate=learning_rate,
             model_dir=folder,
         )
-        return prompt_lib.load_prompt(file)
+        return prompt_lib.Prompt(prompt_files.load(file), prompt_files.read_card(file))
 
 
 @contextlib.contextmanager
@@ -111,19 +129,53 @@ def _folder(model_dir: epath.PathLike | None) -> Iterator[epath.PathLike]:
     shutil.rmtree(folder)
 
 
-def _columns(examples: Iterable[Example]) -> tuple[list[str], list[str]]:
-    """Inputs and targets of examples. Raises ValueError where one is no example."""
+def _columns(examples: Any) -> tuple[list[str], list[str]]:
+    """Inputs and targets of examples. Raises TypeError or ValueError where one is no example."""
+    if isinstance(examples, Mapping) or hasattr(examples, "columns"):
+        return _columns_of_table(examples)
     inputs, targets = [], []
-    for number, example in enumerate(examples):
-        pair: Any = example
-        if isinstance(example, Mapping):
-            pair = example.get("inputs"), example.get("targets")
-        is_pair = isinstance(pair, tuple | list) and len(pair) == 2
-        if not is_pair or not all(isinstance(text, str) for text in pair):
-            raise ValueError(
-                f"examples[{number}] is {example!r:.80}; expected a pair of strings (input, target), or "
-                'a mapping with "inputs" and "targets"'
-            )
-        inputs.append(pair[0])
-        targets.append(pair[1])
+    for number, example in enumerate(texts.iterate("examples", examples, "(input, target) pairs")):
+        name = f"examples[{number}]"
+        pair = _pair(name, example)
+        texts.check_text(f"input of {name}", pair[0])
+        texts.check_text(f"target of {name}", pair[1])
+        inputs.append(str(pair[0]))
+        targets.append(str(pair[1]))
     return inputs, targets
+
+
+def _columns_of_table(table: Any) -> tuple[list[str], list[str]]:
+    """The columns "inputs" and "targets" of a mapping, or of a pandas or pyarrow table."""
+    names = list(map(str, table if isinstance(table, Mapping) else texts.column_names(table)))
+    if missing := {"inputs", "targets"} - set(names):
+        raise ValueError(
+            f'examples has the columns {names}, without {sorted(missing)}; expected "inputs" and '
+            '"targets". Rename the columns, or pass examples=zip(<inputs>, <targets>)'
+        )
+    inputs = texts.to_strings('examples["inputs"]', table["inputs"])
+    targets = texts.to_strings('examples["targets"]', table["targets"])
+    if len(inputs) != len(targets):
+        raise ValueError(
+            f"examples has {len(inputs)} inputs and {len(targets)} targets; expected one target for "
+            "each input"
+        )
+    return inputs, targets
+
+
+def _pair(name: str, example: Any) -> list[Any]:
+    """(input, target) of an example; scalars of pyarrow as Python's values."""
+    example = texts.to_python(example)
+    if isinstance(example, Mapping):
+        if missing := {"inputs", "targets"} - example.keys():
+            raise ValueError(
+                f'{name} has the keys {list(example)}, without {sorted(missing)}; expected "inputs" '
+                'and "targets". Rename the keys, or pass pairs (input, target)'
+            )
+        return [texts.to_python(example[key]) for key in ("inputs", "targets")]
+    pair = [] if isinstance(example, str | bytes) or not isinstance(example, Iterable) else example
+    if len(pair := list(map(texts.to_python, pair))) != 2:
+        raise annotations.WrongTypeError(
+            f"{name}={texts.show(example)}; expected a pair (input, target), or a mapping with "
+            '"inputs" and "targets". Pass examples=zip(<inputs>, <targets>)'
+        )
+    return pair

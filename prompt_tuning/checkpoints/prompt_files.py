@@ -142,7 +142,9 @@ def check_file(path: epath.PathLike, setting: str) -> epath.Path:
     """Raises FileNotFoundError or ValueError where there is no file; `setting` named it."""
     path = epath.Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{setting} {path} does not exist")
+        raise FileNotFoundError(
+            f"{setting} {path} does not exist; expected a file. Check {setting}"
+        )
     if path.is_dir():
         adapters = describe_adapters(path)
         expected = (

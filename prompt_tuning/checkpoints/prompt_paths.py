@@ -8,6 +8,7 @@ from etils import epath
 
 from prompt_tuning.checkpoints import peft, prompt_files
 
+SUFFIXES = (prompt_files.SUFFIX, prompt_files.SUFFIX_OF_LEAVES)
 MODES = ("specific", "latest", "all")
 # What lies beside prompts: their cards, and what was not written to the end.
 NO_PROMPTS = (".json", ".tmp")
@@ -39,6 +40,26 @@ def find(
     return found[-1:] if mode == "latest" else found
 
 
+def best(path: epath.PathLike) -> str:
+    """The one prompt that PROMPT_FILE names; of a run's folder the best, else its last one.
+
+    Raises:
+      FileNotFoundError: as `find`.
+      ValueError: a pattern that matches several, or a folder with the runs of several seeds.
+    """
+    folder = epath.Path(path)
+    if folder.is_dir() and not peft.is_adapter(folder):
+        files = [folder / "prompts" / f"best{suffix}" for suffix in SUFFIXES]
+        return next((os.fspath(file) for file in files if file.exists()), None) or find(path)[-1]
+    files = find(path)
+    if len(files) > 1:
+        raise ValueError(
+            f"PROMPT_FILE {path} names {len(files)} prompts: {', '.join(files)}; expected one. Set "
+            "PROMPT_FILE to one of them"
+        )
+    return files[0]
+
+
 def _named(path: epath.Path) -> list[str]:
     parts = path.parts
     magic = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), None)
@@ -49,6 +70,14 @@ def _named(path: epath.Path) -> list[str]:
         # No glob: the folder's own name may have signs of a pattern.
         beside = prompts.iterdir() if prompts.is_dir() else ()
         found = [file for file in beside if re.fullmatch(r"prompt_.*\.np[yz]", file.name)]
+        runs = (
+            [] if found else sorted(each for each in path.iterdir() if (each / "prompts").is_dir())
+        )
+        if runs:
+            raise ValueError(
+                f"PROMPT_FILE {path} holds several runs: {', '.join(map(os.fspath, runs))}; expected "
+                "one. Set PROMPT_FILE to one of them"
+            )
     elif magic is None or path.exists():
         return [os.fspath(path)]
     else:

@@ -9,11 +9,12 @@ import dataclasses
 import inspect
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from prompt_tuning import annotations
 from prompt_tuning.data import (
     batching,
     bucketing,
@@ -33,6 +34,7 @@ class NoSplitError(ValueError):
     """A task or mixture has no such split."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Opens a seqio task or mixture (see `sources`)."""
 
@@ -49,7 +51,7 @@ class DatasetConfig:
         the longest of what is evaluated.
       split: of the task.
       batch_size: examples of a step.
-      seed: of the order and of random preprocessing.
+      seed: of the order and of random preprocessing; of several, `train` sets each in turn.
       use_cached: reads the task's cache (seqio_cache_tasks).
       pack: training examples share rows.
       shuffle: training examples come in a random order, another one in each epoch.
@@ -58,10 +60,10 @@ class DatasetConfig:
     """
 
     source: Source | None
-    task_feature_lengths: Mapping[str, int] | None
+    task_feature_lengths: annotations.FeatureLengths | None
     split: str
-    batch_size: int
-    seed: int = 0
+    batch_size: annotations.PositiveInt
+    seed: int | Sequence[int] = 0
     use_cached: bool = False
     pack: bool = False
     shuffle: bool = True

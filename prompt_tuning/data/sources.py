@@ -56,7 +56,7 @@ class TaskSource:
     infer_file: str | None = None
     input_template: str = "{text}"
     target_column: str = "label"
-    label_map: Mapping[str, str] | None = None
+    label_map: Mapping[str | bool | int | float, str] | None = None
     prompt_column: str | None = None
     data_dir: str | None = None
 

@@ -2,9 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import jax
 from flax import linen as nn
+
+from prompt_tuning import annotations
 
 ACTIVATIONS: dict[str, Callable] = {
     "gelu": lambda x: nn.gelu(x, approximate=True),
@@ -28,6 +31,9 @@ REMAT_POLICIES = {
     "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+# A size that gin has not set is None: T5Config names all such at once.
+Size = Annotated[int, annotations.Range(1), annotations.Deferred()]
+NumLayers = Annotated[int, annotations.Range(0), annotations.Deferred()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,24 +64,24 @@ class T5Config:
         (T5X): "none" nothing, "minimal" all but matrix products, "full" everything.
     """
 
-    vocab_size: int
-    embed_dim: int
-    num_heads: int
-    head_dim: int
-    mlp_dim: int
-    num_encoder_layers: int
-    num_decoder_layers: int
+    vocab_size: Size
+    embed_dim: Size
+    num_heads: Size
+    head_dim: Size
+    mlp_dim: Size
+    num_encoder_layers: NumLayers
+    num_decoder_layers: NumLayers
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
-    dropout_rate: float = 0.0
+    dropout_rate: annotations.Fraction = 0.0
     logits_via_embedding: bool = False
     scale_decoder_outputs: bool | None = None
-    relative_attention_buckets: int = 32
-    relative_attention_max_distance: int = 128
+    relative_attention_buckets: annotations.PositiveInt = 32
+    relative_attention_max_distance: annotations.PositiveInt = 128
     relative_attention_per_layer: bool = False
-    layer_norm_epsilon: float = 1e-6
-    dtype: str = "float32"
-    weights_dtype: str = "float32"
-    remat_policy: str = "none"
+    layer_norm_epsilon: annotations.NonNegativeFloat = 1e-6
+    dtype: annotations.Dtype = "float32"
+    weights_dtype: annotations.Dtype = "float32"
+    remat_policy: Literal["none", "minimal", "full"] = "none"
 
     def __post_init__(self):
         if unset := [
@@ -85,10 +91,7 @@ class T5Config:
                 f"{', '.join(unset)} not set; expected the sizes of the model: add the gin file of its size, "
                 "such as models/t5_1_1_small.gin, or of a Hugging Face folder models/hugging_face.gin"
             )
-        if self.remat_policy not in REMAT_POLICIES:
-            raise ValueError(
-                f"REMAT_POLICY is {self.remat_policy!r}; expected one of {sorted(REMAT_POLICIES)}"
-            )
+        annotations.check_fields(self)
         unknown = set(self.mlp_activations) - set(ACTIVATIONS)
         if unknown:
             raise ValueError(f"unknown activation {sorted(unknown)}; known: {sorted(ACTIVATIONS)}")

@@ -10,11 +10,13 @@ Letters: B batch, N decodes of a row, L length, V vocabulary.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from prompt_tuning import annotations, texts
 
 PAD_ID, EOS_ID = 0, 1
 NEVER = -1e7
@@ -24,6 +26,7 @@ Step = Callable[[Array, Array, Cache, Array], tuple[Array, Cache]]
 Decodes = tuple[Int[Array, "B N L"], Float[Array, "B N"]]
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """Decodes rows; best decode first."""
 
@@ -100,25 +103,17 @@ class Sampling:
       topp: draws among the fewest that hold this probability (nucleus); 0 for all.
     """
 
-    num_decodes: int = 1
-    temperature: float = 1.0
-    topk: int = 0
-    topp: float = 0.0
+    num_decodes: annotations.PositiveInt = 1
+    temperature: annotations.PositiveFloat = 1.0
+    topk: annotations.NonNegativeInt = 0
+    topp: annotations.Probability = 0.0
 
     def __post_init__(self):
-        _check_num_decodes(self.num_decodes)
-        if not isinstance(self.topk, int) or self.topk < 0:
-            raise ValueError(f"TOPK is {self.topk!r}; expected a whole number, 0 for all pieces")
-        if not 0 <= self.topp <= 1:
-            raise ValueError(f"TOPP is {self.topp}; expected a probability, 0 for all pieces")
+        annotations.check_fields(self)
         if self.topk and self.topp:
             raise ValueError(
-                f"TOPK is {self.topk} and TOPP {self.topp}; expected one of them: set the other to 0"
-            )
-        if self.temperature <= 0:
-            raise ValueError(
-                f"TEMPERATURE is {self.temperature}; expected a number above 0; without "
-                "decoding/nucleus_sampling.gin the likeliest answer is given"
+                f"topk={self.topk} and topp={self.topp} exclude each other; expected one of them. "
+                "Set the other to 0"
             )
 
     def __call__(self, cache, step, encoder_ids, max_length, rng=None) -> Decodes:
@@ -176,14 +171,12 @@ class BeamSearch:
       alpha: strength of the length penalty; 0 for none.
     """
 
-    num_decodes: int = 4
-    alpha: float = 0.6
+    num_decodes: annotations.PositiveInt = 4
+    # The search stops by the penalty of the longest sequence, which must be the largest.
+    alpha: annotations.NonNegativeFloat = 0.6
 
     def __post_init__(self):
-        _check_num_decodes(self.num_decodes)
-        # The search stops by the penalty of the longest sequence, which must be the largest.
-        if self.alpha < 0:
-            raise ValueError(f"BEAM_ALPHA is {self.alpha}; expected 0, for no penalty, or more")
+        annotations.check_fields(self)
 
     def __call__(self, cache, step, encoder_ids, max_length, rng=None) -> Decodes:
         """See the module's docstring."""
@@ -261,16 +254,10 @@ class LabelRanking:
     labels: tuple[str, ...]
 
     def __post_init__(self):
-        labels = self.labels
-        texts = not isinstance(labels, str) and all(isinstance(each, str) for each in labels)
-        if not texts or len(set(labels)) != len(labels) or len(labels) < 2:
-            raise ValueError(f"LABELS is {labels!r}; expected two or more texts, each once")
+        labels = texts.to_strings("labels", self.labels)
+        if len(set(labels)) != len(labels) or len(labels) < 2:
+            raise ValueError(f"labels={labels!r}; expected two or more texts, each once")
         object.__setattr__(self, "labels", tuple(labels))
-
-
-def _check_num_decodes(number: int) -> None:
-    if not isinstance(number, int) or number < 1:
-        raise ValueError(f"NUM_DECODES is {number!r}; expected a whole number, at least 1")
 
 
 def _repeat(tree, times: int):

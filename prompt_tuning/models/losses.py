@@ -1,8 +1,12 @@
 """Cross entropy with z-loss and label smoothing, as T5X computes it."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+Normalizer = Literal["NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE"]
 
 
 def cross_entropy(

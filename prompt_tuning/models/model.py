@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from prompt_tuning import annotations
 from prompt_tuning import params as params_lib
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding, label_losses, losses, network
@@ -44,9 +45,9 @@ class EncoderDecoderModel:
 
     config: config_lib.T5Config
     prompt: nn.Module | None = None
-    z_loss: float = 1e-4
-    label_smoothing: float = 0.0
-    loss_normalizing_factor: float | str | None = None
+    z_loss: annotations.NonNegativeFloat = 1e-4
+    label_smoothing: annotations.Fraction = 0.0
+    loss_normalizing_factor: annotations.PositiveFloat | losses.Normalizer | None = None
     decoder: decoding.Decoder | decoding.LabelRanking = dataclasses.field(
         default_factory=decoding.Greedy
     )

@@ -6,7 +6,7 @@ FromLeaves is apart: it gives all that methods add to a model, not only a prompt
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ Encode = Callable[[str], Sequence[int]]
 POPULATION = 5000
 
 
+@runtime_checkable
 class Initializer(Protocol):
     """(rng, P, token embedding [V, D], text -> ids) -> [P, D] float32."""
 
@@ -165,7 +166,7 @@ class FromArray:
         wanted = (length, embedding.shape[1])
         if tuple(self.array.shape) != wanted:
             raise ValueError(
-                f"the prompt of {self.setting} is {tuple(self.array.shape)}, the model expects "
+                f"{self.setting} has the shape {tuple(self.array.shape)}, the model expects "
                 f"{wanted}; set PROMPT_LENGTH, or the model that it was trained with"
             )
         return jnp.asarray(self.array, jnp.float32)

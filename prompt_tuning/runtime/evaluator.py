@@ -4,7 +4,6 @@ import copy
 import itertools
 import json
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from prompt_tuning.checkpoints import prompt_paths as paths_lib
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import counts, reporting, state
+from prompt_tuning.runtime import counts, majority, reporting, state
 
 
 class Answerer:
@@ -237,12 +236,6 @@ def _logs(
     }
 
 
-def majority_share(task: evaluation_task.EvaluationTask) -> float:
-    """Percent of the most common target: what always answering it would score."""
-    counts = Counter(task.text(e, "targets") for e in task.examples)
-    return 100 * max(counts.values()) / max(len(task.examples), 1)
-
-
 def evaluate(
     *,
     model: model_lib.EncoderDecoderModel,
@@ -286,6 +279,7 @@ def evaluate(
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     paths_lib.check_places(prompt_paths)
     tasks = pipeline.evaluation_tasks(dataset, vocabulary, num_examples)
+    majority.warn_of_single_label(tasks)
     record = _Record(output_dir, dataset.name or tasks[0].name, prompt_paths, config_text)
     if not record.waiting:
         logging.info("all of PROMPT_FILE is evaluated in %s", output_dir)
@@ -358,6 +352,7 @@ class _Record:
             names = [name for name in numbers(lines[-1]) if name != "step"]
             rows = [[str(x["step"]), *(f"{x[name]:.2f}" for name in names)] for x in lines]
             print(reporting.table([[f"{task.name}  step", *names], *rows]))
-            print(f"  always the most common answer: {majority_share(task):.2f} %")
+            print(f"  always the most common answer: {majority.share(task):.2f} %")
             results[task.name] = {name: lines[-1][name] for name in names}
+        majority.warn_of_majority(tasks, self.folder, after_step=-1)
         return results

@@ -29,7 +29,7 @@ class Schedule:
     """When a run does what; all counts are steps.
 
     Attributes:
-      train_steps: TRAIN_STEPS, the absolute step to end at.
+      train_steps: TRAIN_STEPS, the absolute step to end at; None where `train_steps_relative` says it.
       start_step: START_STEP, where counting begins; None for the checkpoint's own step.
       eval_period: EVAL_PERIOD, also how often prompt and state are saved.
       log_period: LOG_PERIOD; None for `eval_period`.
@@ -39,7 +39,7 @@ class Schedule:
       nan_tolerance: NAN_TOLERANCE, steps in a row whose loss may be no number before the run stops.
     """
 
-    train_steps: int
+    train_steps: int | None
     start_step: int | None = None
     eval_period: int = 1000
     log_period: int | None = 100
@@ -48,8 +48,13 @@ class Schedule:
     nan_tolerance: int = 0
 
     def __post_init__(self):
-        relative = self.train_steps_relative is not None
-        counts.check("TRAIN_STEPS", self.train_steps, 0, none="TRAIN_STEPS_RELATIVE" * relative)
+        if self.train_steps is None and self.train_steps_relative is None:
+            raise ValueError(
+                "TRAIN_STEPS and TRAIN_STEPS_RELATIVE are both None; expected one of them. Set "
+                "TRAIN_STEPS_RELATIVE to the number of steps to train, or TRAIN_STEPS to the absolute "
+                "last step"
+            )
+        counts.check("TRAIN_STEPS", self.train_steps, 0, none="TRAIN_STEPS_RELATIVE")
         counts.check("TRAIN_STEPS_RELATIVE", self.train_steps_relative, 1, none="TRAIN_STEPS")
         counts.check("START_STEP", self.start_step, 0, none="the checkpoint's")
         counts.check("EVAL_PERIOD", self.eval_period, 1)

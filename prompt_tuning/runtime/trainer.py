@@ -27,6 +27,7 @@ from prompt_tuning.runtime import (
     evaluator,
     exporter,
     loop,
+    majority,
     reporting,
     stack,
     state,
@@ -118,6 +119,7 @@ def train(
     if eval_dataset is not None:
         eval_dataset = dataclasses.replace(eval_dataset, seed=seeds[0])
     tasks = evaluated(eval_dataset, vocabulary, eval_examples)
+    majority.warn_of_single_label(tasks)
     loaded = loading.result()
     answerer = evaluator.Answerer(loaded, seeds[0])
 
@@ -154,6 +156,9 @@ def train(
             for each in trainings:
                 logs.enter_context(each.validation)
             _train(trainings, num_microbatches, learning_rate)
+        for each in trainings:
+            folder, first = each.run.model_dir / "inference_eval", each.run.first_step
+            majority.warn_of_majority(tasks, folder, after_step=first)
         results = [_finish(each.run) for each in trainings]
     return results[0] if isinstance(seed, int) else results
 

@@ -150,23 +150,32 @@ def test_a_prompt_of_another_model_is_told(model, texts, caplog):
 @pytest.mark.parametrize(
     ("texts", "targets", "message"),
     [
-        ("one text", ["a"], r"texts is 'one text'; expected a list of strings"),
-        (["a", 5], ["a", "b"], r"texts\[1\] is 5; expected a string"),
-        (["a", "b"], ["a"], "targets has 1 strings, and there are 2 texts"),
-        (["a"], "b", "targets is 'b'; expected a list"),
+        ("one text", ["a"], r"texts='one text' is a single str; expected an iterable of str"),
+        (["a", 5], ["a", "b"], r"texts\[1\]=5 has type int; expected a str"),
+        (["a", "b"], ["a"], "targets has 1 elements and texts 2"),
+        (["a"], "b", "targets='b' is a single str"),
+        (["a"], [1], r"targets\[0\]=1 has type int; .*str\(label\)"),
     ],
 )
-def test_texts_are_lists_of_strings(model, texts, targets, message):
-    with pytest.raises(ValueError, match=message):
+def test_texts_are_iterables_of_strings(model, texts, targets, message):
+    with pytest.raises((TypeError, ValueError), match=message):
         model.score(texts, targets)
+
+
+def test_any_iterable_gives_the_same(model, texts, prompts):
+    some, targets = texts[:3], ["good", "bad", "good"]
+    expected = model.generate(some, prompts), model.score(some, targets, prompts).tolist()
+    for make in (iter, np.array, tuple, lambda values: dict(enumerate(values)).values()):
+        found = model.generate(make(some), list(prompts))
+        assert (found, model.score(make(some), make(targets), iter(prompts)).tolist()) == expected
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"batch_size": 12}, "batch_size is 12; expected a multiple of the 8 data-parallel"),
-        ({"batch_size": 0}, "batch_size is 0; expected a whole number of at least 1"),
-        ({"max_length": 0}, "max_length is 0; expected a whole number of at least 1"),
+        ({"batch_size": 0}, "batch_size=0 is out of range; expected an integer of at least 1"),
+        ({"max_length": 0}, "max_length=0 is out of range; expected an integer of at least 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(model, settings, message):
@@ -236,12 +245,11 @@ def test_type_checkers_see_what_is_there():
     tree = ast.parse(pathlib.Path(pt.__file__).read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     told = {
-        node.targets[0].id: f"{node.value.value.id}.{node.value.attr}"
+        alias.name: node.module.removeprefix("prompt_tuning.")
         for node in block.body
-        if isinstance(node, ast.Assign)
+        for alias in node.names
     }
-    homes = {name: f"_{home.rpartition('.')[2]}.{name}" for name, home in pt._HOMES.items()}
-    assert told == homes
+    assert told == pt._HOMES
     assert (pathlib.Path(pt.__file__).parent / "py.typed").exists()
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import prompt_tuning as pt
 from prompt_tuning.api import prompt as prompt_lib
-from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.checkpoints import peft, prompt_files
 
 TABLE = np.arange(12, dtype=np.float32).reshape(3, 4)
 CARD = {"task": "a task", "place": [0, 2, 2]}
@@ -37,13 +37,38 @@ def test_each_prompt_is_there_once():
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ("a.npy", r"prompt is 'a.npy'; expected what pt.load_prompt\(path\) gives"),
-        ([pt.Prompt(TABLE), None], r"prompt\[1\] is None; expected"),
+        ("a.npy", r"prompt='a.npy' has type str; .*Pass prompt=pt.load_prompt\('a.npy'\)"),
+        ([pt.Prompt(TABLE), None], r"prompt\[1\]=None has type NoneType; expected a Prompt"),
         ([pt.Prompt(TABLE)], "prompt has 1 prompts, and there are 2 texts; expected one for each"),
         ([pt.Prompt(TABLE), pt.Prompt(TABLE[1:])], r"shapes and places \(2, 4\).*\(3, 4\)"),
         ([pt.Prompt(TABLE), pt.Prompt(TABLE, CARD)], r"'prefix'.*calls of their own"),
     ],
 )
 def test_what_is_no_prompt_for_each_text_is_refused(prompts, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         prompt_lib.distinct(prompts, 2)
+
+
+def test_a_runs_folder_is_its_best_prompt_else_its_last(tmp_path):
+    for step in (9, 10):
+        pt.Prompt(TABLE + step, {"step": step}).save(tmp_path / f"run/prompts/prompt_{step}.npy")
+    assert pt.load_prompt(tmp_path / "run").card["step"] == 10
+    pt.Prompt(TABLE + 9, {"step": 9}).save(tmp_path / "run/prompts/best.npy")
+    assert pt.load_prompt(str(tmp_path / "run")).card["step"] == 9
+    with pytest.raises(ValueError, match=r"path .*prompt_.* names 2 prompts: .*_9.npy, .*_10.npy"):
+        pt.load_prompt(f"{tmp_path}/run/prompts/prompt_*.npy")
+    assert pt.load_prompt(f"{tmp_path}/run/prompts/*_9.npy").card["step"] == 9
+    with pytest.raises(FileNotFoundError, match=r"path .*names no prompt; .*model_dir of a run"):
+        pt.load_prompt(tmp_path / "run/prompts")
+
+
+def test_an_adapter_of_peft_is_a_prompt(tmp_path):
+    peft.save_prompt(tmp_path / "adapter", TABLE, base_model=None, num_layers=1, num_heads=1)
+    np.testing.assert_array_equal(pt.load_prompt(tmp_path / "adapter").table, TABLE)
+
+
+def test_runs_of_several_seeds_are_listed(tmp_path):
+    for seed in (0, 1):
+        pt.Prompt(TABLE).save(tmp_path / f"seed_{seed}/prompts/best.npy")
+    with pytest.raises(ValueError, match=r"holds several runs: .*/seed_0, .*/seed_1; expected one"):
+        pt.load_prompt(tmp_path)

@@ -8,6 +8,7 @@ import tempfile
 
 import jax
 import numpy as np
+import pyarrow
 import pytest
 
 import prompt_tuning as pt
@@ -51,18 +52,21 @@ def test_a_prompt_is_learned_and_the_model_stays_as_it_is(model, tmp_path, folde
 
 def test_the_batch_of_a_loss_that_is_no_number_is_kept(model, folder):
     with pytest.raises(ValueError, match="its batch is kept in") as error:
-        pt.tune(model, PAIRS, **FEW, learning_rate=float("inf"))
+        pt.tune(model, PAIRS, **FEW, learning_rate=1e38)
     (kept,) = folder.glob("*/nan_step_1001.npz")
     assert str(kept) in str(error.value)
 
 
 def test_what_is_tuned_follows_the_seed_and_not_the_form_of_the_examples(model):
     dicts = [{"inputs": text, "targets": target, "idx": 3} for text, target in PAIRS]
-    once, again, other = (
-        pt.tune(model, examples, **FEW, seed=seed).table
-        for examples, seed in ((PAIRS, 1), (iter(dicts), 1), (PAIRS, 2))
-    )
-    np.testing.assert_array_equal(once, again)
+    texts, targets = zip(*PAIRS, strict=True)
+    columns = {"inputs": np.array(texts), "targets": iter(targets)}
+    table = pyarrow.table({"inputs": texts, "targets": targets})
+    rows = zip(table["inputs"], table["targets"], strict=True)
+    forms = (iter(dicts), np.array(PAIRS), rows, columns, table)
+    once, other = (pt.tune(model, PAIRS, **FEW, seed=seed).table for seed in (1, 2))
+    for examples in forms:
+        np.testing.assert_array_equal(pt.tune(model, examples, **FEW, seed=1).table, once)
     assert not np.array_equal(once, other)
 
 
@@ -144,17 +148,27 @@ def test_settings_reach_the_run(model, monkeypatch):
     ("examples", "settings", "message"),
     [
         ([], {}, "examples has no example"),
-        (["ab"], {}, r"examples\[0\] is 'ab'; expected a pair of strings"),
-        ([("a", "b"), ("a", 1)], {}, r"examples\[1\] is \('a', 1\)"),
-        ([{"inputs": "a"}], {}, r"examples\[0\] is {'inputs': 'a'}; expected .* \"targets\""),
-        (PAIRS, {"steps": 0}, "steps is 0"),
-        (PAIRS, {"length": 0}, "PROMPT_LENGTH is 0"),
+        (["ab"], {}, r"examples\[0\]='ab'; expected a pair \(input, target\)"),
+        ("ab", {}, "examples='ab' is a single str; expected an iterable of"),
+        ([("a", "b", "c")], {}, r"examples\[0\]=\('a', 'b', 'c'\); expected a pair"),
+        ([("a", "b"), ("a", 1)], {}, r"target of examples\[1\]=1 has type int; .*str\(label\)"),
+        ([("a", np.int64(1))], {}, r"target of examples\[0\]=.* has type int64; .*str\(label\)"),
+        ([("a", True)], {}, r"target of examples\[0\]=True has type bool"),
+        ([(None, "b")], {}, r"input of examples\[0\]=None is a missing value"),
+        ([("a", float("nan"))], {}, r"target of examples\[0\]=nan is a missing value"),
+        ([{"inputs": "a"}], {}, r"examples\[0\] has the keys \['inputs'\], without \['targets'\]"),
+        ({"inputs": ["a"]}, {}, r"examples has the columns \['inputs'\], without \['targets'\]"),
+        ({"inputs": ["a", "b"], "targets": ["c"]}, {}, "examples has 2 inputs and 1 targets"),
+        ({"inputs": ["a"], "targets": [1]}, {}, r'examples\["targets"\]\[0\]=1 has type int'),
+        (pyarrow.table({"text": ["a"]}), {}, r"examples has the columns \['text'\], without"),
+        (PAIRS, {"steps": 0}, "steps=0 is out of range"),
+        (PAIRS, {"length": 0}, "length=0 is out of range"),
         (PAIRS, {"batch_size": 3}, "is 3; expected a multiple of the 8"),
         (PAIRS, {"class_labels": list("abcde"), "length": 4}, "5 labels, the prompt only 4"),
         (PAIRS, {"initial_prompt": pt.Prompt(np.ones((4, 3)))}, r"\(4, 3\), the model expects"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(model, examples, settings, message, folder):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         pt.tune(model, examples, **settings)
     assert list(folder.iterdir()) == []

@@ -38,6 +38,26 @@ def test_a_folder_a_pattern_and_a_list_name_prompts_by_step(run):
     assert prompt_paths.first([]) is None
 
 
+def test_the_best_prompt_of_a_run_else_the_last(run):
+    assert prompt_paths.best(run) == f"{run}/prompts/best.npy"
+    (run / "prompts/best.npy").unlink()
+    assert prompt_paths.best(run) == named(run, 1000)[0]
+    assert prompt_paths.best(named(run, 9)[0]) == named(run, 9)[0]
+    with pytest.raises(ValueError, match=r"names 2 prompts: .*_100.npy, .*_1000.npy; expected one"):
+        prompt_paths.best(f"{run}/prompts/*00.npy")
+
+
+def test_runs_of_several_seeds_are_named(tmp_path):
+    for seed in (0, 1):
+        prompt_files.save(tmp_path / f"seed_{seed}/prompts/prompt_5.npy", PROMPT, {})
+    runs = f"{tmp_path}/seed_0, {tmp_path}/seed_1"
+    for read in (prompt_paths.find, prompt_paths.best):
+        with pytest.raises(
+            ValueError, match=f"PROMPT_FILE {tmp_path} holds several runs: {runs}; "
+        ):
+            read(tmp_path)
+
+
 def test_names_with_signs_of_a_pattern_are_names_where_they_exist(tmp_path):
     run = tmp_path / "run[1]"
     prompt_files.save(run / "prompts/prompt_5.npy", PROMPT, {})

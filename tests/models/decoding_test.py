@@ -279,19 +279,22 @@ def test_draws_follow_the_rng(table_model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"topk": 2, "topp": 0.5}, "TOPK is 2 and TOPP 0.5; expected one of them"),
-        ({"temperature": 0.0}, "TEMPERATURE is 0.0; expected a number above 0"),
-        ({"temperature": -1.0}, "TEMPERATURE is -1.0"),
-        ({"num_decodes": 0}, "NUM_DECODES is 0; expected a whole number, at least 1"),
-        ({"num_decodes": 1.5}, "NUM_DECODES is 1.5"),
-        ({"topk": -1}, "TOPK is -1; expected a whole number, 0 for all"),
-        ({"topk": 1.5}, "TOPK is 1.5"),
-        ({"topp": -0.1}, "TOPP is -0.1; expected a probability, 0 for all"),
-        ({"topp": 1.1}, "TOPP is 1.1"),
+        ({"topk": 2, "topp": 0.5}, "topk=2 and topp=0.5 exclude each other; expected one of them"),
+        ({"temperature": 0.0}, "temperature=0.0 is out of range; expected a number greater than 0"),
+        ({"temperature": -1.0}, "temperature=-1.0 is out of range"),
+        ({"num_decodes": 0}, "num_decodes=0 is out of range; expected an integer of at least 1"),
+        ({"num_decodes": 1.5}, "num_decodes=1.5 has type float"),
+        ({"topk": -1}, "topk=-1 is out of range; expected an integer of at least 0"),
+        ({"topk": 1.5}, "topk=1.5 has type float"),
+        (
+            {"topp": -0.1},
+            "topp=-0.1 is out of range; expected a number of at least 0 and at most 1",
+        ),
+        ({"topp": 1.1}, "topp=1.1 is out of range"),
     ],
 )
 def test_settings_of_sampling_that_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         decoding.Sampling(**settings)
 
 
@@ -303,8 +306,8 @@ def test_more_likeliest_pieces_than_there_are(table_model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_decodes": 0}, "NUM_DECODES is 0; expected a whole number, at least 1"),
-        ({"alpha": -0.1}, "BEAM_ALPHA is -0.1; expected 0, for no penalty, or more"),
+        ({"num_decodes": 0}, "num_decodes=0 is out of range"),
+        ({"alpha": -0.1}, "alpha=-0.1 is out of range; expected a number of at least 0"),
     ],
 )
 def test_settings_of_beam_search_that_are_refused(settings, message):
@@ -317,7 +320,18 @@ def test_sampling_without_an_rng_names_the_setting(table_model):
         table_model.decode(decoding.Sampling())
 
 
-@pytest.mark.parametrize("labels", ["good", ("good",), (), ("good", "good"), [0, 1]])
+@pytest.mark.parametrize("labels", ["good", [0, 1], None])
+def test_labels_to_rank_are_texts(labels):
+    with pytest.raises(TypeError, match=r"labels.*; expected an? (iterable of )?str"):
+        decoding.LabelRanking(labels)
+
+
+def test_labels_to_rank_come_in_any_iterable():
+    for labels in (["a", "b"], np.array(["a", "b"]), iter("ab"), {"a": 0, "b": 1}.keys()):
+        assert decoding.LabelRanking(labels).labels == ("a", "b")
+
+
+@pytest.mark.parametrize("labels", [("good",), (), ("good", "good")])
 def test_labels_to_rank_are_two_texts_at_least(labels):
     with pytest.raises(ValueError, match="expected two or more texts, each once"):
         decoding.LabelRanking(labels)

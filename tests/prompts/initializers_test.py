@@ -92,7 +92,7 @@ def test_rows_are_those_of_the_pieces_and_the_rest_is_sampled(initializer, expec
         (initializers.ClassLabels(("positive", "")), "label '' of CLASS_LABELS has no piece"),
         (
             initializers.FromArray(EMBEDDING[:4]),
-            r"PROMPT_FILE is \(4, 3\), .* \(5, 3\); set PROMPT_L",
+            r"PROMPT_FILE has the shape \(4, 3\), .* \(5, 3\); set PROMPT_L",
         ),
         (
             initializers.OfTable(EMBEDDING[:, :2], initializers.SampledVocabulary()),
@@ -100,7 +100,7 @@ def test_rows_are_those_of_the_pieces_and_the_rest_is_sampled(initializer, expec
         ),
         (
             initializers.FromArray(np.zeros((5, 2))),
-            r"PROMPT_FILE is \(5, 2\), the model expects \(5, 3",
+            r"PROMPT_FILE has the shape \(5, 2\), the model expects \(5, 3",
         ),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_text_longer_than_the_prompt():
 
 def test_a_prompt_of_another_shape_names_where_it_is_from():
     given = initializers.FromArray(EMBEDDING[:4], setting="PROMPT_CHECKPOINT")
-    with pytest.raises(ValueError, match=r"prompt of PROMPT_CHECKPOINT is \(4, 3\), .* \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"PROMPT_CHECKPOINT has the shape \(4, 3\), .* \(5, 3\)"):
         start(given)
 
 

@@ -150,10 +150,6 @@ def test_warns_where_every_answer_is_the_same(vocabulary, caplog, answers, rows,
     assert bool(caplog.records) == warns
 
 
-def test_majority_is_what_always_answering_it_scores(vocabulary):
-    assert evaluator.majority_share(task_of(vocabulary)) == pytest.approx(200 / 3)
-
-
 def test_validation_logs_each_task(vocabulary, tmp_path, caplog):
     tasks = [task_of(vocabulary), task_of(vocabulary, ROWS[1:], name="other")]
     for after_step, steps in ((0, (1, 2)), (1, (2, 3))):

@@ -57,9 +57,10 @@ def test_periods_are_positive(setting):
 
 def test_none_is_t5xs_default():
     assert run.Schedule(None, train_steps_relative=7).settled(3).train_steps == 10
-    for setting in ("train_steps", "eval_period"):
-        with pytest.raises(ValueError, match=f"{setting.upper()} is None; expected a whole"):
-            run.Schedule(**{"train_steps": 10, setting: None})
+    with pytest.raises(ValueError, match="EVAL_PERIOD is None; expected a whole"):
+        run.Schedule(10, eval_period=None)
+    with pytest.raises(ValueError, match="TRAIN_STEPS and TRAIN_STEPS_RELATIVE are both None"):
+        run.Schedule(None)
 
 
 def test_relative_steps_count_from_the_start():
