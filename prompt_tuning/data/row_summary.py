@@ -65,9 +65,9 @@ class RowSummary:
                 "or delete these rows, or set ALLOW_EMPTY_TARGETS = True, which trains the model to "
                 "predict an empty text."
             )
-        skipped = f", {self._skipped.count} empty rows skipped ({self._skipped})"
+        skipped = f", {self._skipped.count} empty skipped ({self._skipped})"
         logging.info(
-            "%s: %d rows read%s%s",
+            "%s: rows read: %d%s%s",
             self._place, self._rows, skipped if self._skipped.count else "", self._describe_targets(),
         )  # fmt: skip
         if self._without_inputs.count:

@@ -55,7 +55,8 @@ class Table:
             raise ValueError(
                 f"{self.place} ends in {suffix or 'no suffix'!r}; expected one of "
                 f"{', '.join(suffixes)}, or one of them with .gz. Save the table as one of them, "
-                "e.g. as 'CSV UTF-8' in Excel, or with to_csv in pandas."
+                "e.g. as 'CSV UTF-8' in Excel or with to_csv in pandas; lines of text become a .tsv with "
+                "a column's name as first line."
             )
         encodings.check_name(encoding or "utf-8")
         self._path, self._setting, self._has_encoding = path, setting, encoding is not None

@@ -1,6 +1,8 @@
 """Inputs that are too long: shortens one field of them (TRUNCATE_FIELD), or says what is cut off."""
 
+import bisect
 import logging
+import re
 import string
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 SPANS = "truncate_spans"  # the feature of an example that says where the field is
-_SEARCHED = 64  # characters before a cut in which the field's own tokens may end
+_SEARCHED = 32  # characters in which the ends of tokens are looked for one by one
 
 Encode = Callable[[str], Sequence[int]]
 
@@ -17,8 +19,8 @@ Encode = Callable[[str], Sequence[int]]
 def truncate(text: str, spans: Int[np.ndarray, "k 2"], encode: Encode, length: int) -> str:
     """Cuts the end off a field until the text has at most `length` tokens.
 
-    As much of the field is kept as fits, up to the end of one of its tokens. The text around it
-    stays; where that alone is too long, the field is empty and the result is too long.
+    As much of the field is kept as fits: complete words, and complete tokens of the next word. The
+    text around the field stays; where that alone is too long, the field is empty.
 
     Args:
       text: with the field.
@@ -26,20 +28,36 @@ def truncate(text: str, spans: Int[np.ndarray, "k 2"], encode: Encode, length: i
       encode: makes tokens of a text.
       length: tokens to keep, without an end token.
     """
+
+    def fits(size: int) -> bool:
+        return len(encode(_cut(text, spans, size))) <= length
+
     if len(encode(text)) <= length:
         return text
-    start, end = map(int, spans[0])
-    fits, too_long = 0, end - start
-    while too_long - fits > 1:
-        middle = (fits + too_long) // 2
-        if len(encode(_cut(text, spans, middle))) <= length:
-            fits = middle
-        else:
-            too_long = middle
-    shortened = _cut(text, spans, _last_token_end(text[start:end], fits, encode))
-    if len(encode(shortened)) > length:  # the text behind makes other tokens of the field's end
-        return _cut(text, spans, fits)
-    return shortened
+    field = text[slice(*spans[0].tolist())]
+    ends = [0, *(word.end() for word in re.finditer(r"\S+", field))]
+    words = bisect.bisect_left(ends, True, key=lambda end: not fits(end)) - 1
+    if words < 0:
+        return _cut(text, spans, 0)
+    end = ends[words]
+    if words + 1 < len(ends):
+        next_word = field[end : ends[words + 1]]
+        end += _size_of_tokens(next_word, encode, lambda size: fits(end + size))
+    return _cut(text, spans, end)
+
+
+def _size_of_tokens(word: str, encode: Encode, fits: Callable[[int], bool]) -> int:
+    """Characters of the first tokens of a word, as many as fit."""
+    low, high = 0, len(word)
+    while high - low > _SEARCHED:  # a script without spaces
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    tokens = list(encode(word))
+    for size in range(high - 1, low, -1):
+        ids = list(encode(word[:size]))
+        if ids == tokens[: len(ids)] and fits(size):
+            return size
+    return low
 
 
 def _cut(text: str, spans: Int[np.ndarray, "k 2"], size: int) -> str:
@@ -49,16 +67,6 @@ def _cut(text: str, spans: Int[np.ndarray, "k 2"], size: int) -> str:
         kept += [text[behind:start], text[start : min(end, start + size)].rstrip()]
         behind = end
     return "".join([*kept, text[behind:]])
-
-
-def _last_token_end(field: str, size: int, encode: Encode) -> int:
-    """The end of the last token of the field within its first `size` characters."""
-    ids = list(encode(field))
-    for end in range(size, max(size - _SEARCHED, 0), -1):
-        shorter = list(encode(field[:end]))
-        if shorter == ids[: len(shorter)]:
-            return end
-    return size
 
 
 def warn_of_cuts(name: str, key: str, sizes: Sequence[int], limit: int, source: Any) -> None:
