@@ -36,6 +36,7 @@ def tune(
     start_step: int | None = None,
     seed: int = 0,
     model_dir: epath.PathLike | None = None,
+    allow_empty_targets: bool = False,
 ) -> prompt_lib.Prompt:
     """Tunes a prompt as the paper does; the model stays as it is.
 
@@ -59,13 +60,18 @@ def tune(
       seed: of order, dropout and the prompt's start.
       model_dir: where the run is kept, with its metrics; the same call goes on with a run that is
         there. None for a temporary folder.
+      allow_empty_targets: whether an example may have a blank target, which trains the model to
+        predict an empty text.
 
     Raises:
-      ValueError: no example, one of another kind, or a setting that does not fit.
+      ValueError: no example, one of another kind or without target, or a setting that does not
+        fit.
       KeyboardInterrupt: after Ctrl-C; a warning says where the run is kept.
     """
     counts.check("steps", steps, 1)
     inputs, targets = _columns(examples)
+    if not allow_empty_targets:
+        _check_targets(targets)
     dataset = pipeline.DatasetConfig(
         None, task_feature_lengths, "train", batch_size, seed=seed, pack=True
     )
@@ -127,3 +133,14 @@ def _columns(examples: Iterable[Example]) -> tuple[list[str], list[str]]:
         inputs.append(pair[0])
         targets.append(pair[1])
     return inputs, targets
+
+
+def _check_targets(targets: Sequence[str]) -> None:
+    """Raises ValueError where a target is blank."""
+    blank = [number for number, target in enumerate(targets) if not target.strip()]
+    if blank:
+        raise ValueError(
+            f"{len(blank)} of {len(targets)} examples have an empty target, the first of them "
+            f"examples[{blank[0]}]; expected a text to predict in each. Leave these examples out, or pass "
+            "allow_empty_targets=True, which trains the model to predict an empty text."
+        )

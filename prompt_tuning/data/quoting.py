@@ -32,7 +32,7 @@ class Quoting:
     is_mixed: bool = False
 
 
-def detect_quoting(rows: Iterable[bytes], place: str) -> Quoting:
+def detect_quoting(rows: Iterable[bytes], place: str, first_line: int = 1) -> Quoting:
     """Decides from all lines of a file, or from those up to the first that CSV could not have.
 
     A file is quoted if every quotation mark in it is one of CSV's, and if one of these holds:
@@ -43,28 +43,34 @@ def detect_quoting(rows: Iterable[bytes], place: str) -> Quoting:
     Args:
       rows: the lines, header first.
       place: the file and its setting, for messages.
+      first_line: number of the header's line.
 
     Raises:
       ValueError: the header is quoted and the quotation marks of a later line are not CSV's.
     """
-    evidence, pending, first = _Evidence(), b"", 1
-    for number, line in enumerate(rows, start=1):
-        if not pending and b'"' not in line:
+    evidence = _Evidence()
+    record: list[bytes] = []  # the lines of one whose last field is open
+    start = size = 0
+    for number, line in enumerate(rows, start=first_line):
+        if not record and b'"' not in line:
             evidence.add_plain(line)
             continue
-        if not pending:
-            first = number
-        evidence.add_line(line)
-        pending += line
-        is_open = pending.count(b'"') % 2
+        if not record:
+            start, size = number, 0
+        # As if the field that is open began here.
+        fields = b'"' + line if record else line
+        record.append(line)
+        size += len(line)
+        is_open = fields.count(b'"') % 2
         syntax = _OPEN_RECORD if is_open else _RECORD
-        if len(pending) > lines.LINE_LIMIT or not syntax.fullmatch(pending):
-            return _broken(evidence, first, place)
+        if size > lines.LINE_LIMIT or not syntax.fullmatch(fields):
+            return _broken(evidence, start, place)
+        evidence.add_line(line)
         if not is_open:
-            evidence.add_record(pending)
-            pending = b""
-    if pending:
-        return _broken(evidence, first, place)
+            evidence.add_record(b"".join(record))
+            record.clear()
+    if record:
+        return _broken(evidence, start, place)
     return Quoting(evidence.is_quoted())
 
 

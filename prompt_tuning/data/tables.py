@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".json")
 TEXT_SUFFIXES = (".txt", *SUFFIXES)  # a line of text is a row too
 # Excel's first line that names the separator of the others.
-_SEPARATOR_LINE = re.compile('"?sep=([ -~\t])"?(\r|\n)', re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'"?sep=([\t !#-/:-@[-^{-~])"?[\r\n]', re.IGNORECASE)
 _SEPARATORS = (",", ";", "\t", "|")
 _UNPRINTED = b" \r\n"
 
@@ -96,7 +96,9 @@ class Table:
         """The row of these bytes, which begin at this line; None for a blank line."""
         return self._make_row(self._format.parse(record, number), record, number)
 
-    def _choose_format(self, suffix: str, head: str) -> "_TextLines | _JsonLines | _Delimited":
+    def _choose_format(
+        self, suffix: str, head: str
+    ) -> "_TextLines | _JsonLines | _TabSeparated | _Quoted":
         if suffix == ".txt":
             return _TextLines(self._decode)
         if suffix in (".jsonl", ".json"):
@@ -112,8 +114,9 @@ class Table:
 
     def _detect_quoting(self) -> quoting.Quoting:
         of_file = lines.read_lines(self._path, self._setting, coding=self.coding)
+        skipped = self._skipped_lines
         return quoting.detect_quoting(
-            itertools.islice(of_file, self._skipped_lines, None), self.place
+            itertools.islice(of_file, skipped, None), self.place, skipped + 1
         )
 
     def _decode(self, record: bytes, number: int) -> str:

@@ -200,10 +200,11 @@ def test_empty_rows_are_skipped_and_counted(tmp_path, name, caplog):
         ("text: x", "y", 0),
         ("text: ", "y", 1),
     ]
+    skipped, blank = ("2, 3, 5", 4) if name == "a.jsonl" else ("3, 4, 6", 5)
     assert caplog.messages == [
-        f"TRAIN_FILE {path}: rows read: 2, 3 empty skipped (lines 3, 4, 6); targets: 'y' 2",
-        f"TRAIN_FILE {path}: the fields of INPUT_TEMPLATE are empty in 1 of 2 rows (line 5), which are "
-        "kept",
+        f"TRAIN_FILE {path}: rows read: 2, 3 empty skipped (lines {skipped}); targets: 'y' 2",
+        f"TRAIN_FILE {path}: the fields of INPUT_TEMPLATE are empty in 1 of 2 rows (line {blank}), "
+        "which are kept",
     ]
 
 

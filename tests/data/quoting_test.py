@@ -108,3 +108,8 @@ def test_an_open_quote_takes_no_more_than_the_limit(monkeypatch):
 
     assert not quoting.detect_quoting(rows(), "a").is_quoted
     assert len(read) < 30
+
+
+def test_a_field_of_many_lines_is_read_in_linear_time():
+    content = PLAIN + '"' + 'he said ""no""\n' * 100_000 + '"\t1\n'
+    assert detect(content).is_quoted
