@@ -122,6 +122,11 @@ class TaskSource:
                 allow_empty_targets=self.allow_empty_targets,
                 truncate_field=self.truncate_field,
             )
+        if self.truncate_field is not None:
+            raise ValueError(
+                f"TRUNCATE_FIELD is {self.truncate_field!r}, which shortens a field of INPUT_TEMPLATE; "
+                f"MIXTURE_OR_TASK_NAME {self.name!r} has none. Leave TRUNCATE_FIELD unset."
+            )
         if not self.name:
             raise ValueError(
                 "no data: set MIXTURE_OR_TASK_NAME (with MIXTURE_OR_TASK_MODULE), "
