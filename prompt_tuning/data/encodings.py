@@ -71,13 +71,13 @@ def detect(head: bytes, encoding: str, place: str) -> TextCoding:
     return TextCoding(encoding, "" if is_mac else "\n")
 
 
-def decode(line: bytes, place: str, number: int, *, has_setting: bool = True) -> str:
+def decode(line: bytes, number: int, place: str, *, has_setting: bool = True) -> str:
     """Decodes line `number`, from 1, of a UTF-8 file; its byte order mark is dropped.
 
     Args:
       line: one or several lines.
-      place: the file and its setting, for messages.
       number: of the first line.
+      place: the file and its setting, for messages.
       has_setting: whether FILE_ENCODING applies to the file.
 
     Raises:

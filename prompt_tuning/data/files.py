@@ -33,7 +33,7 @@ def read_text(path: str, setting: str) -> str:
             data = _unpack(data)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{setting} {path} is no whole gzip file: {error}") from error
-    return encodings.decode(data, f"{setting} {path}", 1, has_setting=False)
+    return encodings.decode(data, 1, f"{setting} {path}", has_setting=False)
 
 
 def _unpack(data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import functools
 import io
 import itertools
 import json
@@ -59,7 +60,10 @@ class Table:
                 "a column's name as first line."
             )
         encodings.check_name(encoding or "utf-8")
-        self._path, self._setting, self._has_encoding = path, setting, encoding is not None
+        self._path, self._setting = path, setting
+        self._decode = functools.partial(
+            encodings.decode, place=self.place, has_setting=encoding is not None
+        )
         head = lines.read_head(path, setting)
         self.coding = encodings.detect(head, encoding or "utf-8", self.place)
         self._header: list[str] | None = None
@@ -118,9 +122,6 @@ class Table:
         return quoting.detect_quoting(
             itertools.islice(of_file, skipped, None), self.place, skipped + 1
         )
-
-    def _decode(self, record: bytes, number: int) -> str:
-        return encodings.decode(record, self.place, number, has_setting=self._has_encoding)
 
     def _check_header(self, names: Sequence[str]) -> list[str]:
         header = [name.strip() for name in names]

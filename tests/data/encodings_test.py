@@ -55,15 +55,15 @@ def test_an_unknown_encoding_is_refused(encoding):
 )
 def test_an_error_suggests_an_encoding(line, message):
     with pytest.raises(ValueError, match=message):
-        encodings.decode(line, "TRAIN_FILE a.tsv", 7)
+        encodings.decode(line, 7, "TRAIN_FILE a.tsv")
 
 
 def test_where_no_setting_applies_the_file_is_to_be_converted():
     with pytest.raises(ValueError, match="convert the file with `iconv -f cp1252 -t utf-8`"):
-        encodings.decode(b"caf\xe9", "TASK_DATA_DIR a.tsv", 1, has_setting=False)
+        encodings.decode(b"caf\xe9", 1, "TASK_DATA_DIR a.tsv", has_setting=False)
 
 
 def test_a_byte_order_mark_is_dropped_from_the_first_line_only():
     data = "\ufefftext".encode()
-    assert encodings.decode(data, "a", 1) == "text"
-    assert encodings.decode(data, "a", 2) == "\ufefftext"
+    assert encodings.decode(data, 1, "a") == "text"
+    assert encodings.decode(data, 2, "a") == "\ufefftext"

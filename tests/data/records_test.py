@@ -44,6 +44,26 @@ def test_rows_in_any_order(tmp_path, monkeypatch, name, mark, packed, kept):
         assert found[number] == (number, expected[number])
 
 
+@pytest.mark.parametrize("kept", [0, 10**6], ids=["on disk", "in memory"])
+@pytest.mark.parametrize(
+    ("encoding", "newline"), [("utf-16", "\n"), ("cp1252", "\r\n"), ("utf-8", "\r")]
+)
+def test_rows_of_other_encodings_and_line_ends(tmp_path, monkeypatch, encoding, newline, kept):
+    monkeypatch.setattr(records, "IN_MEMORY", kept)
+    path = tmp_path / "a.tsv"
+    path.write_bytes(newline.join(["text", "one", "naïve", "", "last", ""]).encode(encoding))
+    seen = []
+    found = records.by_number(
+        str(path),
+        "TRAIN_FILE",
+        lambda row, number, place: (number, row["text"]),
+        encoding=encoding,
+        observe=lambda number, item: seen.append((number, item)),
+    )
+    assert [found[number] for number in (2, 0, 1)] == [(2, "last"), (0, "one"), (1, "naïve")]
+    assert seen == [(2, (0, "one")), (3, (1, "naïve")), (4, None), (5, (2, "last"))]
+
+
 def test_lines_of_text_without_empty_ones(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one\n\ntwo\n")
