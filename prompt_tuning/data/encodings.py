@@ -114,7 +114,7 @@ def _suggest(line: bytes, position: int, has_setting: bool) -> str:
     raise AssertionError("latin-1 decodes any bytes")
 
 
-def describe_error(error: UnicodeDecodeError, encoding: str, offset: int) -> str:
+def describe_error(error: UnicodeError, encoding: str, offset: int) -> str:
     """What is wrong with a file that `encoding` cannot decode.
 
     Args:
@@ -122,6 +122,11 @@ def describe_error(error: UnicodeDecodeError, encoding: str, offset: int) -> str
       encoding: FILE_ENCODING, or that of the byte order mark.
       offset: bytes of the file up to the end of those that were decoded.
     """
+    if not isinstance(error, UnicodeDecodeError):  # UTF-16 and UTF-32 where there is no mark
+        return (
+            f"not {encoding} ({error}). Set FILE_ENCODING = 'utf-8', or one of a known byte order, "
+            "such as 'utf-16-le'."
+        )
     position = offset - len(error.object) + error.start
     advice = _suggest(error.object, error.start, True)
     if encoding.startswith(("utf-16", "utf-32")):

@@ -85,7 +85,7 @@ def _utf8_reader(stream: Any, coding: encodings.TextCoding, place: str) -> Calla
     def readline(limit: int) -> bytes:
         try:
             return text.readline(limit).encode()
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             message = encodings.describe_error(error, coding.encoding, stream.tell())
             raise ValueError(f"{place}: {message}") from error
 

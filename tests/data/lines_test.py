@@ -53,6 +53,14 @@ def test_a_file_of_utf16_that_is_cut(tmp_path):
         list(found)
 
 
+def test_utf16_needs_the_mark_that_it_has(tmp_path):
+    path = write(tmp_path, b"text\nmore\n")
+    found = lines.read_lines(path, "EVAL_FILE", coding=encodings.TextCoding("utf-16", "\n"))
+    message = "EVAL_FILE .*not utf-16 .*BOM.* Set FILE_ENCODING = 'utf-8'"
+    with pytest.raises(ValueError, match=message):
+        list(found)
+
+
 def test_the_head_is_unpacked(tmp_path):
     assert lines.read_head(write(tmp_path, b"text\n", packed=True), "TRAIN_FILE") == b"text\n"
     (tmp_path / "a.txt.gz").write_bytes(b"plain")
