@@ -116,13 +116,7 @@ def read_examples(
     Raises:
       FileNotFoundError, ValueError: with file, line and the setting to correct.
     """
-    template = _parse_template(input_template)
-    names = [name for _, name in template if name]
-    if truncate_field is not None and truncate_field not in names:
-        raise ValueError(
-            f"TRUNCATE_FIELD is {truncate_field!r}, which INPUT_TEMPLATE {input_template!r} does not "
-            f"have; set it to one of {names}"
-        )
+    template = _parse_template(input_template, truncate_field)
     find_label = _label_finder(label_map)
 
     def make(row: tables.Row, number: int, place: str) -> dict[str, Any] | None:
@@ -194,15 +188,21 @@ def _spans(
     return np.array([(ends[i - 1], ends[i]) for i in which], np.int32)
 
 
-def _parse_template(template: str) -> list[tuple[str, str | None]]:
-    """(text, column name after it) pairs."""
+def _parse_template(template: str, truncate_field: str | None) -> list[tuple[str, str | None]]:
+    """(text, column name after it) pairs, one of them with the field to shorten."""
     try:
         pieces = [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]
     except ValueError as error:
         raise ValueError(f"INPUT_TEMPLATE {template!r}: {error}") from error
-    if not any(name for _, name in pieces):
+    names = [name for _, name in pieces if name]
+    if not names:
         raise ValueError(
             f"INPUT_TEMPLATE {template!r} names no column; expected e.g. 'sentence: {{sentence}}'"
+        )
+    if truncate_field is not None and truncate_field not in names:
+        raise ValueError(
+            f"TRUNCATE_FIELD is {truncate_field!r}, which INPUT_TEMPLATE {template!r} does not have; "
+            f"set it to one of {names}"
         )
     return pieces
 
