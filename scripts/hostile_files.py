@@ -367,6 +367,11 @@ TARGETS = {
         _text("a.tsv", "text\tlabel\nx y\tgood\n"),
         functools.partial(_read_rows, name="a.tsv"),
     ),
+    "quoted TSV": Target(
+        "a.tsv",
+        _text("a.tsv", 'text\tlabel\n"x ""y""\nz"\tgood\n"a\tb"\tbad\nc\tgood\n'),
+        functools.partial(_read_rows, name="a.tsv"),
+    ),
     "CSV": Target(
         "a.csv",
         _text("a.csv", 'text,label\n"x, y",good\n'),

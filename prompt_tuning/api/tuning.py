@@ -53,6 +53,7 @@ def tune(
     start_step: annotations.NonNegativeInt | None = None,
     seed: annotations.NonNegativeInt = 0,
     model_dir: epath.PathLike | None = None,
+    allow_empty_targets: bool = False,
 ) -> prompt_lib.Prompt:
     """Tunes a prompt as the paper does; the model stays as it is.
 
@@ -77,6 +78,8 @@ def tune(
       seed: of order, dropout and the prompt's start.
       model_dir: where the run is kept, with its metrics; the same call goes on with a run that is
         there. None for a temporary folder.
+      allow_empty_targets: whether an example may have a blank target, which trains the model to
+        predict an empty text.
 
     Raises:
       TypeError: an argument of another type, or an input or target that is not a `str`.
@@ -84,6 +87,8 @@ def tune(
       KeyboardInterrupt: after Ctrl-C; a warning says where the run is kept.
     """
     inputs, targets = _columns(examples)
+    if not allow_empty_targets:
+        _check_targets(targets)
     dataset = pipeline.DatasetConfig(
         None, task_feature_lengths, "train", batch_size, seed=seed, pack=True
     )
@@ -179,3 +184,14 @@ def _pair(name: str, example: Any) -> list[Any]:
             '"inputs" and "targets". Pass examples=zip(<inputs>, <targets>)'
         )
     return pair
+
+
+def _check_targets(targets: Sequence[str]) -> None:
+    """Raises ValueError where a target is blank."""
+    blank = [number for number, target in enumerate(targets) if not target.strip()]
+    if blank:
+        raise ValueError(
+            f"{len(blank)} of {len(targets)} examples have an empty target, the first of them "
+            f"examples[{blank[0]}]; expected a text to predict in each. Leave these examples out, or pass "
+            "allow_empty_targets=True, which trains the model to predict an empty text."
+        )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning.data import batching, lazy, vocabularies
+from prompt_tuning.data import batching, lazy, truncation, vocabularies
 
 # (seed, epoch, examples to leave out at its beginning) -> the others, in that epoch's order.
 Epoch = Callable[[int, int, int], Iterator[batching.Example]]
@@ -103,13 +103,27 @@ def tokenized(
     ]
 
 
-def of_file(examples: lazy.Lazy, vocabulary: vocabularies.Vocabulary) -> lazy.Lazy:
-    """Texts with other features (`files.read_examples`) as seqio's tokenising gives them."""
+def of_file(
+    examples: lazy.Lazy, vocabulary: vocabularies.Vocabulary, max_inputs: int | None = None
+) -> lazy.Lazy:
+    """Texts with other features (`files.read_examples`) as seqio's tokenising gives them.
+
+    Args:
+      examples: of a file.
+      vocabulary: the model's.
+      max_inputs: input tokens, with the end token, that a field is shortened to where the examples
+        have one to shorten; None for none.
+    """
 
     def tokenize(example: Mapping[str, Any]) -> batching.Example:
-        texts = {name: example[name] for name in ("inputs", "targets")}
-        ids = {name: _ids(text, vocabulary) for name, text in texts.items()}
-        return {**example, **ids, **{f"{k}_pretokenized": text for k, text in texts.items()}}
+        inputs, targets = example["inputs"], example["targets"]
+        made = {name: value for name, value in example.items() if name != truncation.SPANS}
+        if max_inputs is not None and truncation.SPANS in example:
+            spans = example[truncation.SPANS]
+            inputs = truncation.truncate(inputs, spans, vocabulary.encode, max_inputs - 1)
+        made |= {"inputs_pretokenized": inputs, "targets_pretokenized": targets}
+        made |= {"inputs": _ids(inputs, vocabulary), "targets": _ids(targets, vocabulary)}
+        return made
 
     return examples.map(tokenize)
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from prompt_tuning.data import in_memory, lazy, records
+from prompt_tuning.data import in_memory, lazy, records, tables
 
 SETTING = "TASK_DATA_DIR"
 Example = Mapping[str, Any]
@@ -252,7 +252,7 @@ def class_id(value: str, names: Sequence[str], place: str) -> int:
     return list(names).index(value)
 
 
-def jsonl_rows(file: epath.Path, keys: Collection[str]) -> Iterator[tuple[str, records.Row]]:
+def jsonl_rows(file: epath.Path, keys: Collection[str]) -> Iterator[tuple[str, tables.Row]]:
     """(place for messages, object) of each line; each has at least these keys."""
     for number, row in records.read_rows(str(file), SETTING):
         place = f"{file}, line {number}"

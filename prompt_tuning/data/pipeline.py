@@ -24,6 +24,7 @@ from prompt_tuning.data import (
     packing,
     soft_tokens,
     tensorflow_import,
+    truncation,
     vocabularies,
 )
 
@@ -179,14 +180,17 @@ def _read(config: DatasetConfig, provider, tasks: Sequence, *, shuffle: bool, se
     return dataset.with_options(options)
 
 
-def _own_examples(task, split: str, vocabulary: vocabularies.Vocabulary) -> lazy.Lazy | None:
+def _own_examples(
+    task, config: DatasetConfig, vocabulary: vocabularies.Vocabulary
+) -> lazy.Lazy | None:
     """The examples of an own file, tokenised when they are asked for; None of other tasks."""
     from prompt_tuning.data import in_memory
 
     source = getattr(task, "source", None)  # a mixture has none
-    texts = source.examples[split] if isinstance(source, in_memory.InMemory) else None
+    texts = source.examples[config.split] if isinstance(source, in_memory.InMemory) else None
     is_file = isinstance(texts, lazy.Lazy) and "inputs" in texts[0]  # and no running text
-    return epochs.of_file(texts, vocabulary) if is_file else None
+    max_inputs = config.room.inputs if config.task_feature_lengths is not None else None
+    return epochs.of_file(texts, vocabulary, max_inputs) if is_file else None
 
 
 def _needs_lengths(preprocessor: Callable) -> bool:
@@ -206,7 +210,6 @@ def check_fit(name: str, examples: Sequence[batching.Example], config: DatasetCo
         )
     room = config.room
     sizes = {key: [len(example[key]) for example in examples] for key in ("inputs", "targets")}
-    cut_inputs = sum(size > room.inputs for size in sizes["inputs"])
     cut_targets = sum(size > room.targets for size in sizes["targets"])
     distinct = len({tuple(example["targets"]) for example in examples})
     # Targets that recur are labels; one that is cut can be neither learned nor answered.
@@ -216,12 +219,8 @@ def check_fit(name: str, examples: Sequence[batching.Example], config: DatasetCo
             f"TASK_FEATURE_LENGTHS['targets'] = {room.targets} tokens; "
             f"set at least {max(sizes['targets'])}"
         )
-    if cut_inputs or cut_targets:
-        logging.warning(
-            "of the first %d examples of %s, %d inputs are cut to %d tokens and %d targets to %d "
-            "(TASK_FEATURE_LENGTHS)",
-            len(examples), name, cut_inputs, room.inputs, cut_targets, room.targets,
-        )  # fmt: skip
+    for key, limit in (("inputs", room.inputs), ("targets", room.targets)):
+        truncation.warn_of_cuts(name, key, sizes[key], limit, config.source)
 
 
 def assembler(
@@ -290,7 +289,7 @@ class TrainBatches(epochs.Batches):
             dataset = _read(config, provider, tasks, shuffle=config.shuffle, seed=seed + number)
             return dataset.skip(skip).prefetch(4 * config.batch_size).as_numpy_iterator()
 
-        if own := _own_examples(provider, config.split, vocabulary):
+        if own := _own_examples(provider, config, vocabulary):
             examples = epochs.sample(own, CHECKED_EXAMPLES)
             check_fit(provider.name, examples, config)
             # A small model learns faster than texts are tokenised: few are tokenised once.
@@ -353,7 +352,7 @@ def evaluation_tasks(
     """
     opened = []
     for task in _open(config, vocabulary)[1]:
-        examples = _own_examples(task, config.split, vocabulary)
+        examples = _own_examples(task, config, vocabulary)
         if examples is None:
             dataset = _read(config, task, [task], shuffle=False, seed=config.seed)
             stream = dataset.take(-1 if limit is None else limit).as_numpy_iterator

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.data import files, json_text, originals, records
+from prompt_tuning.data import files, json_text, originals, records, tables
 
 Example = Mapping[str, Any]
 
@@ -89,7 +89,7 @@ def read_mrqa(folder: epath.Path, split: str, name: str) -> Iterator[Example]:
             }
 
 
-def _check_header(row: records.Row, name: str, split: str, file: epath.Path) -> None:
+def _check_header(row: tables.Row, name: str, split: str, file: epath.Path) -> None:
     """The first line of a file tells its set, and as a rule its split: train, dev or test."""
     header = row.get("header")
     if not isinstance(header, Mapping) or "dataset" not in header:

@@ -45,6 +45,10 @@ class TaskSource:
       target_column: TARGET_COLUMN.
       label_map: LABEL_MAP from what the file says to what the model shall answer.
       prompt_column: PROMPT_COLUMN, of files: names the prompt of each row, where there are several.
+      file_encoding: FILE_ENCODING of files without a byte order mark, a Python codec.
+      allow_empty_targets: ALLOW_EMPTY_TARGETS: whether rows of files may have no target.
+      truncate_field: TRUNCATE_FIELD, the field of INPUT_TEMPLATE that is shortened where inputs are
+        too long; None for cutting off their end.
       data_dir: TASK_DATA_DIR, a folder with the original files of the named task's data set;
         None to read TFDS (--tfds_data_dir).
     """
@@ -58,6 +62,9 @@ class TaskSource:
     target_column: str = "label"
     label_map: Mapping[str | bool | int | float, str] | None = None
     prompt_column: str | None = None
+    file_encoding: str = "utf-8"
+    allow_empty_targets: bool = False
+    truncate_field: str | None = None
     data_dir: str | None = None
 
     @property
@@ -111,6 +118,14 @@ class TaskSource:
                 target_column=None if split == "infer" else self.target_column,
                 label_map=self.label_map,
                 prompt_column=self.prompt_column,
+                encoding=self.file_encoding,
+                allow_empty_targets=self.allow_empty_targets,
+                truncate_field=self.truncate_field,
+            )
+        if self.truncate_field is not None:
+            raise ValueError(
+                f"TRUNCATE_FIELD is {self.truncate_field!r}, which shortens a field of INPUT_TEMPLATE; "
+                f"MIXTURE_OR_TASK_NAME {self.name!r} has none. Leave TRUNCATE_FIELD unset."
             )
         if not self.name:
             raise ValueError(
@@ -179,12 +194,16 @@ class TextSource:
       objectives: (objective, rate) pairs; objectives: span_corruption, prefix_lm.
       train_file: TRAIN_FILE of text-to-text examples (JSONL with inputs and targets).
       train_file_rate: their rate in the mixture.
+      file_encoding: FILE_ENCODING of all files.
+      allow_empty_targets: ALLOW_EMPTY_TARGETS, of `train_file`.
     """
 
     text_files: Sequence[str]
     objectives: Sequence[tuple[str, float]]
     train_file: str | None = None
     train_file_rate: float = 1.0
+    file_encoding: str = "utf-8"
+    allow_empty_targets: bool = False
 
     def open(self, vocabulary: vocabularies.Vocabulary, split: str):
         """The seqio mixture."""
@@ -197,6 +216,8 @@ class TextSource:
             objectives=self.objectives,
             train_file=self.train_file,
             train_file_rate=self.train_file_rate,
+            encoding=self.file_encoding,
+            allow_empty_targets=self.allow_empty_targets,
         )
 
 

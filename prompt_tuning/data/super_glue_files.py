@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.data import files, originals, records
+from prompt_tuning.data import files, originals, tables
 
 Examples = Iterator[dict[str, Any]]
 _ENTAILMENT = ("entailment", "not_entailment")
@@ -116,7 +116,7 @@ def _flat(file: epath.Path, data_set: DataSet) -> Examples:
         }
 
 
-def _label(row: records.Row, classes: Sequence[str], place: str) -> int:
+def _label(row: tables.Row, classes: Sequence[str], place: str) -> int:
     """-1 in a test split; a file tells a class by name, by number, or as true and false."""
     label = row.get("label")
     if label is None:

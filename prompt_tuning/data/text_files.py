@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.data import files, json_text, originals, records
+from prompt_tuning.data import files, json_text, lines, originals, records
 
 Example = Mapping[str, Any]
 IMDB_LABELS = ("neg", "pos")
@@ -86,7 +86,9 @@ def read_c4(folder: epath.Path, split: str) -> Iterator[Example]:
             f"{originals.SETTING} {folder} has no c4-{split}*.json.gz; set it to a folder with shards of C4"
         )
     for shard in shards:
-        for number, line in enumerate(records.lines(str(shard), originals.SETTING), start=1):
+        for number, line in enumerate(lines.read_lines(str(shard), originals.SETTING), start=1):
+            if not line.strip():
+                continue
             place = f"{shard}, line {number}"
             row = json_text.parse(line, f"{originals.SETTING} {place}")
             originals.check_keys(row, ("text",), place)

@@ -164,6 +164,11 @@ def test_settings_reach_the_run(model, monkeypatch):
         (PAIRS, {"steps": 0}, "steps=0 is out of range"),
         (PAIRS, {"length": 0}, "length=0 is out of range"),
         (PAIRS, {"batch_size": 3}, "is 3; expected a multiple of the 8"),
+        (
+            [*PAIRS, ("a film", ""), ("a book", " \n")],
+            {},
+            rf"2 of {len(PAIRS) + 2} examples have .* examples\[{len(PAIRS)}\].* allow_empty_targets=True",
+        ),
         (PAIRS, {"class_labels": list("abcde"), "length": 4}, "5 labels, the prompt only 4"),
         (PAIRS, {"initial_prompt": pt.Prompt(np.ones((4, 3)))}, r"\(4, 3\), the model expects"),
     ],

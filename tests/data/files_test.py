@@ -87,9 +87,31 @@ BAD_FILES = {
         "text\tgold\nx\t1\n",
         ["'label'", "['text', 'gold']", "TARGET_COLUMN"],
     ),
-    "null": ("a.jsonl", '{"text": "x", "label": null}', ["line 1", "'label'", "TARGET_COLUMN"]),
+    "null": (
+        "a.jsonl",
+        '{"text": "x", "label": null}',
+        ["'label' (TARGET_COLUMN) is empty", "1 of 1 rows (line 1)", "ALLOW_EMPTY_TARGETS = True"],
+    ),
+    "NaN": ("a.jsonl", JSONL + '{"text": "x", "label": NaN}', ["1 of 4 rows (line 4)"]),
+    "blank targets": ("a.tsv", TSV + "x\t\ny\t \n", ["2 of 5 rows (lines 5, 6)"]),
+    "empty rows": ("a.csv", "text,label\n,\n,\n", ["no row of data: all fields are empty"]),
+    "a list": (
+        "a.jsonl",
+        '{"text": ["x", "y"], "label": 1}',
+        ["line 1", "column 'text' is a list", "Write its items as one text"],
+    ),
+    "an object": (
+        "a.jsonl",
+        '{"text": "x", "label": {"id": 1}}',
+        ["'label' is an object", "line 1"],
+    ),
+    "semicolons in a TSV": (
+        "a.tsv",
+        "text;label\nx;1\n",
+        ["'text'", "separates the fields", "sep=;"],
+    ),
+    "semicolons and commas": ("a.csv", "text;label, of\nx;1,2\n", ["no column 'text'", "sep=;"]),
     "ragged": ("a.tsv", TSV + "x\n", ["line 5", "1 fields", "2 of the header"]),
-    "blank line": ("a.tsv", "text\tlabel\n\nx\t1\n", ["line 2", "1 fields"]),
     "open quote": ("a.csv", 'text,label\nx,1\n"x,1\n', ["line 3", "not CSV"]),
     "bad JSON": ("a.jsonl", JSONL + "{'text': 1}\n", ["line 4", "not JSON"]),
     "no object": ("a.jsonl", '["x", 1]\n', ["line 1", "JSON object"]),
@@ -123,6 +145,105 @@ def test_missing_file(tmp_path):
 def test_bad_template(tmp_path, template):
     with pytest.raises(ValueError, match="INPUT_TEMPLATE"):
         read(write(tmp_path, "a.tsv", TSV), input_template=template)
+
+
+def test_words_for_missing_values_are_words(tmp_path):
+    words = ["None", "NA", "null", "nan", "NaN", "n/a"]
+    for name, separator in (("a.tsv", "\t"), ("a.csv", ",")):
+        rows = "".join(f"{word}{separator}{word}\n" for word in words)
+        found = read(write(tmp_path, name, f"text{separator}label\n{rows}"))
+        assert [(e["inputs"], e["targets"]) for e in found] == [(word, word) for word in words]
+
+
+def test_values_of_json_are_text_as_json_writes_them(tmp_path):
+    rows = [(True, False), (3, 2.5), (None, "x"), (float("nan"), -1), ("null", 1e25)]
+    lines = "".join(json.dumps({"text": a, "label": b}) + "\n" for a, b in rows)
+    found = [(e["inputs"], e["targets"]) for e in read(write(tmp_path, "a.jsonl", lines))]
+    assert found == [("true", "false"), ("3", "2.5"), ("", "x"), ("", "-1"), ("null", "1e+25")]
+
+
+@pytest.mark.parametrize(
+    ("label_map", "values", "expected"),
+    [
+        ({"0": "no", "1": "yes"}, ["1.0", "0.0", "1"], ["yes", "no", "yes"]),
+        ({1.0: "yes", -1: "no"}, ["1", "-1.0", "1.00"], ["yes", "no", "yes"]),
+        ({True: "yes", False: "no"}, ["true", "False", "TRUE"], ["yes", "no", "yes"]),
+        ({"1": "one", "1.0": "float"}, ["1.0", "1"], ["float", "one"]),
+        ({"": "none", "1": "one"}, ["", "1"], ["none", "one"]),
+    ],
+)
+def test_labels_are_those_that_the_map_means(tmp_path, label_map, values, expected):
+    path = write(tmp_path, "a.tsv", "text\tlabel\n" + "".join(f"x\t{v}\n" for v in values))
+    assert [e["targets"] for e in read(path, label_map=label_map)] == expected
+
+
+def test_a_label_that_could_be_either_of_two_is_refused(tmp_path):
+    path = write(tmp_path, "a.tsv", "text\tlabel\nx\t1.00\n")
+    with pytest.raises(ValueError, match=r"label '1\.00' is not in LABEL_MAP"):
+        read(path, label_map={"1": "one", "1.0": "float"})
+
+
+EMPTY = {
+    "a.tsv": "id\ttext\tlabel\n1\tx\ty\n\n\t\t\n2\t\ty\n \t\t \n",
+    "a.csv": 'id,text,label\n1,x,y\n\n,,\n2,,y\n" ",,\n',
+    "a.jsonl": '{"id": 1, "text": "x", "label": "y"}\n\n{"id": null, "text": "", "label": NaN}\n'
+    '{"id": 2, "text": null, "label": "y"}\n{"id": " ", "text": "", "label": null}\n',
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_empty_rows_are_skipped_and_counted(tmp_path, name, caplog):
+    caplog.set_level("INFO")
+    path = write(tmp_path, name, EMPTY[name])
+    found = read(path, input_template="text: {text}")
+    assert [(e["inputs"], e["targets"], e["row"]) for e in found] == [
+        ("text: x", "y", 0),
+        ("text: ", "y", 1),
+    ]
+    skipped, blank = ("2, 3, 5", 4) if name == "a.jsonl" else ("3, 4, 6", 5)
+    assert caplog.messages == [
+        f"TRAIN_FILE {path}: rows read: 2, 3 empty skipped (lines {skipped}); targets: 'y' 2",
+        f"TRAIN_FILE {path}: the fields of INPUT_TEMPLATE are empty in 1 of 2 rows (line {blank}), "
+        "which are kept",
+    ]
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_file_to_answer_keeps_the_rows_that_pandas_reads(tmp_path, name):
+    """pandas.read_csv skips blank lines, and keeps rows whose fields are empty."""
+    found = read(write(tmp_path, name, EMPTY[name]), target_column=None)
+    assert [e["inputs"] for e in found] == ["x", "", "", ""]
+
+
+def test_empty_targets_may_be_allowed(tmp_path):
+    path = write(tmp_path, "a.tsv", "text\tlabel\nx\t\ny\t1\n\t\n")
+    found = read(path, allow_empty_targets=True, label_map={"1": "yes"})
+    assert [e["targets"] for e in found] == ["", "yes"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
+def test_files_of_other_encodings(tmp_path, name, packed):
+    content = {"a.tsv": TSV, "a.csv": CSV, "a.jsonl": JSONL}[name]
+    expected = read(write(tmp_path, name, content))
+    for encoding in ("utf-16", "utf-8-sig"):  # each has its byte order mark
+        path = write(tmp_path, name + ".gz" * packed, content.encode(encoding))
+        assert read(path) == read(path, encoding="cp1252") == expected
+    path = write(tmp_path, name, content.replace("\u2028", " ").encode("cp1252"))
+    plain = [{**e, "inputs": e["inputs"].replace("\u2028", " ")} for e in expected]
+    assert read(path, encoding="cp1252") == plain
+
+
+def test_a_field_to_shorten_is_in_the_template(tmp_path):
+    path = write(tmp_path, "a.tsv", "text\tq\tlabel\nso long\twhat ?\t1\n")
+    template = "{q} text: {text} question: {q}"
+    (example,) = read(path, input_template=template, truncate_field="q")
+    places = [example["inputs"][start:end] for start, end in example["truncate_spans"]]
+    assert places == ["what ?", "what ?"] and example["truncate_spans"][0, 0] == 0
+    with pytest.raises(
+        ValueError, match=r"TRUNCATE_FIELD is 'label'.*set it to one of \['q', 'text'"
+    ):
+        read(path, input_template=template, truncate_field="label")
 
 
 @pytest.fixture

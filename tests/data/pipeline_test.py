@@ -287,10 +287,37 @@ def test_what_else_is_cut_is_told(vocabulary, caplog, opens):
         texts=["a " * 30, *TEXTS[1:]], labels=[f"a long story {i}" for i in range(10)]
     )
     globals()[opens](vocabulary, stories)
-    assert "first 10 examples of films, 1 inputs are cut to 20 tokens and 10 targets" in caplog.text
+    assert "films: the inputs of 1 of 10 examples (10 %) have more than" in caplog.text
+    assert "films: the targets of 10 of 10 examples (100 %) have more than" in caplog.text
     caplog.clear()
     globals()[opens](vocabulary, make_task())
     assert "WARNING" not in {record.levelname for record in caplog.records}
+
+
+@pytest.mark.parametrize("room", [24, 40])
+def test_a_field_is_shortened_however_a_file_is_read(vocabulary, tmp_path, caplog, room):
+    """By number, and by seqio, as in a mixture and under T5X."""
+    question = "she saw the bad film"
+    rows = [("she liked the good film in the park . " * n, question) for n in (9, 1, 0, 5)]
+    path, lengths = tmp_path / "a.tsv", {"inputs": room, "targets": 4}
+    path.write_text("p\tq\tlabel\n" + "".join(f"{p}\t{q}\tgood\n" for p, q in rows))
+    source = sources.TaskSource(
+        train_file=str(path), input_template="{p} . {q}", truncate_field="p"
+    )
+    settings = pipeline.DatasetConfig(source, lengths, "train", 4, shuffle=False)
+    (task,) = pipeline.evaluation_tasks(settings, vocabulary)
+    by_seqio = source.open(vocabulary, "train").get_dataset(lengths, "train", shuffle=False)
+    for example, other in zip(task.examples, by_seqio.as_numpy_iterator(), strict=True):
+        text = task.text(example, "inputs")
+        assert text == other["inputs_pretokenized"].decode() and text.endswith(f" . {question}")
+        assert example["inputs"].tolist() == [*vocabulary.encode(text), 1]
+        np.testing.assert_array_equal(example["inputs"], other["inputs"])
+        assert example.keys() == other.keys()
+    assert next(len(example["inputs"]) for example in task.examples) in (room, room - 1)
+    batch = next(pipeline.TrainBatches(settings, vocabulary, SOFT))
+    texts = list(texts_of([batch], vocabulary))
+    assert texts == [task.text(example, "inputs").strip() for example in task.examples]
+    assert "is cut off" not in caplog.text
 
 
 @pytest.mark.parametrize("opens", ["train", "evaluate"])

@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from prompt_tuning.data import records
+from prompt_tuning.data import lines, records, tables
 
 TEXTS = ["one", "naïve", "x" * 200, "so\u2028on", "last"]
 CSV_TEXTS = ["one", "two\nlines", 'a "quote", too', "\r\n", "last"]
@@ -21,9 +21,9 @@ CONTENTS = {
 }
 
 
-def texts(path, formats=records.FORMATS):
+def texts(path, suffixes=tables.SUFFIXES):
     return records.by_number(
-        str(path), "TRAIN_FILE", lambda row, number, place: (number, row["text"]), formats
+        str(path), "TRAIN_FILE", lambda row, number, place: (number, row["text"]), suffixes
     )
 
 
@@ -44,17 +44,37 @@ def test_rows_in_any_order(tmp_path, monkeypatch, name, mark, packed, kept):
         assert found[number] == (number, expected[number])
 
 
+@pytest.mark.parametrize("kept", [0, 10**6], ids=["on disk", "in memory"])
+@pytest.mark.parametrize(
+    ("encoding", "newline"), [("utf-16", "\n"), ("cp1252", "\r\n"), ("utf-8", "\r")]
+)
+def test_rows_of_other_encodings_and_line_ends(tmp_path, monkeypatch, encoding, newline, kept):
+    monkeypatch.setattr(records, "IN_MEMORY", kept)
+    path = tmp_path / "a.tsv"
+    path.write_bytes(newline.join(["text", "one", "naïve", "", "last", ""]).encode(encoding))
+    seen = []
+    found = records.by_number(
+        str(path),
+        "TRAIN_FILE",
+        lambda row, number, place: (number, row["text"]),
+        encoding=encoding,
+        observe=lambda number, item: seen.append((number, item)),
+    )
+    assert [found[number] for number in (2, 0, 1)] == [(2, "last"), (0, "one"), (1, "naïve")]
+    assert seen == [(2, (0, "one")), (3, (1, "naïve")), (4, None), (5, (2, "last"))]
+
+
 def test_lines_of_text_without_empty_ones(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one\n\ntwo\n")
     found = records.by_number(
-        str(path), "TEXT_FILES", lambda row, *_: row["text"].strip() or None, records.TEXT_FORMATS
+        str(path), "TEXT_FILES", lambda row, *_: row["text"].strip() or None, tables.TEXT_SUFFIXES
     )
     assert list(found) == ["one", "two"]
     with pytest.raises(ValueError, match=r"ends in '.txt'; expected one of .tsv, .csv, .jsonl"):
         texts(path)
     path.write_text("")
-    assert len(texts(path, records.TEXT_FORMATS)) == 0
+    assert len(texts(path, tables.TEXT_SUFFIXES)) == 0
 
 
 @pytest.mark.parametrize(
@@ -83,7 +103,7 @@ def test_a_line_of_100_mb_is_refused_without_reading_it(tmp_path, name, begin, l
 
 
 def test_an_open_quote_does_not_take_the_rest_of_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "LINE_LIMIT", 1000)
+    monkeypatch.setattr(lines, "LINE_LIMIT", 1000)
     path = tmp_path / "a.csv"
     path.write_text('text\na\n"open\n' + "and so on\n" * 500)
     with pytest.raises(ValueError, match="line 3: more than 1,000 bytes without an end"):

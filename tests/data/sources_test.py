@@ -84,6 +84,7 @@ def test_a_split_of_your_files_is_one_file(files, vocabulary, split, setting, ta
             "train",
             r"both MIXTURE_OR_TASK_NAME \(a\) and \['TRAIN_FILE'\]",
         ),
+        ({"name": "a", "truncate_field": "b"}, "train", "TRUNCATE_FIELD is 'b', .* Leave .* unset"),
         ({"train_file": "b"}, "validation", "EVAL_FILE"),
         ({"train_file": "b"}, "infer", "INFER_FILE"),
         (

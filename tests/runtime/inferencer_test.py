@@ -98,6 +98,13 @@ def test_a_line_for_each_input_in_order(infer):
     ]
 
 
+def test_rows_without_text_are_answered_and_blank_lines_are_none(infer, tmp_path):
+    texts = [*TEXTS[:3], "", *TEXTS[4:]]
+    rows = [json.dumps({"text": text or None}) + "\n" for text in texts]
+    (tmp_path / "asked.jsonl").write_text("\n".join(rows))
+    assert [line["inputs"]["inputs_pretokenized"] for line in lines(infer())] == texts
+
+
 @pytest.mark.parametrize("decodes", [1, 2])
 def test_scores_and_several_decodes(infer, monkeypatch, decodes):
     monkeypatch.setattr(Echo, "decodes", decodes)

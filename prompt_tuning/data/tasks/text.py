@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import seqio
 from etils import epath
 
-from prompt_tuning.data import features, files, in_memory, lazy, preprocessors, records
+from prompt_tuning.data import features, files, in_memory, lazy, preprocessors, records, tables
 
 OBJECTIVES = {
     "span_corruption": preprocessors.span_corruption,
@@ -15,18 +15,19 @@ OBJECTIVES = {
 VALIDATION_EVERY = 200
 
 
-def read_documents(text_files: Sequence[str]) -> in_memory.InMemory:
+def read_documents(text_files: Sequence[str], encoding: str = "utf-8") -> in_memory.InMemory:
     """The documents of files: each non-empty line of .txt, "text" of each line of .jsonl.
 
     Every 200th document is split "validation", the others are "train".
 
     Args:
       text_files: TEXT_FILES, paths or patterns such as "corpus/*.jsonl"; .gz too.
+      encoding: FILE_ENCODING.
 
     Raises:
       FileNotFoundError, ValueError: with file, line and the setting to mend.
     """
-    documents = lazy.chain([_documents(path) for path in _paths(text_files)])
+    documents = lazy.chain([_documents(path, encoding) for path in _paths(text_files)])
     if not documents:
         raise ValueError(f"TEXT_FILES {list(text_files)} hold no text")
     splits = {
@@ -48,13 +49,13 @@ def _paths(text_files: Sequence[str]) -> list[str]:
     return paths
 
 
-def _documents(path: str) -> lazy.Lazy:
-    def make(row: records.Row, number: int, place: str) -> dict[str, str] | None:
+def _documents(path: str, encoding: str) -> lazy.Lazy:
+    def make(row: tables.Row, number: int, place: str) -> dict[str, str] | None:
         del number
         text = files.column(row, "text", place, "TEXT_FILES")
         return {"targets": text} if text else None
 
-    return records.by_number(path, "TEXT_FILES", make, records.TEXT_FORMATS)
+    return records.by_number(path, "TEXT_FILES", make, tables.TEXT_SUFFIXES, encoding)
 
 
 def text_task(
@@ -88,6 +89,8 @@ def pretraining_mixture(
     objectives: Sequence[tuple[str, float]],
     train_file: str | None = None,
     train_file_rate: float = 1.0,
+    encoding: str = "utf-8",
+    allow_empty_targets: bool = False,
 ) -> seqio.Mixture:
     """Objectives on running text, and text-to-text examples beside them, at given rates.
 
@@ -97,8 +100,10 @@ def pretraining_mixture(
       objectives: (name, rate) pairs.
       train_file: rows with "inputs" and "targets"; see `files.read_examples`.
       train_file_rate: rate of these rows.
+      encoding: FILE_ENCODING of all files.
+      allow_empty_targets: whether a row of `train_file` may have no target.
     """
-    documents = read_documents(text_files)
+    documents = read_documents(text_files, encoding)
     tasks = [(text_task(name, documents, vocabulary), rate) for name, rate in objectives]
     if train_file:
         examples = files.file_task(
@@ -108,6 +113,8 @@ def pretraining_mixture(
             vocabulary=vocabulary,
             input_template="{inputs}",
             target_column="targets",
+            encoding=encoding,
+            allow_empty_targets=allow_empty_targets,
         )
         tasks.append((examples, train_file_rate))
     return seqio.Mixture("pretraining", tasks)

@@ -53,6 +53,22 @@ def test_bad_text_files(tmp_path, name, content, message):
         text.read_documents([str(tmp_path / name)])
 
 
+def test_text_files_of_another_encoding(tmp_path, vocabulary):
+    (tmp_path / "a.txt").write_bytes("café\n\nnaïve\n".encode("cp1252"))
+    (tmp_path / "b.txt").write_bytes("größe\n".encode("utf-16"))
+    paths = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
+    assert texts(text.read_documents(paths, "cp1252"), "train") == ["café", "naïve", "größe"]
+    with pytest.raises(ValueError, match=r"TEXT_FILES .*a.txt, line 1: .*FILE_ENCODING = 'cp1252'"):
+        text.read_documents(paths)
+    (tmp_path / "c.tsv").write_bytes("inputs\ttargets\ncafé\tbon\nthé\t\n".encode("cp1252"))
+    settings = {"train_file": str(tmp_path / "c.tsv"), "file_encoding": "cp1252"}
+    objectives = [("prefix_lm", 1.0)]
+    with pytest.raises(ValueError, match="ALLOW_EMPTY_TARGETS"):
+        sources.TextSource(paths, objectives, **settings).open(vocabulary, "train")
+    allowed = sources.TextSource(paths, objectives, **settings, allow_empty_targets=True)
+    assert len(allowed.open(vocabulary, "train").tasks) == 2
+
+
 def test_text_files_that_are_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"TEXT_FILES .*\*\.txt matches no file"):
         text.read_documents([str(tmp_path / "*.txt")])

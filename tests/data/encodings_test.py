@@ -1,0 +1,69 @@
+"""Encodings: byte order marks, line ends, and errors that suggest an encoding."""
+
+import codecs
+
+import pytest
+
+from prompt_tuning.data import encodings
+
+TEXT = "naïve\tlabel\nso\t1\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "encoding", "expected"),
+    [
+        (TEXT.encode(), "utf-8", ("utf-8", "\n")),
+        (TEXT.encode(), "UTF8", ("utf-8", "\n")),
+        (TEXT.encode("utf-16"), "utf-8", ("utf-16", "\n")),
+        (codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"), "cp1252", ("utf-16", "\n")),
+        (TEXT.encode("utf-32"), "utf-8", ("utf-32", "\n")),
+        (TEXT.encode("utf-8-sig"), "cp1252", ("utf-8", "\n")),
+        (TEXT.encode("cp1252"), "cp1252", ("cp1252", "\n")),
+        (TEXT.encode("utf-16-le"), "utf-16-le", ("utf-16-le", "\n")),
+        (TEXT.replace("\n", "\r").encode(), "utf-8", ("utf-8", "")),
+        (TEXT.replace("\n", "\r\n").encode(), "utf-8", ("utf-8", "\n")),
+        (b"text\tlabel\r", "utf-8", ("utf-8", "\n")),
+        (b"", "utf-8", ("utf-8", "\n")),
+        (b"a\nb\rc\n", "utf-8", ("utf-8", "\n")),
+    ],
+)
+def test_detection(head, encoding, expected):
+    assert encodings.detect(head, encoding, "TRAIN_FILE a.tsv") == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_byte_order_mark_is_named(encoding):
+    with pytest.raises(ValueError, match=f"a.tsv begins with .*Set FILE_ENCODING = '{encoding}'"):
+        encodings.detect("text\n".encode(encoding), "utf-8", "TRAIN_FILE a.tsv")
+
+
+@pytest.mark.parametrize("encoding", ["utf8x", "hex", "rot13", 5])
+def test_an_unknown_encoding_is_refused(encoding):
+    with pytest.raises(ValueError, match=f"FILE_ENCODING is {encoding!r}.* Set it to e.g. 'utf-8'"):
+        encodings.check_name(encoding)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "first\nna\u00efve café\n".encode("cp1252"),
+            r"line 8: not UTF-8: byte 0xEF .*In cp1252 it reads 'naïve café'.*FILE_ENCODING = 'cp1252'",
+        ),
+        (b"a \x81 caf\xe9\n", r"line 7: .*In latin-1 it reads 'a \\x81 café'.*= 'latin-1'"),
+    ],
+)
+def test_an_error_suggests_an_encoding(line, message):
+    with pytest.raises(ValueError, match=message):
+        encodings.decode(line, 7, "TRAIN_FILE a.tsv")
+
+
+def test_where_no_setting_applies_the_file_is_to_be_converted():
+    with pytest.raises(ValueError, match="convert the file with `iconv -f cp1252 -t utf-8`"):
+        encodings.decode(b"caf\xe9", 1, "TASK_DATA_DIR a.tsv", has_setting=False)
+
+
+def test_a_byte_order_mark_is_dropped_from_the_first_line_only():
+    data = "\ufefftext".encode()
+    assert encodings.decode(data, 1, "a") == "text"
+    assert encodings.decode(data, 2, "a") == "\ufefftext"
