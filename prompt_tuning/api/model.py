@@ -8,17 +8,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from prompt_tuning import assets, partitioning
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.checkpoints import base_model
-from prompt_tuning.data import batching, bucketing, epochs, evaluation_task, vocabularies
+from prompt_tuning.data import (
+    batching,
+    bucketing,
+    epochs,
+    evaluation_task,
+    labels,
+    vocabularies,
+    vocabulary_checks,
+)
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as network
 from prompt_tuning.prompts import module
-from prompt_tuning.runtime import counts, evaluator, state
+from prompt_tuning.runtime import counts, evaluator, state, truncation
 
 # Programs, and tables of prompts on the devices, that a model keeps.
 KEPT = 32
@@ -138,9 +146,8 @@ class Model:
           batch_size: texts of a pass at most.
           seed: of a decoder that samples.
         """
-        found = self.answers(
-            texts, prompt, max_length=max_length, decoder=decoder, batch_size=batch_size, seed=seed
-        )
+        found, tokens = self._decode(texts, prompt, max_length, decoder, batch_size, seed)
+        _report_truncation(tokens[:, :1], max_length)
         return [best.text for best, *_ in found]
 
     def answers(
@@ -157,24 +164,40 @@ class Model:
 
         Arguments are those of `generate`.
         """
+        found, tokens = self._decode(texts, prompt, max_length, decoder, batch_size, seed)
+        _report_truncation(tokens, max_length)
+        return found
+
+    def _decode(
+        self,
+        texts: Sequence[str],
+        prompt: prompt_lib.Prompts,
+        max_length: int,
+        decoder: Decoder | None,
+        batch_size: int,
+        seed: int,
+    ) -> tuple[list[list[Answer]], Int[np.ndarray, "n N L"]]:
+        """What `answers` returns, and the tokens of the answers."""
         counts.check("max_length", max_length, 1)
         decoder = decoder or decoding.Greedy()
+        listed = getattr(decoder, "labels", ())
+        labels.check_labels(listed, self.vocabulary, "labels of LabelRanking", labels.PYTHON_FIX)
         loaded, task = self._task(texts, prompt, decoder=decoder)
-        answerer, spelled = self._answerer(loaded.model, seed), {}
-        if isinstance(decoder, decoding.LabelRanking):
-            # A label that the vocabulary writes otherwise is the label.
-            spelled = {self.vocabulary.decode(self.vocabulary.encode(x)): x for x in decoder.labels}
+        answerer = self._answerer(loaded.model, seed)
         found: list[list[Answer]] = [[] for _ in texts]
-        batches = task.batches(self._rows(len(texts), batch_size), loaded.soft_tokens)
-        for number, (which, batch) in enumerate(batches):
-            decodes, scores = answerer.predict(loaded.params, batch, max_length, number)
+        tokens: list[np.ndarray] = [np.zeros((1, 0), np.int32)] * len(texts)
+        rows = self._rows(len(texts), batch_size)
+        for number, (which, batch) in enumerate(task.batches(rows, loaded.soft_tokens)):
+            examples = [task.examples[row] for row in which]
+            neutral_ids = answerer.neutral_inputs(task, examples, rows)
+            decodes, scores = answerer.predict(
+                loaded.params, batch, max_length, number, neutral_ids
+            )
             for row, ids, of_ids in zip(which.tolist(), decodes, scores, strict=False):
-                own = [self.vocabulary.decode(each) for each in ids]
-                found[row] = [
-                    Answer(spelled.get(text, text), score)
-                    for text, score in zip(own, of_ids.tolist(), strict=True)
-                ]
-        return found
+                texts_of_row = [task.spell(each, task.examples[row]["prompt"]) for each in ids]
+                found[row] = list(map(Answer, texts_of_row, of_ids.tolist()))
+                tokens[row] = ids
+        return found, np.array(tokens)
 
     def score(
         self,
@@ -193,6 +216,7 @@ class Model:
           batch_size: texts of a pass at most.
         """
         loaded, task = self._task(texts, prompt, targets)
+        labels.warn_of_labels(task.target_labels, self.vocabulary, "targets", labels.PYTHON_FIX)
         answerer = self._answerer(loaded.model, 0)
         found = np.zeros(len(texts), np.float32)
         batches = task.batches(self._rows(len(texts), batch_size), loaded.soft_tokens)
@@ -213,6 +237,9 @@ class Model:
             _check_texts("targets", targets, len(texts))
         prompts, names = prompt_lib.distinct(prompt, len(texts))
         examples = epochs.tokenized(texts, targets or [""] * len(texts), self.vocabulary)
+        for name, feature, some in (("texts", "inputs", texts), ("targets", "targets", targets)):
+            ids = [example[feature] for example in examples]
+            vocabulary_checks.check_unknown(name, some or (), ids, self.vocabulary)
         named = [{**e, "prompt": str(name)} for e, name in zip(examples, names, strict=True)]
         length = len(prompts[0]) if prompts else 0
         # Few lengths of rows: a program is compiled for each.
@@ -222,7 +249,12 @@ class Model:
         }
         room = batching.Lengths.from_features(longest)
         loaded = self._with_prompts(prompts, decoder or decoding.Greedy())
-        return loaded, evaluation_task.EvaluationTask("texts", named, room, None, self.vocabulary)
+        listed = getattr(decoder, "labels", ())
+        known: dict[str | None, Sequence[str]] = {None: listed}
+        known |= {str(i): [*listed, *each.labels] for i, each in enumerate(prompts)}
+        return loaded, evaluation_task.EvaluationTask(
+            "texts", named, room, None, self.vocabulary, known
+        )
 
     def _rows(self, count: int, batch_size: int) -> int:
         """Of a batch: few where the texts are few, in powers of 2."""
@@ -250,6 +282,12 @@ class Model:
 
     def _make_answerer(self, model: network.EncoderDecoderModel, seed: int) -> evaluator.Answerer:
         return evaluator.Answerer(dataclasses.replace(self._loaded, model=model), seed)
+
+
+def _report_truncation(tokens: Int[np.ndarray, "n N L"], max_length: int) -> None:
+    counter = truncation.TruncationCounter()
+    counter.add(tokens.reshape(-1, tokens.shape[-1]))
+    counter.report("texts", max_length, "max_length")
 
 
 def _check_texts(name: str, texts: Any, count: int | None = None) -> None:

@@ -1,11 +1,10 @@
 """The examples of a task that are answered: as batches, as text, as metrics."""
 
-import collections
 import dataclasses
 import functools
 import logging
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from prompt_tuning.data import (
     batching,
     bucketing,
     epochs,
+    labels,
     postprocessors,
     soft_tokens,
     vocabularies,
@@ -22,8 +22,6 @@ from prompt_tuning.data import (
 
 # Batches whose examples are sorted by length; answers are in order again after each window.
 WINDOW = 32
-# Targets that are no more than these are labels.
-LABELS_AT_MOST = 20
 # Of more examples, a sample tells lengths and labels.
 SAMPLED = 20_000
 
@@ -52,6 +50,10 @@ class EvaluationTask:
       lengths: the room for an example.
       task: the seqio task.
       vocabulary: the model's.
+      labels: {prompt: labels} that are known from elsewhere than the targets, such as from the
+        card of a prompt; None names any other prompt.
+      neutral_text: the input without content, for LabelRanking's calibration: the INPUT_TEMPLATE
+        with empty fields, else "".
     """
 
     name: str
@@ -59,6 +61,8 @@ class EvaluationTask:
     lengths: batching.Lengths
     task: Any
     vocabulary: vocabularies.Vocabulary
+    labels: Mapping[str | None, Sequence[str]] = dataclasses.field(default_factory=dict)
+    neutral_text: str = ""
 
     def batches(
         self, batch_size: int, soft: soft_tokens.SoftTokens
@@ -103,6 +107,21 @@ class EvaluationTask:
     def _fitted(self, example: Mapping[str, Any], soft: soft_tokens.SoftTokens) -> batching.Example:
         return soft.put_into(self.lengths.trim(example))
 
+    def neutral_inputs(
+        self, examples: Sequence[Mapping[str, Any]], soft: soft_tokens.SoftTokens
+    ) -> Int[np.ndarray, "n S"]:
+        """`neutral_text` with the soft tokens of each example; one row where they are all equal."""
+        rows = [self._neutral_input(example, soft) for example in examples]
+        return np.stack(rows[:1] if all(np.array_equal(row, rows[0]) for row in rows) else rows)
+
+    def _neutral_input(
+        self, example: Mapping[str, Any], soft: soft_tokens.SoftTokens
+    ) -> Int[np.ndarray, " S"]:
+        ids = np.array([*self.vocabulary.encode(self.neutral_text), batching.EOS_ID], np.int32)
+        if soft.num_tasks and ids[0] != example["inputs"][0]:
+            ids = np.insert(ids, 0, example["inputs"][0])  # the sentinel of its task
+        return self._fitted({**example, "inputs": ids}, soft)["inputs"]
+
     @property
     def needs_scores(self) -> bool:
         """Whether a metric wants the log-likelihood of the targets."""
@@ -122,32 +141,57 @@ class EvaluationTask:
             return self.vocabulary.decode(example[feature])
         return value.decode() if isinstance(value, bytes) else str(value)
 
-    def spell(self, ids: Int[np.ndarray, " L"]) -> str:
-        """The text of a decode; a label that the vocabulary can write only otherwise is the label."""
+    def spell(self, ids: Int[np.ndarray, " L"], prompt: str | bytes | None = None) -> str:
+        """The text of a decode; what the vocabulary writes for a label is that label.
+
+        Args:
+          ids: of the decode.
+          prompt: the name of the example's prompt, where there are several.
+        """
         text = self.vocabulary.decode(ids)
-        return self._labels_of.get(text, text)
+        names = self._labels_of_prompts
+        prompt = prompt.decode() if isinstance(prompt, bytes) else prompt
+        return names.get(prompt, names[None]).get(text, text)
 
     @functools.cached_property
-    def _labels_of(self) -> dict[str, str]:
-        """What the vocabulary makes of labels -> the labels, where it is not the same.
-
-        T5's reads as it writes; one of lower case, or without "_", would have no right answer.
-        """
+    def target_labels(self) -> dict[str, int]:
+        """{label: examples} of the targets, of a sample of many; {} where they are free text."""
         some = epochs.sample(self.examples, SAMPLED)
-        ids = {self.text(example, "targets"): example["targets"] for example in some}
-        if len(ids) > LABELS_AT_MOST:
-            return {}
-        spelled = {label: self.vocabulary.decode(of) for label, of in ids.items()}
-        times = collections.Counter(spelled.values())
-        different = {
-            text: label for label, text in spelled.items() if text != label and times[text] == 1
-        }
-        if different:
+        return labels.find_labels(self.text(example, "targets") for example in some)
+
+    def warn_of_unlisted_labels(
+        self, listed: Iterable[str], setting: str, consequence: str
+    ) -> None:
+        """Logs the labels of the targets that are not among `listed`, the labels of a setting.
+
+        Labels that the vocabulary writes alike are equal. Nothing where `listed` is empty.
+        """
+        names = labels.written_labels(listed, self.vocabulary)
+        unlisted = [
+            f"{label!r} ({count} examples)"
+            for label, count in self.target_labels.items()
+            if labels.write(label, self.vocabulary) not in names
+        ]
+        if names and unlisted:
             logging.warning(
-                "%s: the vocabulary cannot write these labels, what it makes of them is taken for "
-                "them: %s", self.name, different,
+                "%s has labels that %s does not have, so %s: %s. Check how they are written.",
+                self.name, setting, consequence, labels.join_labels(unlisted, show=str),
             )  # fmt: skip
-        return different
+
+    @functools.cached_property
+    def _labels_of_prompts(self) -> dict[str | None, dict[str, str]]:
+        """{prompt: {text that the vocabulary writes: label}}; None for any other prompt."""
+        names = {
+            prompt: labels.written_labels([*self.target_labels, *some], self.vocabulary)
+            for prompt, some in {None: (), **self.labels}.items()
+        }
+        pairs = {pair for each in names.values() for pair in each.items()}
+        if different := sorted(f"{name!r} as {text!r}" for text, name in pairs if text != name):
+            logging.info(
+                "%s: the vocabulary writes labels differently; predictions are restored to the "
+                "labels: %s", self.name, labels.join_labels(different, show=str),
+            )  # fmt: skip
+        return names
 
     def metrics(
         self,

@@ -3,6 +3,7 @@
 Every row is checked before anything else runs, and read again when it is its turn.
 """
 
+import functools
 import gzip
 import io
 import re
@@ -142,7 +143,7 @@ def file_task(
         source=in_memory.InMemory({split: examples}),
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
         output_features=features.features(vocabulary),
-        postprocess_fn=postprocessors.strip,
+        postprocess_fn=functools.partial(postprocessors.as_written, vocabulary=vocabulary),
         metric_fns=[metrics.accuracy],
         # The source shuffles the whole.
         shuffle_buffer_size=None,

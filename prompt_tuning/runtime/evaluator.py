@@ -16,9 +16,10 @@ from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import prompt_files, whole
 from prompt_tuning.checkpoints import prompt_paths as paths_lib
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
+from prompt_tuning.data import labels as labels_lib
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import counts, reporting, state
+from prompt_tuning.runtime import counts, reporting, state, truncation
 
 
 class Answerer:
@@ -36,7 +37,7 @@ class Answerer:
         self._loss = jax.jit(lambda params, batch: model.loss(params, batch)[1], **everywhere)
         self._labels = None
         if isinstance(model.decoder, decoding.LabelRanking):
-            self._labels = label_ids(model.decoder.labels, loaded.vocabulary)
+            self._labels = labels_lib.label_ids(model.decoder.labels, loaded.vocabulary)
 
     def with_seed(self, seed: int) -> "Answerer":
         """The same with other randomness; nothing is compiled again."""
@@ -44,17 +45,33 @@ class Answerer:
         other._seed = seed
         return other
 
-    def predict(self, params, batch, max_length: int, index: int = 0) -> tuple[np.ndarray, ...]:
+    def predict(
+        self, params, batch, max_length: int, index: int = 0, neutral_ids: np.ndarray | None = None
+    ) -> tuple[np.ndarray, ...]:
         """Tokens [B, N, L] and scores [B, N] of a batch; `index` varies the randomness.
 
-        With a LabelRanking, N labels of L tokens, whatever `max_length` is.
+        With a LabelRanking, N labels of L tokens, whatever `max_length` is; `neutral_ids` are
+        those of `neutral_inputs`.
         """
         rng = jax.random.fold_in(jax.random.key(self._seed), index)
         with partitioning.use(self._loaded.mesh):
             ids = partitioning.place_batch(batch, self._loaded.mesh)["encoder_input_tokens"]
             if self._labels is not None:
-                return jax.device_get(self._rank(params, ids, self._labels))
+                return jax.device_get(self._rank(params, ids, self._labels, neutral_ids))
             return jax.device_get(self._predict(params, ids, max_length, rng))
+
+    def neutral_inputs(
+        self,
+        task: evaluation_task.EvaluationTask,
+        examples: Sequence[Mapping[str, Any]],
+        batch_size: int,
+    ) -> np.ndarray | None:
+        """The inputs without content of a batch's examples, where label scores are calibrated."""
+        if getattr(self._loaded.model.decoder, "normalization", "none") != "calibration":
+            return None
+        ids = task.neutral_inputs(examples, self._loaded.soft_tokens)
+        missing = batch_size - len(ids) if len(ids) > 1 else 0
+        return np.pad(ids, ((0, missing), (0, 0)))
 
     def score(self, params, batch) -> np.ndarray:
         """Log-likelihood [B] of the targets."""
@@ -85,25 +102,27 @@ class Answerer:
         texts = [""] * len(task.examples)
         scores = [0.0] * len(task.examples)
         own_scores = [0.0] * len(task.examples)
+        counter = truncation.TruncationCounter()
         for i, (which, batch) in enumerate(task.batches(batch_size, self._loaded.soft_tokens)):
             if task.needs_answers:
-                tokens, of_tokens = self.predict(params, batch, task.lengths.targets, i)
+                some = [task.examples[example] for example in which]
+                neutral_ids = self.neutral_inputs(task, some, batch_size)
+                length = task.lengths.targets
+                tokens, of_tokens = self.predict(params, batch, length, i, neutral_ids)
+                counter.add(tokens[: len(which), 0])
                 for example, row, score in zip(which, tokens, of_tokens, strict=False):
                     texts[example] = task.spell(row[0])
                     own_scores[example] = float(score[0])
             if task.needs_scores:
                 for example, score in zip(which, self.score(params, batch), strict=False):
                     scores[example] = float(score)
+        counter.report(task.name, task.lengths.targets)
         return texts, scores if task.needs_scores else None, {"scores": own_scores}
 
 
-def label_ids(labels: Sequence[str], vocabulary: vocabularies.Vocabulary) -> np.ndarray:
-    """Ids [N, L] of labels and their end tokens, filled up with 0."""
-    rows = vocabularies.label_ids(labels, vocabulary)
-    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-    return ids
+def ranked_labels(model: model_lib.EncoderDecoderModel) -> Sequence[str]:
+    """LABELS, where the decoder ranks labels; else none."""
+    return getattr(model.decoder, "labels", ())
 
 
 def evaluate_tasks(
@@ -252,6 +271,7 @@ def evaluate(
     dataset: pipeline.DatasetConfig,
     output_dir: str,
     prompt_paths: Sequence[str] = (),
+    labels: Mapping[str | None, Sequence[str]] | None = None,
     num_examples: int | None = None,
     written_examples: int | None = None,
     num_partitions: int = 1,
@@ -272,6 +292,7 @@ def evaluate(
       dataset: what to answer.
       output_dir: EVAL_OUTPUT_DIR.
       prompt_paths: what PROMPT_FILE names, by step; of one place in an input.
+      labels: of the prompt's card; see `prompt_files.labels`.
       num_examples: examples of each task; None for all.
       written_examples: answers of each task to write; None for all.
       num_partitions: devices that share one copy of the weights.
@@ -285,7 +306,13 @@ def evaluate(
     counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     paths_lib.check_places(prompt_paths)
-    tasks = pipeline.evaluation_tasks(dataset, vocabulary, num_examples)
+    tasks = pipeline.evaluation_tasks(
+        dataset,
+        vocabulary,
+        num_examples,
+        known_labels=labels,
+        ranked_labels=ranked_labels(model),
+    )
     record = _Record(output_dir, dataset.name or tasks[0].name, prompt_paths, config_text)
     if not record.waiting:
         logging.info("all of PROMPT_FILE is evaluated in %s", output_dir)

@@ -285,6 +285,12 @@ def test_sampling_without_an_rng_names_the_setting(table_model):
         table_model.decode(decoding.Sampling())
 
 
+def test_an_unknown_normalization_is_refused():
+    message = "LABEL_NORMALIZATION .* is 'mean'; expected one of none, length, calibration"
+    with pytest.raises(ValueError, match=message):
+        decoding.LabelRanking(("no", "yes"), "mean")
+
+
 @pytest.mark.parametrize("labels", ["good", ("good",), (), ("good", "good"), [0, 1]])
 def test_labels_to_rank_are_two_texts_at_least(labels):
     with pytest.raises(ValueError, match="expected two or more texts, each once"):
