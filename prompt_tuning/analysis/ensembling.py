@@ -52,9 +52,7 @@ def answers(
     rows, length = batch_size * len(names), task.lengths.targets
     counter = truncation.TruncationCounter()
     for number, (which, batch) in enumerate(spread.batches(rows, loaded.soft_tokens)):
-        some = [spread.examples[row] for row in which]
-        neutral_ids = answerer.neutral_inputs(task, some, rows)
-        decodes, scores = answerer.predict(loaded.params, batch, length, number, neutral_ids)
+        decodes, scores = answerer.predict(loaded.params, batch, length, number)
         counter.add(decodes[: len(which), 0])
         of_targets = answerer.score(loaded.params, batch) if task.needs_scores else None
         for i, row in enumerate(which.tolist()):
@@ -135,7 +133,7 @@ def ensemble(
         vocabulary,
         num_examples,
         known_labels={None: [label for some in (labels or {}).values() for label in some]},
-        ranked_labels=evaluator.ranked_labels(model),
+        **evaluator.ranking_settings(model),
     )
     loaded = state.load_model(
         model,

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +35,10 @@ Decoder = decoding.Decoder | decoding.LabelRanking
 
 
 class Answer(NamedTuple):
-    """A text, and by what its decoder ranks it: log p(text | input); beams have a length penalty."""
+    """A text, and by what its decoder ranks it.
+
+    That is log p(text | input); of beams with a length penalty, of a LabelRanking normalized.
+    """
 
     text: str
     score: float
@@ -136,6 +139,9 @@ class Model:
     ) -> list[str]:
         """The best answer to each text, in the order of `texts`.
 
+        An answer that is a label of the decoder, or of the prompt's card, is written as there. A
+        warning says how many answers are cut off at `max_length`.
+
         Args:
           texts: the inputs, of any length.
           prompt: for all texts; or one for each, which share passes: of one length and place;
@@ -147,7 +153,7 @@ class Model:
           seed: of a decoder that samples.
         """
         found, tokens = self._decode(texts, prompt, max_length, decoder, batch_size, seed)
-        _report_truncation(tokens[:, :1], max_length)
+        _report_truncation([ids[:1] for ids in tokens], max_length)
         return [best.text for best, *_ in found]
 
     def answers(
@@ -176,8 +182,8 @@ class Model:
         decoder: Decoder | None,
         batch_size: int,
         seed: int,
-    ) -> tuple[list[list[Answer]], Int[np.ndarray, "n N L"]]:
-        """What `answers` returns, and the tokens of the answers."""
+    ) -> tuple[list[list[Answer]], list[Int[np.ndarray, "N L"]]]:
+        """What `answers` returns, and the tokens of each text's answers."""
         counts.check("max_length", max_length, 1)
         decoder = decoder or decoding.Greedy()
         listed = getattr(decoder, "labels", ())
@@ -185,19 +191,15 @@ class Model:
         loaded, task = self._task(texts, prompt, decoder=decoder)
         answerer = self._answerer(loaded.model, seed)
         found: list[list[Answer]] = [[] for _ in texts]
-        tokens: list[np.ndarray] = [np.zeros((1, 0), np.int32)] * len(texts)
+        tokens: list[np.ndarray] = []
         rows = self._rows(len(texts), batch_size)
         for number, (which, batch) in enumerate(task.batches(rows, loaded.soft_tokens)):
-            examples = [task.examples[row] for row in which]
-            neutral_ids = answerer.neutral_inputs(task, examples, rows)
-            decodes, scores = answerer.predict(
-                loaded.params, batch, max_length, number, neutral_ids
-            )
+            decodes, scores = answerer.predict(loaded.params, batch, max_length, number)
             for row, ids, of_ids in zip(which.tolist(), decodes, scores, strict=False):
                 texts_of_row = [task.spell(each, task.examples[row]["prompt"]) for each in ids]
                 found[row] = list(map(Answer, texts_of_row, of_ids.tolist()))
-                tokens[row] = ids
-        return found, np.array(tokens)
+                tokens.append(ids)
+        return found, tokens
 
     def score(
         self,
@@ -252,8 +254,10 @@ class Model:
         listed = getattr(decoder, "labels", ())
         known: dict[str | None, Sequence[str]] = {None: listed}
         known |= {str(i): [*listed, *each.labels] for i, each in enumerate(prompts)}
+        is_calibrated = getattr(decoder, "normalization", "none") == "calibration"
+        neutral = "" if is_calibrated else None
         return loaded, evaluation_task.EvaluationTask(
-            "texts", named, room, None, self.vocabulary, known
+            "texts", named, room, None, self.vocabulary, known, neutral
         )
 
     def _rows(self, count: int, batch_size: int) -> int:
@@ -284,9 +288,10 @@ class Model:
         return evaluator.Answerer(dataclasses.replace(self._loaded, model=model), seed)
 
 
-def _report_truncation(tokens: Int[np.ndarray, "n N L"], max_length: int) -> None:
+def _report_truncation(tokens: Iterable[Int[np.ndarray, "N L"]], max_length: int) -> None:
     counter = truncation.TruncationCounter()
-    counter.add(tokens.reshape(-1, tokens.shape[-1]))
+    for ids in tokens:
+        counter.add(ids)
     counter.report("texts", max_length, "max_length")
 
 

@@ -83,8 +83,8 @@ def tune(
     found = labels.find_labels(targets)
     labels.check_labels(found, model.vocabulary, "examples: targets", labels.PYTHON_FIX)
     tokenized = epochs.tokenized(inputs, targets, model.vocabulary)
-    for name, texts in (("inputs", inputs), ("targets", targets)):
-        ids = [example[name] for example in tokenized]
+    for name, texts in (("inputs", inputs), ("targets", () if found else targets)):
+        ids = [example[name] for example in tokenized if texts]
         vocabulary_checks.check_unknown(
             f"examples: {name}", texts, ids, model.vocabulary, training=True
         )

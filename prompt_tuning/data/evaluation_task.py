@@ -1,5 +1,6 @@
 """The examples of a task that are answered: as batches, as text, as metrics."""
 
+import collections
 import dataclasses
 import functools
 import logging
@@ -24,6 +25,8 @@ from prompt_tuning.data import (
 WINDOW = 32
 # Of more examples, a sample tells lengths and labels.
 SAMPLED = 20_000
+# The key of inputs without content in a batch; see EvaluationTask.
+NEUTRAL = "neutral_input_tokens"
 
 
 class Window(NamedTuple):
@@ -52,8 +55,8 @@ class EvaluationTask:
       vocabulary: the model's.
       labels: {prompt: labels} that are known from elsewhere than the targets, such as from the
         card of a prompt; None names any other prompt.
-      neutral_text: the input without content, for LabelRanking's calibration: the INPUT_TEMPLATE
-        with empty fields, else "".
+      neutral_text: the input without content, by which label scores are calibrated: its tokens
+        are in each batch, as NEUTRAL. None for no such.
     """
 
     name: str
@@ -62,7 +65,7 @@ class EvaluationTask:
     task: Any
     vocabulary: vocabularies.Vocabulary
     labels: Mapping[str | None, Sequence[str]] = dataclasses.field(default_factory=dict)
-    neutral_text: str = ""
+    neutral_text: str | None = None
 
     def batches(
         self, batch_size: int, soft: soft_tokens.SoftTokens
@@ -102,22 +105,29 @@ class EvaluationTask:
     ) -> Iterator[tuple[Int[np.ndarray, " n"], batching.Batch]]:
         fitted = [self._fitted(example, soft) for example in examples]
         for which in _groups(np.array([len(e["inputs"]) for e in fitted]), batch_size):
-            yield which, buckets.pad([fitted[i] for i in which], batch_size)
+            batch = buckets.pad([fitted[i] for i in which], batch_size)
+            if self.neutral_text is not None:
+                batch[NEUTRAL] = self._neutral_inputs(
+                    [examples[i] for i in which], batch_size, soft
+                )
+            yield which, batch
 
     def _fitted(self, example: Mapping[str, Any], soft: soft_tokens.SoftTokens) -> batching.Example:
         return soft.put_into(self.lengths.trim(example))
 
-    def neutral_inputs(
-        self, examples: Sequence[Mapping[str, Any]], soft: soft_tokens.SoftTokens
-    ) -> Int[np.ndarray, "n S"]:
+    def _neutral_inputs(
+        self, examples: Sequence[Mapping[str, Any]], rows: int, soft: soft_tokens.SoftTokens
+    ) -> Int[np.ndarray, "#B S"]:
         """`neutral_text` with the soft tokens of each example; one row where they are all equal."""
-        rows = [self._neutral_input(example, soft) for example in examples]
-        return np.stack(rows[:1] if all(np.array_equal(row, rows[0]) for row in rows) else rows)
+        ids = np.stack([self._neutral_input(example, soft) for example in examples])
+        if (ids == ids[0]).all():
+            return ids[:1]
+        return np.pad(ids, ((0, rows - len(ids)), (0, 0)))
 
     def _neutral_input(
         self, example: Mapping[str, Any], soft: soft_tokens.SoftTokens
     ) -> Int[np.ndarray, " S"]:
-        ids = np.array([*self.vocabulary.encode(self.neutral_text), batching.EOS_ID], np.int32)
+        ids = np.array([*self.vocabulary.encode(self.neutral_text or ""), batching.EOS_ID])
         if soft.num_tasks and ids[0] != example["inputs"][0]:
             ids = np.insert(ids, 0, example["inputs"][0])  # the sentinel of its task
         return self._fitted({**example, "inputs": ids}, soft)["inputs"]
@@ -174,19 +184,24 @@ class EvaluationTask:
         ]
         if names and unlisted:
             logging.warning(
-                "%s has labels that %s does not have, so %s: %s. Check how they are written.",
-                self.name, setting, consequence, labels.join_labels(unlisted, show=str),
+                "%s has labels that %s does not have, so %s: %s. Add them there, or correct the "
+                "targets.", self.name, setting, consequence,
+                labels.join_labels(unlisted, show=str),
             )  # fmt: skip
 
     @functools.cached_property
     def _labels_of_prompts(self) -> dict[str | None, dict[str, str]]:
         """{prompt: {text that the vocabulary writes: label}}; None for any other prompt."""
+        written = {label: labels.write(label, self.vocabulary) for label in self.target_labels}
+        counts = collections.Counter(written.values())
+        # What several labels are written as is none of them.
+        distinct = [label for label, text in written.items() if counts[text] == 1]
         names = {
-            prompt: labels.written_labels([*self.target_labels, *some], self.vocabulary)
+            prompt: labels.written_labels([*distinct, *some], self.vocabulary)
             for prompt, some in {None: (), **self.labels}.items()
         }
-        pairs = {pair for each in names.values() for pair in each.items()}
-        if different := sorted(f"{name!r} as {text!r}" for text, name in pairs if text != name):
+        changed = {pair for each in names.values() for pair in each.items() if pair[0] != pair[1]}
+        if different := sorted(f"{label!r} as {text!r}" for text, label in changed):
             logging.info(
                 "%s: the vocabulary writes labels differently; predictions are restored to the "
                 "labels: %s", self.name, labels.join_labels(different, show=str),

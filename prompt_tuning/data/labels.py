@@ -112,8 +112,8 @@ def _message(
     lines = [*faults[:MAX_LISTED], f"and {len(faults) - MAX_LISTED} more"]
     listed = "\n  ".join(lines if len(faults) > MAX_LISTED else faults)
     return (
-        f"{setting}: the vocabulary {vocabulary} cannot distinguish these labels:\n  {listed}\n"
-        f"Expected labels with different tokens. {fix}"
+        f"{setting}: the vocabulary {vocabulary} cannot write or distinguish labels:\n  {listed}\n"
+        f"Expected labels with known and different tokens. {fix}"
     )
 
 

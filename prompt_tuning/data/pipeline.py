@@ -352,6 +352,7 @@ def evaluation_tasks(
     in_memory: bool = True,
     known_labels: Mapping[str | None, Sequence[str]] | None = None,
     ranked_labels: Sequence[str] = (),
+    calibrated: bool = False,
 ) -> list[evaluation_task.EvaluationTask]:
     """The tasks of a mixture that have the split, each with its examples in order.
 
@@ -363,6 +364,7 @@ def evaluation_tasks(
         asked for, and lengths must be set.
       known_labels: {prompt: labels} of the cards of prompts; None names the only prompt.
       ranked_labels: LABELS, where they are ranked.
+      calibrated: whether their scores are compared with those without input.
 
     Raises:
       NoSplitError: no task has the split.
@@ -385,7 +387,7 @@ def evaluation_tasks(
         fitted = config.fitted(examples) if in_memory else config
         checked = examples if in_memory else epochs.sample(examples, CHECKED_EXAMPLES)
         check_fit(task.name, checked, fitted)
-        neutral = getattr(config.source, "neutral_text", "")
+        neutral = getattr(config.source, "neutral_text", "") if calibrated else None
         evaluated = evaluation_task.EvaluationTask(
             task.name, examples, fitted.room, task, vocabulary, known, neutral
         )

@@ -45,39 +45,27 @@ class Answerer:
         other._seed = seed
         return other
 
-    def predict(
-        self, params, batch, max_length: int, index: int = 0, neutral_ids: np.ndarray | None = None
-    ) -> tuple[np.ndarray, ...]:
+    def predict(self, params, batch, max_length: int, index: int = 0) -> tuple[np.ndarray, ...]:
         """Tokens [B, N, L] and scores [B, N] of a batch; `index` varies the randomness.
 
-        With a LabelRanking, N labels of L tokens, whatever `max_length` is; `neutral_ids` are
-        those of `neutral_inputs`.
+        With a LabelRanking, N labels of L tokens, whatever `max_length` is.
         """
         rng = jax.random.fold_in(jax.random.key(self._seed), index)
         with partitioning.use(self._loaded.mesh):
-            ids = partitioning.place_batch(batch, self._loaded.mesh)["encoder_input_tokens"]
+            ids = self._place(batch)["encoder_input_tokens"]
             if self._labels is not None:
+                neutral_ids = batch.get(evaluation_task.NEUTRAL)
                 return jax.device_get(self._rank(params, ids, self._labels, neutral_ids))
             return jax.device_get(self._predict(params, ids, max_length, rng))
 
-    def neutral_inputs(
-        self,
-        task: evaluation_task.EvaluationTask,
-        examples: Sequence[Mapping[str, Any]],
-        batch_size: int,
-    ) -> np.ndarray | None:
-        """The inputs without content of a batch's examples, where label scores are calibrated."""
-        if getattr(self._loaded.model.decoder, "normalization", "none") != "calibration":
-            return None
-        ids = task.neutral_inputs(examples, self._loaded.soft_tokens)
-        missing = batch_size - len(ids) if len(ids) > 1 else 0
-        return np.pad(ids, ((0, missing), (0, 0)))
+    def _place(self, batch) -> dict[str, jax.Array]:
+        rows = {name: ids for name, ids in batch.items() if name != evaluation_task.NEUTRAL}
+        return partitioning.place_batch(rows, self._loaded.mesh)
 
     def score(self, params, batch) -> np.ndarray:
         """Log-likelihood [B] of the targets."""
         with partitioning.use(self._loaded.mesh):
-            placed = partitioning.place_batch(batch, self._loaded.mesh)
-            return jax.device_get(self._score(params, placed))
+            return jax.device_get(self._score(params, self._place(batch)))
 
     def losses(
         self, params, task: evaluation_task.EvaluationTask, batch_size: int, count: int
@@ -87,8 +75,7 @@ class Answerer:
         with partitioning.use(self._loaded.mesh):
             batches = task.batches(batch_size, self._loaded.soft_tokens)
             for _, batch in itertools.islice(batches, count):
-                placed = partitioning.place_batch(batch, self._loaded.mesh)
-                sums.append(self._loss(params, placed))
+                sums.append(self._loss(params, self._place(batch)))
         return reporting.mean_losses(jax.device_get(sums))
 
     def answers(
@@ -105,10 +92,7 @@ class Answerer:
         counter = truncation.TruncationCounter()
         for i, (which, batch) in enumerate(task.batches(batch_size, self._loaded.soft_tokens)):
             if task.needs_answers:
-                some = [task.examples[example] for example in which]
-                neutral_ids = self.neutral_inputs(task, some, batch_size)
-                length = task.lengths.targets
-                tokens, of_tokens = self.predict(params, batch, length, i, neutral_ids)
+                tokens, of_tokens = self.predict(params, batch, task.lengths.targets, i)
                 counter.add(tokens[: len(which), 0])
                 for example, row, score in zip(which, tokens, of_tokens, strict=False):
                     texts[example] = task.spell(row[0])
@@ -120,9 +104,13 @@ class Answerer:
         return texts, scores if task.needs_scores else None, {"scores": own_scores}
 
 
-def ranked_labels(model: model_lib.EncoderDecoderModel) -> Sequence[str]:
-    """LABELS, where the decoder ranks labels; else none."""
-    return getattr(model.decoder, "labels", ())
+def ranking_settings(model: model_lib.EncoderDecoderModel) -> dict[str, Any]:
+    """What `pipeline.evaluation_tasks` is to know of a decoder that ranks labels; else nothing."""
+    decoder = model.decoder
+    if not isinstance(decoder, decoding.LabelRanking):
+        return {}
+    calibrated = decoder.normalization == "calibration"
+    return {"ranked_labels": decoder.labels, "calibrated": calibrated}
 
 
 def evaluate_tasks(
@@ -307,11 +295,7 @@ def evaluate(
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     paths_lib.check_places(prompt_paths)
     tasks = pipeline.evaluation_tasks(
-        dataset,
-        vocabulary,
-        num_examples,
-        known_labels=labels,
-        ranked_labels=ranked_labels(model),
+        dataset, vocabulary, num_examples, known_labels=labels, **ranking_settings(model)
     )
     record = _Record(output_dir, dataset.name or tasks[0].name, prompt_paths, config_text)
     if not record.waiting:

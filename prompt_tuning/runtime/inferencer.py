@@ -74,13 +74,15 @@ def infer(
     _ = dataset.room  # raises without lengths: how long are answers?
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     tasks = [
-        dataclasses.replace(task, examples=task.examples[shard_id::num_shards])
+        task
+        if num_shards == 1
+        else dataclasses.replace(task, examples=task.examples[shard_id::num_shards])
         for task in pipeline.evaluation_tasks(
             dataset,
             vocabulary,
             in_memory=False,
             known_labels=labels,
-            ranked_labels=evaluator.ranked_labels(model),
+            **evaluator.ranking_settings(model),
         )
     ]
     if mode == "score":
@@ -171,9 +173,7 @@ def _answer(
                     found = [{"score": float(x)} for x in answerer.score(loaded.params, batch)]
                 else:
                     some = [window.examples[example] for example in which]
-                    neutral_ids = answerer.neutral_inputs(task, some, batch_size)
-                    length = task.lengths.targets
-                    decoded = answerer.predict(loaded.params, batch, length, i, neutral_ids)
+                    decoded = answerer.predict(loaded.params, batch, task.lengths.targets, i)
                     counter.add(decoded[0][: len(which), 0])
                     found = [
                         _prediction(task, *each, mode) for each in zip(some, *decoded, strict=False)

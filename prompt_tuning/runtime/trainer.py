@@ -119,7 +119,11 @@ def train(
     if eval_dataset is not None:
         eval_dataset = dataclasses.replace(eval_dataset, seed=seeds[0])
     tasks = evaluated(
-        eval_dataset, vocabulary, eval_examples, batches.labels, evaluator.ranked_labels(model)
+        eval_dataset,
+        vocabulary,
+        eval_examples,
+        known_labels={None: tuple(batches.labels)},
+        **evaluator.ranking_settings(model),
     )
     _check_labels(batches.labels, train_dataset, tasks, model, vocabulary)
     loaded = loading.result()
@@ -243,23 +247,16 @@ def evaluated(
     dataset: pipeline.DatasetConfig | None,
     vocabulary: vocabularies.Vocabulary,
     limit: int | None = None,
-    labels: Iterable[str] = (),
-    ranked_labels: Sequence[str] = (),
+    **settings: Any,
 ) -> list[evaluation_task.EvaluationTask]:
     """What is evaluated while training: nothing where no task has the split, as in T5X.
 
-    `labels` are those of the training data.
+    See `pipeline.evaluation_tasks`.
     """
     if dataset is None:
         return []
     try:
-        return pipeline.evaluation_tasks(
-            dataset,
-            vocabulary,
-            limit,
-            known_labels={None: tuple(labels)},
-            ranked_labels=ranked_labels,
-        )
+        return pipeline.evaluation_tasks(dataset, vocabulary, limit, **settings)
     except pipeline.NoSplitError as error:
         logging.warning("nothing is evaluated while training: %s", error)
         return []

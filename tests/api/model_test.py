@@ -175,7 +175,9 @@ def test_the_command_calibrates_by_the_template_with_empty_fields(
 
 def test_labels_with_the_same_tokens_are_refused(model, caplog):
     for labels in (("C++", "C#"), ("good", "good ")):
-        with pytest.raises(ValueError, match=r"labels of LabelRanking: .* cannot distinguish"):
+        with pytest.raises(
+            ValueError, match=r"labels of LabelRanking: .* cannot write or distinguish"
+        ):
             model.answers(["she"], decoder=pt.LabelRanking(labels))
     model.score(["she", "she"], ["C++", "C#"])
     assert "targets: the vocabulary" in caplog.text and "the same tokens" in caplog.text

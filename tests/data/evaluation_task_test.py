@@ -262,6 +262,13 @@ def test_labels_that_the_vocabulary_cannot_write_are_restored(vocabulary, count,
     assert ("and 32 more" in message) == (count == 40)
 
 
+def test_labels_that_are_written_alike_are_not_guessed(vocabulary):
+    """Of a registered task: of a file they are refused."""
+    task = with_texts(vocabulary, ["not_good", "not-good"])
+    ids = vocabulary.encode("not_good")
+    assert task.spell(np.array(ids)) == vocabulary.decode(ids)
+
+
 def test_free_text_is_not_restored(vocabulary):
     texts = [f"the_{'abcdefghij'[i % 10]}{'klm'[i // 10]}" for i in range(30)]
     task = with_texts(vocabulary, texts)
@@ -286,7 +293,7 @@ def test_labels_that_are_not_listed_are_reported(vocabulary, caplog):
     [message] = caplog.messages
     assert message == (
         "films has labels that LABELS does not have, so they are never predicted: 'bad' "
-        "(2 examples). Check how they are written."
+        "(2 examples). Add them there, or correct the targets."
     )
     task.warn_of_unlisted_labels(["good", "bad", "dull"], "LABELS", "")
     task.warn_of_unlisted_labels([], "LABELS", "")
@@ -297,12 +304,22 @@ def test_a_neutral_input_has_the_soft_tokens_of_its_example(vocabulary):
     task = make_task(vocabulary, ["film a", "film b"])
     task.neutral_text = "she saw : "
     text = [*vocabulary.encode("she saw :"), 1]
-    assert task.neutral_inputs(task.examples, SOFT).tolist() == [[300, 301, *text]]
+    assert neutral_inputs(task, SOFT) == [[300, 301, *text]]
     named = dataclasses.replace(SOFT, names=("a", "b"))
-    examples = [{**e, "prompt": name} for e, name in zip(task.examples, "ab", strict=True)]
-    found = task.neutral_inputs(examples, named).tolist()
-    assert found == [[300, 301, *text], [302, 303, *text]]
+    for example, name in zip(task.examples, "ab", strict=True):
+        example["prompt"] = name
+    zeros = [0] * (len(text) + 2)
+    assert neutral_inputs(task, named) == [[300, 301, *text], [302, 303, *text], zeros]
     last = vocabulary.size - 1
     several = dataclasses.replace(SOFT, num_tasks=2, vocabulary_size=vocabulary.size)
-    examples = [{**e, "inputs": np.array([last - 1, 5, 1])} for e in task.examples]
-    assert task.neutral_inputs(examples, several).tolist() == [[302, 303, *text]]
+    for example in task.examples:
+        example["inputs"] = np.array([last - 1, 5, 1])
+    assert neutral_inputs(task, several) == [[302, 303, *text]]
+    task.neutral_text = None
+    assert evaluation_task.NEUTRAL not in next(task.batches(3, several))[1]
+
+
+def neutral_inputs(task, soft):
+    """Those of a batch of three rows."""
+    [(_, batch)] = task.batches(3, soft)
+    return batch[evaluation_task.NEUTRAL].tolist()
