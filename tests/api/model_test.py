@@ -133,9 +133,9 @@ def test_nothing_is_answered_with_nothing(model, prompts):
 
 def test_a_label_is_told_as_it_was_given(model):
     """The tiny vocabulary has no capital letters."""
-    assert model.vocabulary.decode(model.vocabulary.encode("BAD")) != "BAD"
-    ranking = pt.LabelRanking(("good", "BAD"))
-    assert {each.text for each in model.answers(["she"], decoder=ranking)[0]} == {"good", "BAD"}
+    assert model.vocabulary.decode(model.vocabulary.encode("Bad")) != "Bad"
+    ranking = pt.LabelRanking(("good", "Bad"))
+    assert {each.text for each in model.answers(["she"], decoder=ranking)[0]} == {"good", "Bad"}
 
 
 @pytest.mark.parametrize("normalization", ["length", "calibration"])
@@ -330,7 +330,8 @@ def test_no_tensorflow_is_needed_and_nothing_is_shown(tiny):
 import sys, prompt_tuning as pt
 model = pt.load_model(sys.argv[1])
 prompt = pt.tune(model, [("she liked it", "good")] * 4, length=4, steps=2, batch_size=2)
-model.generate(["she"], prompt), model.score(["she"], ["good"], prompt)
+ranking = pt.LabelRanking(("good", "bad"))
+model.generate(["she"], prompt, decoder=ranking), model.score(["she"], ["good"], prompt)
 print(sorted({"tensorflow", "seqio", "gin"} & set(sys.modules)))
 """
     assert run(program, tiny.checkpoint) == "[]\n"
