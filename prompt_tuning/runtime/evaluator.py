@@ -100,7 +100,8 @@ class Answerer:
             if task.needs_scores:
                 for example, score in zip(which, self.score(params, batch), strict=False):
                     scores[example] = float(score)
-        counter.report(task.name, task.lengths.targets)
+        longest = max(len(example["targets"]) for example in task.examples)
+        counter.report(task.name, task.lengths.targets, longest_target=longest)
         return texts, scores if task.needs_scores else None, {"scores": own_scores}
 
 

@@ -21,17 +21,21 @@ class TruncationCounter:
         self.total += len(tokens)
         self.truncated += int(np.sum(~np.any(tokens == decoding.EOS_ID, axis=-1)))
 
-    def report(self, name: str, max_length: int, setting: str = SETTING) -> None:
+    def report(
+        self, name: str, max_length: int, setting: str = SETTING, longest_target: int = 0
+    ) -> None:
         """Logs how many predictions are cut off, if any.
 
         Args:
           name: of the task.
           max_length: tokens of a prediction at most.
           setting: of that length.
+          longest_target: tokens of the longest target; 0 where there are no targets.
         """
+        known = f" (the longest target has {longest_target})" if longest_target else ""
         if self.truncated:
             logging.warning(
                 "%s: %d of %d predictions are cut off: they reach the maximum length, %s = %d "
-                "tokens, without an end token. Increase it if longer predictions are expected.",
-                name, self.truncated, self.total, setting, max_length,
+                "tokens, without an end token. Increase it if longer predictions are expected%s.",
+                name, self.truncated, self.total, setting, max_length, known,
             )  # fmt: skip

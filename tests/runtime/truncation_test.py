@@ -15,7 +15,8 @@ def test_predictions_without_an_end_token_are_counted(caplog):
         "TASK_FEATURE_LENGTHS['targets'] = 3 tokens, without an end token. Increase it if longer "
         "predictions are expected."
     ]
-    counter.report("texts", 3, "max_length")
+    counter.report("texts", 3, "max_length", longest_target=2)
+    assert "are expected (the longest target has 2)." in caplog.messages[-1]
     assert "max_length = 3 tokens" in caplog.messages[-1]
 
 
