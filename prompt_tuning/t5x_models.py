@@ -22,10 +22,10 @@ from jaxtyping import Array, Float, Int
 from prompt_tuning import optimizers
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import base_model, huggingface
-from prompt_tuning.data import pipeline, vocabularies
+from prompt_tuning.data import labels, pipeline, vocabularies
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import counts, evaluator, run, state
+from prompt_tuning.runtime import counts, run, state
 
 Tree = Mapping[str, Any]
 PROMPT = (".*/prompt/.*",)
@@ -126,8 +126,9 @@ class Model:
         """The best decode of each row, and {"scores": [B]}."""
         ids, decoder = batch["encoder_input_tokens"], self.model.decoder
         if isinstance(decoder, decoding.LabelRanking):
-            labels = evaluator.label_ids(decoder.labels, self.vocabulary)
-            tokens, scores = self.model.rank_labels(params, ids, labels)
+            rows = labels.label_ids(decoder.labels, self.vocabulary)
+            neutral = self._soft.empty_input() if decoder.normalization == "calibration" else None
+            tokens, scores = self.model.rank_labels(params, ids, rows, neutral)
         else:
             length = batch["decoder_input_tokens"].shape[1]
             tokens, scores = self.model.predict(params, ids, length, rng)

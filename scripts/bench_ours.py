@@ -24,7 +24,7 @@ from orbax import checkpoint as orbax
 from prompt_tuning import assets, optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import base_model, huggingface, leaves, t5x, train_state
-from prompt_tuning.data import batching, evaluation_task, pipeline, vocabularies
+from prompt_tuning.data import assembly, batching, evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import module
@@ -166,7 +166,7 @@ def file(
     config = pipeline.DatasetConfig(None, lengths, "train", batch, pack=mode == "packed")
     # Chosen once, as a run does before its first step: not in the time.
     known = read_examples(words, path, examples)
-    assemble = pipeline.assembler(config, soft, known)
+    assemble = assembly.make_assembler(config, soft, known)
     if mode == "padded":
 
         def assemble(some):

@@ -22,11 +22,12 @@ from jax.sharding import PartitionSpec
 
 from prompt_tuning import optimizers, params, t5x_models
 from prompt_tuning.checkpoints import base_model, prompt_files
+from prompt_tuning.data import labels as labels_lib
 from prompt_tuning.data import sources
 from prompt_tuning.models import decoder_only_model, decoding
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.prompts import initializers, module
-from prompt_tuning.runtime import evaluator, exporter, state
+from prompt_tuning.runtime import exporter, state
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "testdata" / "t5x.json").read_text())
 
@@ -289,7 +290,7 @@ def test_labels_are_ranked(tiny, batch):
     ranking = dataclasses.replace(tiny.model, decoder=decoder)
     model = t5x_models.Model(ranking, tiny.vocabulary)
     weights, ids = random_weights(model), batch["encoder_input_tokens"]
-    labels = evaluator.label_ids(decoder.labels, tiny.vocabulary)
+    labels = labels_lib.label_ids(decoder.labels, tiny.vocabulary)
     tokens, scores = jax.jit(ranking.rank_labels)(weights, ids, labels)
     found, aux = jax.jit(model.predict_batch_with_aux)(weights, batch)
     np.testing.assert_array_equal(found, tokens[:, 0])

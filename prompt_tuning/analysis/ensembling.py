@@ -13,11 +13,14 @@ from prompt_tuning import partitioning
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import evaluator, reporting, state
+from prompt_tuning.runtime import evaluator, reporting, state, truncation
 
 
 class Answer(NamedTuple):
-    """What one prompt says of one example: texts with their log-likelihoods, the best first."""
+    """What one prompt says of one example: texts with their scores, the best first.
+
+    A score is the log-likelihood, of a LabelRanking as its normalization changes it.
+    """
 
     likelihoods: Mapping[str, float]
     target_score: float | None
@@ -46,9 +49,11 @@ def answers(
         task, examples=[{**example, "prompt": name} for example in task.examples for name in names]
     )
     found: list[list[Answer]] = [[None] * len(names) for _ in task.examples]
-    batches = spread.batches(batch_size * len(names), loaded.soft_tokens)
-    for number, (which, batch) in enumerate(batches):
-        decodes, scores = answerer.predict(loaded.params, batch, task.lengths.targets, number)
+    rows, length = batch_size * len(names), task.lengths.targets
+    counter = truncation.TruncationCounter()
+    for number, (which, batch) in enumerate(spread.batches(rows, loaded.soft_tokens)):
+        decodes, scores = answerer.predict(loaded.params, batch, length, number)
+        counter.add(decodes[: len(which), 0])
         of_targets = answerer.score(loaded.params, batch) if task.needs_scores else None
         for i, row in enumerate(which.tolist()):
             texts = [task.spell(decode) for decode in decodes[i]]
@@ -57,6 +62,7 @@ def answers(
                 likelihoods.setdefault(text, score)
             target_score = None if of_targets is None else float(of_targets[i])
             found[row // len(names)][row % len(names)] = Answer(likelihoods, target_score)
+    counter.report(task.name, length)
     return found
 
 
@@ -87,6 +93,7 @@ def ensemble(
     prompt_initializer: state.Start,
     dataset: pipeline.DatasetConfig,
     output_dir: str,
+    labels: Mapping[str | None, Sequence[str]] | None = None,
     num_examples: int | None = None,
     num_partitions: int = 1,
     config_text: str = "",
@@ -104,6 +111,7 @@ def ensemble(
       prompt_initializer: reads the prompts into one table.
       dataset: what to answer; `batch_size` examples at once, each with all prompts.
       output_dir: EVAL_OUTPUT_DIR.
+      labels: of the prompts' cards; see `prompt_files.labels`.
       num_examples: examples of each task; None for all.
       num_partitions: devices that share one copy of the weights.
       config_text: the settings, written to config.gin.
@@ -120,7 +128,13 @@ def ensemble(
         )
     mesh = partitioning.make_mesh(num_partitions)
     partitioning.check_batch_size(dataset.batch_size * len(names), mesh)
-    tasks = pipeline.evaluation_tasks(dataset, vocabulary, num_examples)
+    tasks = pipeline.evaluation_tasks(
+        dataset,
+        vocabulary,
+        num_examples,
+        known_labels={None: [label for some in (labels or {}).values() for label in some]},
+        **evaluator.ranking_settings(model),
+    )
     loaded = state.load_model(
         model,
         vocabulary,

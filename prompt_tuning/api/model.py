@@ -8,19 +8,27 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from prompt_tuning import annotations, assets, partitioning
 from prompt_tuning import texts as texts_lib
 from prompt_tuning.api import arguments
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.checkpoints import base_model
-from prompt_tuning.data import batching, bucketing, epochs, evaluation_task, vocabularies
+from prompt_tuning.data import (
+    batching,
+    bucketing,
+    epochs,
+    evaluation_task,
+    labels,
+    vocabularies,
+    vocabulary_checks,
+)
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as network
 from prompt_tuning.prompts import module
-from prompt_tuning.runtime import evaluator, state
+from prompt_tuning.runtime import evaluator, state, truncation
 
 # Programs, and tables of prompts on the devices, that a model keeps.
 KEPT = 32
@@ -46,7 +54,10 @@ PREDICTION_NAMES = {
 
 
 class Answer(NamedTuple):
-    """A text, and by what its decoder ranks it: log p(text | input); beams have a length penalty."""
+    """A text, and by what its decoder ranks it.
+
+    That is log p(text | input); of beams with a length penalty, of a LabelRanking normalized.
+    """
 
     text: str
     score: float
@@ -150,6 +161,9 @@ class Model:
     ) -> list[str]:
         """The best answer to each text, in the order of `texts`.
 
+        An answer that is a label of the decoder, or of the prompt's card, is written as there. A
+        warning says how many answers are cut off at `max_length`.
+
         Args:
           texts: the inputs, of any length: any iterable of `str`, such as a list, a generator, an
             array, or a column of a pandas or pyarrow table.
@@ -165,9 +179,8 @@ class Model:
           TypeError: an argument of another type, or an element of `texts` that is not a `str`.
           ValueError: a value out of range, or prompts that do not fit.
         """
-        found = self.answers(
-            texts, prompt, max_length=max_length, decoder=decoder, batch_size=batch_size, seed=seed
-        )
+        found, tokens = self._decode(texts, prompt, max_length, decoder, batch_size, seed)
+        _report_truncation([ids[:1] for ids in tokens], max_length)
         return [best.text for best, *_ in found]
 
     @arguments.checked(PREDICTION_NAMES)
@@ -185,24 +198,36 @@ class Model:
 
         Arguments and errors are those of `generate`.
         """
-        decoder = decoder or decoding.Greedy()
+        found, tokens = self._decode(texts, prompt, max_length, decoder, batch_size, seed)
+        _report_truncation(tokens, max_length)
+        return found
+
+    def _decode(
+        self,
+        texts: Iterable[str],
+        prompt: prompt_lib.Prompts,
+        max_length: int,
+        decoder: Decoder | None,
+        batch_size: int,
+        seed: int,
+    ) -> tuple[list[list[Answer]], list[Int[np.ndarray, "N L"]]]:
+        """What `answers` returns, and the tokens of each text's answers."""
         texts = texts_lib.to_strings("texts", texts)
+        decoder = decoder or decoding.Greedy()
+        listed = getattr(decoder, "labels", ())
+        labels.check_labels(listed, self.vocabulary, "labels of LabelRanking", labels.PYTHON_FIX)
         loaded, task = self._task(texts, prompt, decoder=decoder)
-        answerer, spelled = self._answerer(loaded.model, seed), {}
-        if isinstance(decoder, decoding.LabelRanking):
-            # A label that the vocabulary writes otherwise is the label.
-            spelled = {self.vocabulary.decode(self.vocabulary.encode(x)): x for x in decoder.labels}
+        answerer = self._answerer(loaded.model, seed)
         found: list[list[Answer]] = [[] for _ in texts]
-        batches = task.batches(self._rows(len(texts), batch_size), loaded.soft_tokens)
-        for number, (which, batch) in enumerate(batches):
+        tokens: list[np.ndarray] = []
+        rows = self._rows(len(texts), batch_size)
+        for number, (which, batch) in enumerate(task.batches(rows, loaded.soft_tokens)):
             decodes, scores = answerer.predict(loaded.params, batch, max_length, number)
             for row, ids, of_ids in zip(which.tolist(), decodes, scores, strict=False):
-                own = [self.vocabulary.decode(each) for each in ids]
-                found[row] = [
-                    Answer(spelled.get(text, text), score)
-                    for text, score in zip(own, of_ids.tolist(), strict=True)
-                ]
-        return found
+                texts_of_row = [task.spell(each, task.examples[row]["prompt"]) for each in ids]
+                found[row] = list(map(Answer, texts_of_row, of_ids.tolist()))
+                tokens.append(ids)
+        return found, tokens
 
     @arguments.checked(PREDICTION_NAMES)
     def score(
@@ -233,6 +258,7 @@ class Model:
                 "each text"
             )
         loaded, task = self._task(texts, prompt, targets)
+        labels.warn_of_labels(task.target_labels, self.vocabulary, "targets", labels.PYTHON_FIX)
         answerer = self._answerer(loaded.model, 0)
         found = np.zeros(len(texts), np.float32)
         batches = task.batches(self._rows(len(texts), batch_size), loaded.soft_tokens)
@@ -250,6 +276,9 @@ class Model:
         """The model with these prompts, and the texts as what it answers."""
         prompts, names = prompt_lib.distinct(prompt, len(texts))
         examples = epochs.tokenized(texts, targets or [""] * len(texts), self.vocabulary)
+        for name, feature, some in (("texts", "inputs", texts), ("targets", "targets", targets)):
+            ids = [example[feature] for example in examples]
+            vocabulary_checks.check_unknown(name, some or (), ids, self.vocabulary)
         named = [{**e, "prompt": str(name)} for e, name in zip(examples, names, strict=True)]
         length = len(prompts[0]) if prompts else 0
         # Few lengths of rows: a program is compiled for each.
@@ -259,7 +288,14 @@ class Model:
         }
         room = batching.Lengths.from_features(longest)
         loaded = self._with_prompts(prompts, decoder or decoding.Greedy())
-        return loaded, evaluation_task.EvaluationTask("texts", named, room, None, self.vocabulary)
+        listed = getattr(decoder, "labels", ())
+        known: dict[str | None, Sequence[str]] = {None: listed}
+        known |= {str(i): [*listed, *each.labels] for i, each in enumerate(prompts)}
+        is_calibrated = getattr(decoder, "normalization", "none") == "calibration"
+        neutral = "" if is_calibrated else None
+        return loaded, evaluation_task.EvaluationTask(
+            "texts", named, room, None, self.vocabulary, known, neutral
+        )
 
     def _rows(self, count: int, batch_size: int) -> int:
         """Of a batch: few where the texts are few, in powers of 2."""
@@ -286,3 +322,10 @@ class Model:
 
     def _make_answerer(self, model: network.EncoderDecoderModel, seed: int) -> evaluator.Answerer:
         return evaluator.Answerer(dataclasses.replace(self._loaded, model=model), seed)
+
+
+def _report_truncation(tokens: Iterable[Int[np.ndarray, "N L"]], max_length: int) -> None:
+    counter = truncation.TruncationCounter()
+    for ids in tokens:
+        counter.add(ids)
+    counter.report("texts", max_length, "max_length")

@@ -55,6 +55,11 @@ class Prompt:
         told = self.card.get("place", "prefix")
         return tuple(told) if isinstance(told, list) else told
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the examples that it was tuned on; () of free text."""
+        return tuple(self.card.get("labels") or ())
+
     @arguments.checked()
     def save(self, path: epath.PathLike) -> None:
         """Writes `<name>.npy` and its card `<name>.json`, which the commands read too."""

@@ -14,7 +14,7 @@ from prompt_tuning.api import arguments
 from prompt_tuning.api import model as model_lib
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.checkpoints import prompt_files
-from prompt_tuning.data import epochs, pipeline
+from prompt_tuning.data import epochs, labels, pipeline, vocabulary_checks
 from prompt_tuning.prompts import initializers, module
 from prompt_tuning.runtime import nan_guard, state, tuner
 
@@ -103,11 +103,20 @@ def tune(
     if start_step is None:
         start_step = STEP_OF_PUBLIC_MODELS if base.step is None else base.step
     base = dataclasses.replace(base, model=network, step=start_step)
+    found = labels.find_labels(targets)
+    labels.check_labels(found, model.vocabulary, "examples: targets", labels.PYTHON_FIX)
+    tokenized = epochs.tokenized(inputs, targets, model.vocabulary)
+    for name, column in (("inputs", inputs), ("targets", () if found else targets)):
+        ids = [example[name] for example in tokenized if column]
+        vocabulary_checks.check_unknown(
+            f"examples: {name}", column, ids, model.vocabulary, training=True
+        )
     with _folder(model_dir) as folder:
         file = tuner.tune(
             state.with_added(base, start, seed),
-            epochs.tokenized(inputs, targets, model.vocabulary),
+            tokenized,
             dataset,
+            labels=tuple(found),
             steps=steps,
             learning_rate=learning_rate,
             model_dir=folder,

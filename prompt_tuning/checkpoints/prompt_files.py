@@ -8,7 +8,7 @@ A folder that PEFT wrote a prompt to is read in place of a file.
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -278,6 +278,12 @@ def place(path: PromptFile) -> str | tuple[int, ...]:
     return tuple(told) if isinstance(told, list) else told
 
 
+def labels(path: PromptFile) -> dict[str | None, Sequence[str]]:
+    """{name: the labels that a prompt was trained with, by its card}; None names a single prompt."""
+    paths = path if isinstance(path, Mapping) else {None: path}
+    return {name: tuple(read_card(each).get("labels") or ()) for name, each in paths.items()}
+
+
 def base_model_digest(path: epath.PathLike) -> str | None:
     """Digest of the model that a prompt file was trained with; None where no card says it.
 
@@ -326,6 +332,7 @@ CARD = {
     "step": _is_size,
     "place": _is_place,
     "base_model_digest": lambda value: isinstance(value, str),
+    "labels": lambda value: isinstance(value, list) and all(isinstance(x, str) for x in value),
 }
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import logging
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from prompt_tuning.data import (
     batching,
     bucketing,
     epochs,
+    labels,
     postprocessors,
     soft_tokens,
     vocabularies,
@@ -22,10 +23,10 @@ from prompt_tuning.data import (
 
 # Batches whose examples are sorted by length; answers are in order again after each window.
 WINDOW = 32
-# Targets that are no more than these are labels.
-LABELS_AT_MOST = 20
 # Of more examples, a sample tells lengths and labels.
 SAMPLED = 20_000
+# The key of inputs without content in a batch; see EvaluationTask.
+NEUTRAL = "neutral_input_tokens"
 
 
 class Window(NamedTuple):
@@ -52,6 +53,10 @@ class EvaluationTask:
       lengths: the room for an example.
       task: the seqio task.
       vocabulary: the model's.
+      labels: {prompt: labels} that are known from elsewhere than the targets, such as from the
+        card of a prompt; None names any other prompt.
+      neutral_text: the input without content, by which label scores are calibrated: its tokens
+        are in each batch, as NEUTRAL. None for no such.
     """
 
     name: str
@@ -59,6 +64,8 @@ class EvaluationTask:
     lengths: batching.Lengths
     task: Any
     vocabulary: vocabularies.Vocabulary
+    labels: Mapping[str | None, Sequence[str]] = dataclasses.field(default_factory=dict)
+    neutral_text: str | None = None
 
     def batches(
         self, batch_size: int, soft: soft_tokens.SoftTokens
@@ -98,10 +105,32 @@ class EvaluationTask:
     ) -> Iterator[tuple[Int[np.ndarray, " n"], batching.Batch]]:
         fitted = [self._fitted(example, soft) for example in examples]
         for which in _groups(np.array([len(e["inputs"]) for e in fitted]), batch_size):
-            yield which, buckets.pad([fitted[i] for i in which], batch_size)
+            batch = buckets.pad([fitted[i] for i in which], batch_size)
+            if self.neutral_text is not None:
+                batch[NEUTRAL] = self._neutral_inputs(
+                    [examples[i] for i in which], batch_size, soft
+                )
+            yield which, batch
 
     def _fitted(self, example: Mapping[str, Any], soft: soft_tokens.SoftTokens) -> batching.Example:
         return soft.put_into(self.lengths.trim(example))
+
+    def _neutral_inputs(
+        self, examples: Sequence[Mapping[str, Any]], rows: int, soft: soft_tokens.SoftTokens
+    ) -> Int[np.ndarray, "#B S"]:
+        """`neutral_text` with the soft tokens of each example; one row where they are all equal."""
+        ids = np.stack([self._neutral_input(example, soft) for example in examples])
+        if (ids == ids[0]).all():
+            return ids[:1]
+        return np.pad(ids, ((0, rows - len(ids)), (0, 0)))
+
+    def _neutral_input(
+        self, example: Mapping[str, Any], soft: soft_tokens.SoftTokens
+    ) -> Int[np.ndarray, " S"]:
+        ids = np.array([*self.vocabulary.encode(self.neutral_text or ""), batching.EOS_ID])
+        if soft.num_tasks and ids[0] != example["inputs"][0]:
+            ids = np.insert(ids, 0, example["inputs"][0])  # the sentinel of its task
+        return self._fitted({**example, "inputs": ids}, soft)["inputs"]
 
     @property
     def needs_scores(self) -> bool:
@@ -122,32 +151,62 @@ class EvaluationTask:
             return self.vocabulary.decode(example[feature])
         return value.decode() if isinstance(value, bytes) else str(value)
 
-    def spell(self, ids: Int[np.ndarray, " L"]) -> str:
-        """The text of a decode; a label that the vocabulary can write only otherwise is the label."""
+    def spell(self, ids: Int[np.ndarray, " L"], prompt: str | bytes | None = None) -> str:
+        """The text of a decode; what the vocabulary writes for a label is that label.
+
+        Args:
+          ids: of the decode.
+          prompt: the name of the example's prompt, where there are several.
+        """
         text = self.vocabulary.decode(ids)
-        return self._labels_of.get(text, text)
+        names = self._labels_of_prompts
+        prompt = prompt.decode() if isinstance(prompt, bytes) else prompt
+        return names.get(prompt, names[None]).get(text, text)
 
     @functools.cached_property
-    def _labels_of(self) -> dict[str, str]:
-        """What the vocabulary makes of labels -> the labels, where it is not the same.
-
-        T5's reads as it writes; one of lower case, or without "_", would have no right answer.
-        """
+    def target_labels(self) -> dict[str, int]:
+        """{label: examples} of the targets, of a sample of many; {} where they are free text."""
         some = epochs.sample(self.examples, SAMPLED)
-        ids = {self.text(example, "targets"): example["targets"] for example in some}
-        if len(ids) > LABELS_AT_MOST:
-            return {}
-        spelled = {label: self.vocabulary.decode(of) for label, of in ids.items()}
-        times = collections.Counter(spelled.values())
-        different = {
-            text: label for label, text in spelled.items() if text != label and times[text] == 1
-        }
-        if different:
+        return labels.find_labels(self.text(example, "targets") for example in some)
+
+    def warn_of_unlisted_labels(
+        self, listed: Iterable[str], setting: str, consequence: str
+    ) -> None:
+        """Logs the labels of the targets that are not among `listed`, the labels of a setting.
+
+        Labels that the vocabulary writes alike are equal. Nothing where `listed` is empty.
+        """
+        names = labels.written_labels(listed, self.vocabulary)
+        unlisted = [
+            f"{label!r} ({count} examples)"
+            for label, count in self.target_labels.items()
+            if labels.write(label, self.vocabulary) not in names
+        ]
+        if names and unlisted:
             logging.warning(
-                "%s: the vocabulary cannot write these labels, what it makes of them is taken for "
-                "them: %s", self.name, different,
+                "%s has labels that %s does not have, so %s: %s. Add them there, or correct the "
+                "targets.", self.name, setting, consequence,
+                labels.join_labels(unlisted, show=str),
             )  # fmt: skip
-        return different
+
+    @functools.cached_property
+    def _labels_of_prompts(self) -> dict[str | None, dict[str, str]]:
+        """{prompt: {text that the vocabulary writes: label}}; None for any other prompt."""
+        written = {label: labels.write(label, self.vocabulary) for label in self.target_labels}
+        counts = collections.Counter(written.values())
+        # What several labels are written as is none of them.
+        distinct = [label for label, text in written.items() if counts[text] == 1]
+        names = {
+            prompt: labels.written_labels([*distinct, *some], self.vocabulary)
+            for prompt, some in {None: (), **self.labels}.items()
+        }
+        changed = {pair for each in names.values() for pair in each.items() if pair[0] != pair[1]}
+        if different := sorted(f"{label!r} as {text!r}" for text, label in changed):
+            logging.info(
+                "%s: the vocabulary writes labels differently; predictions are restored to the "
+                "labels: %s", self.name, labels.join_labels(different, show=str),
+            )  # fmt: skip
+        return names
 
     def metrics(
         self,

@@ -3,6 +3,7 @@
 Every row is checked before anything else runs, and read again when it is its turn.
 """
 
+import functools
 import gzip
 import io
 import json
@@ -229,7 +230,7 @@ def file_task(path: str, *, split: str, vocabulary, **settings: Any):
         source=in_memory.InMemory({split: examples}),
         preprocessors=steps,
         output_features=features.features(vocabulary),
-        postprocess_fn=postprocessors.strip,
+        postprocess_fn=functools.partial(postprocessors.as_written, vocabulary=vocabulary),
         metric_fns=[metrics.accuracy],
         # The source shuffles the whole.
         shuffle_buffer_size=None,

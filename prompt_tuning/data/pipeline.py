@@ -4,28 +4,27 @@ Numpy batches are the border of TensorFlow and seqio, which this module imports 
 when a dataset is opened.
 """
 
+import collections
 import copy
 import dataclasses
 import inspect
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
 from prompt_tuning import annotations
 from prompt_tuning.data import (
+    assembly,
     batching,
-    bucketing,
     epochs,
     evaluation_task,
+    labels,
     lazy,
-    packing,
     soft_tokens,
     tensorflow_import,
     truncation,
     vocabularies,
+    vocabulary_checks,
 )
 
 CHECKED_EXAMPLES = 2000
@@ -80,6 +79,11 @@ class DatasetConfig:
     def name(self) -> str | None:
         """Of the registered task or mixture; None where files are read."""
         return self.mixture_or_task_name or getattr(self.source, "name", None)
+
+    @property
+    def file(self) -> str | None:
+        """The setting and path of the file that is read; None of other sources."""
+        return getattr(self.source, "file_of", lambda split: None)(self.split)
 
     @property
     def room(self) -> batching.Lengths:
@@ -211,9 +215,9 @@ def check_fit(name: str, examples: Sequence[batching.Example], config: DatasetCo
     room = config.room
     sizes = {key: [len(example[key]) for example in examples] for key in ("inputs", "targets")}
     cut_targets = sum(size > room.targets for size in sizes["targets"])
-    distinct = len({tuple(example["targets"]) for example in examples})
-    # Targets that recur are labels; one that is cut can be neither learned nor answered.
-    if cut_targets and distinct <= min(evaluation_task.LABELS_AT_MOST, len(examples) // 2):
+    counts = collections.Counter(tuple(example["targets"]) for example in examples)
+    # A label that is cut can be neither learned nor predicted.
+    if cut_targets and labels.are_labels(counts) and len(counts) <= len(examples) // 2:
         raise ValueError(
             f"{cut_targets} of the first {len(examples)} labels of {name} are longer than "
             f"TASK_FEATURE_LENGTHS['targets'] = {room.targets} tokens; "
@@ -223,40 +227,13 @@ def check_fit(name: str, examples: Sequence[batching.Example], config: DatasetCo
         truncation.warn_of_cuts(name, key, sizes[key], limit, config.source)
 
 
-def assembler(
-    config: DatasetConfig,
-    soft: soft_tokens.SoftTokens,
-    sample: Sequence[batching.Example],
-    row_multiple: int = 1,
-) -> Callable[[Sequence[batching.Example]], batching.Batch]:
-    """Makes training batches of few shapes, which are chosen from the lengths of a sample.
-
-    Args:
-      config: how long examples may be, how many make a batch, whether they share rows.
-      soft: to put into each input.
-      sample: a fair one: of a file that is sorted by length, rows are chosen badly.
-      row_multiple: what the rows of a packed batch are a multiple of.
-    """
-    size, room = config.batch_size, (config.room.inputs + len(soft), config.room.targets)
-
-    def fitted(examples: Sequence[batching.Example]) -> list[batching.Example]:
-        return [soft.put_into(config.room.trim(example)) for example in examples]
-
-    sizes = np.array([(len(e["inputs"]), len(e["targets"])) for e in fitted(sample)])
-    if config.pack:
-        packer = packing.Packing.choose(sizes, size, room, row_multiple)
-        return lambda examples: packer.pack(fitted(examples))
-    longest = bucketing.draw_batches(sizes[:, 0], size).max(axis=1)
-    buckets = bucketing.Bucketing.choose(longest, room)
-    lengths = ", ".join(map(str, buckets.inputs))
-    logging.info("padding: %d examples in %d rows of %s positions", size, size, lengths)
-    return lambda examples: buckets.pad(fitted(examples), size)
-
-
 class TrainBatches(epochs.Batches):
     """The batches of a task or mixture.
 
     Every epoch is a shuffled pass with a seed of its own; a mixture is one endless epoch.
+
+    Attributes:
+      labels: {label: count} of a file's targets, of a sample of other tasks; {} of free text.
     """
 
     def __init__(
@@ -275,8 +252,8 @@ class TrainBatches(epochs.Batches):
           row_multiple: what the rows of a packed batch are a multiple of.
 
         Raises:
-          ValueError: no such task or split, no example, labels that do not fit, or an input
-            that does not tell its task where it must.
+          ValueError: no such task or split, no example, labels that do not fit or that the
+            vocabulary cannot distinguish, or an input that does not tell its task where it must.
         """
         _ = config.room  # raises where there are no lengths
         provider, tasks = _open(config, vocabulary)
@@ -289,9 +266,14 @@ class TrainBatches(epochs.Batches):
             dataset = _read(config, provider, tasks, shuffle=config.shuffle, seed=seed + number)
             return dataset.skip(skip).prefetch(4 * config.batch_size).as_numpy_iterator()
 
+        self.labels: dict[str, int] = {}
         if own := _own_examples(provider, config, vocabulary):
             examples = epochs.sample(own, CHECKED_EXAMPLES)
             check_fit(provider.name, examples, config)
+            self.labels = labels.find_file_labels(provider.source.examples[config.split])
+            vocabulary_checks.check_examples(
+                provider.name, examples, self.labels, vocabulary, file=config.file, training=True
+            )
             # A small model learns faster than texts are tokenised: few are tokenised once.
             kept = own if len(own) > len(examples) else examples
             epoch = epochs.shuffled(kept) if config.shuffle else epochs.in_order(kept)
@@ -299,9 +281,15 @@ class TrainBatches(epochs.Batches):
             for task in tasks:
                 examples = sample(task, [task])
                 check_fit(task.name, examples, config)
+                texts = vocabulary_checks.read_texts(examples, "targets")
+                counts = labels.find_labels(texts)
+                vocabulary_checks.check_examples(
+                    task.name, examples, counts, vocabulary, file=None, training=True
+                )
+                self.labels |= counts
             if provider is not tasks[0]:  # a mixture, at its rates
                 examples = sample(provider, tasks)
-        assemble = assembler(config, soft, examples, row_multiple)
+        assemble = assembly.make_assembler(config, soft, examples, row_multiple)
         super().__init__(provider.name, epoch, assemble, config.batch_size, config.seed)
 
 
@@ -327,7 +315,7 @@ def example_batches(
     config = config.fitted(examples)
     sample = epochs.sample(examples, CHECKED_EXAMPLES)
     check_fit(name, sample, config)
-    assemble = assembler(config, soft, sample, row_multiple)
+    assemble = assembly.make_assembler(config, soft, sample, row_multiple)
     epoch = epochs.shuffled(examples)
     return epochs.Batches(name, epoch, assemble, config.batch_size, config.seed)
 
@@ -338,6 +326,9 @@ def evaluation_tasks(
     limit: int | None = None,
     *,
     in_memory: bool = True,
+    known_labels: Mapping[str | None, Sequence[str]] | None = None,
+    ranked_labels: Sequence[str] = (),
+    calibrated: bool = False,
 ) -> list[evaluation_task.EvaluationTask]:
     """The tasks of a mixture that have the split, each with its examples in order.
 
@@ -347,9 +338,19 @@ def evaluation_tasks(
       limit: examples to keep of each task; None for all.
       in_memory: whether examples are kept, as metrics want all of them; else they are read when
         asked for, and lengths must be set.
+      known_labels: {prompt: labels} of the cards of prompts; None names the only prompt.
+      ranked_labels: LABELS, where they are ranked.
+      calibrated: whether their scores are compared with those without input.
 
-    Raises NoSplitError where no task has the split.
+    Raises:
+      NoSplitError: no task has the split.
+      ValueError: no example, or labels that the vocabulary cannot distinguish.
     """
+    mapped = tuple((getattr(config.source, "label_map", None) or {}).values())
+    labels.check_labels(ranked_labels, vocabulary, "LABELS")
+    labels.check_labels(mapped, vocabulary, "LABEL_MAP")
+    cards = {None: (), **(known_labels or {})}
+    known = {name: [*ranked_labels, *mapped, *some] for name, some in cards.items()}
     opened = []
     for task in _open(config, vocabulary)[1]:
         examples = _own_examples(task, config, vocabulary)
@@ -360,10 +361,15 @@ def evaluation_tasks(
         elif in_memory:
             examples = list(examples[:limit])
         fitted = config.fitted(examples) if in_memory else config
-        check_fit(
-            task.name, examples if in_memory else epochs.sample(examples, CHECKED_EXAMPLES), fitted
+        checked = examples if in_memory else epochs.sample(examples, CHECKED_EXAMPLES)
+        check_fit(task.name, checked, fitted)
+        neutral = getattr(config.source, "neutral_text", "") if calibrated else None
+        evaluated = evaluation_task.EvaluationTask(
+            task.name, examples, fitted.room, task, vocabulary, known, neutral
         )
-        opened.append(
-            evaluation_task.EvaluationTask(task.name, examples, fitted.room, task, vocabulary)
+        vocabulary_checks.check_examples(
+            task.name, checked, evaluated.target_labels, vocabulary, file=config.file
         )
+        evaluated.warn_of_unlisted_labels(ranked_labels, "LABELS", "they are never predicted")
+        opened.append(evaluated)
     return opened

@@ -17,6 +17,18 @@ def strip(text: str, **_example) -> str:
     return text.strip()
 
 
+def as_written(text: str, vocabulary: Any, **_example) -> str:
+    """The text as a vocabulary writes it, without white space around it.
+
+    So a prediction equals a target that the vocabulary cannot write exactly, such as capitals of
+    an uncased one. `vocabulary` encodes and decodes, as seqio's.
+    """
+    # Twice: an unknown token decodes to " ⁇ ", which is encoded otherwise than the unknown text.
+    for _ in range(2):
+        text = vocabulary.decode(vocabulary.encode(text))
+    return text.strip()
+
+
 def class_id(text: str, names: Sequence[str], **_example) -> int:
     """The number of a label; INVALID for a text that is none."""
     text = text.strip()

@@ -79,6 +79,10 @@ class SoftTokens:
             filled = np.insert(inputs, np.minimum(np.array(self.place, int), end), ids)
         return {**example, "inputs": filled.astype(np.int32, copy=False)}
 
+    def empty_input(self) -> Int[np.ndarray, "1 S"]:
+        """The empty text with its soft tokens, of a single prompt. Raises as `put_into`."""
+        return self.put_into({"inputs": np.array([batching.EOS_ID], np.int32)})["inputs"][None]
+
     def _named(self, example: batching.Example) -> int:
         name = example.get("prompt")
         name = name.decode() if isinstance(name, bytes) else name

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import pkgutil
 import re
+import string
 from collections.abc import Mapping, Sequence
 
 from prompt_tuning.data import tensorflow_import, vocabularies
@@ -76,6 +77,18 @@ class TaskSource:
             "INFER_FILE": self.infer_file,
         }
         return {setting: file for setting, file in files.items() if file}
+
+    def file_of(self, split: str) -> str | None:
+        """The setting and path of the file that a split is read from; None of a registered task."""
+        setting = SPLIT_SETTINGS.get(split, "")
+        return f"{setting} {self.files[setting]}" if setting in self.files else None
+
+    @property
+    def neutral_text(self) -> str:
+        """The INPUT_TEMPLATE of files with empty fields: an input without content."""
+        if not self.files:
+            return ""
+        return "".join(literal for literal, *_ in string.Formatter().parse(self.input_template))
 
     def open(self, vocabulary: vocabularies.Vocabulary, split: str):
         """The seqio task or mixture, tokenising with `vocabulary`.

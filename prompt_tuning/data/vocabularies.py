@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import sentencepiece
 from etils import epath
@@ -153,11 +153,6 @@ class ByteVocabulary:
 
 
 Vocabulary = SentencePiece | ByteVocabulary
-
-
-def label_ids(labels: Sequence[str], vocabulary: Vocabulary) -> list[list[int]]:
-    """The ids of each label, with its end token."""
-    return [[*vocabulary.encode(label), EOS_ID] for label in labels]
 
 
 def _check_fits(vocabulary: Vocabulary, rows: int, settings: str) -> None:

@@ -89,16 +89,16 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
             rngs=None if dropout_rng is None else {"dropout": dropout_rng},
         )
 
-    def rank_labels(
-        self, params: model.Params, ids: Int[Array, "B S"], labels: Int[Array, "N L"]
-    ) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
-        """Scores each of N labels for each row, whose inputs are read once.
-
-        See EncoderDecoderModel.rank_labels.
-        """
+    def _label_logits(
+        self,
+        params: model.Params,
+        ids: Int[Array, "B S"],
+        labels: Int[Array, "N L"],
+        dropout_rng: Array | None = None,
+    ) -> Float[Array, "B N L V"]:
+        del dropout_rng  # of a LABEL_LOSS, which this model has not
         module = self.module
-        logits = module.apply({"params": params}, ids, labels, method=module.continuations)
-        return model.best_first(labels, logits)
+        return module.apply({"params": params}, ids, labels, method=module.continuations)
 
     def predict(
         self,

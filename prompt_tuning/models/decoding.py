@@ -20,6 +20,7 @@ from prompt_tuning import annotations, texts
 
 PAD_ID, EOS_ID = 0, 1
 NEVER = -1e7
+NORMALIZATIONS = ("none", "length", "calibration")
 
 Cache = list[dict]
 Step = Callable[[Array, Array, Cache, Array], tuple[Array, Cache]]
@@ -247,16 +248,36 @@ class LabelRanking:
     For classification: `EncoderDecoderModel.rank_labels` scores all of them in one pass,
     and no answer is anything but a label.
 
+    A label's score is log p(label | input), the sum over its tokens and its end token, changed
+    by `normalization`:
+
+    * "none": no change, as T5 ranks classes. A longer label has more factors below 1, so a
+      short label wins where the model is not trained to write labels.
+    * "length": divided by the number of tokens, the end token among them: the mean
+      log-likelihood per token.
+    * "calibration": minus log p(label | input without content), with the same prompt: the
+      pointwise mutual information of label and input. It also removes a preference for frequent
+      words. The input without content is INPUT_TEMPLATE with empty fields where files are read,
+      else the empty text. (Holtzman et al., 2021, "Surface Form Competition", domain-conditional
+      PMI; Zhao et al., 2021, "Calibrate Before Use", divide by the same probability.)
+
     Attributes:
       labels: texts to choose from.
+      normalization: one of NORMALIZATIONS.
     """
 
     labels: tuple[str, ...]
+    normalization: str = "none"
 
     def __post_init__(self):
         labels = texts.to_strings("labels", self.labels)
         if len(set(labels)) != len(labels) or len(labels) < 2:
             raise ValueError(f"labels={labels!r}; expected two or more texts, each once")
+        if self.normalization not in NORMALIZATIONS:
+            raise ValueError(
+                f"LABEL_NORMALIZATION (normalization of LabelRanking) is {self.normalization!r}; "
+                f"expected one of {', '.join(NORMALIZATIONS)}"
+            )
         object.__setattr__(self, "labels", tuple(labels))
 
 

@@ -204,7 +204,11 @@ class EncoderDecoderModel:
         return -jnp.sum(losses_BL * batch["decoder_loss_weights"].astype(jnp.float32), axis=-1)
 
     def rank_labels(
-        self, params: Params, ids: Int[Array, "B S"], labels: Int[Array, "N L"]
+        self,
+        params: Params,
+        ids: Int[Array, "B S"],
+        labels: Int[Array, "N L"],
+        neutral_ids: Int[Array, "#B K"] | None = None,
     ) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
         """Scores each of N labels for each row, with one pass of encoder and decoder.
 
@@ -212,11 +216,21 @@ class EncoderDecoderModel:
           params: all parameters.
           ids: of the inputs.
           labels: target ids, filled up with 0.
+          neutral_ids: inputs without content, of each row or of all, for a LabelRanking with
+            normalization "calibration".
 
         Returns:
-          the labels and log p(label | input) of each row, best first: as `predict`.
+          the labels and their scores for each row, best first: as `predict`. A score is
+          log p(label | input), normalized as the LabelRanking says.
         """
-        return best_first(labels, self._label_logits(params, ids, labels))
+        scores_BN = label_scores(labels, self._label_logits(params, ids, labels))
+        normalization = getattr(self.decoder, "normalization", "none")
+        if normalization == "length":
+            scores_BN = scores_BN / jnp.sum(jnp.asarray(labels) > 0, axis=-1).astype(jnp.float32)
+        elif normalization == "calibration":
+            scores_BN -= label_scores(labels, self._label_logits(params, neutral_ids, labels))
+        order_BN = jnp.argsort(-scores_BN, axis=-1)
+        return jnp.asarray(labels)[order_BN], jnp.take_along_axis(scores_BN, order_BN, axis=-1)
 
     def _label_logits(
         self,
@@ -261,16 +275,11 @@ class EncoderDecoderModel:
         return self.decoder(start(encoded), step, ids, max_length, rng)
 
 
-def best_first(
-    labels: Int[Array, "N L"], logits: Float[Array, "B N L V"]
-) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
-    """Labels and their log probabilities by the logits of each row, sorted by the latter."""
-    rows, count, length, _ = logits.shape
-    targets = jnp.broadcast_to(labels, (rows, count, length))
+def label_scores(labels: Int[Array, "N L"], logits: Float[Array, "B N L V"]) -> Float[Array, "B N"]:
+    """The log probability of each label by its logits, summed over its tokens."""
+    targets = jnp.broadcast_to(labels, logits.shape[:3])
     losses_BNL, _ = losses.cross_entropy(logits, targets)
-    scores_BN = -jnp.sum(jnp.where(targets > 0, losses_BNL, 0.0), axis=-1)
-    order_BN = jnp.argsort(-scores_BN, axis=-1)
-    return jnp.asarray(labels)[order_BN], jnp.take_along_axis(scores_BN, order_BN, axis=-1)
+    return -jnp.sum(jnp.where(targets > 0, losses_BNL, 0.0), axis=-1)
 
 
 def _shift(targets: Int[Array, "N L"]) -> Int[Array, "N L"]:

@@ -89,8 +89,15 @@ class ClassLabels:
                 f"set PROMPT_LENGTH to at least {len(self.labels)}"
             )
         prompt = SampledVocabulary(self.population)(rng, length, embedding, encode)
+        labels_of: dict[tuple[int, ...], str] = {}
         for row, label in enumerate(self.labels):
-            pieces = jnp.asarray(encode(label), jnp.int32)
+            ids = tuple(encode(label))
+            if labels_of.setdefault(ids, label) != label:
+                raise ValueError(
+                    f"CLASS_LABELS has {labels_of[ids]!r} and {label!r}, which have the same tokens in "
+                    "the vocabulary; expected labels with different tokens. Use other words"
+                )
+            pieces = jnp.asarray(ids, jnp.int32)
             if not pieces.size:
                 raise ValueError(f"label {label!r} of CLASS_LABELS has no piece in the vocabulary")
             mean = jnp.mean(jnp.take(embedding, pieces, axis=0).astype(jnp.float32), axis=0)

@@ -15,9 +15,10 @@ from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import prompt_files, whole
 from prompt_tuning.checkpoints import prompt_paths as paths_lib
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
+from prompt_tuning.data import labels as labels_lib
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import counts, majority, reporting, state
+from prompt_tuning.runtime import counts, majority, reporting, state, truncation
 
 
 class Answerer:
@@ -35,7 +36,7 @@ class Answerer:
         self._loss = jax.jit(lambda params, batch: model.loss(params, batch)[1], **everywhere)
         self._labels = None
         if isinstance(model.decoder, decoding.LabelRanking):
-            self._labels = label_ids(model.decoder.labels, loaded.vocabulary)
+            self._labels = labels_lib.label_ids(model.decoder.labels, loaded.vocabulary)
 
     def with_seed(self, seed: int) -> "Answerer":
         """The same with other randomness; nothing is compiled again."""
@@ -50,16 +51,20 @@ class Answerer:
         """
         rng = jax.random.fold_in(jax.random.key(self._seed), index)
         with partitioning.use(self._loaded.mesh):
-            ids = partitioning.place_batch(batch, self._loaded.mesh)["encoder_input_tokens"]
+            ids = self._place(batch)["encoder_input_tokens"]
             if self._labels is not None:
-                return jax.device_get(self._rank(params, ids, self._labels))
+                neutral_ids = batch.get(evaluation_task.NEUTRAL)
+                return jax.device_get(self._rank(params, ids, self._labels, neutral_ids))
             return jax.device_get(self._predict(params, ids, max_length, rng))
+
+    def _place(self, batch) -> dict[str, jax.Array]:
+        rows = {name: ids for name, ids in batch.items() if name != evaluation_task.NEUTRAL}
+        return partitioning.place_batch(rows, self._loaded.mesh)
 
     def score(self, params, batch) -> np.ndarray:
         """Log-likelihood [B] of the targets."""
         with partitioning.use(self._loaded.mesh):
-            placed = partitioning.place_batch(batch, self._loaded.mesh)
-            return jax.device_get(self._score(params, placed))
+            return jax.device_get(self._score(params, self._place(batch)))
 
     def losses(
         self, params, task: evaluation_task.EvaluationTask, batch_size: int, count: int
@@ -69,8 +74,7 @@ class Answerer:
         with partitioning.use(self._loaded.mesh):
             batches = task.batches(batch_size, self._loaded.soft_tokens)
             for _, batch in itertools.islice(batches, count):
-                placed = partitioning.place_batch(batch, self._loaded.mesh)
-                sums.append(self._loss(params, placed))
+                sums.append(self._loss(params, self._place(batch)))
         return reporting.mean_losses(jax.device_get(sums))
 
     def answers(
@@ -84,25 +88,29 @@ class Answerer:
         texts = [""] * len(task.examples)
         scores = [0.0] * len(task.examples)
         own_scores = [0.0] * len(task.examples)
+        counter = truncation.TruncationCounter()
         for i, (which, batch) in enumerate(task.batches(batch_size, self._loaded.soft_tokens)):
             if task.needs_answers:
                 tokens, of_tokens = self.predict(params, batch, task.lengths.targets, i)
+                counter.add(tokens[: len(which), 0])
                 for example, row, score in zip(which, tokens, of_tokens, strict=False):
                     texts[example] = task.spell(row[0])
                     own_scores[example] = float(score[0])
             if task.needs_scores:
                 for example, score in zip(which, self.score(params, batch), strict=False):
                     scores[example] = float(score)
+        longest = max(len(example["targets"]) for example in task.examples)
+        counter.report(task.name, task.lengths.targets, longest_target=longest)
         return texts, scores if task.needs_scores else None, {"scores": own_scores}
 
 
-def label_ids(labels: Sequence[str], vocabulary: vocabularies.Vocabulary) -> np.ndarray:
-    """Ids [N, L] of labels and their end tokens, filled up with 0."""
-    rows = vocabularies.label_ids(labels, vocabulary)
-    ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = row
-    return ids
+def ranking_settings(model: model_lib.EncoderDecoderModel) -> dict[str, Any]:
+    """What `pipeline.evaluation_tasks` is to know of a decoder that ranks labels; else nothing."""
+    decoder = model.decoder
+    if not isinstance(decoder, decoding.LabelRanking):
+        return {}
+    calibrated = decoder.normalization == "calibration"
+    return {"ranked_labels": decoder.labels, "calibrated": calibrated}
 
 
 def evaluate_tasks(
@@ -245,6 +253,7 @@ def evaluate(
     dataset: pipeline.DatasetConfig,
     output_dir: str,
     prompt_paths: Sequence[str] = (),
+    labels: Mapping[str | None, Sequence[str]] | None = None,
     num_examples: int | None = None,
     written_examples: int | None = None,
     num_partitions: int = 1,
@@ -265,6 +274,7 @@ def evaluate(
       dataset: what to answer.
       output_dir: EVAL_OUTPUT_DIR.
       prompt_paths: what PROMPT_FILE names, by step; of one place in an input.
+      labels: of the prompt's card; see `prompt_files.labels`.
       num_examples: examples of each task; None for all.
       written_examples: answers of each task to write; None for all.
       num_partitions: devices that share one copy of the weights.
@@ -278,7 +288,9 @@ def evaluate(
     counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     paths_lib.check_places(prompt_paths)
-    tasks = pipeline.evaluation_tasks(dataset, vocabulary, num_examples)
+    tasks = pipeline.evaluation_tasks(
+        dataset, vocabulary, num_examples, known_labels=labels, **ranking_settings(model)
+    )
     majority.warn_of_single_label(tasks)
     record = _Record(output_dir, dataset.name or tasks[0].name, prompt_paths, config_text)
     if not record.waiting:

@@ -15,7 +15,7 @@ from etils import epath
 from prompt_tuning import partitioning
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import counts, evaluator, reporting, state
+from prompt_tuning.runtime import counts, evaluator, reporting, state, truncation
 
 MODES = ("predict", "predict_with_aux", "score")
 
@@ -28,6 +28,7 @@ def infer(
     prompt_initializer: state.Start | None,
     dataset: pipeline.DatasetConfig,
     output_dir: str,
+    labels: Mapping[str | None, Sequence[str]] | None = None,
     mode: str = "predict",
     num_shards: int = 1,
     shard_id: int = 0,
@@ -51,6 +52,7 @@ def infer(
       prompt_initializer: reads the prompt; None of a model without.
       dataset: what to answer.
       output_dir: INFER_OUTPUT_DIR.
+      labels: of the prompts' cards; see `prompt_files.labels`.
       mode: MODE, one of MODES.
       num_shards: NUM_SHARDS, commands that answer a part each.
       shard_id: SHARD_ID, which part this one answers: every NUM_SHARDS-th example from it.
@@ -72,8 +74,16 @@ def infer(
     _ = dataset.room  # raises without lengths: how long are answers?
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     tasks = [
-        dataclasses.replace(task, examples=task.examples[shard_id::num_shards])
-        for task in pipeline.evaluation_tasks(dataset, vocabulary, in_memory=False)
+        task
+        if num_shards == 1
+        else dataclasses.replace(task, examples=task.examples[shard_id::num_shards])
+        for task in pipeline.evaluation_tasks(
+            dataset,
+            vocabulary,
+            in_memory=False,
+            known_labels=labels,
+            **evaluator.ranking_settings(model),
+        )
     ]
     if mode == "score":
         _check_targets(tasks, dataset)
@@ -154,6 +164,7 @@ def _answer(
     partial, total = _partial(path), len(task.examples)
     # Whole windows only: a batch's randomness belongs to its number.
     written = _keep_whole(partial, evaluation_task.WINDOW * batch_size)
+    counter = truncation.TruncationCounter()
     with partial.open("ab") as out, reporting.progress(total, written, "rows") as bar:
         for window in task.windows(batch_size, loaded.soft_tokens, written):
             answers: list[str] = [""] * len(window.examples)
@@ -161,8 +172,12 @@ def _answer(
                 if mode == "score":
                     found = [{"score": float(x)} for x in answerer.score(loaded.params, batch)]
                 else:
+                    some = [window.examples[example] for example in which]
                     decoded = answerer.predict(loaded.params, batch, task.lengths.targets, i)
-                    found = [_prediction(task, *each, mode) for each in zip(*decoded, strict=True)]
+                    counter.add(decoded[0][: len(which), 0])
+                    found = [
+                        _prediction(task, *each, mode) for each in zip(some, *decoded, strict=False)
+                    ]
                 for example, answer in zip(which.tolist(), found, strict=False):
                     inputs = _inputs(task, window.examples[example])
                     answers[example] = json.dumps({"inputs": inputs, **answer}) + "\n"
@@ -172,6 +187,7 @@ def _answer(
         if os.path.isfile(partial):  # What has the final name is on the disk before.
             os.fsync(out.fileno())
     partial.replace(path)
+    counter.report(task.name, task.lengths.targets)
     logging.info("%d answers: %s", total, path)
 
 
@@ -199,9 +215,13 @@ def _inputs(task: evaluation_task.EvaluationTask, example: Mapping[str, Any]) ->
 
 
 def _prediction(
-    task: evaluation_task.EvaluationTask, ids: np.ndarray, scores: np.ndarray, mode: str
+    task: evaluation_task.EvaluationTask,
+    example: Mapping[str, Any],
+    ids: np.ndarray,
+    scores: np.ndarray,
+    mode: str,
 ) -> dict[str, Any]:
-    texts = [task.spell(decode) for decode in ids]
+    texts = [task.spell(decode, example.get("prompt")) for decode in ids]
     if mode == "predict":
         return {"prediction": texts[0]}
     rounded = [round(float(score), 4) for score in scores]

@@ -119,9 +119,13 @@ class Run:
         trainable: Sequence[str],
         optimizer: OptimizerFactory,
         task: str,
+        labels: Sequence[str] = (),
     ):
-        """Splits the parameters and makes the first state; see `resume`."""
-        self.loaded, self.schedule, self.task = loaded, schedule, task
+        """Splits the parameters and makes the first state; see `resume`.
+
+        `labels` are the task's, for the prompt's card.
+        """
+        self.loaded, self.schedule, self.task, self.labels = loaded, schedule, task, labels
         self.model_dir = epath.Path(model_dir)
         self.first_step = schedule.first_step(loaded.step)
         self.optimizer = optimizers.for_trainable(
@@ -313,6 +317,7 @@ class Run:
             base_model=self.loaded.checkpoint,
             base_model_digest=self.loaded.digest,
             task=self.task,
+            labels=list(self.labels),
             step=self.step,
             # Those of an earlier step are not this prompt's.
             metrics=self.metrics if self.evaluated_step == self.step else {},
@@ -362,7 +367,7 @@ def save_added(
       name: of the file.
       leaves: {path: values}.
       model: that they are of.
-      **told: for the card: base_model, base_model_digest, task, step, metrics.
+      **told: for the card: base_model, base_model_digest, task, labels, step, metrics.
     """
     if not leaves:
         return

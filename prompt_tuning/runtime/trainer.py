@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import base_model, huggingface
 from prompt_tuning.data import epochs, evaluation_task, pipeline, vocabularies
+from prompt_tuning.data import labels as labels_lib
 from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.runtime import (
@@ -118,8 +119,15 @@ def train(
     batches = pipeline.TrainBatches(train_dataset, vocabulary, soft, rows)
     if eval_dataset is not None:
         eval_dataset = dataclasses.replace(eval_dataset, seed=seeds[0])
-    tasks = evaluated(eval_dataset, vocabulary, eval_examples)
+    tasks = evaluated(
+        eval_dataset,
+        vocabulary,
+        eval_examples,
+        known_labels={None: tuple(batches.labels)},
+        **evaluator.ranking_settings(model),
+    )
     majority.warn_of_single_label(tasks)
+    _check_labels(batches.labels, train_dataset, tasks, model, vocabulary)
     loaded = loading.result()
     answerer = evaluator.Answerer(loaded, seeds[0])
 
@@ -128,7 +136,13 @@ def train(
         if own != seeds[0]:
             start = state.with_added(loaded, prompt_initializer, own)
         run = run_lib.Run(
-            start, schedule, folder, trainable=trainable, optimizer=optimizer, task=batches.name
+            start,
+            schedule,
+            folder,
+            trainable=trainable,
+            optimizer=optimizer,
+            task=batches.name,
+            labels=tuple(batches.labels),
         )
         run.resume()
         _check_trained(run, vocabulary, several=not isinstance(seed, int))
@@ -238,15 +252,45 @@ def evaluated(
     dataset: pipeline.DatasetConfig | None,
     vocabulary: vocabularies.Vocabulary,
     limit: int | None = None,
+    **settings: Any,
 ) -> list[evaluation_task.EvaluationTask]:
-    """What is evaluated while training: nothing where no task has the split, as in T5X."""
+    """What is evaluated while training: nothing where no task has the split, as in T5X.
+
+    See `pipeline.evaluation_tasks`.
+    """
     if dataset is None:
         return []
     try:
-        return pipeline.evaluation_tasks(dataset, vocabulary, limit)
+        return pipeline.evaluation_tasks(dataset, vocabulary, limit, **settings)
     except pipeline.NoSplitError as error:
         logging.warning("nothing is evaluated while training: %s", error)
         return []
+
+
+def _check_labels(
+    labels: Iterable[str],
+    dataset: pipeline.DatasetConfig,
+    tasks: Sequence[evaluation_task.EvaluationTask],
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.Vocabulary,
+) -> None:
+    """Compares the labels of the training data with LABELS and with those of the tasks.
+
+    Raises:
+      ValueError: LABEL_LOSS cannot score a label of the training data.
+    """
+    listed = set(() if model.label_loss is None else model.label_loss.labels)
+    of_labels = {label: (*vocabulary.encode(label), vocabularies.EOS_ID) for label in labels}
+    unlisted = [label for label, ids in of_labels.items() if listed and ids not in listed]
+    if unlisted:
+        raise ValueError(
+            f"{dataset.file or 'the training data'} has labels that LABELS does not have: "
+            f"{labels_lib.join_labels(unlisted)}; expected LABELS to name every target, as LABEL_LOSS "
+            "scores no other. Add them to LABELS, or correct the targets"
+        )
+    if dataset.file:  # Of other tasks only a sample is read.
+        for task in tasks:
+            task.warn_of_unlisted_labels(labels, dataset.file, "the prompt does not learn them")
 
 
 def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.Schedule) -> None:

@@ -24,6 +24,7 @@ def tune(
     examples: Sequence[batching.Example],
     dataset: pipeline.DatasetConfig,
     *,
+    labels: Sequence[str] = (),
     steps: int,
     learning_rate: float,
     model_dir: epath.PathLike,
@@ -34,6 +35,7 @@ def tune(
       loaded: a model with its prompt; the optimizer counts from its step.
       examples: ids, with their end tokens.
       dataset: how they are put into batches; its source and split are not read.
+      labels: of the examples, for the prompt's card.
       steps: of training.
       learning_rate: constant.
       model_dir: gets what `prompt-tuning train` writes but evaluations.
@@ -55,6 +57,7 @@ def tune(
                 optimizers.adafactor, learning_rate, weight_decay_rate=WEIGHT_DECAY_RATE
             ),
             task=batches.name,
+            labels=labels,
         )
         run.resume()
         settings = f"# prompt_tuning.tune: {steps} steps of {learning_rate:g} from {first}\n"

@@ -133,9 +133,89 @@ def test_nothing_is_answered_with_nothing(model, prompts):
 
 def test_a_label_is_told_as_it_was_given(model):
     """The tiny vocabulary has no capital letters."""
-    assert model.vocabulary.decode(model.vocabulary.encode("BAD")) != "BAD"
-    ranking = pt.LabelRanking(("good", "BAD"))
-    assert {each.text for each in model.answers(["she"], decoder=ranking)[0]} == {"good", "BAD"}
+    assert model.vocabulary.decode(model.vocabulary.encode("Bad")) != "Bad"
+    ranking = pt.LabelRanking(("good", "Bad"))
+    assert {each.text for each in model.answers(["she"], decoder=ranking)[0]} == {"good", "Bad"}
+
+
+@pytest.mark.parametrize("normalization", ["length", "calibration"])
+def test_normalized_scores_follow_from_log_likelihoods(model, texts, prompts, normalization):
+    """Of prompts that differ in a batch too; without input means the empty text."""
+    listed = ("bad", "a long story")
+    some = [prompts[i % 2] for i in range(len(texts))]
+    ranking = pt.LabelRanking(listed, normalization=normalization)
+    found = model.answers(texts, some, decoder=ranking, batch_size=8)
+    for label in listed:
+        targets = [label] * len(texts)
+        expected = model.score(texts, targets, some)
+        if normalization == "length":
+            expected /= len(model.vocabulary.encode(label)) + 1
+        else:
+            expected -= model.score([""] * len(texts), targets, some)
+        scores = [{each.text: each.score for each in answers}[label] for answers in found]
+        np.testing.assert_allclose(scores, expected, atol=2e-4)
+    assert all(answers[0].score >= answers[1].score for answers in found)
+
+
+def test_the_command_calibrates_by_the_template_with_empty_fields(
+    tiny_job, model, texts, prompts, tmp_path
+):
+    prompts[0].save(tmp_path / "prompt.npy")
+    settings = {"LABELS": ["bad", "a long story"], "LABEL_NORMALIZATION": "calibration"}
+    settings |= {"PROMPT_FILE": tmp_path / "prompt.npy", "INFER_OUTPUT_DIR": tmp_path}
+    settings |= {"INPUT_TEMPLATE": "story : {text}", "MODE": "predict_with_aux", "BATCH_SIZE": 8}
+    files = ["decoding/labels.gin", "runs/infer.gin"]
+    (path,) = cli.run(tiny_job.command("infer", *files, **settings))
+    for line, text in zip(pathlib.Path(path).read_text().splitlines(), texts, strict=True):
+        aux = json.loads(line)["aux"]
+        for label, score in zip(aux["predictions"], aux["prediction_scores"], strict=True):
+            pair = model.score([f"story : {text}", "story :"], [label] * 2, prompts[0])
+            np.testing.assert_allclose(score, pair[0] - pair[1], atol=5e-4)
+
+
+def test_labels_with_the_same_tokens_are_refused(model, caplog):
+    for labels in (("C++", "C#"), ("good", "good ")):
+        with pytest.raises(
+            ValueError, match=r"labels of LabelRanking: .* cannot write or distinguish"
+        ):
+            model.answers(["she"], decoder=pt.LabelRanking(labels))
+    model.score(["she", "she"], ["C++", "C#"])
+    assert "targets: the vocabulary" in caplog.text and "the same tokens" in caplog.text
+
+
+def test_labels_of_the_prompt_are_restored(model, texts, prompts, monkeypatch):
+    """Each text has those of its own prompt."""
+    ids = np.array([[*model.vocabulary.encode("BAD"), 1]])
+
+    def predict(answerer, params, batch, max_length, *_):
+        count = len(batch["encoder_input_tokens"])
+        return np.tile(ids, (count, 1, 1)), np.zeros((count, 1))
+
+    monkeypatch.setattr(evaluator.Answerer, "predict", predict)
+    some = [make_prompt(0, labels=["BAD", "good"]), make_prompt(1, labels=["B AD"]), prompts[0]]
+    some[1] = make_prompt(1, labels=["FAD"])  # written alike
+    written = model.vocabulary.decode(ids[0])
+    assert model.generate(texts[:3], some) == ["BAD", "FAD", written]
+    assert model.generate(texts[:1]) == [written]
+
+
+def test_answers_that_are_cut_off_are_reported(model, texts, prompts, caplog):
+    model.generate(texts[:3], prompts[0], max_length=1)
+    told = "texts: 3 of 3 predictions are cut off: they reach the maximum length, max_length = 1"
+    assert told in caplog.text
+    caplog.clear()
+    model.answers(texts[:3], prompts[0], max_length=1, decoder=pt.BeamSearch(2))
+    assert "of 6 predictions are cut off" in caplog.text
+    caplog.clear()
+    model.generate(texts[:3], prompts[0], max_length=1, decoder=pt.LabelRanking(LABELS))
+    assert "cut off" not in caplog.text
+
+
+def test_unknown_text_is_reported(model, caplog):
+    model.generate(["\u4eca\u5929", "\u7535\u5f71"])
+    assert (
+        "texts: " in caplog.text and "the predictions of such inputs are arbitrary" in caplog.text
+    )
 
 
 def test_a_prompt_of_another_model_is_told(model, texts, caplog):
@@ -258,7 +338,8 @@ def test_no_tensorflow_is_needed_and_nothing_is_shown(tiny):
 import sys, prompt_tuning as pt
 model = pt.load_model(sys.argv[1])
 prompt = pt.tune(model, [("she liked it", "good")] * 4, length=4, steps=2, batch_size=2)
-model.generate(["she"], prompt), model.score(["she"], ["good"], prompt)
+ranking = pt.LabelRanking(("good", "bad"))
+model.generate(["she"], prompt, decoder=ranking), model.score(["she"], ["good"], prompt)
 print(sorted({"tensorflow", "seqio", "gin"} & set(sys.modules)))
 """
     assert run(program, tiny.checkpoint) == "[]\n"

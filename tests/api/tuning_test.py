@@ -85,6 +85,25 @@ def test_a_prompt_starts_from_labels_or_from_another_prompt(model, tiny):
     assert found.place == "suffix"
 
 
+def test_labels_are_kept_in_the_card(model):
+    assert pt.tune(model, PAIRS, **FEW).labels == ("good", "bad")
+    free = [(f"she {i}", f"a film {i}") for i in range(30)]
+    assert pt.tune(model, free, **FEW | {"steps": 1}).labels == ()
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([("a", "C++"), ("b", "C#")], r"examples: targets: .* cannot write or distinguish"),
+        ([("a", "good"), ("b", "\u4e2d")], "'\u4e2d' has no known token\\n.*Use other words"),
+        ([("\u4eca\u5929", "good"), ("\u7535\u5f71", "bad")], "examples: inputs: .* unknown"),
+    ],
+)
+def test_what_the_vocabulary_cannot_write_is_refused(model, examples, message):
+    with pytest.raises(ValueError, match=message):
+        pt.tune(model, examples, **FEW)
+
+
 def test_a_run_that_is_kept_goes_on(model, tmp_path):
     whole = pt.tune(model, PAIRS, **FEW, model_dir=tmp_path / "whole")
     pt.tune(model, PAIRS, **FEW | {"steps": 2}, model_dir=tmp_path / "parts")

@@ -1,5 +1,6 @@
 """Examples in batches of like length, and what is made of answers."""
 
+import dataclasses
 import functools
 import itertools
 import types
@@ -233,33 +234,92 @@ def test_text_that_was_not_kept_is_spelt_from_its_ids(vocabulary):
     assert task.text(example | {"inputs_pretokenized": b"Film A"}, "inputs") == "Film A"
 
 
-def test_labels_that_the_vocabulary_cannot_write_are_read_back(vocabulary, caplog):
-    """It has no "_": an answer that is all that it can write is right; others stay as they are."""
-    labels = ("not_good", "good")
-    task = make_task(vocabulary, ["a", "b"], targets=labels)
-    for example, label in zip(task.examples, labels, strict=True):
+def with_texts(vocabulary, targets):
+    task = make_task(vocabulary, ["film"] * len(targets), targets=targets)
+    for example, label in zip(task.examples, targets, strict=True):
         example["targets_pretokenized"] = label.encode()
-    written = vocabulary.decode(vocabulary.encode("not_good"))
-    assert written != "not_good"
-    assert task.spell(np.array([*vocabulary.encode("not_good"), 1, 0])) == "not_good"
-    assert task.spell(np.array(vocabulary.encode("good"))) == "good"
+    return task
+
+
+def encoded(vocabulary, text):
+    return np.array([*vocabulary.encode(text), 1, 0])
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_labels_that_the_vocabulary_cannot_write_are_restored(vocabulary, count, caplog):
+    """It has no "_": any number of labels is restored; other text stays as it is."""
+    caplog.set_level("INFO")
+    words = ("film", "story", "song", "park", "town", "long", "dull")
+    labels = [f"{one}_{other}" for one in words for other in words][:count]
+    task = with_texts(vocabulary, [*labels, "good"] * 2)
+    written = vocabulary.decode(vocabulary.encode(labels[-1]))
+    assert written != labels[-1]
+    for label in (*labels, "good"):
+        assert task.spell(encoded(vocabulary, label)) == label
     assert task.spell(np.array(vocabulary.encode("bad film"))) == "bad film"
-    assert "cannot write these labels" in caplog.text and written in caplog.text
+    [message] = caplog.messages
+    assert "predictions are restored to the labels" in message and "'film_film' as" in message
+    assert ("and 32 more" in message) == (count == 40)
 
 
 def test_labels_that_are_written_alike_are_not_guessed(vocabulary):
-    task = make_task(vocabulary, ["a", "b"], targets=("not_good", "not-good"))
-    for example, label in zip(task.examples, ("not_good", "not-good"), strict=True):
-        example["targets_pretokenized"] = label.encode()
+    """Of a registered task: of a file they are refused."""
+    task = with_texts(vocabulary, ["not_good", "not-good"])
     ids = vocabulary.encode("not_good")
-    assert vocabulary.decode(ids) == vocabulary.decode(vocabulary.encode("not-good"))
     assert task.spell(np.array(ids)) == vocabulary.decode(ids)
 
 
-def test_running_answers_are_no_labels(vocabulary):
+def test_free_text_is_not_restored(vocabulary):
     texts = [f"the_{'abcdefghij'[i % 10]}{'klm'[i // 10]}" for i in range(30)]
-    task = make_task(vocabulary, texts, targets=texts)
-    for example, text in zip(task.examples, texts, strict=True):
-        example["targets_pretokenized"] = text.encode()
+    task = with_texts(vocabulary, texts)
     ids = np.array(vocabulary.encode(texts[0]))
     assert task.spell(ids) == vocabulary.decode(ids) != texts[0]
+    assert task.target_labels == {}
+
+
+def test_labels_of_a_card_are_restored_by_prompt(vocabulary):
+    """Those of the task's targets come first."""
+    task = with_texts(vocabulary, ["Good"])
+    task.labels = {"a": ["BAD", "GOOD"], "b": ["Bad_"]}
+    assert task.spell(encoded(vocabulary, "BAD"), "a") == "BAD"
+    assert task.spell(encoded(vocabulary, "Bad_"), b"b") == "Bad_"
+    assert task.spell(encoded(vocabulary, "BAD")) == vocabulary.decode(vocabulary.encode("BAD"))
+    assert task.spell(encoded(vocabulary, "Good"), "b") == "Good"
+
+
+def test_labels_that_are_not_listed_are_reported(vocabulary, caplog):
+    task = with_texts(vocabulary, ["good", "bad", "dull", "bad"])
+    task.warn_of_unlisted_labels(["good", "dull", "fine"], "LABELS", "they are never predicted")
+    [message] = caplog.messages
+    assert message == (
+        "films has labels that LABELS does not have, so they are never predicted: 'bad' "
+        "(2 examples). Add them there, or correct the targets."
+    )
+    task.warn_of_unlisted_labels(["good", "bad", "dull"], "LABELS", "")
+    task.warn_of_unlisted_labels([], "LABELS", "")
+    assert len(caplog.messages) == 1
+
+
+def test_a_neutral_input_has_the_soft_tokens_of_its_example(vocabulary):
+    task = make_task(vocabulary, ["film a", "film b"])
+    task.neutral_text = "she saw : "
+    text = [*vocabulary.encode("she saw :"), 1]
+    assert neutral_inputs(task, SOFT) == [[300, 301, *text]]
+    named = dataclasses.replace(SOFT, names=("a", "b"))
+    for example, name in zip(task.examples, "ab", strict=True):
+        example["prompt"] = name
+    zeros = [0] * (len(text) + 2)
+    assert neutral_inputs(task, named) == [[300, 301, *text], [302, 303, *text], zeros]
+    last = vocabulary.size - 1
+    several = dataclasses.replace(SOFT, num_tasks=2, vocabulary_size=vocabulary.size)
+    for example in task.examples:
+        example["inputs"] = np.array([last - 1, 5, 1])
+    assert neutral_inputs(task, several) == [[302, 303, *text]]
+    task.neutral_text = None
+    assert evaluation_task.NEUTRAL not in next(task.batches(3, several))[1]
+
+
+def neutral_inputs(task, soft):
+    """Those of a batch of three rows."""
+    [(_, batch)] = task.batches(3, soft)
+    return batch[evaluation_task.NEUTRAL].tolist()

@@ -11,6 +11,16 @@ def test_strip():
     assert postprocessors.strip(text, example={}, is_target=False) == "a b"
 
 
+def test_text_is_compared_as_the_vocabulary_writes_it(vocabulary):
+    """It has neither capitals nor "_"; a decode of the same tokens is equal, others are not."""
+    for target in ("Not_good", "a  good\nfilm", "good", "C++", "film", ""):
+        written = postprocessors.as_written(target, vocabulary=vocabulary, is_target=True)
+        prediction = vocabulary.decode(vocabulary.encode(target))
+        assert postprocessors.as_written(prediction, vocabulary=vocabulary) == written
+        assert postprocessors.as_written("bad", vocabulary=vocabulary) != written
+    assert written == ""
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("no", 0), (" yes", 1), ("Yes", -1), ("", -1), ("yes no", -1)]
 )

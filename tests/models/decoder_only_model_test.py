@@ -99,6 +99,24 @@ def test_rank_labels_orders_labels_by_their_score(decoder_only, decoder_only_tea
     np.testing.assert_allclose(scores, np.take_along_axis(alone, order, 1), rtol=1e-4)
 
 
+def test_label_scores_are_calibrated_by_the_input_without_content(
+    decoder_only, decoder_only_teacher
+):
+    labels, neutral = np.array([[7, 1, 0], [5, 9, 1]], np.int32), np.array([[1]], np.int32)
+    ids = decoder_only_teacher["encoder_input_tokens"]
+    ranking = decoding.LabelRanking(("no", "maybe"), "calibration")
+    model = dataclasses.replace(decoder_only.model, decoder=ranking)
+    _, scores = jax.jit(model.rank_labels)(decoder_only.params, ids, labels, neutral)
+    score = jax.jit(model.score)
+
+    def sums(some):
+        rows = [np.tile(label, (len(some), 1)) for label in labels]
+        return np.stack([score(decoder_only.params, teacher(some, row)) for row in rows], 1)
+
+    expected = sums(ids) - sums(neutral)
+    np.testing.assert_allclose(scores, -np.sort(-expected, axis=1), rtol=1e-4, atol=1e-4)
+
+
 def test_gradient_is_for_the_prompt_alone(prefix_lm, decoder_only_teacher):
     trainable, frozen = params.split(prefix_lm.params, (".*/prompt/.*",))
 

@@ -331,6 +331,12 @@ def test_labels_to_rank_come_in_any_iterable():
         assert decoding.LabelRanking(labels).labels == ("a", "b")
 
 
+def test_an_unknown_normalization_is_refused():
+    message = "LABEL_NORMALIZATION .* is 'mean'; expected one of none, length, calibration"
+    with pytest.raises(ValueError, match=message):
+        decoding.LabelRanking(("no", "yes"), "mean")
+
+
 @pytest.mark.parametrize("labels", [("good",), (), ("good", "good")])
 def test_labels_to_rank_are_two_texts_at_least(labels):
     with pytest.raises(ValueError, match="expected two or more texts, each once"):

@@ -214,6 +214,40 @@ def test_rank_labels_orders_labels_by_their_score(prompted, weights, batch):
     assert len({tuple(row) for row in order}) > 1 or order[0].tolist() != [0, 1, 2]
 
 
+SHORT_AND_LONG = np.array([[7, 1, 0, 0], [60, 61, 62, 1], [5, 9, 1, 0]], np.int32)
+NEUTRAL = np.array([[64, 65, 66, 67, 1]], np.int32)
+
+
+@pytest.mark.parametrize("normalization", decoding.NORMALIZATIONS)
+def test_label_scores_are_normalized(prompted, weights, batch, normalization):
+    """By hand: log-softmax of the logits of each label, in numpy."""
+
+    def sums(ids):
+        columns = []
+        for label in SHORT_AND_LONG:
+            logits = np.asarray(prompted.logits(weights, one_target(ids, label)), np.float64)
+            log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            columns.append(sum(log_probs[:, i, t] for i, t in enumerate(label) if t))
+        return np.stack(columns, axis=1)
+
+    ids = batch["encoder_input_tokens"]
+    expected = {
+        "none": sums(ids),
+        "length": sums(ids) / [2, 4, 3],
+        "calibration": sums(ids) - sums(NEUTRAL),
+    }[normalization]
+    ranking = decoding.LabelRanking(("no", "a long label", "maybe"), normalization)
+    rank = jax.jit(dataclasses.replace(prompted, decoder=ranking).rank_labels)
+    tokens, scores = rank(weights, ids, SHORT_AND_LONG, NEUTRAL)
+    order = np.argsort(-expected, axis=1)
+    np.testing.assert_array_equal(tokens, SHORT_AND_LONG[order])
+    np.testing.assert_allclose(scores, np.take_along_axis(expected, order, 1), atol=1e-4)
+    # A row alone, and a neutral input for each row, give the same.
+    alone, each = rank(weights, ids[:1], SHORT_AND_LONG, NEUTRAL), np.tile(NEUTRAL, (len(ids), 1))
+    np.testing.assert_allclose(alone[1][0], scores[0], atol=1e-5)
+    np.testing.assert_allclose(rank(weights, ids, SHORT_AND_LONG, each)[1], scores, atol=1e-5)
+
+
 def one_target(ids, target):
     """A batch that has the same target in each row."""
     targets = np.tile(target, (len(ids), 1))

@@ -7,7 +7,13 @@ import pytest
 from prompt_tuning.prompts import initializers
 
 EMBEDDING = np.repeat(np.arange(50, dtype=np.float32)[:, None], 3, axis=1)
-PIECES = {"positive": [10, 20], "negative": [30], "it was great": [40, 41, 42], "": []}
+PIECES = {
+    "positive": [10, 20],
+    "negative": [30],
+    "NEGATIVE": [30],
+    "it was great": [40, 41, 42],
+    "": [],
+}
 RNG = jax.random.key(0)
 
 
@@ -90,6 +96,10 @@ def test_rows_are_those_of_the_pieces_and_the_rest_is_sampled(initializer, expec
         ),
         (initializers.ClassLabels([0, 1]), r"CLASS_LABELS is \[0, 1\]; expected a list of strings"),
         (initializers.ClassLabels(("positive", "")), "label '' of CLASS_LABELS has no piece"),
+        (
+            initializers.ClassLabels(("negative", "NEGATIVE")),
+            "'negative' and 'NEGATIVE', which have",
+        ),
         (
             initializers.FromArray(EMBEDDING[:4]),
             r"PROMPT_FILE has the shape \(4, 3\), .* \(5, 3\); set PROMPT_L",

@@ -258,3 +258,18 @@ def test_without_lengths_nobody_knows_how_long_answers_are(tiny, tmp_path):
             dataset=dataset,
             output_dir=str(tmp_path / "out"),
         )
+
+
+def test_the_labels_of_the_card_are_restored(infer, caplog):
+    """The vocabulary writes full-width digits as others."""
+    caplog.set_level("INFO")
+    path = infer(labels={None: ["\uff11\uff11", "good"]})
+    found = [json.loads(line)["prediction"] for line in path.read_text().splitlines()]
+    assert found == ["\uff11\uff11" if each == 1 else f"{each}1" for each in BATCH_OF_EACH]
+    assert "predictions are restored to the labels" in caplog.text
+
+
+def test_predictions_at_the_maximum_length_are_reported(infer, caplog):
+    infer()
+    told = "asked: 7 of 7 predictions are cut off: they reach the maximum length, TASK_FEATURE_"
+    assert told in caplog.text

@@ -158,6 +158,7 @@ def test_a_card_says_what_a_prompt_belongs_to(make_run):
         "base_model": "base",
         "base_model_digest": "digest of the base",
         "task": "a task",
+        "labels": [],
         "step": 1000,
         "metrics": {"task 0": {"accuracy": 50.0, "other": 99.0}},
     }

@@ -1,10 +1,12 @@
 """What is looked at, and told, before a run trains."""
 
 import json
+import re
 
 import pytest
 
-from prompt_tuning import optimizers
+from prompt_tuning import cli, optimizers
+from prompt_tuning.checkpoints import prompt_files
 from prompt_tuning.data import pipeline, sources
 from prompt_tuning.runtime import run as run_lib
 from prompt_tuning.runtime import trainer
@@ -41,3 +43,60 @@ def test_a_schedule_that_is_over_before_the_run_is_told(factors, offset, told, c
     rate = optimizers.learning_rate_schedule(factors, **settings)
     trainer._tell_rate(rate, schedule)
     assert ("STEP_OFFSET: set it to 1100000" in caplog.text) == told
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """(labels of the training file, labels of the evaluation file) -> the settings."""
+
+    def write(train, evaluation):
+        settings = {"MODEL_DIR": tmp_path / "run", "TRAIN_STEPS": 1001, "BATCH_SIZE": 8}
+        for name, labels in (("train", train), ("eval", evaluation)):
+            file = tmp_path / f"{name}.tsv"
+            rows = [f"she saw film {i}\t{label}\n" for i, label in enumerate(labels)]
+            file.write_text("text\tlabel\n" + "".join(rows))
+            settings[f"{name.upper()}_FILE"] = file
+        return settings
+
+    return write
+
+
+def test_labels_are_kept_in_the_card_and_compared(tiny_job, labelled, caplog):
+    settings = labelled(["Good", "bad"] * 4, ["Good", "bad", "fine", "Bad"])
+    result = cli.run(tiny_job.command("train", **settings))
+    card = prompt_files.read_card(result["prompt_file"])
+    assert card["labels"] == ["Good", "bad"]
+    assert prompt_files.labels(result["prompt_file"]) == {None: ("Good", "bad")}
+    told = "eval has labels that TRAIN_FILE .*train.tsv does not have, so the prompt does not learn"
+    [message] = [each for each in caplog.messages if "does not have" in each]
+    assert re.match(told, message) and "'fine' (1 examples), 'Bad' (1 examples)" in message
+
+
+@pytest.mark.parametrize("count", [2, 30])
+@pytest.mark.parametrize("split", ["TRAIN", "EVAL"])
+def test_labels_with_the_same_tokens_are_refused(
+    tiny_job, labelled, tmp_path, monkeypatch, count, split
+):
+    """For any number of labels, before the weights are used."""
+    monkeypatch.setattr(run_lib, "Run", None)
+    others = [f"{one} {other}" for one in "abcdefg" for other in "adef"]
+    alike = ["c+", "c++", *others[: count - 2]]
+    settings = labelled(*([alike * 2, ["good"]] if split == "TRAIN" else [["good"] * 8, alike * 2]))
+    with pytest.raises(ValueError, match=r"'c\+' and 'c\+\+' have the same tokens") as error:
+        cli.run(tiny_job.command("train", **settings))
+    assert f"{split}_FILE {tmp_path}" in str(error.value) and "LABEL_MAP" in str(error.value)
+
+
+def test_a_label_loss_scores_all_labels(tiny_job, labelled):
+    files = ["runs/train.gin", "optimizers/perceptron.gin"]
+    settings = labelled(["good", "bad", "fine"] * 3, ["good"])
+    with pytest.raises(ValueError, match=r"train.tsv has labels that LABELS does not have: 'fine'"):
+        cli.run(tiny_job.command("train", *files, LABELS=["good", "bad"], **settings))
+
+
+def test_text_of_another_script_is_refused(tiny_job, labelled, tmp_path):
+    settings = labelled(["good", "bad"] * 4, ["good"])
+    rows = "".join(f"{text}\tgood\n" for text in ("\u4eca\u5929", "\u7535\u5f71", "\u559c\u6b22"))
+    (tmp_path / "train.tsv").write_text(f"text\tlabel\n{rows}")
+    with pytest.raises(ValueError, match=r"TRAIN_FILE .*train.tsv: inputs: .* unknown"):
+        cli.run(tiny_job.command("train", **settings))

@@ -1,0 +1,78 @@
+"""Labels among targets, and those that a vocabulary cannot write or distinguish."""
+
+import numpy as np
+import pytest
+
+from prompt_tuning.data import labels, lazy, vocabularies
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        (["good", "bad", "good"], {"good": 2, "bad": 1}),
+        ([f"intent {i}" for i in range(77)] * 2, {f"intent {i}": 2 for i in range(77)}),
+        ([f"answer {i}" for i in range(77)], {}),
+        ([*(f"answer {i}" for i in range(77)), *["yes"] * 80], {}),
+        (["", " ", "<unk>", "good"], {"good": 1}),
+    ],
+)
+def test_labels_are_few_or_recur(targets, found):
+    assert labels.find_labels(targets) == found
+
+
+def test_all_of_a_file_is_read_where_a_sample_has_labels(monkeypatch):
+    monkeypatch.setattr(labels, "SAMPLED", 10)
+    read = []
+    rows = lazy.Lazy(
+        lambda i: read.append(i) or {"targets": "rare" if i == 3 else "often"}, range(50)
+    )
+    assert labels.find_file_labels(rows) == {"often": 49, "rare": 1}
+    read.clear()
+    monkeypatch.setattr(labels, "FEW_TARGETS", 2)
+    assert labels.find_file_labels(rows.map(lambda row: {"targets": str(read[-1])})) == {}
+    assert len(read) == 10
+
+
+@pytest.mark.parametrize(
+    ("some", "fault"),
+    [
+        (["C++", "good", "C#"], r"'C\+\+' and 'C#' have the same tokens"),
+        (["good", "good "], "'good' and 'good ' have the same tokens, 'good'"),
+        (["good", "👍"], "'👍' has no known token"),
+        (["👍", "👎"], "'👍' and '👎' have the same tokens"),
+        (["good", " "], "' ' has no known token"),
+        ([f"good{' ' * i}" for i in range(12)], "and 4 more"),
+    ],
+)
+def test_labels_that_cannot_be_distinguished_are_refused(vocabulary, caplog, some, fault):
+    with pytest.raises(ValueError, match=fault) as error:
+        labels.check_labels(some, vocabulary, "TRAIN_FILE a.tsv: targets")
+    assert "TRAIN_FILE a.tsv: targets: the vocabulary" in str(error.value)
+    assert "Expected labels with known and different tokens. Set LABEL_MAP" in str(error.value)
+    labels.warn_of_labels(some, vocabulary, "task")
+    assert caplog.records[0].levelname == "WARNING" and str(error.value)[-80:] in caplog.text
+    with pytest.raises(ValueError, match=r"LABELS: the vocabulary .* cannot write or distinguish"):
+        labels.label_ids(some, vocabulary)
+
+
+def test_labels_that_differ_are_accepted(vocabulary, caplog):
+    labels.check_labels(["c++", "c", "Good", "good", "not_good", "good"], vocabulary, "x")
+    labels.warn_of_labels([], vocabulary, "x")
+    labels.check_labels(["C++", "C#", "👍", "👎"], vocabularies.ByteVocabulary(), "x")
+    assert not caplog.messages
+
+
+def test_what_is_written_names_the_first_label(vocabulary):
+    written = vocabulary.decode(vocabulary.encode("not_good"))
+    assert labels.written_labels(["not_good", "not-good", "bad"], vocabulary) == {
+        written: "not_good",
+        "bad": "bad",
+    }
+
+
+def test_ids_of_labels_are_filled_up(vocabulary):
+    short, long = vocabulary.encode("good"), vocabulary.encode("a bad film")
+    found = labels.label_ids(["good", "a bad film"], vocabulary)
+    zeros = [0] * (len(long) - len(short))
+    np.testing.assert_array_equal(found, [[*short, 1, *zeros], [*long, 1]])
+    assert found.dtype == np.int32
