@@ -57,15 +57,15 @@ def column(row: tables.Row, name: str, place: str, setting: str) -> str:
     Raises:
       ValueError: the row has no such column, or a list or an object in it.
     """
+    value = row.get(name)
+    if type(value) is str:
+        return value.strip()
     if name not in row:
         columns = list(row)
         raise ValueError(
             f"{place}: no column {name!r}; it has {columns}. Set {setting} to one of them."
             + tables.separator_hint(columns)
         )
-    value = row[name]
-    if type(value) is str:
-        return value.strip()
     return "" if _is_missing(value) else _json_text(value, name, place)
 
 
@@ -130,7 +130,8 @@ def read_examples(
             target = column(row, target_column, place, "TARGET_COLUMN")
             if not target and all(map(_is_missing, row.values())):
                 return None
-            target = find_label(target, place)
+            if label_map:
+                target = find_label(target, place)
         example = {"inputs": "".join(texts), "targets": target, "row": number}
         if prompt_column:
             example["prompt"] = column(row, prompt_column, place, "PROMPT_COLUMN")
@@ -150,9 +151,7 @@ def _label_finder(label_map: Mapping[Any, str] | None) -> Callable[[str, str], s
 
     A value that LABEL_MAP does not have is looked up by what it means: 1.0 is 1, True is true.
     """
-    if not label_map:
-        return lambda value, place: value
-    labels = {str(key): label for key, label in label_map.items()}
+    labels = {str(key): label for key, label in (label_map or {}).items()}
     by_meaning: dict[str, set[str]] = {}
     for key, label in labels.items():
         by_meaning.setdefault(_meaning(key), set()).add(label)

@@ -37,10 +37,8 @@ class RowSummary:
         self._rows += 1
         if example["inputs"] == self._blank_inputs:
             self._without_inputs.add(number)
-        if self._target_column is None:
-            return
         target = example["targets"]
-        if not target:
+        if not target and self._target_column is not None:
             self._without_target.add(number)
         if self._targets is not None:
             self._targets[target] += 1

@@ -81,14 +81,13 @@ class Table:
           (line number from 1, first byte, byte behind it, row) of each record; the bytes are those
           of the file as UTF-8. The row is None for a blank line.
         """
-        start, has_rows = 0, False
+        start, has_rows, needs_header = 0, False, self._format.has_header
         of_file = lines.read_lines(self._path, self._setting, copy, self.coding)
         for number, record, values in self._format.split(of_file):
             begin, start = start, start + len(record)
-            if number <= self._skipped_lines:
-                continue
-            if self._format.has_header and self._header is None:
-                self._header = self._check_header(values) if record.strip() else None
+            if needs_header:
+                if number > self._skipped_lines and record.strip():
+                    self._header, needs_header = self._check_header(values), False
                 continue
             row = self._make_row(values, record, number)
             has_rows = has_rows or row is not None
@@ -243,11 +242,11 @@ class _TabSeparated:
 
     def split(self, of_file: Iterator[bytes]) -> Iterator[tuple[int, bytes, list[str]]]:
         for number, line in enumerate(of_file, start=1):
-            if not self._is_decided and b'"' in line:
+            if b'"' in line and not self._is_decided:
                 self._decide()
-            if self._quoted is not None:
-                yield from self._quoted.split(itertools.chain((line,), of_file), number)
-                return
+                if self._quoted is not None:
+                    yield from self._quoted.split(itertools.chain((line,), of_file), number)
+                    return
             yield number, line, self.parse(line, number)
 
     def parse(self, record: bytes, number: int) -> list[str]:

@@ -87,7 +87,8 @@ def test_a_prompt_starts_from_labels_or_from_another_prompt(model, tiny):
 
 def test_labels_are_kept_in_the_card(model):
     assert pt.tune(model, PAIRS, **FEW).labels == ("good", "bad")
-    free = [(f"she {i}", f"a film {i}") for i in range(30)]
+    words = ("good", "bad", "long", "dull", "film", "story")
+    free = [(f"she saw {one}", f"{one} {other}") for one in words for other in words]
     assert pt.tune(model, free, **FEW | {"steps": 1}).labels == ()
 
 

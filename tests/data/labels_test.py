@@ -56,7 +56,7 @@ def test_labels_that_cannot_be_distinguished_are_refused(vocabulary, caplog, som
 
 
 def test_labels_that_differ_are_accepted(vocabulary, caplog):
-    labels.check_labels(["c++", "c", "Good", "good", "not_good", "good"], vocabulary, "x")
+    labels.check_labels(["a++", "a", "Good", "good", "not_good", "good"], vocabulary, "x")
     labels.warn_of_labels([], vocabulary, "x")
     labels.check_labels(["C++", "C#", "👍", "👎"], vocabularies.ByteVocabulary(), "x")
     assert not caplog.messages
