@@ -181,7 +181,7 @@ def differences(kept: Settings, now: Settings) -> list[str]:
         digests = kept.contents.get(name), now.contents.get(name)
         if None not in digests:
             if digests[0] != digests[1]:
-                lines.append(f"{shown} (content {digests[0][:8]} -> {digests[1][:8]})")
+                lines.append(f"{shown} (content {digests[0][-8:]} -> {digests[1][-8:]})")
         elif old != new and (
             digests == (None, None) or old in (None, unknown) or new in (None, unknown)
         ):
