@@ -342,6 +342,7 @@ def run(arguments: Sequence[str]) -> Any:
         # Gin files of the commands that it runs lie where this one's do.
         paths = [f"--gin_search_paths={options.gin_search_paths}"]
         given["run"] = lambda others: run([*others, *paths])
+        given["read_config"] = lambda others: read([*others, *paths]) and gin.config_str()
     with _together(options):
         return gin.get_configurable(function)(**given)
 

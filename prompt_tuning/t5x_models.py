@@ -25,7 +25,7 @@ from prompt_tuning.checkpoints import base_model, huggingface
 from prompt_tuning.data import labels, pipeline, vocabularies
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import counts, run, state
+from prompt_tuning.runtime import adapter_files, counts, run, state
 
 Tree = Mapping[str, Any]
 PROMPT = (".*/prompt/.*",)
@@ -380,7 +380,7 @@ class PromptFiles:
         leaves = {path: np.asarray(flat[path], np.float32) for path in sorted(added)}
         step = int(state_dict["state"]["step"])
         if jax.process_index() == 0:
-            run.save_added(
+            adapter_files.save(
                 self.model_dir,
                 f"prompt_{step}",
                 leaves,

@@ -112,9 +112,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_end(
     assert f"step 1002 is saved in {tmp_path}: the same command goes on from there" in message
     assert train_state.latest_step(tmp_path) == 1002
     assert prompt_files.read_card(tmp_path / "prompts/prompt_1002.npy")["metrics"] == {}
-    for at in (1002, LAST):
+    for said in ("Resuming from step 1002 in", f"is complete: it is at step {LAST}, and"):
         again = cli.run(arguments)
-        assert f"going on from step {at}" in capsys.readouterr().err
+        assert said in capsys.readouterr().err
         assert {**again, "prompt_file": ""} == {**result, "prompt_file": ""}
     stopped = {f"prompts/prompt_1002{suffix}" for suffix in (".npy", ".json")}
     assert files(tmp_path) == files(folder) | stopped
@@ -140,6 +140,7 @@ def test_eval_scores_the_prompt_as_training_did(trained, tiny_job, tmp_path, cap
     assert files(tmp_path) == {
         "config.gin",
         "eval.eval.ckpt",
+        "eval.eval.settings.json",
         "inference_eval/eval-metrics.jsonl",
         answers,
     }
@@ -198,7 +199,7 @@ def test_infer_answers_in_order_and_goes_on(trained, tiny_job, tmp_path, decoder
     (tmp_path / name).unlink()
     (tmp_path / f"{name}.partial").write_text(partial)
     cli.run(arguments)
-    assert files(tmp_path) == {"config.gin", name, f"{name}.COMPLETED"}
+    assert files(tmp_path) == {"config.gin", name, f"{name}.COMPLETED", f"{name}.settings.json"}
     assert (tmp_path / name).read_text() == whole
 
 
@@ -236,6 +237,19 @@ def test_full_fine_tuning_moves_and_exports_every_weight(tiny, tiny_job, tmp_pat
     # The prompt is no part of the model.
     message = capsys.readouterr().err
     assert "encoder/prompt/prompt stands beside them" in message and "PROMPT = None" in message
+    # An export of other weights under this name is not taken for the run's.
+    assert cli.run([*arguments, NO_EVALUATION]) == result
+    (tmp_path / "model_1001").rename(tmp_path / "kept")
+    huggingface.save(
+        tmp_path / "model_1001",
+        tiny.base,
+        tiny.model.config,
+        vocabulary_file=tiny.vocabulary.path,
+        step=1001,
+        dtype="float32",
+    )
+    with pytest.raises(ValueError, match=r"model_1001 exists and holds other weights .* remove it"):
+        cli.run([*arguments, NO_EVALUATION])
 
 
 def test_a_model_without_prompt_is_tuned_exported_evaluated_and_asked(tiny_job, tmp_path):

@@ -87,9 +87,10 @@ def test_a_run_that_died_ends_as_one_that_did_not(
     write = reporting.StepLog.write
 
     def full(log, step, others):
-        write(log, step, others)
+        loss = write(log, step, others)
         if step == 1005:
             raise OSError(28, "No space left on device")
+        return loss
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match=r"state of step 1004 in"):
         patch.setattr(reporting.StepLog, "write", full)

@@ -18,11 +18,13 @@ from etils import epath
 
 from prompt_tuning.analysis import summaries
 from prompt_tuning.runtime import counts, reporting
+from prompt_tuning.runtime import settings as settings_lib
 
 # A command line -> what the command returns.
 Command = Callable[[Sequence[str]], Any]
 Settings = Mapping[str, Any]
 Scores = dict[str, float]
+OUTPUTS = ("MODEL_DIR", "EVAL_OUTPUT_DIR", "TASK_DATA_DIR")
 LM_ADAPTATION = {"run_files": ("runs/lm_adapt.gin",)}
 
 
@@ -69,6 +71,7 @@ class Study:
 
     Attributes:
       run: runs a command line.
+      read_config: gives the gin text of a command line.
       folder: STUDY_DIR.
       gin_files: the model's and the task's.
       settings: of all commands.
@@ -86,6 +89,7 @@ class Study:
     """
 
     run: Command
+    read_config: Callable[[Sequence[str]], str]
     folder: epath.Path
     gin_files: Sequence[str]
     settings: Settings
@@ -216,19 +220,35 @@ class Study:
         """What a command returned, which is run if it has not been run with these settings."""
         arguments = [verb, *(f"--gin_file={file}" for file in gin_files)]
         arguments += [f"--gin.{name}={value!r}" for name, value in settings.items()]
+        # What a command writes to, its arguments say; a folder of data may hold the study itself.
+        inputs = settings_lib.of_command(self.read_config(arguments), OUTPUTS)
         file = folder / "result.json"
         if file.exists():
             kept = json.loads(file.read_text())
-            if kept["arguments"] == arguments:
-                return kept["result"]
-            raise ValueError(
-                f"{file} is of other settings of the study; delete {folder}, or set another STUDY_DIR"
-            )
+            if kept["arguments"] != arguments:
+                raise ValueError(
+                    f"{file} is of other settings of the study; delete {folder}, or set another STUDY_DIR"
+                )
+            _check_inputs(file, kept.get("settings"), inputs)
+            return kept["result"]
         logging.info("study: prompt-tuning %s", " ".join(arguments))
         result = self.run(arguments)
-        text = json.dumps({"arguments": arguments, "result": result}, indent=2)
-        reporting.write_text(file, text + "\n")
+        settings_lib.write(file, inputs, arguments=arguments, result=result)
         return result
+
+
+def _check_inputs(
+    file: epath.Path, kept: Mapping[str, Any] | None, inputs: settings_lib.Settings
+) -> None:
+    """Raises ValueError where a result was made of other data, weights or gin files."""
+    if kept is None:
+        logging.warning("%s does not say what it was made of, which is not compared", file)
+    elif lines := settings_lib.differences(settings_lib.from_json(kept), inputs):
+        raise ValueError(
+            f"{file} was made of other inputs (old -> new):\n  "
+            + "\n  ".join(lines)
+            + f"\ndelete {file.parent}, or set another STUDY_DIR"
+        )
 
 
 def _best(result: Mapping[str, Any]) -> str:
@@ -262,6 +282,7 @@ def study(
     together: bool = True,
     difference: tuple[str, str] | None = None,
     title: str = "",
+    read_config: Callable[[Sequence[str]], str] = lambda _: "",
     config_text: str = "",
 ) -> list[summaries.Row]:
     """`prompt-tuning study`: runs what is missing of a grid, then tells mean and deviation over seeds.
@@ -285,6 +306,7 @@ def study(
       together: see above.
       difference: two variants; the scores of the first less those of the second are told too.
       title: of the table and the picture.
+      read_config: gives the gin text of a command line, by which a result that is kept is compared.
       config_text: the settings, written to config.gin.
 
     Returns:
@@ -293,6 +315,7 @@ def study(
     """
     grid = Study(
         run=run,
+        read_config=read_config,
         folder=epath.Path(output_dir),
         gin_files=gin_files,
         settings=settings or {},

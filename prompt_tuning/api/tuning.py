@@ -14,9 +14,10 @@ from prompt_tuning.api import arguments
 from prompt_tuning.api import model as model_lib
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.checkpoints import prompt_files
-from prompt_tuning.data import epochs, labels, pipeline, vocabulary_checks
+from prompt_tuning.data import batching, epochs, fingerprints, labels, pipeline, vocabulary_checks
 from prompt_tuning.prompts import initializers, module
 from prompt_tuning.runtime import nan_guard, state, tuner
+from prompt_tuning.runtime import settings as settings_lib
 
 # Where a checkpoint does not say its step: those of public T5s are 1,000,000 to 1,100,000.
 STEP_OF_PUBLIC_MODELS = 1_000_000
@@ -54,6 +55,7 @@ def tune(
     seed: annotations.NonNegativeInt = 0,
     model_dir: epath.PathLike | None = None,
     allow_empty_targets: bool = False,
+    allow_changed_settings: bool = False,
 ) -> prompt_lib.Prompt:
     """Tunes a prompt as the paper does; the model stays as it is.
 
@@ -76,14 +78,17 @@ def tune(
       start_step: that the optimizer counts from; None for the checkpoint's step, or 1,000,000
         where it does not say.
       seed: of order, dropout and the prompt's start.
-      model_dir: where the run is kept, with its metrics; the same call goes on with a run that is
-        there. None for a temporary folder.
+      model_dir: where the run is kept, with its metrics; the same call resumes a run that is
+        there, and `steps` may be more. None for a temporary folder.
       allow_empty_targets: whether an example may have a blank target, which trains the model to
         predict an empty text.
+      allow_changed_settings: resumes the run in `model_dir` even where its examples or other
+        arguments were others.
 
     Raises:
       TypeError: an argument of another type, or an input or target that is not a `str`.
-      ValueError: no example, one without target, or a setting that does not fit.
+      ValueError: no example, one without target, or a setting that does not fit; or `model_dir`
+        holds a run with other examples or arguments.
       KeyboardInterrupt: after Ctrl-C; a warning says where the run is kept.
     """
     inputs, targets = _columns(examples)
@@ -94,7 +99,8 @@ def tune(
     )
     base = model.loaded
     prompt: module.Prompt | None = module.Prompt(length)
-    start: state.Start = initializers.ClassLabels(texts.to_strings("class_labels", class_labels))
+    class_labels = texts.to_strings("class_labels", class_labels)
+    start: state.Start = initializers.ClassLabels(class_labels)
     if initial_prompt is not None:
         prompt = prompt_lib.as_module([initial_prompt])
         start = prompt_lib.as_initializer([initial_prompt], base.digest)
@@ -111,6 +117,18 @@ def tune(
         vocabulary_checks.check_unknown(
             f"examples: {name}", column, ids, model.vocabulary, training=True
         )
+    settings = _settings(
+        tokenized,
+        initial_prompt,
+        length=length,
+        class_labels=class_labels,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        task_feature_lengths=task_feature_lengths,
+        dropout_rate=dropout_rate,
+        start_step=start_step,
+        seed=seed,
+    )
     with _folder(model_dir) as folder:
         file = tuner.tune(
             state.with_added(base, start, seed),
@@ -120,8 +138,23 @@ def tune(
             steps=steps,
             learning_rate=learning_rate,
             model_dir=folder,
+            settings=settings,
+            allow_changed_settings=allow_changed_settings,
         )
         return prompt_lib.Prompt(prompt_files.load(file), prompt_files.read_card(file))
+
+
+def _settings(
+    examples: Sequence[batching.Example], initial_prompt: prompt_lib.Prompt | None, **values: Any
+) -> settings_lib.Settings:
+    """What a run in `model_dir` is compared by: the arguments of `tune`, and the examples' ids."""
+    values["examples"] = f"{len(examples)} examples"
+    contents = {"examples": fingerprints.of_examples(examples, len(examples))}
+    if initial_prompt is not None:
+        values |= {"initial_prompt": repr(initial_prompt), "length": None, "class_labels": ()}
+        arrays = {"table": initial_prompt.table, "place": repr(initial_prompt.place)}
+        contents["initial_prompt"] = fingerprints.of_arrays(arrays)
+    return settings_lib.Settings(values, contents, in_python=True)
 
 
 @contextlib.contextmanager

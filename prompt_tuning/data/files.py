@@ -45,6 +45,22 @@ def _unpack(data: bytes) -> bytes:
     return unpacked
 
 
+def find(patterns: Sequence[str], setting: str) -> list[str]:
+    """The files of several paths or patterns such as "corpus/*.jsonl", in order.
+
+    Raises ValueError where `patterns` is a string, FileNotFoundError where one matches no file.
+    """
+    if isinstance(patterns, str):
+        raise ValueError(f"{setting} is {patterns!r}; expected a list, [{patterns!r}]")
+    paths: list[str] = []
+    for pattern in map(epath.Path, patterns):
+        matching = sorted(pattern.parent.glob(pattern.name))
+        if not matching:
+            raise FileNotFoundError(f"{setting} {pattern} matches no file")
+        paths += map(str, matching)
+    return paths
+
+
 def column(row: tables.Row, name: str, place: str, setting: str) -> str:
     """The value of a column as text, without white space around it; "" for JSON's null and NaN.
 

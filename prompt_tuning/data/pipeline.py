@@ -18,6 +18,7 @@ from prompt_tuning.data import (
     batching,
     epochs,
     evaluation_task,
+    fingerprints,
     labels,
     lazy,
     soft_tokens,
@@ -234,6 +235,7 @@ class TrainBatches(epochs.Batches):
 
     Attributes:
       labels: {label: count} of a file's targets, of a sample of other tasks; {} of free text.
+      digests: {task: identity of its first examples}; of files see `fingerprints.of_files`.
     """
 
     def __init__(
@@ -257,6 +259,7 @@ class TrainBatches(epochs.Batches):
         """
         _ = config.room  # raises where there are no lengths
         provider, tasks = _open(config, vocabulary)
+        self.digests: dict[str, str] = {}
 
         def sample(of, its_tasks) -> list[batching.Example]:
             dataset = _read(config, of, its_tasks, shuffle=False, seed=0)
@@ -287,6 +290,7 @@ class TrainBatches(epochs.Batches):
                     task.name, examples, counts, vocabulary, file=None, training=True
                 )
                 self.labels |= counts
+                self.digests[task.name] = fingerprints.of_examples(examples)
             if provider is not tasks[0]:  # a mixture, at its rates
                 examples = sample(provider, tasks)
         assemble = assembly.make_assembler(config, soft, examples, row_multiple)

@@ -90,6 +90,11 @@ class TaskSource:
             return ""
         return "".join(literal for literal, *_ in string.Formatter().parse(self.input_template))
 
+    def read_files(self, split: str) -> dict[str, list[str]]:
+        """{setting: paths} of the files that `split` is read from; {} of a registered task."""
+        setting = SPLIT_SETTINGS.get(split)
+        return {setting: [self.files[setting]]} if setting in self.files else {}
+
     def open(self, vocabulary: vocabularies.Vocabulary, split: str):
         """The seqio task or mixture, tokenising with `vocabulary`.
 
@@ -217,6 +222,14 @@ class TextSource:
     train_file_rate: float = 1.0
     file_encoding: str = "utf-8"
     allow_empty_targets: bool = False
+
+    def read_files(self, split: str) -> dict[str, list[str]]:
+        """{setting: paths} of all its files. Raises as `files.find`."""
+        del split  # it is a part of them
+        from prompt_tuning.data import files
+
+        examples = {"TRAIN_FILE": [self.train_file]} if self.train_file else {}
+        return {"TEXT_FILES": files.find(self.text_files, "TEXT_FILES"), **examples}
 
     def open(self, vocabulary: vocabularies.Vocabulary, split: str):
         """The seqio mixture."""

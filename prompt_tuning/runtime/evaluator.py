@@ -14,11 +14,15 @@ from etils import epath
 from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import prompt_files, whole
 from prompt_tuning.checkpoints import prompt_paths as paths_lib
-from prompt_tuning.data import evaluation_task, pipeline, vocabularies
+from prompt_tuning.data import evaluation_task, fingerprints, pipeline, vocabularies
 from prompt_tuning.data import labels as labels_lib
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import counts, majority, reporting, state, truncation
+from prompt_tuning.runtime import counts, evaluated_prompts, majority, reporting, state, truncation
+from prompt_tuning.runtime import settings as settings_lib
+
+# Settings that change no metric. Each prompt of PROMPT_FILE has its own identity.
+FREE = ("EVAL_OUTPUT_DIR", "NUM_PARTITIONS", "PROMPT_FILE", "RESTORE_MODE")
 
 
 class Answerer:
@@ -168,7 +172,11 @@ def _answer_lines(
 
 
 class Validation:
-    """Evaluates a run as it goes on. Use as a context manager."""
+    """Evaluates a run as it goes on. Use as a context manager.
+
+    Attributes:
+      loss: of the targets in the last evaluation, the mean over the tasks; None where it has none.
+    """
 
     def __init__(
         self,
@@ -198,6 +206,7 @@ class Validation:
         self._logs = _logs(tasks, self._folder, "eval/", after_step)
         folder, self._loss_batches = losses or ("", 0)
         self._loss_logs = _logs(tasks if self._loss_batches else (), folder, "", after_step)
+        self.loss: float | None = None
 
     def evaluate(self, params, step: int) -> dict[str, dict[str, float]]:
         """Metrics of each task, which are also written down."""
@@ -210,9 +219,12 @@ class Validation:
             step=step,
             written_examples=self._written,
         )
+        losses = []
         for task in self._tasks if self._loss_batches else ():
             means = self._answerer.losses(params, task, self._batch_size, self._loss_batches)
             self._loss_logs[task.name].write(step, means)
+            losses.append(means[reporting.LOSS])
+        self.loss = sum(losses) / len(losses) if losses else None
         for name, metrics in results.items():
             self._logs[name].write(step, metrics)
             shown = ", ".join(f"{key} {value:.2f}" for key, value in numbers(metrics).items())
@@ -263,8 +275,8 @@ def evaluate(
 
     Writes to `output_dir`: config.gin, eval.<task>.ckpt with the prompts that are done,
     inference_eval/<task>-metrics.jsonl, inference_eval/<task>-<step>.jsonl with the answers
-    and TensorBoard's inference_eval/<task>/. The same command again goes on with the
-    prompts that are not done.
+    and TensorBoard's inference_eval/<task>/. The same command again evaluates the prompts that are
+    not done, or that have changed; all of them where settings, data or weights have changed.
 
     Args:
       model: network with its prompt and decoder.
@@ -288,14 +300,22 @@ def evaluate(
     counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     paths_lib.check_places(prompt_paths)
-    tasks = pipeline.evaluation_tasks(
-        dataset, vocabulary, num_examples, known_labels=labels, **ranking_settings(model)
-    )
+    files = settings_lib.data_files(dataset)
+    with fingerprints.unchanged(files):
+        settings = settings_lib.read(config_text, FREE, files, vocabulary, None, model)
+        tasks = pipeline.evaluation_tasks(
+            dataset, vocabulary, num_examples, known_labels=labels, **ranking_settings(model)
+        )
     majority.warn_of_single_label(tasks)
-    record = _Record(output_dir, dataset.name or tasks[0].name, prompt_paths, config_text)
+    if dataset.name is not None:
+        settings = settings.with_tasks({}, tasks)
+    settings = settings.with_checkpoint(checkpoint, state.base_digest(model, checkpoint))
+    record = evaluated_prompts.EvaluatedPrompts(
+        output_dir, dataset.name or tasks[0].name, prompt_paths, settings, model
+    )
     if not record.waiting:
         logging.info("all of PROMPT_FILE is evaluated in %s", output_dir)
-        return record.tell(tasks)
+        return _tell(tasks, record.folder)
     loaded = state.load_model(
         model,
         vocabulary,
@@ -319,52 +339,21 @@ def evaluate(
             validation.evaluate(loaded.params, (loaded.step or 0) if step is None else step)
             record.add(path)
     whole.wait_for_writer(f"evaluated in {output_dir}")
-    return record.tell(tasks)
+    return _tell(tasks, record.folder)
 
 
-class _Record:
-    """Which prompts are evaluated in a folder: eval.<task>.ckpt, T5X's list of paths."""
-
-    def __init__(
-        self, output_dir: epath.PathLike, name: str, paths: Sequence[str], config_text: str
-    ):
-        """One prompt is always evaluated again, several as far as they are not done."""
-        root = epath.Path(output_dir)
-        self._path, self.folder = root / f"eval.{name}.ckpt", root / "inference_eval"
-        self.waiting: list[tuple[str, int | None]] = [
-            (path, paths_lib.step_of(path)) for path in paths
-        ] or [("", None)]
-        self.last_done, self._done = -1, []
-        if len(paths) < 2:
-            return
-        steps = [step for _, step in self.waiting]
-        if None in steps or len(set(steps)) < len(steps):
-            raise ValueError(
-                f"PROMPT_FILE names prompts of the steps {steps}; expected different ones, by which "
-                "results are told apart; evaluate the others with another EVAL_OUTPUT_DIR"
-            )
-        config = root / "config.gin"
-        same = config.exists() and config.read_text() == config_text
-        kept = self._path.read_text().splitlines() if same and self._path.exists() else []
-        while self.waiting and self.waiting[0][0] in kept:
-            path, self.last_done = self.waiting.pop(0)
-            self._done.append(path)
-
-    def add(self, path: str) -> None:
-        """Tells that a prompt is evaluated."""
-        self._done.append(path)
-        reporting.write_text(self._path, "".join(f"{each}\n" for each in self._done if each))
-
-    def tell(self, tasks: Sequence[evaluation_task.EvaluationTask]) -> dict[str, dict[str, float]]:
-        """Prints the metrics of all steps; returns those of the last."""
-        results = {}
-        for task in tasks:
-            text = (self.folder / f"{task.name}-metrics.jsonl").read_text()
-            lines = [json.loads(line) for line in text.splitlines()]
-            names = [name for name in numbers(lines[-1]) if name != "step"]
-            rows = [[str(x["step"]), *(f"{x[name]:.2f}" for name in names)] for x in lines]
-            print(reporting.table([[f"{task.name}  step", *names], *rows]))
-            print(f"  always the most common answer: {majority.share(task):.2f} %")
-            results[task.name] = {name: lines[-1][name] for name in names}
-        majority.warn_of_majority(tasks, self.folder, after_step=-1)
-        return results
+def _tell(
+    tasks: Sequence[evaluation_task.EvaluationTask], folder: epath.Path
+) -> dict[str, dict[str, float]]:
+    """Prints the metrics of all steps; returns those of the last."""
+    results = {}
+    for task in tasks:
+        text = (folder / f"{task.name}-metrics.jsonl").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        names = [name for name in numbers(lines[-1]) if name != "step"]
+        rows = [[str(x["step"]), *(f"{x[name]:.2f}" for name in names)] for x in lines]
+        print(reporting.table([[f"{task.name}  step", *names], *rows]))
+        print(f"  always the most common answer: {majority.share(task):.2f} %")
+        results[task.name] = {name: lines[-1][name] for name in names}
+    majority.warn_of_majority(tasks, folder, after_step=-1)
+    return results

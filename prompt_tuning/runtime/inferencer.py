@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,10 +12,13 @@ import numpy as np
 from etils import epath
 
 from prompt_tuning import partitioning
-from prompt_tuning.data import evaluation_task, pipeline, vocabularies
+from prompt_tuning.data import evaluation_task, fingerprints, pipeline, vocabularies
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.runtime import counts, evaluator, reporting, state, truncation
+from prompt_tuning.runtime import settings as settings_lib
 
+# What changes no answer of a file.
+FREE = ("INFER_OUTPUT_DIR", "NUM_PARTITIONS", "NUM_SHARDS", "SHARD_ID")
 MODES = ("predict", "predict_with_aux", "score")
 
 
@@ -42,8 +44,9 @@ def infer(
     {"inputs": {"inputs_pretokenized", …}, "prediction"}; with mode "predict_with_aux" also
     "aux": {"scores"}, and of several decodes "predictions" and "prediction_scores" in it, best
     first; with mode "score" {"inputs", "score"}, the log-likelihood of the targets. A file
-    that was begun is gone on with; one that is complete, which a file `….COMPLETED` beside it
-    says too, is left alone; one of other settings is an error.
+    that was begun is continued; one that is complete, which a file `….COMPLETED` beside it
+    says too, is left alone; one of other settings, data, weights or prompts, by the record
+    `….settings.json` beside it, is an error.
 
     Args:
       model: network with its prompt and decoder.
@@ -73,23 +76,31 @@ def infer(
         )
     _ = dataset.room  # raises without lengths: how long are answers?
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
-    tasks = [
-        task
-        if num_shards == 1
-        else dataclasses.replace(task, examples=task.examples[shard_id::num_shards])
-        for task in pipeline.evaluation_tasks(
-            dataset,
-            vocabulary,
-            in_memory=False,
-            known_labels=labels,
-            **evaluator.ranking_settings(model),
-        )
-    ]
+    files = settings_lib.data_files(dataset)
+    with fingerprints.unchanged(files):
+        settings = settings_lib.read(
+            config_text, FREE, files, vocabulary, prompt_initializer, model
+        ).with_checkpoint(checkpoint, state.base_digest(model, checkpoint))
+        tasks = [
+            task
+            if num_shards == 1
+            else dataclasses.replace(task, examples=task.examples[shard_id::num_shards])
+            for task in pipeline.evaluation_tasks(
+                dataset,
+                vocabulary,
+                in_memory=False,
+                known_labels=labels,
+                **evaluator.ranking_settings(model),
+            )
+        ]
     if mode == "score":
         _check_targets(tasks, dataset)
+    if dataset.name is not None:
+        settings = settings.with_tasks({}, tasks)
     folder, shard = epath.Path(output_dir), f"{shard_id:05d}-of-{num_shards:05d}"
     paths = [folder / f"{task.name}-{mode}.jsonl-{shard}" for task in tasks]
-    _check_settings(folder, paths, config_text)
+    for path in paths:
+        _check_settings(path, settings)
     loaded = state.load_model(
         model,
         vocabulary,
@@ -101,8 +112,9 @@ def infer(
     answerer = evaluator.Answerer(loaded, seed)
     for task, path in zip(tasks, paths, strict=True):
         if path.exists():
-            logging.info("%s is complete; delete it to answer again", path)
+            logging.info("%s is complete, of the same inputs; delete it to answer again", path)
         else:
+            settings_lib.write(_record(path), settings)
             _answer(answerer, loaded, task, dataset.batch_size, path, mode)
         reporting.write_text(path.with_name(f"{path.name}.COMPLETED"), "")
     return [str(path) for path in paths]
@@ -130,22 +142,27 @@ def _check_targets(
             )
 
 
-def _check_settings(folder: epath.Path, paths: Sequence[epath.Path], config_text: str) -> None:
-    """Answers of two prompts, or of two models, must not get into one file."""
-    config = folder / "config.gin"
-    if not config.exists() or _settings(config.read_text()) == _settings(config_text):
+def _check_settings(path: epath.Path, settings: settings_lib.Settings) -> None:
+    """Raises ValueError where answers in a file are of other inputs: two kinds must not be in one."""
+    if not (path.exists() or _partial(path).exists()):
         return
-    for path in paths:
-        if path.exists() or _partial(path).exists():
-            raise ValueError(
-                f"{path} has answers of other settings, those of {config}; delete it, or set "
-                "another INFER_OUTPUT_DIR"
-            )
+    advice = "delete it, or set another INFER_OUTPUT_DIR"
+    kept = settings_lib.read_file(_record(path)).get("settings")
+    if kept is None:
+        raise ValueError(
+            f"{path} has no record {_record(path).name} of what its answers were made of, such as a file of an "
+            f"earlier version of this package; {advice}"
+        )
+    if lines := settings_lib.differences(kept, settings):
+        raise ValueError(
+            f"{path} has answers of other inputs (old -> new):\n  "
+            + "\n  ".join(lines)
+            + f"\n{advice}"
+        )
 
 
-def _settings(config_text: str) -> str:
-    """What all shards have in common."""
-    return re.sub(r"^SHARD_ID = .*$", "", config_text, flags=re.MULTILINE)
+def _record(path: epath.Path) -> epath.Path:
+    return path.with_name(f"{path.name}.settings.json")
 
 
 def _partial(path: epath.Path) -> epath.Path:

@@ -62,7 +62,7 @@ def _evaluate_owed(
 ) -> None:
     """Before the first step, and where a run was stopped within an evaluation."""
     if run.owes_evaluation:
-        run.record(validation.evaluate(run.params(), run.step))
+        run.record(validation.evaluate(run.params(), run.step), validation.loss)
         run.save(run.unlogged)
 
 
@@ -100,7 +100,7 @@ def _take_steps(
             if logs or saves:
                 guard.settle()
             if logs:
-                log.write(done, run.moved())
+                run.training_loss = log.write(done, run.moved())
             if evaluates and not stops:
                 _evaluate(run, validation, hold)
             if saves:
@@ -127,4 +127,4 @@ def _evaluate(
         if not hold.came:
             raise
     else:
-        run.record(results)
+        run.record(results, validation.loss)

@@ -74,8 +74,9 @@ class NanGuard:
             logging.warning("%s; the step is left out (NAN_TOLERANCE %d)", what, self._tolerance)
             return
         raise ValueError(
-            f"{what}. What was saved before is as it was. Lower LEARNING_RATE, look at the batch, "
-            f"or set NAN_TOLERANCE, now {self._tolerance}, to the number of such steps in a row to leave out"
+            f"{what}. What was saved before is as it was. Lower LEARNING_RATE (and set "
+            "ALLOW_CHANGED_SETTINGS=True to continue this run with it), look at the batch, or "
+            f"set NAN_TOLERANCE, now {self._tolerance}, to the number of such steps in a row to leave out"
         )
 
 

@@ -19,6 +19,7 @@ from prompt_tuning.checkpoints import whole
 from prompt_tuning.runtime import event_file
 
 Tree = Mapping[str, Any]
+LOSS = "loss_per_nonpadding_target_token"  # T5X's name
 
 
 class MetricWriter:
@@ -130,10 +131,10 @@ class StepLog:
         sums = jax.device_get(self._waiting)
         return [{name: float(x) for name, x in each.items()} for each in sums]
 
-    def write(self, step: int, others: Mapping[str, float]) -> None:
-        """Tells the means over the steps since the last time, and `others`.
+    def write(self, step: int, others: Mapping[str, float]) -> float | None:
+        """Tells the means over the steps since the last time, and `others`; returns the loss.
 
-        Steps that were left out, as their numbers are not finite, are in no mean.
+        Steps that were left out, as their numbers are not finite, are in no mean; None of none.
         """
         everything = self.unwritten()
         seconds, timed = time.monotonic() - self._since, everything[self._untimed :]
@@ -141,7 +142,7 @@ class StepLog:
         self._waiting = []
         self.restart()
         if not sums:
-            return
+            return None
         means = mean_losses(sums)
         means["gradient_norm"] = sums[-1]["gradient_norm"]
         if self._learning_rate is not None:
@@ -152,13 +153,14 @@ class StepLog:
             "timing/target_tokens_per_second": sum(x["tokens"] for x in timed) / seconds,
         }
         self._writer.write(step, {**means, **others})
-        note = f"loss {means['loss_per_nonpadding_target_token']:.3f}"
+        note = f"loss {means[LOSS]:.3f}"
         self._bar.update(0, note=note)
         moved = "".join(f"  {name} {value:.2f}" for name, value in others.items())
         logging.info(
             "step %d  %s  accuracy %.3f%s  %.2f steps/s",
             step, note, means["accuracy"], moved, means["timing/steps_per_second"],
         )  # fmt: skip
+        return means[LOSS]
 
     def __enter__(self) -> "StepLog":
         self._bar.start()
@@ -175,7 +177,7 @@ def mean_losses(sums: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     tokens = max(total["tokens"], 1.0)
     penalty = {"penalty": total["penalty"] / len(sums)} if "penalty" in total else {}
     return {
-        "loss_per_nonpadding_target_token": total["loss"] / tokens,
+        LOSS: total["loss"] / tokens,
         "loss": total["loss"] / len(sums),
         "cross_ent_loss": (total["loss"] - total["z_loss"]) / len(sums),
         "z_loss": total["z_loss"] / len(sums),
@@ -195,14 +197,22 @@ def check_folder(folder: Any, setting: str) -> None:
         raise ValueError(f"{setting} is {folder!r}; expected a path: set {setting} to \"'…'\"")
 
 
-def start_folder(folder: epath.PathLike, config_text: str, setting: str) -> None:
+def start_folder(
+    folder: epath.PathLike, config_text: str, setting: str, step: int | None = None
+) -> None:
     """Writes config.gin, a run's first file: what is wrong with `setting`, the folder, shows here.
 
-    All of several processes have read what is there before the first of them writes.
+    The config.gin of a run that was trained with it up to `step` is kept as config_<step>.gin. All of
+    several processes have read what is there before the first of them writes.
     """
     whole.wait_for_writer(f"start {folder}")
+    config = epath.Path(folder) / "config.gin"
     try:
-        write_text(epath.Path(folder) / "config.gin", config_text)
+        if step is not None and config.exists() and (text := config.read_text()) != config_text:
+            kept = config.with_name(f"config_{step}.gin")
+            if not kept.exists():  # else nothing was trained with the later one
+                write_text(kept, text)
+        write_text(config, config_text)
     except OSError as error:
         raise OSError(
             f"cannot write to {setting} {folder}: {error}; set {setting} to a folder that you may "

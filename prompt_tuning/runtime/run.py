@@ -13,12 +13,18 @@ import numpy as np
 import optax
 from etils import epath
 
-import prompt_tuning
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import prompt_files, train_state, whole
-from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import counts, nan_guard, reporting, state
+from prompt_tuning.checkpoints import train_state, whole
+from prompt_tuning.runtime import (
+    adapter_files,
+    best_evaluation,
+    counts,
+    nan_guard,
+    reporting,
+    state,
+)
+from prompt_tuning.runtime import settings as settings_lib
 
 Tree = Mapping[str, Any]
 OptimizerFactory = Callable[..., optax.GradientTransformation]
@@ -103,10 +109,11 @@ class Run:
       frozen: the parameters that no step changes.
       position: in the data, where the next batch begins; None before the first.
       first_step: the absolute step that training began at.
-      best: the highest mean of the tasks' first metrics so far.
+      best: the best evaluation so far; its prompt is prompts/best.
       metrics: of the last evaluation, {} before the first.
       evaluated_step: of the last evaluation, None before the first.
       unlogged: sums of the steps that no log line had told of when the state was saved.
+      training_loss: of the last log line, None where there is none.
       skipped: steps in a row, up to the last, that were left out: see NAN_TOLERANCE.
     """
 
@@ -120,11 +127,16 @@ class Run:
         optimizer: OptimizerFactory,
         task: str,
         labels: Sequence[str] = (),
+        settings: settings_lib.Settings | None = None,
+        allow_changed_settings: bool = False,
     ):
         """Splits the parameters and makes the first state; see `resume`.
 
-        `labels` are the task's, for the prompt's card.
+        `labels` are the task's, for the prompt's card. `settings` are kept in each state, and compared
+        with those of the state that is resumed from.
         """
+        self._settings = settings and settings.with_checkpoint(loaded.checkpoint, loaded.digest)
+        self._allow_changed_settings = allow_changed_settings
         self.loaded, self.schedule, self.task, self.labels = loaded, schedule, task, labels
         self.model_dir = epath.Path(model_dir)
         self.first_step = schedule.first_step(loaded.step)
@@ -141,10 +153,11 @@ class Run:
         step = partitioning.place(step, partitioning.replicated(loaded.mesh))
         self.state = state.TrainState(step, tuned, slots)
         self.position: Mapping[str, int] | None = None
-        self.best: float | None = None
+        self.best = best_evaluation.BestEvaluation()
         self.metrics: dict[str, Any] = {}
         self.evaluated_step: int | None = None
         self.unlogged: Sequence[Mapping[str, float]] = ()
+        self.training_loss: float | None = None
         self.skipped = 0
         self._saved_step: int | None = None
         self._initial = self.added()
@@ -221,14 +234,14 @@ class Run:
         """Takes the latest state in MODEL_DIR that is what was saved, if there is any at all.
 
         Raises:
-          ValueError: the folder holds a run with another model or other trainable parameters,
-            or one beyond TRAIN_STEPS; or all its states are damaged.
+          ValueError: the folder holds a run with another model, other trainable parameters or other
+            settings, or one beyond TRAIN_STEPS; or all its states are damaged.
         """
         damaged = []
         for step in reversed(train_state.steps(self.model_dir)):
             try:
                 self._take(step)
-                logging.info("going on from step %d in %s", step, self.model_dir)
+                logging.info("%s", self._describe_start())
                 break
             except train_state.DamagedError as error:
                 logging.warning("%s; looking for the state before", error)
@@ -245,8 +258,17 @@ class Run:
 
     def _take(self, latest: int) -> None:
         """Goes on from a state. Raises as `resume`, and train_state.DamagedError."""
-        kept = train_state.read_metadata(self.model_dir, latest)
-        if kept["digest"] != self.digest():
+        kept, changed = train_state.read_metadata(self.model_dir, latest), False
+        if self._settings is not None:
+            changed = settings_lib.check_state(
+                self.model_dir,
+                latest,
+                kept.get("settings"),
+                self._settings,
+                allow_changed=self._allow_changed_settings,
+            )
+        # Versions that recorded no settings had another identity of the base model.
+        if "settings" in kept and kept["digest"] != self.digest() and not changed:
             raise ValueError(
                 f"MODEL_DIR {self.model_dir} holds a run with another base model or other trainable "
                 "parameters; set another MODEL_DIR, or the INITIAL_CHECKPOINT_PATH, PROMPT_LENGTH and "
@@ -266,11 +288,23 @@ class Run:
             state.TrainState(**tree),
             self.state,
         )
-        self.position, self.best = kept["position"], kept["best"]
-        self.first_step = kept["first_step"]
+        self.position, self.first_step = kept["position"], kept["first_step"]
+        self.best = best_evaluation.from_json(kept["best"])
+        self.training_loss = kept.get("training_loss")
         self.metrics, self.evaluated_step = kept["metrics"], kept["evaluated_step"]
         self.unlogged, self.skipped = kept["unlogged"], kept["skipped"]
         self._saved_step = latest
+        if changed and latest < self.schedule.train_steps:
+            # Earlier metrics may be of other data: the prompt is evaluated again.
+            self.best, self.evaluated_step = best_evaluation.BestEvaluation(), None
+
+    def _describe_start(self) -> str:
+        if self.step < self.schedule.train_steps or self.owes_evaluation:
+            return f"Resuming from step {self.step} in {self.model_dir}."
+        return (
+            f"The run in {self.model_dir} is complete: it is at step {self.step}, and nothing is trained. "
+            "Set TRAIN_STEPS beyond it to continue."
+        )
 
     def save(self, unlogged: Sequence[Mapping[str, float]] = ()) -> None:
         """Writes what is added to the base with its card, and the state.
@@ -285,11 +319,13 @@ class Run:
         metadata = {
             "position": dict(self.position or {}),
             "digest": self.digest(),
-            "best": self.best,
+            "best": dataclasses.asdict(self.best),
+            "settings": self._settings and dataclasses.asdict(self._settings),
             "first_step": self.first_step,
             "metrics": self.metrics,
             "evaluated_step": self.evaluated_step,
             "unlogged": list(unlogged),
+            "training_loss": self.training_loss,
             "skipped": self.skipped,
         }
         train_state.save(
@@ -297,19 +333,23 @@ class Run:
         )
         self._saved_step = self.step
 
-    def record(self, results: Mapping[str, Mapping[str, float]]) -> None:
-        """Takes an evaluation; keeps the prompt apart where it is the best so far."""
+    def record(self, results: Mapping[str, Mapping[str, float]], loss: float | None = None) -> None:
+        """Takes an evaluation; keeps the prompt apart where it is the best so far.
+
+        Among equal metrics `loss`, that of the evaluated targets, decides; else the training loss.
+        """
         self.metrics = {task: dict(values) for task, values in results.items()}
         self.evaluated_step = self.step
         firsts = [next(iter(values.values())) for values in results.values() if values]
         mean = sum(firsts) / len(firsts) if firsts else math.nan
-        # A correlation of answers that are all the same is no number.
-        if not math.isnan(mean) and (self.best is None or mean > self.best):
-            self.best = mean
+        named = (("evaluation loss", loss), ("training loss", self.training_loss))
+        losses = (best_evaluation.Loss(*each) for each in named if each[1] is not None)
+        is_untrained = self.step == self.first_step
+        if self.best.add(self.step, mean, next(losses, None), is_untrained=is_untrained):
             self._save_added("best")
 
     def _save_added(self, name: str) -> None:
-        save_added(
+        adapter_files.save(
             self.model_dir,
             name,
             self.added(),
@@ -324,8 +364,8 @@ class Run:
         )
 
     def prompt_file(self, name: str) -> epath.Path:
-        """See the function of this name."""
-        return prompt_file(self.model_dir, name, self.loaded.model)
+        """Where the file `name` of what is added to the base lies."""
+        return adapter_files.locate(self.model_dir, name, self.loaded.model)
 
 
 @contextlib.contextmanager
@@ -343,51 +383,6 @@ def failing(folders: Sequence[epath.PathLike]) -> Iterator[None]:
             f"training stopped: {error}\nthere is {left}; when this is mended, as by making room in "
             "MODEL_DIR, the same command goes on from there"
         ) from error
-
-
-def prompt_file(
-    model_dir: epath.PathLike, name: str, model: model_lib.EncoderDecoderModel
-) -> epath.Path:
-    """Where `name` lies: a .npy file where a prompt is all that is added, else a .npz file."""
-    suffix = prompt_files.SUFFIX if _adds_one_prompt(model) else prompt_files.SUFFIX_OF_LEAVES
-    return epath.Path(model_dir) / "prompts" / f"{name}{suffix}"
-
-
-def save_added(
-    model_dir: epath.PathLike,
-    name: str,
-    leaves: Mapping[str, np.ndarray],
-    model: model_lib.EncoderDecoderModel,
-    **told: Any,
-) -> None:
-    """Writes what a model adds to its base, with a card; nothing where it adds nothing.
-
-    Args:
-      model_dir: of the run.
-      name: of the file.
-      leaves: {path: values}.
-      model: that they are of.
-      **told: for the card: base_model, base_model_digest, task, labels, step, metrics.
-    """
-    if not leaves:
-        return
-    soft = state.soft_tokens(model)
-    card = {
-        "length": len(soft) if model.prefix is None else model.prefix.length,
-        "embed_dim": model.config.embed_dim,
-        "place": soft.place,
-        **told,
-        "created_by": f"prompt-tuning {prompt_tuning.__version__}",
-    }
-    path = prompt_file(model_dir, name, model)
-    if _adds_one_prompt(model):
-        prompt_files.save(path, leaves[model.PROMPT_PATH], card)
-    else:
-        prompt_files.save_leaves(path, leaves, card)
-
-
-def _adds_one_prompt(model: model_lib.EncoderDecoderModel) -> bool:
-    return model.added == {model.PROMPT_PATH}
 
 
 def _check_dtypes(trainable: Tree) -> None:

@@ -80,10 +80,24 @@ class Stack:
         logs = [run.log(learning_rate, bar) for run, bar in zip(self.runs, bars, strict=True)]
         return Logs({run.model_dir.name: log for run, log in zip(self.runs, logs, strict=True)})
 
-    def record(self, results: Sequence[Mapping[str, Mapping[str, float]]]) -> None:
+    @property
+    def training_loss(self) -> list[float | None]:
+        """Of each run."""
+        return [run.training_loss for run in self.runs]
+
+    @training_loss.setter
+    def training_loss(self, losses: Sequence[float | None]) -> None:
+        for run, own in zip(self.runs, losses, strict=True):
+            run.training_loss = own
+
+    def record(
+        self,
+        results: Sequence[Mapping[str, Mapping[str, float]]],
+        losses: Sequence[float | None],
+    ) -> None:
         """Takes an evaluation of each run."""
-        for run, own in zip(self.runs, results, strict=True):
-            run.record(own)
+        for run, own, loss in zip(self.runs, results, losses, strict=True):
+            run.record(own, loss)
 
     def guard(self) -> nan_guard.NanGuard:
         """Of all runs: one that stops stops the others."""
@@ -133,6 +147,11 @@ class Validation:
         """{name of the run: its own}."""
         self._members = members
 
+    @property
+    def loss(self) -> list[float | None]:
+        """Of each run."""
+        return [member.loss for member in self._members.values()]
+
     def evaluate(self, params: Sequence[Any], step: int) -> list[dict[str, dict[str, float]]]:
         """Metrics of each run."""
         results = []
@@ -171,11 +190,13 @@ class Logs:
         """Of each run."""
         return [member.unwritten() for member in self._members.values()]
 
-    def write(self, step: int, others: Sequence[Mapping[str, float]]) -> None:
-        """Tells the means of each run."""
+    def write(self, step: int, others: Sequence[Mapping[str, float]]) -> list[float | None]:
+        """Tells the means of each run; returns their losses."""
+        losses = []
         for (name, member), own in zip(self._members.items(), others, strict=True):
             logging.info("%s:", name)
-            member.write(step, own)
+            losses.append(member.write(step, own))
+        return losses
 
     def __enter__(self) -> "Logs":
         for member in self._members.values():

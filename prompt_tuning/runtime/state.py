@@ -138,6 +138,15 @@ def load_model(
     return LoadedModel(model, vocabulary, params, mesh, checkpoint, step, digest)
 
 
+def base_digest(model: model_lib.EncoderDecoderModel, checkpoint: str | None) -> str:
+    """The identity of a base model, `LoadedModel.digest`, without its weights on the devices."""
+    if checkpoint is None:
+        return "random"
+    abstract = params_lib.flatten(nn.unbox(model.abstract_params()))
+    base = {path: leaf for path, leaf in abstract.items() if path not in model.added}
+    return base_model.digest(checkpoint, params_lib.unflatten(base))
+
+
 def with_added(loaded: LoadedModel, start: Start | None, seed: int = 0) -> LoadedModel:
     """The same model with what `start` gives as what is added to its base, in place of all before.
 

@@ -8,17 +8,18 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from prompt_tuning import optimizers, partitioning
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import base_model, huggingface
-from prompt_tuning.data import epochs, evaluation_task, pipeline, vocabularies
+from prompt_tuning.data import epochs, evaluation_task, fingerprints, pipeline, vocabularies
 from prompt_tuning.data import labels as labels_lib
 from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
@@ -35,6 +36,7 @@ from prompt_tuning.runtime import (
     writer_lock,
 )
 from prompt_tuning.runtime import run as run_lib
+from prompt_tuning.runtime import settings as settings_lib
 from prompt_tuning.runtime import step as step_lib
 
 
@@ -57,6 +59,7 @@ def train(
     num_partitions: int | None = 1,
     num_microbatches: int | None = 1,
     seed: int | Sequence[int] = 0,
+    allow_changed_settings: bool = False,
     config_text: str = "",
 ) -> dict[str, Any] | list[dict[str, Any]]:
     """`prompt-tuning train`: tunes what `trainable` names and leaves the rest as it is.
@@ -71,8 +74,8 @@ def train(
         last step; None for nothing.
       trainable: TRAINABLE, patterns of parameter paths.
       optimizer: called with start_step=.
-      model_dir: MODEL_DIR. A run that is there already goes on. Runs of several seeds lie in
-        seed_<seed> each. Another process that trains there is an error.
+      model_dir: MODEL_DIR. A run that is there is resumed, if it has the same settings. Runs of
+        several seeds lie in seed_<seed> each. Another process that trains there is an error.
       schedule: how long, how often.
       learning_rate: the optimizer's, of the absolute step, to be told beside the loss.
       eval_examples: examples of each task to evaluate; None for all.
@@ -82,7 +85,9 @@ def train(
       num_microbatches: parts of a batch that are computed one after the other; None for 1.
       seed: RANDOM_SEED, of dropout, data order and initialisation. Of several, a prompt is tuned
         with each, all together: each as it would be alone, up to rounding.
-      config_text: the settings, written to MODEL_DIR/config.gin.
+      allow_changed_settings: ALLOW_CHANGED_SETTINGS, resumes a run that has other settings.
+      config_text: the settings, written to MODEL_DIR/config.gin, and compared with those of a run
+        that is there.
 
     Returns:
       {"step", "metrics", "best", "trained", "prompt_file", "model"}: "trained" counts numbers, and
@@ -103,33 +108,46 @@ def train(
     partitioning.check_batch_size(eval_size, mesh)
     schedule = schedule.settled(0 if checkpoint is None else base_model.read_step(checkpoint))
     _tell_rate(learning_rate, schedule)
-    loading = background.Background(
-        functools.partial(
-            state.load_model,
-            model,
-            vocabulary,
-            checkpoint=checkpoint,
-            prompt_initializer=prompt_initializer,
-            num_partitions=num_partitions,
-            seed=seeds[0],
+    folders = {own: epath.Path(model_dir) / f"seed_{own}" for own in seeds}
+    if isinstance(seed, int):
+        folders = {seed: epath.Path(model_dir)}
+    files = settings_lib.data_files(train_dataset, eval_dataset)
+    with fingerprints.unchanged(files):
+        settings = settings_lib.read(
+            config_text, settings_lib.FREE, files, vocabulary, prompt_initializer, model
+        ).with_values(START_STEP=schedule.start_step)
+        if not allow_changed_settings:
+            for own, folder in folders.items():
+                settings_lib.check_folder(folder, settings.with_values(RANDOM_SEED=own))
+        loading = background.Background(
+            functools.partial(
+                state.load_model,
+                model,
+                vocabulary,
+                checkpoint=checkpoint,
+                prompt_initializer=prompt_initializer,
+                num_partitions=num_partitions,
+                seed=seeds[0],
+            )
         )
-    )
-    soft = state.soft_tokens(model, vocabulary)
-    train_dataset = dataclasses.replace(train_dataset, seed=seeds[0])
-    batches = pipeline.TrainBatches(train_dataset, vocabulary, soft, rows)
-    if eval_dataset is not None:
-        eval_dataset = dataclasses.replace(eval_dataset, seed=seeds[0])
-    tasks = evaluated(
-        eval_dataset,
-        vocabulary,
-        eval_examples,
-        known_labels={None: tuple(batches.labels)},
-        **evaluator.ranking_settings(model),
-    )
-    majority.warn_of_single_label(tasks)
-    _check_labels(batches.labels, train_dataset, tasks, model, vocabulary)
+        soft = state.soft_tokens(model, vocabulary)
+        train_dataset = dataclasses.replace(train_dataset, seed=seeds[0])
+        batches = pipeline.TrainBatches(train_dataset, vocabulary, soft, rows)
+        if eval_dataset is not None:
+            eval_dataset = dataclasses.replace(eval_dataset, seed=seeds[0])
+        tasks = evaluated(
+            eval_dataset,
+            vocabulary,
+            eval_examples,
+            known_labels={None: tuple(batches.labels)},
+            **evaluator.ranking_settings(model),
+        )
+        majority.warn_of_single_label(tasks)
+        _check_labels(batches.labels, train_dataset, tasks, model, vocabulary)
     loaded = loading.result()
     answerer = evaluator.Answerer(loaded, seeds[0])
+    if train_dataset.name is not None:
+        settings = settings.with_tasks(batches.digests, tasks)
 
     def training(own: int, folder: epath.PathLike) -> Training:
         start = loaded
@@ -143,10 +161,12 @@ def train(
             optimizer=optimizer,
             task=batches.name,
             labels=tuple(batches.labels),
+            settings=settings.with_values(RANDOM_SEED=own),
+            allow_changed_settings=allow_changed_settings,
         )
         run.resume()
         _check_trained(run, vocabulary, several=not isinstance(seed, int))
-        reporting.start_folder(folder, config_text, "MODEL_DIR")
+        reporting.start_folder(folder, config_text, "MODEL_DIR", run.step)
         info = reporting.model_info(run.state.trainable, loaded.params)
         reporting.write_text(run.model_dir / "model-info.txt", info)
         validation = evaluator.Validation(
@@ -161,11 +181,8 @@ def train(
         )
         return Training(run, batches.with_seed(own), validation, own)
 
-    folders = [epath.Path(model_dir)]
-    if not isinstance(seed, int):
-        folders = [epath.Path(model_dir) / f"seed_{each}" for each in seeds]
-    with writer_lock.held(model_dir), run_lib.failing(folders):
-        trainings = [training(*each) for each in zip(seeds, folders, strict=True)]
+    with writer_lock.held(model_dir), run_lib.failing([*folders.values()]):
+        trainings = [training(*each) for each in folders.items()]
         with partitioning.use(loaded.mesh), contextlib.ExitStack() as logs:
             for each in trainings:
                 logs.enter_context(each.validation)
@@ -331,10 +348,14 @@ def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:
 def _finish(run: run_lib.Run) -> dict[str, Any]:
     """Exports weights that were trained beside the prompt, and says where everything lies."""
     trained = params_lib.count(run.state.trainable)
-    result = {"step": run.step, "metrics": run.metrics, "best": run.best, "trained": trained}
+    result = {"step": run.step, "metrics": run.metrics, "best": run.best.metric, "trained": trained}
+    if text := run.best.describe():
+        logging.warning("%s: %s", run.model_dir, text)
     if run.loaded.model.added:
         result["prompt_file"] = str(run.prompt_file(f"prompt_{run.step}"))
         logging.info("prompt: %s", result["prompt_file"])
+        if run.best.step is not None:
+            logging.info("best prompt: %s (step %d)", run.prompt_file("best"), run.best.step)
     if run.trains_weights:
         result["model"] = _export(run)
         logging.info("model: %s", result["model"])
@@ -353,7 +374,9 @@ def _export(run: run_lib.Run) -> str:
     export_format = exporter.HUGGING_FACE
     if _is_decoder_only(model):
         export_format, target = exporter.T5X, target / f"checkpoint_{run.step}"
-    if not target.exists():
+    if target.exists():
+        _check_export(target, base, run)
+    else:
         exporter.write(
             target,
             base,
@@ -364,3 +387,14 @@ def _export(run: run_lib.Run) -> str:
             dtype="float32",
         )
     return str(target)
+
+
+def _check_export(target: epath.Path, weights: Mapping[str, np.ndarray], run: run_lib.Run) -> None:
+    """Raises ValueError where a folder of this name holds other weights than those of the run."""
+    shapes = {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in weights.items()}
+    exported = params_lib.flatten(base_model.load(target, params_lib.unflatten(shapes))[0])
+    if any(not np.array_equal(exported[path], x) for path, x in weights.items()):
+        raise ValueError(
+            f"{target} exists and holds other weights than the run at step {run.step}; expected no such "
+            "folder, or the export of this run: remove it and start the same command again"
+        )

@@ -11,6 +11,7 @@ from prompt_tuning import optimizers, partitioning
 from prompt_tuning.data import batching, pipeline
 from prompt_tuning.runtime import evaluator, loop, reporting, state, writer_lock
 from prompt_tuning.runtime import run as run_lib
+from prompt_tuning.runtime import settings as settings_lib
 from prompt_tuning.runtime import step as step_lib
 
 # As gin/optimizers/prompt.gin and gin/runs/train.gin have it.
@@ -28,8 +29,10 @@ def tune(
     steps: int,
     learning_rate: float,
     model_dir: epath.PathLike,
+    settings: settings_lib.Settings | None = None,
+    allow_changed_settings: bool = False,
 ) -> epath.Path:
-    """Trains the prompt of a model and leaves the rest as it is; a run in `model_dir` goes on.
+    """Trains the prompt of a model and leaves the rest as it is; a run in `model_dir` is resumed.
 
     Args:
       loaded: a model with its prompt; the optimizer counts from its step.
@@ -39,9 +42,14 @@ def tune(
       steps: of training.
       learning_rate: constant.
       model_dir: gets what `prompt-tuning train` writes but evaluations.
+      settings: to be recorded, and compared with those of a run in `model_dir`; None for no record.
+      allow_changed_settings: resumes a run that has other settings.
 
     Returns:
       The file of the last prompt.
+
+    Raises:
+      ValueError: the run in `model_dir` has other settings.
     """
     with writer_lock.held(model_dir), run_lib.failing([model_dir]):
         step_lib.check_batch(dataset.batch_size, 1, loaded.mesh)
@@ -58,10 +66,14 @@ def tune(
             ),
             task=batches.name,
             labels=labels,
+            settings=settings,
+            allow_changed_settings=allow_changed_settings,
         )
         run.resume()
-        settings = f"# prompt_tuning.tune: {steps} steps of {learning_rate:g} from {first}\n"
-        reporting.start_folder(run.model_dir, settings, "model_dir")
+        text = f"# prompt_tuning.tune: {steps} steps of {learning_rate:g} from {first}\n"
+        if settings is not None:
+            text += "".join(f"# {name} = {value!r}\n" for name, value in settings.values.items())
+        reporting.start_folder(run.model_dir, text, "model_dir", run.step)
         answerer = evaluator.Answerer(loaded)
         folder = os.path.join(run.model_dir, "inference_eval")
         nothing = evaluator.Validation(

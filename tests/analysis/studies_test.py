@@ -139,6 +139,30 @@ def test_other_settings_do_not_get_into_a_study(tmp_path):
         go(Commands(), tmp_path, train_settings={"TRAIN_STEPS": 4})
 
 
+def test_results_of_other_inputs_are_not_kept(tmp_path):
+    data = tmp_path / "train.tsv"
+    data.write_text("a")
+    given = {"read_config": lambda arguments: f"TRAIN_FILE = '{data}'\nBATCH_SIZE = 8\n"}
+    rows = go(Commands(), tmp_path / "study", **given)
+    again = Commands()
+    assert go(again, tmp_path / "study", **given) == rows and again.lines == []
+    data.write_text("b")
+    expected = (
+        r"(?s)result.json was made of other inputs .*TRAIN_FILE: .* \(content .*delete .*STUDY_DIR"
+    )
+    with pytest.raises(ValueError, match=expected):
+        go(Commands(), tmp_path / "study", **given)
+
+
+def test_results_of_an_earlier_version_are_taken_with_a_warning(tmp_path, caplog):
+    rows = go(Commands(), tmp_path)
+    for file in tmp_path.rglob("result.json"):
+        kept = json.loads(file.read_text())
+        file.write_text(json.dumps({k: v for k, v in kept.items() if k != "settings"}))
+    assert go(Commands(), tmp_path) == rows
+    assert "does not say what it was made of" in caplog.text
+
+
 def test_evaluations_take_the_best_prompt_or_the_trained_model(tmp_path):
     run = Commands()
     rows = go(run, tmp_path, seeds=(4,), evaluations={"there": {"EVAL_FILE": "there.tsv"}})

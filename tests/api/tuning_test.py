@@ -116,6 +116,57 @@ def test_a_run_that_is_kept_goes_on(model, tmp_path):
     np.testing.assert_array_equal(again.table, parts.table)
 
 
+@pytest.mark.parametrize(
+    ("examples", "settings", "line"),
+    [
+        (PAIRS[:3], {}, r"examples: '4 examples' -> '3 examples' \(content \w+ -> \w+\)"),
+        ([*PAIRS[:3], ("he liked it", "bad")], {}, r"examples: '4 examples' -> '4 examples' \(con"),
+        (PAIRS, {"learning_rate": 0.1}, "learning_rate: 0.3 -> 0.1"),
+        (PAIRS, {"batch_size": 16}, "batch_size: 8 -> 16"),
+        (PAIRS, {"class_labels": ["good"]}, r"class_labels: \[\] -> \['good'\]"),
+        (PAIRS, {"seed": 1}, "seed: 0 -> 1"),
+        (PAIRS, {"dropout_rate": 0.0}, "dropout_rate: 0.1 -> 0.0"),
+        (
+            PAIRS,
+            {"initial_prompt": pt.Prompt(np.ones((4, 16)))},
+            "initial_prompt: not set -> 'Prompt",
+        ),
+        (
+            PAIRS,
+            {"task_feature_lengths": {"inputs": 3, "targets": 8}},
+            "task_feature_lengths: None",
+        ),
+    ],
+)
+def test_a_run_is_not_continued_with_other_examples_or_arguments(
+    model, finished, examples, settings, line
+):
+    expected = (
+        rf"(?s)model_dir .*at step 1003 with other settings .*{line}.*allow_changed_settings=True"
+    )
+    for steps in (3, 5):
+        with pytest.raises(ValueError, match=expected) as error:
+            pt.tune(model, examples, **{**FEW, "steps": steps, **settings}, model_dir=finished)
+        assert "MODEL_DIR" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    pt.tune(model, PAIRS, **FEW, model_dir=folder)
+    return folder
+
+
+def test_changed_arguments_can_be_accepted(model, tmp_path):
+    pt.tune(model, PAIRS, **FEW, model_dir=tmp_path)
+    other = {**FEW, "steps": 4, "learning_rate": 0.1, "model_dir": tmp_path}
+    prompt = pt.tune(model, iter(PAIRS), **other, allow_changed_settings=True)
+    assert prompt.card["step"] == 1004
+    np.testing.assert_array_equal(pt.tune(model, PAIRS, **other).table, prompt.table)
+    texts = [(tmp_path / name).read_text() for name in ("config_1003.gin", "config.gin")]
+    assert "learning_rate = 0.3" in texts[0] and "learning_rate = 0.1" in texts[1]
+
+
 def test_ctrl_c_keeps_the_run_where_the_warning_says(model, folder, monkeypatch, caplog):
     add = reporting.StepLog.add
 

@@ -65,12 +65,11 @@ def infer(tiny, loaded, tmp_path, monkeypatch):
             model=tiny.model,
             vocabulary=tiny.vocabulary,
             checkpoint=tiny.checkpoint,
-            prompt_initializer=initializers.SampledVocabulary(),
             dataset=dataset,
             output_dir=str(tmp_path / "out"),
             num_partitions=8,
             config_text=config_text,
-            **settings,
+            **{"prompt_initializer": initializers.SampledVocabulary(), **settings},
         )
         return pathlib.Path(path)
 
@@ -94,6 +93,7 @@ def test_a_line_for_each_input_in_order(infer):
     assert sorted(p.name for p in path.parent.iterdir()) == [
         "asked-predict.jsonl-00000-of-00001",
         "asked-predict.jsonl-00000-of-00001.COMPLETED",
+        "asked-predict.jsonl-00000-of-00001.settings.json",
         "config.gin",
     ]
 
@@ -241,10 +241,63 @@ def test_what_is_answered_is_written_before_the_end(infer, monkeypatch):
 def test_answers_of_other_settings_are_not_mixed(infer, suffix):
     path = infer()
     path.rename(path.with_name(path.name + suffix))
-    with pytest.raises(ValueError, match=r"of other settings.*set another INFER_OUTPUT_DIR"):
+    with pytest.raises(ValueError, match=r"(?s)of other inputs.*A: 1 -> 2\n.*another INFER_OUT"):
         infer("A = 2\n")
     path.with_name(path.name + suffix).unlink()
     assert lines(infer("A = 2\n")) == expected()
+
+
+@pytest.mark.parametrize("suffix", ["", ".partial"])
+@pytest.mark.parametrize("changed", ["INFER_FILE", "PROMPT_FILE", "INITIAL_CHECKPOINT_PATH"])
+def test_answers_of_other_inputs_are_not_mixed(infer, tmp_path, suffix, changed, monkeypatch):
+    prompt = initializers.FromArray(np.ones((4, 16)))
+    path = infer(prompt_initializer=prompt)
+    kept = path.read_bytes()
+    path.rename(path.with_name(path.name + suffix))
+    if changed == "INFER_FILE":
+        asked = tmp_path / "asked.jsonl"
+        asked.write_text(asked.read_text().replace("444", "445"))  # a name and size as before
+    elif changed == "PROMPT_FILE":
+        prompt = initializers.FromArray(np.full((4, 16), 2.0))
+    else:
+        monkeypatch.setattr(state.base_model, "digest", lambda *_: "another")
+    with pytest.raises(
+        ValueError, match=rf"(?s){changed}: .* \(content \w+ -> \w+\)\ndelete it, or"
+    ):
+        infer(prompt_initializer=prompt)
+    assert path.with_name(path.name + suffix).read_bytes() == kept
+    path.with_name(path.name + suffix).unlink()
+    infer(prompt_initializer=prompt)
+    if changed == "INFER_FILE":
+        assert "film 445" in path.read_text()
+
+
+def test_answers_without_a_record_are_not_taken_for_these(infer):
+    path = infer()
+    path.with_name(f"{path.name}.settings.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"has no record .*\.settings\.json .*delete it, or set another"
+    ):
+        infer()
+
+
+def test_a_file_that_moved_has_the_same_answers(infer, tmp_path):
+    path = infer("INFER_FILE = 'a'\nNUM_PARTITIONS = 8\nTRAIN_FILE = 'a'\nINFER_OUTPUT_DIR = 'a'\n")
+    path.write_text("mine\n")
+    assert infer("INFER_FILE = 'b'\nNUM_PARTITIONS = 1\n").read_text() == "mine\n"
+
+
+def test_a_file_that_changes_while_it_is_opened_is_an_error(infer, tmp_path, monkeypatch):
+    tasks = pipeline.evaluation_tasks
+
+    def changing(*arguments, **settings):
+        (tmp_path / "asked.jsonl").write_text('{"text": "another"}\n')
+        return tasks(*arguments, **settings)
+
+    monkeypatch.setattr(pipeline, "evaluation_tasks", changing)
+    with pytest.raises(OSError, match=r"INFER_FILE .*asked.jsonl changed while it was read"):
+        infer()
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_lengths_nobody_knows_how_long_answers_are(tiny, tmp_path):

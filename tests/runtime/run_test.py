@@ -135,14 +135,34 @@ def test_the_best_prompt_is_kept_apart(make_run):
         tuning.save()
         file = tuning.model_dir / "prompts" / "best.npy"
         best.append(int(prompt_files.load(file)[0, 0]) if file.exists() else None)
-    assert best == [None, 1, 2, 2, 2, 2]
+    # Of equal metrics without a loss the later one is best.
+    assert best == [None, 1, 2, 2, 4, 4]
     assert prompt_files.load(tuning.model_dir / "prompts" / "prompt_1005.npy")[0, 0] == 5
     card = prompt_files.read_card(file)
-    assert (card["step"], card["metrics"]) == (1002, evaluation(75.0, 25.0))
+    assert (card["step"], card["metrics"]) == (1004, evaluation(50.0, 50.0))
     again = make_run(start_step=500)
     again.resume()
     # Stops are counted from where the run began, whatever START_STEP is now.
-    assert (again.best, again.step, again.first_step) == (50.0, 1005, 1000)
+    assert (again.best.metric, again.step, again.first_step) == (50.0, 1005, 1000)
+    assert again.best == tuning.best
+
+
+def test_among_equal_metrics_the_loss_decides(make_run):
+    """That of the evaluated targets, else that of training; also where it was read from a state."""
+    tuning = make_run(steps=9, keep=None)
+    given = [(None, None), (2.0, None), (1.0, None), (3.0, None), (3.0, 5.0), (1.0, 6.0)]
+    best = []
+    for offset, (training, loss) in enumerate(given):
+        tuning.state = tuning.state._replace(step=jnp.asarray(1000 + offset))
+        tuning.training_loss = training
+        tuning.record(evaluation(50.0), loss)
+        tuning.save()
+        best.append(prompt_files.read_card(tuning.prompt_file("best"))["step"])
+        tuning = make_run(steps=9, keep=None)
+        tuning.resume()
+        assert tuning.training_loss == training
+    assert best == [1000, 1001, 1002, 1002, 1004, 1004]
+    assert "5 of 5 evaluations have the highest" in tuning.best.describe()
 
 
 def test_a_card_says_what_a_prompt_belongs_to(make_run):
@@ -290,7 +310,7 @@ def test_a_failure_tells_which_states_are_left(make_run, tmp_path):
 def test_a_new_run_has_nothing_to_go_on_from(make_run):
     tuning = make_run(folder="nothing there")
     tuning.resume()
-    assert (tuning.step, tuning.position, tuning.best) == (1000, None, None)
+    assert (tuning.step, tuning.position, tuning.best.metric) == (1000, None, None)
 
 
 def test_what_is_trained_must_not_be_bfloat16(load, make_run):

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Sequence
 
 import seqio
-from etils import epath
 
 from prompt_tuning.data import features, files, in_memory, lazy, preprocessors, records, tables
 
@@ -27,7 +26,8 @@ def read_documents(text_files: Sequence[str], encoding: str = "utf-8") -> in_mem
     Raises:
       FileNotFoundError, ValueError: with file, line and the setting to mend.
     """
-    documents = lazy.chain([_documents(path, encoding) for path in _paths(text_files)])
+    paths = files.find(text_files, "TEXT_FILES")
+    documents = lazy.chain([_documents(path, encoding) for path in paths])
     if not documents:
         raise ValueError(f"TEXT_FILES {list(text_files)} hold no text")
     splits = {
@@ -35,18 +35,6 @@ def read_documents(text_files: Sequence[str], encoding: str = "utf-8") -> in_mem
         "validation": documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY],
     }
     return in_memory.InMemory({split: some for split, some in splits.items() if some})
-
-
-def _paths(text_files: Sequence[str]) -> list[str]:
-    if isinstance(text_files, str):
-        raise ValueError(f"TEXT_FILES is {text_files!r}; expected a list, [{text_files!r}]")
-    paths = []
-    for pattern in map(epath.Path, text_files):
-        found = sorted(pattern.parent.glob(pattern.name))
-        if not found:
-            raise FileNotFoundError(f"TEXT_FILES {pattern} matches no file")
-        paths += map(str, found)
-    return paths
 
 
 def _documents(path: str, encoding: str) -> lazy.Lazy:

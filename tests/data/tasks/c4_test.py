@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 import seqio
 
-from prompt_tuning.data import pipeline, sources
+from prompt_tuning.data import pipeline, soft_tokens, sources
 from prompt_tuning.data.tasks import c4
 
 LENGTHS = {"inputs": 24, "targets": 24}
@@ -29,6 +30,19 @@ def examples(objective, folder, vocabulary):
     )
     (task,) = pipeline.evaluation_tasks(config, vocabulary)
     return [(e["inputs"].tolist(), e["targets"].tolist()) for e in task.examples]
+
+
+@pytest.mark.parametrize("objective", c4.OBJECTIVES)
+def test_what_is_trained_on_has_one_identity(folder, vocabulary, objective, tmp_path):
+    """Random objectives too; other documents have another."""
+    source = sources.TaskSource(name=f"c4_v220_{objective}", data_dir=folder)
+    config = pipeline.DatasetConfig(source, LENGTHS, "train", 1)
+    soft = soft_tokens.SoftTokens(np.zeros(0, np.int32))
+    first, again = (pipeline.TrainBatches(config, vocabulary, soft).digests for _ in range(2))
+    (shard,) = tmp_path.glob("c4-train*")
+    shard.write_text(shard.read_text().replace("she liked", "he hated"))
+    other = pipeline.TrainBatches(config, vocabulary, soft).digests
+    assert first == again != other and list(first) == [f"c4_v220_{objective}"]
 
 
 def test_names():

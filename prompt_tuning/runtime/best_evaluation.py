@@ -1,0 +1,94 @@
+"""Which evaluation of a run is its best: by metric, then by loss, then the later one."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Loss(NamedTuple):
+    """A loss per target token, and which one it is, such as "training loss"."""
+
+    name: str
+    value: float
+
+
+@dataclasses.dataclass
+class BestEvaluation:
+    """The best evaluation so far. The untrained prompt is best only where its metric is higher.
+
+    Attributes:
+      metric: the highest mean of the tasks' first metrics; None before there is one.
+      step: of the best evaluation.
+      loss: of the best evaluation, [name, value]; None where none is known.
+      untrained_metric: of the untrained prompt; None where it was not evaluated.
+      evaluations: how many evaluations of a trained prompt there were.
+      equal: how many of them have the highest metric.
+      is_untrained: whether the best prompt is the untrained one.
+    """
+
+    metric: float | None = None
+    step: int | None = None
+    loss: Loss | None = None
+    untrained_metric: float | None = None
+    evaluations: int = 0
+    equal: int = 0
+    is_untrained: bool = False
+
+    def add(self, step: int, metric: float, loss: Loss | None, *, is_untrained: bool) -> bool:
+        """Takes an evaluation; returns whether it is the best so far. A NaN metric never is.
+
+        Losses of different names are not compared: then the later evaluation is better.
+        """
+        # A correlation of predictions that are all the same is NaN.
+        if math.isnan(metric):
+            return False
+        if is_untrained:
+            self.untrained_metric = metric
+        else:
+            self.evaluations += 1
+        if self.metric is None or metric > self.metric:
+            self.equal = 0
+        elif metric < self.metric:
+            return False
+        self.equal += not is_untrained
+        if metric == self.metric and not self.is_untrained and not self._is_lower(loss):
+            return False
+        self.metric, self.step, self.loss, self.is_untrained = metric, step, loss, is_untrained
+        return True
+
+    def _is_lower(self, loss: Loss | None) -> bool:
+        """Whether a loss is at most that of the best evaluation, or cannot be compared with it."""
+        comparable = loss and self.loss and loss.name == self.loss.name
+        return not comparable or loss.value <= self.loss.value
+
+    def describe(self) -> str | None:
+        """What the metric did not decide; None where it decided, or nothing was compared."""
+        if not self.evaluations:
+            return None
+        if self.is_untrained:
+            return (
+                f"no evaluation beat the untrained prompt (metric {self.metric:g} at step {self.step}), which is "
+                "the best prompt; train longer (TRAIN_STEPS) or change LEARNING_RATE"
+            )
+        lines = []
+        if self.metric == self.untrained_metric:
+            lines = [f"no evaluation beat the untrained prompt (metric {self.metric:g})"]
+        if self.equal > 1:
+            lines.append(
+                f"the metric did not decide which prompt is best: {self.equal} of {self.evaluations} evaluations "
+                f"have the highest, {self.metric:g}"
+            )
+        if not lines:
+            return None
+        reason = f"the lowest {self.loss.name}, {self.loss.value:.4g}" if self.loss else "the last"
+        reason = f" ({reason})" if self.equal > 1 else ""
+        return f"{'; '.join(lines)}; the best prompt is that of step {self.step}{reason}"
+
+
+def from_json(content: Mapping[str, Any] | float | None) -> BestEvaluation:
+    """What `dataclasses.asdict` of one became in a state; of older versions the metric alone."""
+    if not isinstance(content, Mapping):
+        return BestEvaluation(content)
+    loss = None if content["loss"] is None else Loss(*content["loss"])
+    return BestEvaluation(**{**content, "loss": loss})
