@@ -1,5 +1,6 @@
 """Names of the Hugging Face hub. The hub here is a stand-in: tests have no network."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -9,8 +10,10 @@ import types
 import numpy as np
 import pytest
 
+import prompt_tuning as pt
 from prompt_tuning import cli, params
 from prompt_tuning.checkpoints import base_model, hub
+from prompt_tuning.data import tokenizer_loader
 
 
 @pytest.fixture
@@ -46,14 +49,25 @@ def test_a_name_is_a_model(asked, tiny):
     copy = shutil.copytree(tiny.checkpoint, "elsewhere/tiny")
     assert base_model.digest("google/tiny", shapes) == base_model.digest(copy, shapes)
     # No program, nothing pickled, and once.
-    patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json", "spiece.model"]
-    assert asked == [("google/tiny", patterns)]
+    [(name, patterns)] = asked
+    assert name == "google/tiny"
+    assert sorted(patterns) == [
+        "added_tokens.json",
+        "config.json",
+        "generation_config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
 
 
 def test_a_folder_is_taken_before_a_name(asked, tiny):
     shutil.copytree(tiny.checkpoint, "google/tiny")
     assert base_model.read_step("google/tiny") == 1000
-    assert hub.vocabulary_file("google/tiny") == "google/tiny/spiece.model"
+    assert hub.tokenizer_folder("google/tiny") == "google/tiny"
     assert asked == []
 
 
@@ -90,13 +104,14 @@ def test_without_the_library_is_told(asked, monkeypatch):
 
 
 def test_a_vocabulary_lies_beside_its_model(asked, tiny, tmp_path):
-    assert hub.vocabulary_file(tiny.checkpoint) == f"{tiny.checkpoint}/spiece.model"
-    assert hub.vocabulary_file("google/tiny") == str(tmp_path / "cache" / "spiece.model")
+    assert hub.tokenizer_folder(tiny.checkpoint) == tiny.checkpoint
+    assert hub.tokenizer_folder("google/tiny") == str(tmp_path / "cache")
     os.remove("cache/spiece.model")
+    os.remove("cache/tokenizer_config.json")
     with pytest.raises(
-        FileNotFoundError, match=r"google/tiny has no spiece\.model; .*VOCABULARY_FILE"
+        FileNotFoundError, match=r"google/tiny has none of spiece\.model, .*set VOCABULARY_FILE"
     ):
-        hub.vocabulary_file("google/tiny")
+        hub.tokenizer_folder("google/tiny")
 
 
 def test_a_model_of_the_hub_is_tuned(asked, tiny_job):
@@ -112,3 +127,34 @@ def test_a_model_of_the_hub_is_tuned(asked, tiny_job):
     )
     result = cli.run(arguments)
     assert result["step"] == 1001 and len(asked) == 1
+
+
+def test_a_folder_without_a_sentencepiece_model_is_tuned(asked, tiny, tiny_job):
+    """What transformers 5 writes: tokenizer.json alone, here with a token that was added."""
+    shutil.copytree(tiny.checkpoint, "model")
+    tokenizer = tokenizer_loader.load("model").tokenizer
+    tokenizer.add_tokens(["filmset"])
+    tokenizer.save("model/tokenizer.json")
+    os.remove("model/spiece.model")
+    os.mkdir("models")
+    shutil.copy(tiny_job.folder / "tiny.gin", "models")
+    job = type(tiny_job)(pathlib.Path("models"))
+    files, model = ["models/hugging_face.gin"], {"INITIAL_CHECKPOINT_PATH": "model"}
+    trained = job.command(
+        "train", *files, "runs/train.gin", MODEL_DIR="run", TRAIN_STEPS=1001, **model
+    )
+    assert cli.run(trained)["step"] == 1001
+    asks = {"PROMPT_FILE": "run/prompts/best.npy", **model}
+    scores = cli.run(job.command("eval", *files, "runs/eval.gin", EVAL_OUTPUT_DIR="run", **asks))
+    assert scores
+    (path,) = cli.run(
+        job.command("infer", *files, "runs/infer.gin", INFER_OUTPUT_DIR="run", **asks)
+    )
+    rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+    loaded = pt.load_model("model")
+    assert loaded.vocabulary.size - 1 in loaded.vocabulary.encode("a filmset.")
+    texts = [
+        row["inputs"]["text"] if isinstance(row["inputs"], dict) else row["inputs"] for row in rows
+    ]
+    answers = loaded.generate(texts, pt.load_prompt("run/prompts/best.npy"), max_length=8)
+    assert answers == [row["prediction"] for row in rows]
