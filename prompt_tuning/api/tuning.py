@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from etils import epath
