@@ -1,7 +1,6 @@
-"""Our models inside T5X: gin/t5x/ gives them to its trainer, evaluator and inferencer.
+"""Models of this package inside T5X's trainer, evaluator and inferencer (see gin/t5x/).
 
-T5X asks models, optimizers and hooks for methods, not for classes: nothing here derives from one
-of its own, and T5X is imported only where a loss is told in its metrics.
+T5X calls methods and checks no classes. T5X is imported only where its metrics are made.
 """
 
 import dataclasses
