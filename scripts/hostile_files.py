@@ -45,6 +45,7 @@ from prompt_tuning.data import (
     question_files,
     super_glue_files,
     text_files,
+    tokenizer_folder,
     vocabularies,
 )
 from prompt_tuning.models import config as config_lib
@@ -122,10 +123,48 @@ def _write_sharded(folder: pathlib.Path) -> None:
     (folder / "model" / weight_files.INDEX).write_text(json.dumps(index))
 
 
+def _write_tokenizer(folder: pathlib.Path) -> None:
+    """A folder with tokenizer.json, and with each file that declares tokens."""
+    flags = {name: False for name in ("lstrip", "rstrip", "single_word", "normalized")}
+    special = [{"content": text, "special": True} | flags for text in ("<pad>", "</s>", "<unk>")]
+    model = {
+        "type": "Unigram",
+        "unk_id": 2,
+        "vocab": [[x["content"], 0.0] for x in special]
+        + [["▁a", -1.0], ["b", -2.0], ["<extra_id_0>", 0.0]],
+    }
+    added = [{"id": i} | token for i, token in enumerate(special)]
+    texts = {
+        tokenizer_folder.TOKENIZER: {
+            "added_tokens": added,
+            "normalizer": {"type": "Sequence", "normalizers": []},
+            "model": model,
+        },
+        tokenizer_folder.CONFIG: {
+            "extra_ids": 1,
+            "added_tokens_decoder": {"6": {"content": "new", "special": False} | flags},
+            "additional_special_tokens": ["<extra_id_0>"],
+        },
+        tokenizer_folder.SPECIAL_TOKENS: {"eos_token": {"content": "</s>"} | flags},
+        tokenizer_folder.ADDED_TOKENS: {"new": 6},
+    }
+    (folder / "model").mkdir(parents=True)
+    for name, text in texts.items():
+        (folder / "model" / name).write_text(json.dumps(text))
+
+
+def _read_tokenizer(path: epath.PathLike) -> None:
+    vocabulary = vocabularies.load(path)
+    ids = vocabulary.encode("a new ﬁlm <extra_id_0>")
+    vocabulary.decode([*ids, 0, 2, 3, 10**6])
+    vocabulary.piece(vocabulary.size - 1)
+
+
 def _read_model(folder: pathlib.Path) -> None:
     """All that a command reads of a base model."""
     path = folder / "model"
-    base_model.read_tokenizer(path)
+    if tokenizer := base_model.tokenizer_folder(path):
+        _read_tokenizer(tokenizer)
     base_model.check_config(path, CONFIG)
     base_model.load(path, _abstract())
     base_model.digest(path, _abstract())
@@ -135,7 +174,7 @@ def _read_model(folder: pathlib.Path) -> None:
 
 def _read_settings(folder: pathlib.Path) -> None:
     """What a command reads of a Hugging Face folder before its weights."""
-    base_model.read_tokenizer(folder / "model")
+    _read_tokenizer(folder / "model")
     base_model.read_step(folder / "model")
     base_model.check_config(folder / "model", CONFIG)
 
@@ -341,6 +380,17 @@ TARGETS = {
     "Hugging Face index": Target(f"model/{weight_files.INDEX}", _write_sharded, _read_weights),
     "config.json": Target("model/config.json", _write_huggingface, _read_settings),
     "tokenizer_config.json": Target("model/tokenizer_config.json", _write_huggingface, _read_model),
+    **{
+        f"tokenizer: {name}": Target(
+            f"model/{name}", _write_tokenizer, lambda folder: _read_tokenizer(folder / "model")
+        )
+        for name in (
+            tokenizer_folder.TOKENIZER,
+            tokenizer_folder.CONFIG,
+            tokenizer_folder.SPECIAL_TOKENS,
+            tokenizer_folder.ADDED_TOKENS,
+        )
+    },
     "T5X index": Target("model/checkpoint", _write_t5x, _read_model),
     "zarr metadata": Target(f"{_KERNEL}.zarray", _write_t5x, _read_model),
     "zarr chunk": Target(f"{_KERNEL}0.0", _write_t5x, _read_model),

@@ -77,11 +77,13 @@ def load_model(
     """Reads a frozen T5 onto the devices.
 
     Args:
-      path: a Hugging Face folder (config.json, model.safetensors, spiece.model), which is
-        enough; a T5X checkpoint, which needs `config` and `vocabulary`; or "t5_mini", the model
-        in the package, where there is no folder of this name.
+      path: a Hugging Face folder (config.json, model.safetensors, and spiece.model or
+        tokenizer.json), which is enough; a T5X checkpoint, which needs `config` and
+        `vocabulary`; or "t5_mini", the model in the package, where there is no folder of this
+        name.
       config: sizes of the network, where no config.json says them.
-      vocabulary: a sentencepiece model, or a vocabulary; default: the folder's.
+      vocabulary: a sentencepiece model, a folder with tokenizer files, or a vocabulary; default:
+        the folder's.
       extra_ids: sentinels to append to a sentencepiece model that is given: 100 for T5's
         spiece.model, 0 where the file has them.
       dtype: of activations; default: "float32" on a CPU, else "bfloat16".
@@ -97,9 +99,8 @@ def load_model(
     if path in assets.MODELS and not epath.Path(path).exists():
         path = assets.path(path)
     config = base_model.read_config(path) if config is None else config
-    if vocabulary is None and (told := base_model.read_tokenizer(path)):
-        file, extra_ids = told
-        vocabulary = vocabularies.ByteVocabulary() if file is None else file
+    if vocabulary is None:
+        vocabulary, extra_ids = base_model.tokenizer_folder(path), 0
     if config is None or vocabulary is None:
         raise ValueError(
             f"{path} does not say what network and vocabulary it has: it has no config.json; expected "
@@ -107,7 +108,7 @@ def load_model(
             "sentencepiece model"
         )
     if isinstance(vocabulary, str | os.PathLike):
-        vocabulary = vocabularies.SentencePiece(os.fspath(vocabulary), extra_ids)
+        vocabulary = vocabularies.load(vocabulary, extra_ids)
     config = dataclasses.replace(
         config, dtype=dtype or partitioning.activation_dtype(), weights_dtype=weights_dtype
     )

@@ -112,10 +112,10 @@ def read_config(path: epath.PathLike) -> config_lib.T5Config | None:
     return huggingface.read_config(place) if checkpoint is huggingface else None
 
 
-def read_tokenizer(path: epath.PathLike) -> tuple[str | None, int] | None:
-    """See `huggingface.read_tokenizer`; None where the format tells none. Raises as `load`."""
+def tokenizer_folder(path: epath.PathLike) -> str | None:
+    """The folder with the model's tokenizer files, None where its format has none. Raises as `load`."""
     checkpoint, place = _found(path)
-    return huggingface.read_tokenizer(place) if checkpoint is huggingface else None
+    return os.fspath(place) if checkpoint is huggingface else None
 
 
 def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:

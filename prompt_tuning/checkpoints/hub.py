@@ -10,8 +10,21 @@ import re
 
 from etils import epath
 
-VOCABULARY = "spiece.model"
-FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json", VOCABULARY)
+VOCABULARY, TOKENIZER_CONFIG = "spiece.model", "tokenizer_config.json"
+TOKENIZER = (
+    VOCABULARY,
+    "tokenizer.json",
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    *TOKENIZER,
+)
 
 
 def is_name(path: epath.PathLike) -> bool:
@@ -43,18 +56,19 @@ def folder(name: str) -> epath.Path:
         ) from error
 
 
-def vocabulary_file(checkpoint: epath.PathLike) -> str:
-    """The sentencepiece model in a Hugging Face folder, or in a model of the hub.
+def tokenizer_folder(checkpoint: epath.PathLike) -> str:
+    """The folder of a Hugging Face model, or of a copy of one of the hub, with its tokenizer files.
 
     Raises:
-      FileNotFoundError: there is none; as of `folder` too.
+      FileNotFoundError: as `folder`, or the folder has no tokenizer files.
     """
-    place = epath.Path(checkpoint)
-    if not place.exists() and is_name(checkpoint):
-        place = folder(os.fspath(checkpoint))
-    if not (place / VOCABULARY).exists():
+    path = epath.Path(checkpoint)
+    if not path.exists() and is_name(checkpoint):
+        path = folder(os.fspath(checkpoint))
+    if not any((path / name).exists() for name in TOKENIZER):
         raise FileNotFoundError(
-            f"INITIAL_CHECKPOINT_PATH {checkpoint} has no {VOCABULARY}; expected a Hugging Face folder with "
-            "it: set VOCABULARY_FILE, and leave out models/hugging_face.gin"
+            f"INITIAL_CHECKPOINT_PATH {checkpoint} has none of {', '.join(TOKENIZER)}; expected a Hugging "
+            "Face folder with its tokenizer: copy the tokenizer files there, or set VOCABULARY_FILE and "
+            "EXTRA_IDS in place of models/hugging_face.gin"
         )
-    return os.fspath(place / VOCABULARY)
+    return os.fspath(path)

@@ -17,12 +17,10 @@ import safetensors.numpy
 from etils import epath
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import leaves, tensor_names, weight_files, whole
+from prompt_tuning.checkpoints import hub, leaves, special_ids, tensor_names, weight_files, whole
 from prompt_tuning.models import config as config_lib
 
 STEP_KEY = "training_steps"
-VOCABULARY = "spiece.model"
-MOST_EXTRA_IDS = 10_000  # T5 has 100
 ACTIVATIONS = {
     "relu": ("relu",),
     "gated-gelu": ("gelu", "linear"),
@@ -62,10 +60,12 @@ def read_config(path: epath.PathLike) -> config_lib.T5Config:
     """The network that config.json and the weights describe; how it is to be run is not told.
 
     Raises:
-      ValueError: a model that is not a T5 or a variant that the network does not have.
+      ValueError: a model that is not a T5, a variant that the network does not have, or a T5
+        with other special ids.
     """
     path = epath.Path(path)
     config = weight_files.read_json(path / "config.json")
+    special_ids.check(path, config)
     kind = config.get("model_type")
     # As text: a list is no key.
     feed_forward = config.get("feed_forward_proj") or FEED_FORWARD.get(str(kind))
@@ -117,34 +117,6 @@ def _epsilon(path: epath.Path, config: Mapping[str, Any]) -> float:
             "from 0 to 1: copy the model again"
         )
     return value
-
-
-def read_tokenizer(path: epath.PathLike) -> tuple[str | None, int]:
-    """The sentencepiece model of a folder, None where tokens are bytes; sentinels to append to it.
-
-    Raises:
-      FileNotFoundError: the folder has neither.
-    """
-    path = epath.Path(path)
-    told: dict = {}
-    for name in ("config.json", "tokenizer_config.json"):
-        if (path / name).exists():
-            told |= weight_files.read_json(path / name)
-    if told.get("tokenizer_class") == "ByT5Tokenizer":
-        # Its files name 125 sentinels; it was pre-trained with its last bytes as such.
-        return None, 0
-    if not (path / VOCABULARY).exists():
-        raise FileNotFoundError(
-            f"{path} has no {VOCABULARY}; expected the sentencepiece model beside config.json: copy "
-            "it from where the model is from, or give vocabulary="
-        )
-    file = path / "tokenizer_config.json"
-    extra_ids = weight_files.whole_number(file, told, "extra_ids", 100, least=0)
-    if extra_ids > MOST_EXTRA_IDS:
-        raise ValueError(
-            f"{file} has extra_ids {extra_ids}; expected at most {MOST_EXTRA_IDS}: copy it again"
-        )
-    return str(path / VOCABULARY), extra_ids
 
 
 def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
@@ -217,8 +189,9 @@ def save(
       path: the folder to make.
       params: all parameters of the network, without a prompt.
       config: the network's sizes.
-      vocabulary_file: sentencepiece model; None for bytes (ByT5).
-      extra_ids: sentinels that the tokenizer adds.
+      vocabulary_file: sentencepiece model, or a folder whose tokenizer files are copied; None for
+        bytes (ByT5).
+      extra_ids: sentinels that the tokenizer adds to a sentencepiece model.
       step: pre-training steps so far; `read_step` gives it back.
       dtype: of the stored weights.
 
@@ -226,19 +199,24 @@ def save(
       FileExistsError: `path` exists.
       ValueError: the format has no place for the network or its vocabulary.
     """
-    special_ids = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
     texts = {
-        "config.json": _config_json(config, dtype) | special_ids | {STEP_KEY: step},
-        "generation_config.json": special_ids,
-        "tokenizer_config.json": {
+        "config.json": _config_json(config, dtype) | special_ids.EXPECTED | {STEP_KEY: step},
+        special_ids.GENERATION: special_ids.EXPECTED,
+        hub.TOKENIZER_CONFIG: {
             "tokenizer_class": "T5Tokenizer" if vocabulary_file else "ByT5Tokenizer",
             "extra_ids": extra_ids,
         },
     }
     files = {name: (json.dumps(text, indent=2) + "\n").encode() for name, text in texts.items()}
     check_vocabulary(vocabulary_file)
-    if vocabulary_file:
-        files[VOCABULARY] = epath.Path(vocabulary_file).read_bytes()
+    if vocabulary_file and epath.Path(vocabulary_file).is_dir():
+        del files[hub.TOKENIZER_CONFIG]
+        present = filter(
+            epath.Path.exists, map(epath.Path(vocabulary_file).joinpath, hub.TOKENIZER)
+        )
+        files |= {file.name: file.read_bytes() for file in present}
+    elif vocabulary_file:
+        files[hub.VOCABULARY] = epath.Path(vocabulary_file).read_bytes()
     tensors = _their_tensors(params, dtype)
     with whole.folder(path) as folder:
         for name, content in files.items():
@@ -249,7 +227,7 @@ def save(
 
 def check_vocabulary(path: epath.PathLike | None) -> None:
     """Raises ValueError where a sentencepiece model cannot be exported by `save`."""
-    if path and b"<extra_id_0>" in epath.Path(path).read_bytes():
+    if path and not (file := epath.Path(path)).is_dir() and b"<extra_id_0>" in file.read_bytes():
         raise ValueError(
             f"{path} holds its extra ids already; the exported tokenizer adds them: set "
             "VOCABULARY_FILE to the model without them, and EXTRA_IDS to their number"

@@ -63,15 +63,16 @@ def text_infilling(
     preprocessors.check_sentinels(vocabulary, max(spans for _, spans in counts), room)
     # A single token can have no noise beside it.
     pieces = _pieces(dataset, room).filter(lambda e: tf.size(e["targets"]) > 1)
-    return _infill(pieces, tf.constant(counts, tf.int32), vocabulary.vocab_size)
+    end = preprocessors.sentinels_end(vocabulary)
+    return _infill(pieces, tf.constant(counts, tf.int32), end)
 
 
 @seqio.map_over_dataset(num_seeds=2)
-def _infill(example, counts: tf.Tensor, vocabulary_size: int, seeds=None):
+def _infill(example, counts: tf.Tensor, sentinels_end: int, seeds=None):
     """`counts` has noise tokens and spans by length."""
     tokens = example["targets"]
     noise, spans = tf.unstack(counts[tf.size(tokens)])
-    inputs, _ = preprocessors.mask_spans(tokens, noise, spans, vocabulary_size, seeds)
+    inputs, _ = preprocessors.mask_spans(tokens, noise, spans, sentinels_end, seeds)
     return {"inputs": inputs, "targets": tokens}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import postprocessors, questions
+from prompt_tuning.data import postprocessors, preprocessors, questions
 
 
 def _map(dataset: tf.data.Dataset, convert) -> tf.data.Dataset:
@@ -217,14 +217,14 @@ def remove_first_text_token(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def add_sentinel_to_beginning(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature], index: int
 ) -> tf.data.Dataset:
-    """Puts the sentinel <extra_id_INDEX>, the id that far from the vocabulary's end, first.
+    """Puts the sentinel <extra_id_INDEX>, the id that far from the last sentinel's, first.
 
     Args:
       dataset: of {"inputs": int32[N]}.
       output_features: their vocabulary is the model's.
       index: of the task.
     """
-    sentinel = output_features["inputs"].vocabulary.vocab_size - 1 - index
+    sentinel = preprocessors.sentinels_end(output_features["inputs"].vocabulary) - 1 - index
 
     def convert(example):
         inputs = example["inputs"]

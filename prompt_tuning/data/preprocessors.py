@@ -58,7 +58,12 @@ def span_corruption(
     vocabulary = output_features["targets"].vocabulary
     check_sentinels(vocabulary, spans, length)
     chunks = concatenate_and_chunk(dataset, length, vocabulary.eos_id)
-    return _corrupt(chunks, noise, spans, vocabulary.vocab_size)
+    return _corrupt(chunks, noise, spans, sentinels_end(vocabulary))
+
+
+def sentinels_end(vocabulary: seqio.Vocabulary) -> int:
+    """The id behind that of <extra_id_0>: the vocabulary's end, unless added tokens follow."""
+    return getattr(vocabulary, "sentinels_end", vocabulary.vocab_size)
 
 
 def check_sentinels(vocabulary: seqio.Vocabulary, spans: int, length: int) -> None:
@@ -75,7 +80,7 @@ def _has_sentinels(vocabulary: seqio.Vocabulary, spans: int) -> bool:
     if isinstance(vocabulary, seqio.ByteVocabulary):
         # ByT5 takes its last 100 bytes (Xue et al., 2022, section 3.1).
         return spans <= max(100, vocabulary.extra_ids)
-    last = vocabulary.decode([vocabulary.vocab_size - spans]).strip()
+    last = vocabulary.decode([sentinels_end(vocabulary) - spans]).strip()
     return last == f"<extra_id_{spans - 1}>"
 
 
@@ -105,13 +110,13 @@ def _longest_chunk(count, sequence_length: Mapping[str, int]) -> int:
 
 
 @seqio.map_over_dataset(num_seeds=2)
-def _corrupt(example, noise: int, spans: int, vocabulary_size: int, seeds=None):
-    inputs, targets = mask_spans(example["targets"], noise, spans, vocabulary_size, seeds)
+def _corrupt(example, noise: int, spans: int, sentinels_end: int, seeds=None):
+    inputs, targets = mask_spans(example["targets"], noise, spans, sentinels_end, seeds)
     return {"inputs": inputs, "targets": targets}
 
 
 def mask_spans(
-    tokens: tf.Tensor, noise: int, spans: int, vocabulary_size: int, seeds
+    tokens: tf.Tensor, noise: int, spans: int, sentinels_end: int, seeds
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Tokens with sentinels in place of random spans; and each sentinel followed by its span.
 
@@ -119,7 +124,7 @@ def mask_spans(
       tokens: int32[N].
       noise: tokens that are in spans.
       spans: their number, at most that of the tokens outside.
-      vocabulary_size: the first sentinel is the last id.
+      sentinels_end: the id behind that of the first sentinel.
       seeds: two for tf.random.stateless_….
     """
     kept_lengths = _random_partition(tf.size(tokens) - noise, spans, seeds[0])
@@ -127,7 +132,7 @@ def mask_spans(
     lengths = tf.reshape(tf.stack([kept_lengths, noise_lengths], axis=1), [-1])
     is_noise = tf.repeat(tf.tile([False, True], [spans]), lengths)
     starts = tf.concat([[False], is_noise[1:] & ~is_noise[:-1]], axis=0)
-    sentinels = vocabulary_size - 1 - tf.range(spans, dtype=tf.int32)
+    sentinels = sentinels_end - 1 - tf.range(spans, dtype=tf.int32)
     spans_of_noise = tf.RaggedTensor.from_row_lengths(tokens[is_noise], noise_lengths)
     answers = tf.concat([sentinels[:, tf.newaxis], spans_of_noise], axis=1).flat_values
     marked = tf.tensor_scatter_nd_update(tokens, tf.where(starts), sentinels)

@@ -25,8 +25,8 @@ class SoftTokens:
         its end token; "suffix_after_eos", behind all; or a number for each soft token, that of
         the text's token which it stands before. Beyond a text it stands as a suffix.
       num_tasks: 0 for one prompt; else an input's first token is a sentinel that tells its
-        task, and is taken away: sentinel i is the i-th id from the vocabulary's end.
-      vocabulary_size: pieces and sentinels.
+        task, and is taken away: sentinel i has id sentinels_end - 1 - i.
+      sentinels_end: the id behind that of <extra_id_0>.
       names: of several prompts in one table; () for one. An example's "prompt" is the name of
         its own: prompt i's ids are i·P higher.
     """
@@ -34,7 +34,7 @@ class SoftTokens:
     ids: Int[np.ndarray, " P"]
     place: str | Sequence[int] = "prefix"
     num_tasks: int = 0
-    vocabulary_size: int = 0
+    sentinels_end: int = 0
     names: Sequence[str] = ()
 
     def __post_init__(self):
@@ -94,7 +94,7 @@ class SoftTokens:
         return list(self.names).index(name)
 
     def _task(self, inputs: Int[np.ndarray, " T"]) -> int:
-        last = self.vocabulary_size - 1
+        last = self.sentinels_end - 1
         first = int(inputs[0]) if len(inputs) else None
         if first is None or not 0 <= last - first < self.num_tasks:
             raise ValueError(

@@ -1,14 +1,20 @@
-"""Vocabularies of pieces and of bytes, without TensorFlow until a task asks for it."""
+"""Vocabularies of SentencePiece, of Hugging Face's tokenizers and of bytes.
+
+TensorFlow is not imported until a registered task asks for a vocabulary.
+"""
 
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Iterable
 
 import sentencepiece
 from etils import epath
 
-EOS_ID, UNK_ID = 1, 2
+from prompt_tuning.data import tokenizer_folder, tokenizer_loader
+
+PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 SPECIAL = ("<pad>", "</s>", "<unk>")
 
 
@@ -67,6 +73,11 @@ class SentencePiece:
         """Pieces and sentinels."""
         return self.processor.GetPieceSize()
 
+    @property
+    def sentinels_end(self) -> int:
+        """The id behind that of <extra_id_0>."""
+        return self.size
+
     def encode(self, text: str) -> list[int]:
         """Ids, without an end token."""
         return self.processor.EncodeAsIds(text)
@@ -117,6 +128,11 @@ class ByteVocabulary:
         return self._first_extra + self.extra_ids
 
     @property
+    def sentinels_end(self) -> int:
+        """The id behind that of <extra_id_0>."""
+        return self.size
+
+    @property
     def _first_extra(self) -> int:
         return len(SPECIAL) + 256
 
@@ -152,7 +168,110 @@ class ByteVocabulary:
         return seqio.ByteVocabulary(extra_ids=self.extra_ids)
 
 
-Vocabulary = SentencePiece | ByteVocabulary
+# What transformers takes out of decoded text where tokenizer_config.json asks for it.
+SPACES = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+
+
+@dataclasses.dataclass(frozen=True)
+class HuggingFaceTokenizer:
+    """The tokenizer of a Hugging Face folder, with the ids that transformers 5 gives.
+
+    Attributes:
+      path: of the folder (VOCABULARY_FILE); see `tokenizer_loader.load`.
+    """
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"of the folder {self.path}"
+
+    @functools.cached_property
+    def _loaded(self) -> tokenizer_loader.LoadedTokenizer:
+        return tokenizer_loader.load(self.path)
+
+    @property
+    def size(self) -> int:
+        """Pieces, sentinels and added tokens."""
+        return self._loaded.tokenizer.get_vocab_size()
+
+    @property
+    def num_sentinels(self) -> int:
+        """How many tokens <extra_id_i> there are."""
+        return self._loaded.num_sentinels
+
+    @property
+    def sentinels_end(self) -> int:
+        """The id behind that of <extra_id_0>; added tokens may follow."""
+        ids = map(self._loaded.tokenizer.token_to_id, ("<extra_id_0>", "▁<extra_id_0>"))
+        return next((i + 1 for i in ids if i is not None), self.size)
+
+    @property
+    def extra_ids(self) -> int:
+        """Ids from the first sentinel to the end."""
+        return self.size - self.sentinels_end + self.num_sentinels
+
+    def encode(self, text: str) -> list[int]:
+        """Ids, without an end token."""
+        return self._loaded.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text up to the first end token, without padding.
+
+        Sentinels, added and unknown tokens are a part of it, as of transformers with
+        skip_special_tokens=False. Ids beyond the vocabulary have no text.
+        """
+        kept = [int(i) for i in itertools.takewhile(lambda i: i != EOS_ID, ids) if i != PAD_ID]
+        text = self._loaded.tokenizer.decode(kept, skip_special_tokens=False)
+        for each in SPACES if self._loaded.cleans_up_spaces else ():
+            text = text.replace(each, each.strip())
+        return text
+
+    def piece(self, index: int) -> str:
+        """The token with this id, "▁" for a space in front; "" beyond the vocabulary."""
+        return self._loaded.tokenizer.id_to_token(int(index)) or ""
+
+    def check_fits(self, rows: int) -> None:
+        """Raises ValueError unless a model with `rows` embeddings can be using this vocabulary."""
+        _check_fits(self, rows, "VOCABULARY_FILE")
+
+    def for_seqio(self):
+        """The same vocabulary as a class of seqio. Imports seqio; raises as `tokenizer_loader.load`."""
+        from prompt_tuning.data import seqio_vocabulary
+
+        return seqio_vocabulary.TokenizerVocabulary(self)
+
+
+Vocabulary = SentencePiece | ByteVocabulary | HuggingFaceTokenizer
+
+
+def load(path: epath.PathLike, extra_ids: int = 0) -> Vocabulary:
+    """The vocabulary of VOCABULARY_FILE; a file is opened when it is first used.
+
+    Args:
+      path: a sentencepiece model; or a folder with tokenizer files of Hugging Face (its
+        tokenizer.json stands for it), which says its number of sentinels.
+      extra_ids: sentinels to append to a sentencepiece model.
+
+    Raises:
+      FileNotFoundError: the folder has no tokenizer.
+      ValueError: the folder has another number of sentinels than `extra_ids`, if that is not 0;
+        as `tokenizer_loader.is_of_bytes`.
+    """
+    path = os.fspath(path)
+    if os.path.basename(path) == tokenizer_folder.TOKENIZER:
+        path = os.path.dirname(path) or "."
+    if path.endswith(".model") or not epath.Path(path).is_dir():
+        return SentencePiece(path, extra_ids)
+    if tokenizer_loader.is_of_bytes(path):
+        # Its files name 125 sentinels; it was pre-trained with its last bytes as such.
+        return ByteVocabulary()
+    tokenizer = HuggingFaceTokenizer(path)
+    if extra_ids not in (0, tokenizer.num_sentinels):
+        raise ValueError(
+            f"EXTRA_IDS={extra_ids}, but the tokenizer in {path} has {tokenizer.num_sentinels} sentinels; "
+            "expected 0 beside a folder, which says their number: set EXTRA_IDS=0"
+        )
+    return tokenizer
 
 
 def _check_fits(vocabulary: Vocabulary, rows: int, settings: str) -> None:

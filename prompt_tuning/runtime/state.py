@@ -77,7 +77,7 @@ def soft_tokens(
         # A method says it where it differs.
         getattr(model.prompt, "place", "prefix"),
         getattr(model.prompt, "num_tasks", 0),
-        0 if vocabulary is None else vocabulary.size,
+        0 if vocabulary is None else vocabulary.sentinels_end,
         getattr(model.prompt, "names", ()),
     )
 

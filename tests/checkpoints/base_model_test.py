@@ -58,11 +58,11 @@ def test_all_formats_give_the_same_tree_and_their_step(tmp_path, params, abstrac
 
 def test_one_format_tells_network_and_tokenizer(tmp_path, params):
     native = write_t5x(tmp_path / "checkpoint_3", params)
-    assert base_model.read_config(native) is base_model.read_tokenizer(native) is None
+    assert base_model.read_config(native) is base_model.tokenizer_folder(native) is None
     folder = write_huggingface(tmp_path / "hf", params, 9)
     assert base_model.read_config(folder) == CONFIG
-    assert base_model.read_tokenizer(folder) == (str(folder / "spiece.model"), 100)
-    for read in (base_model.read_config, base_model.read_tokenizer):
+    assert base_model.tokenizer_folder(folder) == str(folder)
+    for read in (base_model.read_config, base_model.tokenizer_folder):
         with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
             read(tmp_path / "nowhere")
 

@@ -46,14 +46,25 @@ def test_a_name_is_a_model(asked, tiny):
     copy = shutil.copytree(tiny.checkpoint, "elsewhere/tiny")
     assert base_model.digest("google/tiny", shapes) == base_model.digest(copy, shapes)
     # No program, nothing pickled, and once.
-    patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json", "spiece.model"]
-    assert asked == [("google/tiny", patterns)]
+    [(name, patterns)] = asked
+    assert name == "google/tiny"
+    assert sorted(patterns) == [
+        "added_tokens.json",
+        "config.json",
+        "generation_config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
 
 
 def test_a_folder_is_taken_before_a_name(asked, tiny):
     shutil.copytree(tiny.checkpoint, "google/tiny")
     assert base_model.read_step("google/tiny") == 1000
-    assert hub.vocabulary_file("google/tiny") == "google/tiny/spiece.model"
+    assert hub.tokenizer_folder("google/tiny") == "google/tiny"
     assert asked == []
 
 
@@ -90,13 +101,14 @@ def test_without_the_library_is_told(asked, monkeypatch):
 
 
 def test_a_vocabulary_lies_beside_its_model(asked, tiny, tmp_path):
-    assert hub.vocabulary_file(tiny.checkpoint) == f"{tiny.checkpoint}/spiece.model"
-    assert hub.vocabulary_file("google/tiny") == str(tmp_path / "cache" / "spiece.model")
+    assert hub.tokenizer_folder(tiny.checkpoint) == tiny.checkpoint
+    assert hub.tokenizer_folder("google/tiny") == str(tmp_path / "cache")
     os.remove("cache/spiece.model")
+    os.remove("cache/tokenizer_config.json")
     with pytest.raises(
-        FileNotFoundError, match=r"google/tiny has no spiece\.model; .*VOCABULARY_FILE"
+        FileNotFoundError, match=r"google/tiny has none of spiece\.model, .*set VOCABULARY_FILE"
     ):
-        hub.vocabulary_file("google/tiny")
+        hub.tokenizer_folder("google/tiny")
 
 
 def test_a_model_of_the_hub_is_tuned(asked, tiny_job):

@@ -221,30 +221,16 @@ def test_bytes_need_no_vocabulary_file(tmp_path):
     assert not (tmp_path / "m" / "spiece.model").exists()
 
 
-@pytest.mark.parametrize(
-    ("config", "tokenizer", "has_file", "expected"),
-    [
-        ({}, {"extra_ids": 100}, True, (huggingface.VOCABULARY, 100)),
-        ({"tokenizer_class": "T5Tokenizer"}, None, True, (huggingface.VOCABULARY, 100)),
-        ({}, {"extra_ids": 0}, True, (huggingface.VOCABULARY, 0)),  # mT5's file has its own
-        ({"tokenizer_class": "ByT5Tokenizer"}, {"extra_ids": 125}, False, (None, 0)),
-        ({}, {"tokenizer_class": "ByT5Tokenizer"}, False, (None, 0)),
-    ],
-)
-def test_a_folder_tells_its_vocabulary(tmp_path, config, tokenizer, has_file, expected):
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    if tokenizer is not None:
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    if has_file:
-        (tmp_path / huggingface.VOCABULARY).write_bytes(b"")
-    file, extra_ids = huggingface.read_tokenizer(tmp_path)
-    assert (file and file.removeprefix(f"{tmp_path}/"), extra_ids) == expected
-
-
-def test_a_folder_without_a_vocabulary_is_told(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match=r"has no spiece.model; expected the sentencepiece"):
-        huggingface.read_tokenizer(tmp_path)
+def test_a_folder_of_tokenizer_files_is_copied(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "notes.txt"):
+        (source / name).write_text(name)
+    settings = dict(vocabulary_file=source, extra_ids=7, step=0)
+    huggingface.save(tmp_path / "m", random_params(CONFIG), CONFIG, **settings)
+    copied = {x.name for x in (tmp_path / "m").iterdir() if x.read_bytes() == x.name.encode()}
+    assert copied == {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+    assert not (tmp_path / "m" / "spiece.model").exists()
 
 
 def test_copies_of_the_embedding_and_the_unused_bias_are_no_surplus(tmp_path, vocabulary):

@@ -75,7 +75,7 @@ def test_a_place_for_each_soft_token():
     ],
 )
 def test_a_sentinel_tells_the_task_and_is_taken_away(place, expected):
-    of_tasks = soft(place, num_tasks=2, vocabulary_size=80)
+    of_tasks = soft(place, num_tasks=2, sentinels_end=80)
     assert put(of_tasks, [78, 5, 1]) == expected
     assert put(of_tasks, [79, 5, 1]) == [i - 3 if i > 80 else i for i in expected]
 
@@ -84,7 +84,7 @@ def test_a_sentinel_tells_the_task_and_is_taken_away(place, expected):
 def test_an_input_that_tells_no_task(inputs):
     part = "begins with token .* NUM_TASKS = 2 expected one of the sentinels 78 to 79"
     with pytest.raises(ValueError, match=part):
-        put(soft("prefix", num_tasks=2, vocabulary_size=80), inputs)
+        put(soft("prefix", num_tasks=2, sentinels_end=80), inputs)
 
 
 def test_what_is_advised_for_sentinels_is_true_of_each_vocabulary(vocabulary):
@@ -93,7 +93,7 @@ def test_what_is_advised_for_sentinels_is_true_of_each_vocabulary(vocabulary):
     assert vocabulary.encode(text)[0] == vocabulary.size - 1
     some_bytes = vocabularies.ByteVocabulary(extra_ids=2)
     assert some_bytes.encode(text) == some_bytes.for_seqio().encode(text)
-    which = soft("prefix", num_tasks=2, vocabulary_size=some_bytes.size)
+    which = soft("prefix", num_tasks=2, sentinels_end=some_bytes.size)
     with pytest.raises(ValueError, match=r"in one of bytes the text is bytes.*INPUT_TEMPLATE"):
         put(which, some_bytes.encode(text))
 

@@ -1,0 +1,189 @@
+"""Compares tokenizers of Hugging Face folders with transformers, text by text.
+
+The environment of `save` and `encode` needs transformers, sentencepiece and protobuf, not this
+package; `encode` needs transformers 5. `compare` runs in this package's environment.
+
+  python scripts/compare_tokenizers.py save OUT spiece.model …   # folders as this transformers writes them
+  python scripts/compare_tokenizers.py encode OUT                # ids and texts by transformers 5
+  python scripts/compare_tokenizers.py compare OUT               # prints one line per folder
+  python scripts/compare_tokenizers.py golden OUT                # tests/testdata/tokenizers.json
+
+`golden` takes the folders of t5_mini's spiece.model, and leaves out what that file holds.
+"""
+
+import json
+import pathlib
+import random
+import sys
+
+TESTDATA = pathlib.Path(__file__).parents[1] / "tests" / "testdata" / "tokenizers.json"
+NUM_TEXTS = 2_400
+GOLDEN_TEXTS = 110
+# Pieces in tokenizer.json, with a model beside it, or in the model alone.
+GOLDEN = (
+    "plain_5.24_T5Tokenizer",
+    "added_5.24_T5Tokenizer",
+    "added_4.57_T5TokenizerFast",
+    "added_4.30_T5Tokenizer",
+)
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+WORDS = (
+    "the play was lovely dull bright song garden river Paris NASA naïve café über Straße don't it's "
+    "3.14 1,000 e-mail x86_64 http://a.b/c?d=e Capital good film"
+).split()
+ODD = (
+    "漢字 中文文本 日本語テスト 한국어 Привет مرحبا שלום हिन्दी ไทย 😀 👩‍👩‍👧 🇩🇪 ❤️ é e\u0301 ﬁ ﬃ ① Ⅷ ㎏ ｆｕｌｌ ½ ™ … \u00ad "
+    "\u200b \u200d \ufeff \x00 \x01 \x7f \x85 ▁ ▁▁ _ < > </s> <pad> <unk> <s> <extra_id_0> <extra_id_1> "
+    "<extra_id_99> <extra_id_100> <extra_id_00> <EXTRA_ID_0> <extra_id_0 extra_id_0> [SEP] newtok "
+    "NewTok <sp> ﾊﾝｶｸ ß İ ı \u212b \u1e9b\u0323 \U00020000 ﷺ \ufffd ～ “q” ‘q’ – —"
+).split(" ")
+SPACES = (
+    " ",
+    "  ",
+    "   ",
+    "\n",
+    "\n\n",
+    "\t",
+    "\r\n",
+    " \n ",
+    "",
+    "",
+    "\u00a0",
+    "\u3000",
+    "\u2003",
+)
+EDGES = (
+    "",
+    " ",
+    "  ",
+    "\n",
+    "\t",
+    " x",
+    "x ",
+    "  x  ",
+    "\nx\n",
+    "a<extra_id_0>b",
+    "(<extra_id_0>)",
+    "▁ x",
+)
+
+
+def texts() -> list[str]:
+    """Varied texts, the same in every call."""
+    rng = random.Random(7)
+    found = [*EDGES, *ODD, *WORDS]
+    while len(found) < NUM_TEXTS:
+        text = rng.choice(["", "", "", " ", "\n"])
+        for _ in range(rng.choice([1, 2, 3, 4, 6, 9, 15, 30])):
+            kind = rng.random()
+            words = WORDS if kind < 0.5 else ODD
+            text += "".join(rng.choice(words) for _ in range(1 if kind < 0.9 else 3))
+            text += rng.choice(SPACES) if rng.random() < 0.7 else " "
+        found.append(text if rng.random() < 0.3 else text.strip())
+    return list(dict.fromkeys(found))
+
+
+def save(out: pathlib.Path, *models: str) -> None:
+    """Saves tokenizers of each model: plain, and of 20 sentinels with added tokens."""
+    import transformers
+
+    classes = {
+        getattr(transformers, name): name
+        for name in ("T5TokenizerFast", "T5Tokenizer")
+        if hasattr(transformers, name)
+    }
+    added = [
+        (["newtok", "New Tok"], False),
+        (["<sp>"], True),
+        ([transformers.AddedToken("[SEP]", lstrip=True, rstrip=True)], False),
+    ]
+    for model in map(pathlib.Path, models):
+        for kind, extra_ids, tokens in (("plain", 100, []), ("added", 20, added)):
+            source = out / "sources" / f"{model.parent.name}_{model.stem}_{kind}"
+            source.mkdir(parents=True, exist_ok=True)
+            (source / "spiece.model").write_bytes(model.read_bytes())
+            config = {"tokenizer_class": "T5Tokenizer", "extra_ids": extra_ids}
+            (source / "tokenizer_config.json").write_text(json.dumps(config))
+            for of_class, name in classes.items():
+                tokenizer = of_class.from_pretrained(source, extra_ids=extra_ids)
+                for group, special in tokens:
+                    tokenizer.add_tokens(group, special_tokens=special)
+                version = transformers.__version__.rpartition(".")[0]
+                tokenizer.save_pretrained(out / "folders" / f"{source.name}_{version}_{name}")
+
+
+def encode(out: pathlib.Path) -> None:
+    """Writes what transformers 5 makes of every text with every folder."""
+    import transformers
+
+    for folder in sorted((out / "folders").iterdir()):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts()]
+        decoded = [
+            tokenizer.decode([i for i in row[: (row + [1]).index(1)] if i != 0]) for row in ids
+        ]
+        expected = {"size": len(tokenizer), "ids": ids, "decoded": decoded}
+        (folder / "expected.json").write_text(json.dumps(expected))
+
+
+def compare(out: pathlib.Path) -> None:
+    """Prints how many texts have other ids, or are other texts, than with transformers."""
+    from prompt_tuning.data import vocabularies
+
+    for folder in sorted((out / "folders").iterdir()):
+        expected = json.loads((folder / "expected.json").read_text())
+        vocabulary = vocabularies.load(folder)
+        ids = [vocabulary.encode(text) for text in texts()]
+        decoded = [vocabulary.decode(row) for row in ids]
+        differ = [
+            sum(a != b for a, b in zip(one, other, strict=True))
+            for one, other in ((ids, expected["ids"]), (decoded, expected["decoded"]))
+        ]
+        print(
+            f"{folder.name}: {len(ids)} texts, ids differ in {differ[0]}, decoded texts in {differ[1]}; "
+            f"sizes {vocabulary.size} and {expected['size']}"
+        )
+
+
+def golden(out: pathlib.Path) -> None:
+    """Writes the golden of the tests: the folders without pieces, and some of the texts."""
+    chosen = [
+        *range(len(EDGES) + len(ODD)),
+        *range(len(EDGES) + len(ODD) + len(WORDS), GOLDEN_TEXTS),
+    ]
+    folders = {}
+    for name in GOLDEN:
+        folder = out / "folders" / f"t5_mini_spiece_{name}"
+        expected = json.loads((folder / "expected.json").read_text())
+        files = {
+            file.name: json.loads(file.read_text())
+            for file in map(folder.joinpath, FILES)
+            if file.exists()
+        }
+        if stored := files.get("tokenizer.json"):
+            pieces = stored["model"]["vocab"]
+            stored["model"]["vocab"] = pieces[
+                len(pieces) - sum("<extra_id_" in x for x, _ in pieces) :
+            ]
+            _blank_charsmap(stored["normalizer"])
+        folders[name] = {
+            "has_model": (folder / "spiece.model").exists(),
+            "files": files,
+            "size": expected["size"],
+            "ids": [expected["ids"][i] for i in chosen],
+            "decoded": [expected["decoded"][i] for i in chosen],
+        }
+    content = {"texts": [texts()[i] for i in chosen], "folders": folders}
+    TESTDATA.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+
+
+def _blank_charsmap(normalizer: dict) -> None:
+    for each in normalizer.get("normalizers", [normalizer]):
+        if each["type"] == "Precompiled":
+            each["precompiled_charsmap"] = ""
+
+
+if __name__ == "__main__":
+    command, out, *models = sys.argv[1:]
+    functions = {"save": save, "encode": encode, "compare": compare, "golden": golden}
+    functions[command](pathlib.Path(out), *models)
