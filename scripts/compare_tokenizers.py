@@ -14,6 +14,7 @@ package; `encode` needs transformers 5. `compare` runs in this package's environ
 import json
 import pathlib
 import random
+import re
 import sys
 
 TESTDATA = pathlib.Path(__file__).parents[1] / "tests" / "testdata" / "tokenizers.json"
@@ -27,16 +28,18 @@ GOLDEN = (
     "added_4.30_T5Tokenizer",
 )
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-WORDS = (
+WORDS = re.split(
+    " ",
     "the play was lovely dull bright song garden river Paris NASA naïve café über Straße don't it's "
-    "3.14 1,000 e-mail x86_64 http://a.b/c?d=e Capital good film"
-).split()
-ODD = (
+    "3.14 1,000 e-mail x86_64 http://a.b/c?d=e Capital good film",
+)
+ODD = re.split(
+    " ",
     "漢字 中文文本 日本語テスト 한국어 Привет مرحبا שלום हिन्दी ไทย 😀 👩‍👩‍👧 🇩🇪 ❤️ é e\u0301 ﬁ ﬃ ① Ⅷ ㎏ ｆｕｌｌ ½ ™ … \u00ad "
     "\u200b \u200d \ufeff \x00 \x01 \x7f \x85 ▁ ▁▁ _ < > </s> <pad> <unk> <s> <extra_id_0> <extra_id_1> "
     "<extra_id_99> <extra_id_100> <extra_id_00> <EXTRA_ID_0> <extra_id_0 extra_id_0> [SEP] newtok "
-    "NewTok <sp> ﾊﾝｶｸ ß İ ı \u212b \u1e9b\u0323 \U00020000 ﷺ \ufffd ～ “q” ‘q’ – —"
-).split(" ")
+    "NewTok <sp> ﾊﾝｶｸ ß İ ı \u212b \u1e9b\u0323 \U00020000 ﷺ \ufffd ～ “q” ‘q’ – —",
+)
 SPACES = (
     " ",
     "  ",
@@ -120,7 +123,7 @@ def encode(out: pathlib.Path) -> None:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts()]
         decoded = [
-            tokenizer.decode([i for i in row[: (row + [1]).index(1)] if i != 0]) for row in ids
+            tokenizer.decode([i for i in row[: ([*row, 1]).index(1)] if i != 0]) for row in ids
         ]
         expected = {"size": len(tokenizer), "ids": ids, "decoded": decoded}
         (folder / "expected.json").write_text(json.dumps(expected))

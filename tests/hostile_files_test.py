@@ -21,7 +21,7 @@ from flax import serialization
 from hypothesis import strategies as st
 
 from prompt_tuning.checkpoints import base_model, leaves, orbax, prompt_files, t5x
-from prompt_tuning.data import files, vocabularies
+from prompt_tuning.data import files
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 SPEC = importlib.util.spec_from_file_location("hostile_files", SCRIPTS / "hostile_files.py")
@@ -161,11 +161,9 @@ def test_what_was_found_is_refused(tmp_path, number):
 
 
 def test_a_tokenizer_of_a_billion_sentinels_is_refused(tmp_path):
-    hostile_files.TARGETS["config.json"].write(tmp_path)
-    file = tmp_path / "model" / "tokenizer_config.json"
-    file.write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 10**9}))
-    with pytest.raises(ValueError, match="extra_ids 1000000000; expected at most 10000"):
-        _ = vocabularies.load(tmp_path / "model").size
+    trial = hostile_files.Trial("tokenizer: tokenizer_config.json", tmp_path)
+    message = trial.try_content(changed(extra_ids=10**9)(trial.valid))
+    assert "extra_ids 1000000000; expected a whole number of at most 10000" in message
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ LABELS = ["good", "bad", "dull"]
 
 @pytest.fixture(scope="module")
 def model(tiny) -> pt.Model:
-    return pt.load_model(tiny.checkpoint)
+    """With the vocabulary of the commands; the folder's has transformers' ids and texts."""
+    return pt.load_model(tiny.checkpoint, vocabulary=tiny.vocabulary)
 
 
 @pytest.fixture(scope="module")

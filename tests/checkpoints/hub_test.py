@@ -1,5 +1,6 @@
 """Names of the Hugging Face hub. The hub here is a stand-in: tests have no network."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -9,8 +10,10 @@ import types
 import numpy as np
 import pytest
 
+import prompt_tuning as pt
 from prompt_tuning import cli, params
 from prompt_tuning.checkpoints import base_model, hub
+from prompt_tuning.data import tokenizer_loader
 
 
 @pytest.fixture
@@ -124,3 +127,34 @@ def test_a_model_of_the_hub_is_tuned(asked, tiny_job):
     )
     result = cli.run(arguments)
     assert result["step"] == 1001 and len(asked) == 1
+
+
+def test_a_folder_without_a_sentencepiece_model_is_tuned(asked, tiny, tiny_job):
+    """What transformers 5 writes: tokenizer.json alone, here with a token that was added."""
+    shutil.copytree(tiny.checkpoint, "model")
+    tokenizer = tokenizer_loader.load("model").tokenizer
+    tokenizer.add_tokens(["filmset"])
+    tokenizer.save("model/tokenizer.json")
+    os.remove("model/spiece.model")
+    os.mkdir("models")
+    shutil.copy(tiny_job.folder / "tiny.gin", "models")
+    job = type(tiny_job)(pathlib.Path("models"))
+    files, model = ["models/hugging_face.gin"], {"INITIAL_CHECKPOINT_PATH": "model"}
+    trained = job.command(
+        "train", *files, "runs/train.gin", MODEL_DIR="run", TRAIN_STEPS=1001, **model
+    )
+    assert cli.run(trained)["step"] == 1001
+    asks = {"PROMPT_FILE": "run/prompts/best.npy", **model}
+    scores = cli.run(job.command("eval", *files, "runs/eval.gin", EVAL_OUTPUT_DIR="run", **asks))
+    assert scores
+    (path,) = cli.run(
+        job.command("infer", *files, "runs/infer.gin", INFER_OUTPUT_DIR="run", **asks)
+    )
+    rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+    loaded = pt.load_model("model")
+    assert loaded.vocabulary.encode("a filmset.")[1] == loaded.vocabulary.size - 1
+    texts = [
+        row["inputs"]["text"] if isinstance(row["inputs"], dict) else row["inputs"] for row in rows
+    ]
+    answers = loaded.generate(texts, pt.load_prompt("run/prompts/best.npy"), max_length=8)
+    assert answers == [row["prediction"] for row in rows]

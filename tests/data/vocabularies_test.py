@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -94,6 +95,23 @@ def test_bytes_have_the_ids_of_byt5s_tokenizer():
                 ids = vocabularies.ByteVocabulary().encode(str(text))
                 assert [*ids, vocabularies.EOS_ID] == row[row > 0].tolist()
                 assert vocabularies.ByteVocabulary().decode(row) == text
+
+
+def test_a_path_is_a_model_or_a_folder(vocabulary, tmp_path):
+    shutil.copy(vocabulary.path, tmp_path / "spiece.model")
+    model = tmp_path / "spiece.model"
+    assert vocabularies.load(model, 7) == vocabularies.SentencePiece(str(model), 7)
+    assert vocabularies.load("gs://no/such/a.model") == vocabularies.SentencePiece(
+        "gs://no/such/a.model"
+    )
+    folder = vocabularies.HuggingFaceTokenizer(str(tmp_path))
+    assert vocabularies.load(tmp_path) == vocabularies.load(tmp_path, 100) == folder
+    assert vocabularies.load(tmp_path / "tokenizer.json") == folder
+    with pytest.raises(ValueError, match=r"EXTRA_IDS=20, but .* has 100 sentinels; .*EXTRA_IDS=0"):
+        vocabularies.load(tmp_path, 20)
+    folder.check_fits(folder.size)
+    with pytest.raises(ValueError, match=r"the model's embedding 8 rows.*set VOCABULARY_FILE"):
+        folder.check_fits(8)
 
 
 def test_pieces_of_bytes():
