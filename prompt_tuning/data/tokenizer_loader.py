@@ -99,15 +99,17 @@ def _load(folder: tokenizer_folder.TokenizerFolder) -> LoadedTokenizer:
     name = folder.tokenizer_class
     if not folder.stored and folder.proto is None:
         raise FileNotFoundError(
-            f"{folder.path} has neither {tokenizer_folder.TOKENIZER} nor {tokenizer_folder.SENTENCEPIECE}; expected one of them beside "
-            "config.json: copy it from where the model is from, or set VOCABULARY_FILE (vocabulary= in "
-            "Python) to a sentencepiece model or to a folder with tokenizer files"
+            f"{folder.path} has neither {tokenizer_folder.TOKENIZER} nor "
+            f"{tokenizer_folder.SENTENCEPIECE}; expected one of them beside config.json: copy it from where "
+            "the model is from, or set VOCABULARY_FILE (vocabulary= in Python) to a sentencepiece model or "
+            "to a folder with tokenizer files"
         )
     if name not in T5_CLASSES and not (name in GENERIC_CLASSES and folder.stored):
         raise ValueError(
             f"{folder.path} has tokenizer_class {name!r:.80}; expected one of {', '.join(T5_CLASSES)}, "
-            f"{BYTES_CLASS}, or one of {', '.join(GENERIC_CLASSES)} with a {tokenizer_folder.TOKENIZER}: choose a T5, or "
-            "set VOCABULARY_FILE (vocabulary= in Python) to its sentencepiece model"
+            f"{BYTES_CLASS}, or one of {', '.join(GENERIC_CLASSES)} with a "
+            f"{tokenizer_folder.TOKENIZER}: choose a T5, or set VOCABULARY_FILE (vocabulary= in Python) to "
+            "its sentencepiece model"
         )
     has_both = folder.stored and folder.proto is not None
     if has_both:

@@ -183,7 +183,7 @@ class HuggingFaceTokenizer:
     path: str
 
     def __str__(self) -> str:
-        return f"of the folder {self.path}"
+        return f"{self.path} (Hugging Face tokenizer)"
 
     @functools.cached_property
     def _loaded(self) -> tokenizer_loader.LoadedTokenizer:
@@ -232,7 +232,8 @@ class HuggingFaceTokenizer:
 
     def check_fits(self, rows: int) -> None:
         """Raises ValueError unless a model with `rows` embeddings can be using this vocabulary."""
-        _check_fits(self, rows, "VOCABULARY_FILE")
+        resize = "resize the model's embedding with transformers (tokens were added)"
+        _check_fits(self, rows, f"VOCABULARY_FILE, {resize}")
 
     def for_seqio(self):
         """The same vocabulary as a class of seqio. Imports seqio; raises as `tokenizer_loader.load`."""
@@ -268,8 +269,9 @@ def load(path: epath.PathLike, extra_ids: int = 0) -> Vocabulary:
     tokenizer = HuggingFaceTokenizer(path)
     if extra_ids not in (0, tokenizer.num_sentinels):
         raise ValueError(
-            f"EXTRA_IDS={extra_ids}, but the tokenizer in {path} has {tokenizer.num_sentinels} sentinels; "
-            "expected 0 beside a folder, which says their number: set EXTRA_IDS=0"
+            f"EXTRA_IDS (extra_ids= in Python) is {extra_ids}, but the tokenizer in {path} has "
+            f"{tokenizer.num_sentinels} sentinels; expected 0 beside a folder, which declares their "
+            "number: set EXTRA_IDS=0"
         )
     return tokenizer
 

@@ -52,7 +52,7 @@ def test_a_registered_task_gets_the_ids_of_the_tokenizer(tokenizer, vocabulary, 
     other = features.features(vocabulary.for_seqio())
     insists = seqio.Task("own", source=source, output_features=other, preprocessors=steps)
     with pytest.raises(
-        ValueError, match=r"task own tokenises inputs with .*the model uses .*folder"
+        ValueError, match=r"task own tokenises inputs with .*the model uses .*Hugging Face tok"
     ):
         pipeline.use_vocabulary(insists, tokenizer)
 

@@ -107,7 +107,7 @@ def test_a_path_is_a_model_or_a_folder(vocabulary, tmp_path):
     folder = vocabularies.HuggingFaceTokenizer(str(tmp_path))
     assert vocabularies.load(tmp_path) == vocabularies.load(tmp_path, 100) == folder
     assert vocabularies.load(tmp_path / "tokenizer.json") == folder
-    with pytest.raises(ValueError, match=r"EXTRA_IDS=20, but .* has 100 sentinels; .*EXTRA_IDS=0"):
+    with pytest.raises(ValueError, match=r"is 20, but .* has 100 sentinels; .*EXTRA_IDS=0"):
         vocabularies.load(tmp_path, 20)
     folder.check_fits(folder.size)
     with pytest.raises(ValueError, match=r"the model's embedding 8 rows.*set VOCABULARY_FILE"):
