@@ -125,10 +125,10 @@ class TokenizerFolder:
             _declare(declared, {"special": True} | token, None, source)
         return declared
 
-    def special_token(self, role: str, default: str) -> str:
-        """The text of eos_token, pad_token or unk_token."""
-        text = self.config.get(role) or self.special_tokens.get(role) or default
-        return str(text.get("content") if isinstance(text, Mapping) else text)
+    def special_texts(self, role: str) -> list[str]:
+        """What the files name eos_token, pad_token or unk_token; none where they do not."""
+        values = (values.get(role) for values in (self.config, self.special_tokens))
+        return [str(x.get("content") if isinstance(x, Mapping) else x) for x in values if x]
 
     def _read_json(self, name: str) -> dict[str, Any]:
         file = self.path / name

@@ -119,6 +119,11 @@ def _load(folder: tokenizer_folder.TokenizerFolder) -> LoadedTokenizer:
     if has_both:
         _check_ids_agree(folder, tokenizer)
     _check_special(folder, tokenizer)
+    if folder.proto is not None and folder.proto.trainer_spec.byte_fallback:
+        logging.warning(
+            "%s encodes unknown characters as bytes; as in transformers they become <unk>",
+            folder.path / tokenizer_folder.SENTENCEPIECE,
+        )
     cleans_up_spaces = bool(folder.config.get("clean_up_tokenization_spaces"))
     return LoadedTokenizer(tokenizer, _count_sentinels(folder, tokenizer), cleans_up_spaces)
 
@@ -207,11 +212,6 @@ def _check_ids_agree(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> Non
             raise _disagreement(
                 folder, f"{text!r} has ids {of_model} by the former, {ids} by the latter"
             )
-    if byte_fallback:
-        logging.warning(
-            "%s encodes unknown characters as bytes; as in transformers they become <unk>",
-            folder.path / tokenizer_folder.SENTENCEPIECE,
-        )
 
 
 def _disagreement(folder: tokenizer_folder.TokenizerFolder, difference: str) -> ValueError:
@@ -224,12 +224,13 @@ def _disagreement(folder: tokenizer_folder.TokenizerFolder, difference: str) -> 
 def _check_special(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
     """Raises ValueError unless padding, end token and unknown token have T5's ids."""
     for role, (default, expected) in SPECIAL.items():
-        text = folder.special_token(role, default)
-        if (index := tokenizer.token_to_id(text)) != expected:
-            raise ValueError(
-                f"{folder.path} declares {role} {text!r:.80}, whose id is {index}; expected id {expected}, "
-                "as of T5, mT5 and umT5: other ids are not supported, so choose another model"
-            )
+        for text in folder.special_texts(role) or [default]:
+            if (index := tokenizer.token_to_id(text)) != expected:
+                raise ValueError(
+                    f"{folder.path} declares {role} {text!r:.80}, whose id is {index}; expected id "
+                    f"{expected}, as of T5, mT5 and umT5: other ids are not supported, so choose another "
+                    "model"
+                )
 
 
 def _count_sentinels(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> int:
