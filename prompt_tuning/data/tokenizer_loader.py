@@ -234,13 +234,11 @@ def _check_special(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
 
 
 def _count_sentinels(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> int:
-    """Raises ValueError where the declared number of sentinels is not that of the tokens."""
-    count = sum(
-        tokenizer_folder.SENTINEL.fullmatch(token) is not None for token in tokenizer.get_vocab()
-    )
-    if folder.extra_ids not in (None, 0, count):  # mT5 declares 0: its pieces hold them.
+    """Raises ValueError where the vocabulary lacks declared sentinels; it may hold more, as mT5's."""
+    count = sum(tokenizer_folder.SENTINEL.fullmatch(x) is not None for x in tokenizer.get_vocab())
+    if (folder.extra_ids or 0) > count:
         raise ValueError(
-            f"{folder.path / tokenizer_folder.CONFIG} has extra_ids {folder.extra_ids}, but the vocabulary has {count} "
-            f"tokens <extra_id_…>; expected as many: set extra_ids to {count}"
+            f"{folder.path / tokenizer_folder.CONFIG} has extra_ids {folder.extra_ids}, but the vocabulary "
+            f"has {count} tokens <extra_id_…>; expected as many: set extra_ids to {count}"
         )
     return count

@@ -87,6 +87,12 @@ def test_a_text_ends_at_the_end_token_and_has_no_padding(write):
     assert vocabulary.piece(vocabulary.size) == ""
 
 
+def test_sentinels_of_the_file_count_as_in_transformers(write):
+    """It takes them from tokenizer.json where extra_ids declares fewer."""
+    few = {"tokenizer_config.json": lambda config: config.update(extra_ids=20)}
+    assert vocabularies.load(write(PLAIN, few)).num_sentinels == 100
+
+
 def test_truncation_and_padding_of_the_file_are_not_applied(write):
     def limit(stored):
         direction = {"direction": "Right", "strategy": "LongestFirst", "stride": 0}
@@ -189,7 +195,7 @@ REFUSED = [
     (BOTH, "added_tokens.json", set_to(newtok=7), r"'newtok' has id 8112 by .* id 7 by .*added_t"),
     (BOTH, "tokenizer_config.json", gap, r"'<far>' id 9000, but by the vocabulary it has id 8116"),
     (BOTH, "tokenizer_config.json", set_to(extra_ids=100), r"extra_ids 100, but .* 20 tokens"),
-    (PLAIN, "tokenizer_config.json", set_to(extra_ids=20), r"extra_ids 20, but .* 100 tokens"),
+    (PLAIN, "tokenizer_config.json", set_to(extra_ids=101), r"extra_ids 101, but .* 100 tokens"),
     (
         PLAIN,
         "tokenizer_config.json",
