@@ -147,7 +147,7 @@ class TokenizerFolder:
                 f"{file} has a model of type {model['type']!r:.80}; expected 'Unigram', as of T5, mT5 and "
                 "umT5: choose one of these"
             )
-        return [(str(piece), score + 0.0) for piece, score in model["vocab"]]
+        return [(str(entry[0]), entry[1] + 0.0) for entry in model["vocab"]]
 
     def _model_pieces(self) -> list[tuple[str, float]]:
         pieces = [(piece.piece, piece.score) for piece in self.proto.pieces]

@@ -94,6 +94,7 @@ def test_a_special_token_keeps_its_first_flags(make_folder, vocabulary):
         ("tokenizer_config.json", "[1]", "tokenizer_config.json is not a JSON object"),
         ("tokenizer.json", "{", "tokenizer.json is not a JSON object"),
         ("tokenizer.json", '{"model": {"vocab": [["a", "b"]]}}', "cannot be read"),
+        ("tokenizer.json", '{"model": {"vocab": [["a"]]}}', "cannot be read"),
         ("tokenizer_config.json", '{"extra_ids": -1}', "extra_ids -1; expected a whole number"),
         ("added_tokens.json", '{"a": "b"}', "added token of text 'a' and id 'b'"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "a"}}}', "id 'x'"),
