@@ -211,10 +211,8 @@ def save(
     check_vocabulary(vocabulary_file)
     if vocabulary_file and epath.Path(vocabulary_file).is_dir():
         del files[hub.TOKENIZER_CONFIG]
-        present = filter(
-            epath.Path.exists, map(epath.Path(vocabulary_file).joinpath, hub.TOKENIZER)
-        )
-        files |= {file.name: file.read_bytes() for file in present}
+        of_tokenizer = [epath.Path(vocabulary_file) / name for name in hub.TOKENIZER]
+        files |= {file.name: file.read_bytes() for file in of_tokenizer if file.exists()}
     elif vocabulary_file:
         files[hub.VOCABULARY] = epath.Path(vocabulary_file).read_bytes()
     tensors = _their_tensors(params, dtype)

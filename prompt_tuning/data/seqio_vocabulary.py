@@ -53,7 +53,8 @@ class TokenizerVocabulary(seqio.Vocabulary):
     def _decode(self, ids) -> str:
         return self._tokenizer.decode(ids)
 
-    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+    def _encode_tf(self, s: tf.Tensor | str) -> tf.Tensor:
+        s = tf.convert_to_tensor(s)
         if s.shape.rank:
             spec = tf.RaggedTensorSpec([None] * s.shape.rank, tf.int32, s.shape.rank - 1)
             return tf.map_fn(self._encode_tf, s, fn_output_signature=spec)
@@ -66,7 +67,8 @@ class TokenizerVocabulary(seqio.Vocabulary):
         ids.set_shape([None])
         return ids
 
-    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+    def _decode_tf(self, ids: tf.Tensor | list[int]) -> tf.Tensor:
+        ids = tf.convert_to_tensor(ids)
         if ids.shape.rank > 1:
             return tf.map_fn(self._decode_tf, ids, fn_output_signature=tf.string)
         decode = lambda ids: self._tokenizer.decode(ids.tolist()).encode()  # noqa: E731

@@ -152,7 +152,7 @@ def test_a_folder_without_a_sentencepiece_model_is_tuned(asked, tiny, tiny_job):
     )
     rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
     loaded = pt.load_model("model")
-    assert loaded.vocabulary.encode("a filmset.")[1] == loaded.vocabulary.size - 1
+    assert loaded.vocabulary.size - 1 in loaded.vocabulary.encode("a filmset.")
     texts = [
         row["inputs"]["text"] if isinstance(row["inputs"], dict) else row["inputs"] for row in rows
     ]
