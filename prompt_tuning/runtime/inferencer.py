@@ -80,7 +80,8 @@ def infer(
     with fingerprints.unchanged(files):
         settings = settings_lib.read(
             config_text, FREE, files, vocabulary, prompt_initializer, model
-        ).with_checkpoint(checkpoint, state.base_digest(model, checkpoint))
+        ).with_labels(labels)
+        settings = settings.with_checkpoint(checkpoint, state.base_digest(model, checkpoint))
         tasks = [
             task
             if num_shards == 1
