@@ -52,7 +52,7 @@ def tune(
     task_feature_lengths: annotations.FeatureLengths | None = None,
     dropout_rate: annotations.Fraction = 0.1,
     start_step: annotations.NonNegativeInt | None = None,
-    seed: annotations.NonNegativeInt = 0,
+    seed: annotations.Seed = 0,
     model_dir: epath.PathLike | None = None,
     allow_empty_targets: bool = False,
     allow_changed_settings: bool = False,

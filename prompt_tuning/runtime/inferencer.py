@@ -67,7 +67,7 @@ def infer(
       The paths of the files.
     """
     reporting.check_folder(output_dir, "INFER_OUTPUT_DIR")
-    counts.check("RANDOM_SEED", seed, 0)
+    counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
     _check_mode(mode, num_shards, shard_id)
     if jax.process_count() > 1:
         raise ValueError(

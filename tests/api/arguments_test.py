@@ -75,6 +75,9 @@ def test_threads_have_names_of_their_own(caplog):
 
 CALLS = {
     "a model that is a name": (lambda m: pt.tune("t5_mini", PAIRS), r"model='t5_mini' .* Pass model=pt.load_model\('t5_mini'\)"),
+    "arguments in another order": (lambda m: pt.tune(PAIRS, m), r"expected a Model\. Pass model=pt.load_model\(…\)"),
+    "a seed": (lambda m: pt.tune(m, PAIRS, seed=2**32), "seed=4294967296 is out of range; .* at most 4294967295"),
+    "an empty folder": (lambda m: pt.tune(m, PAIRS, **FEW, model_dir=""), "model_dir is ''; expected a path"),
     "a rate": (lambda m: pt.tune(m, PAIRS, learning_rate="0.3"), "Pass learning_rate=0.3."),
     "a negative rate": (lambda m: pt.tune(m, PAIRS, learning_rate=-1), "learning_rate=-1.0? is out of range"),
     "steps": (lambda m: pt.tune(m, PAIRS, steps="50"), "Pass steps=50."),
