@@ -150,7 +150,15 @@ CASES = {
     "column of the input": (
         "infer",
         {"INPUT_TEMPLATE": "sentence: {sentence}"},
-        ["INFER_FILE", "line 1: no column 'sentence'; it has ['text']. Set INPUT_TEMPLATE"],
+        [
+            "INFER_FILE",
+            "line 1: no column 'sentence'; it has ['text']. Set INPUT_TEMPLATE to a text with ",
+        ],
+    ),
+    "format of a column": (
+        "infer",
+        {"INPUT_TEMPLATE": "say: {text:>5}"},
+        ["INPUT_TEMPLATE 'say: {text:>5}' has a format after 'text'; expected", "Write '{text}'"],
     ),
     "column of the target": (
         "eval",

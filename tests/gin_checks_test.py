@@ -86,6 +86,7 @@ def test_other_commands_are_checked_too(verb, files, parts):
         ("PACK=false", "Set --gin.PACK=False."),
         ("PACK=none", "Set --gin.PACK=None."),
         ("BATCH_SIZE=32x", "Check the syntax of 32x."),
+        ("INPUT_TEMPLATE={text}", "--gin.INPUT_TEMPLATE=\"'{text}'\"."),
         ("LABEL_MAP={'a': b}", "Check the syntax of {'a': b}."),
     ],
 )

@@ -78,8 +78,11 @@ def column(row: tables.Row, name: str, place: str, setting: str) -> str:
         return value.strip()
     if name not in row:
         columns = list(row)
+        expected = "one of them"
+        if setting == "INPUT_TEMPLATE":
+            expected = f"a text with one of them in braces, such as {f'{{{columns[0]}}}'!r}"
         raise ValueError(
-            f"{place}: no column {name!r}; it has {columns}. Set {setting} to one of them."
+            f"{place}: no column {name!r}; it has {columns}. Set {setting} to {expected}."
             + tables.separator_hint(columns)
         )
     return "" if _is_missing(value) else _json_text(value, name, place)
@@ -207,9 +210,16 @@ def _spans(
 def _parse_template(template: str, truncate_field: str | None) -> list[tuple[str, str | None]]:
     """(text, column name after it) pairs, one of them with the field to shorten."""
     try:
-        pieces = [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]
+        fields = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ValueError(f"INPUT_TEMPLATE {template!r}: {error}") from error
+    for _, name, format_spec, conversion in fields:
+        if format_spec or conversion:
+            raise ValueError(
+                f"INPUT_TEMPLATE {template!r} has a format after {name!r}; expected only names of columns in "
+                f"braces. Write {f'{{{name}}}'!r}, and rename a column whose name has ':' or '!'"
+            )
+    pieces = [(literal, name) for literal, name, *_ in fields]
     names = [name for _, name in pieces if name]
     if not names:
         raise ValueError(
