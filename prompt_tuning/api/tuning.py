@@ -31,6 +31,7 @@ NAMES = {
     "RANDOM_SEED": "seed",
     "TRAINABLE": "trainable parameters",
     "TRAIN_STEPS": "start_step + steps",
+    "TRAIN_STEPS_RELATIVE": "steps",
     "the same command": "the same call",
     "or set NAN_TOLERANCE, now 0, to the number of such steps in a row to leave out": "or the model",
 }

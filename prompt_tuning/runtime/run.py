@@ -278,8 +278,8 @@ class Run:
         if latest > self.schedule.train_steps:
             raise ValueError(
                 f"TRAIN_STEPS is {self.schedule.train_steps}, but the run in MODEL_DIR "
-                f"{self.model_dir} is at step {latest} already; set TRAIN_STEPS beyond it, or "
-                "another MODEL_DIR"
+                f"{self.model_dir} is at step {latest} already; set TRAIN_STEPS beyond it, "
+                f"TRAIN_STEPS_RELATIVE beyond {latest - kept['first_step']}, or another MODEL_DIR"
             )
         tree, _ = train_state.restore(
             self.model_dir, latest, params_lib.shapes(self.state._asdict())

@@ -263,8 +263,9 @@ def check_state(
             "continue this one with the new settings."
         )
     logging.warning(
-        "Continuing from step %d in %s with changed settings (old -> new):\n  %s\nThe best prompt is "
-        "chosen among the evaluations from here on.", step, model_dir, lines,
+        "%s %s holds a run at step %d with other settings (old -> new):\n  %s\nSteps after %d use the new "
+        "settings, and the best prompt is chosen among evaluations with them.",
+        folder, model_dir, step, lines, step,
     )  # fmt: skip
     return True
 
