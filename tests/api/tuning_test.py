@@ -224,9 +224,13 @@ def test_settings_reach_the_run(model, monkeypatch):
 @pytest.mark.parametrize(
     ("examples", "settings", "message"),
     [
-        ([], {}, "examples has no example"),
+        ([], {}, "examples is empty; expected at least one"),
         (["ab"], {}, r"examples\[0\]='ab'; expected a pair \(input, target\)"),
-        ("ab", {}, "examples='ab' is a single str; expected an iterable of"),
+        (
+            "ab",
+            {},
+            r"examples='ab' is a single str; expected an iterable of .* pairs\. Pass a list$",
+        ),
         ([("a", "b", "c")], {}, r"examples\[0\]=\('a', 'b', 'c'\); expected a pair"),
         ([("a", "b"), ("a", 1)], {}, r"target of examples\[1\]=1 has type int; .*str\(label\)"),
         ([("a", np.int64(1))], {}, r"target of examples\[0\]=.* has type int64; .*str\(label\)"),
