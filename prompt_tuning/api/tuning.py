@@ -93,11 +93,6 @@ def tune(
       KeyboardInterrupt: after Ctrl-C; a warning says where the run is kept.
     """
     inputs, targets = _columns(examples)
-    if not inputs:
-        raise ValueError(
-            "examples is empty; expected at least one (input, target) pair. An iterator is read once: "
-            "pass a list to use it again"
-        )
     if not allow_empty_targets:
         _check_targets(targets)
     dataset = pipeline.DatasetConfig(

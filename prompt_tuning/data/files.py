@@ -78,11 +78,8 @@ def column(row: tables.Row, name: str, place: str, setting: str) -> str:
         return value.strip()
     if name not in row:
         columns = list(row)
-        expected = "one of them"
-        if setting == "INPUT_TEMPLATE":
-            expected = f"a text with one of them in braces, such as {f'{{{columns[0]}}}'!r}"
         raise ValueError(
-            f"{place}: no column {name!r}; it has {columns}. Set {setting} to {expected}."
+            f"{place}: no column {name!r}; it has {columns}. Set {setting} to one of them."
             + tables.separator_hint(columns)
         )
     return "" if _is_missing(value) else _json_text(value, name, place)
