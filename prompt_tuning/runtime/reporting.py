@@ -238,7 +238,7 @@ def progress(
         rich.progress.TextColumn(unit),
         rich.progress.TimeRemainingColumn(),
         rich.progress.TextColumn("{task.fields[note]}"),
-        disable=not (shown and sys.stderr.isatty()),
+        disable=not (shown and sys.stderr is not None and sys.stderr.isatty()),
         console=rich.console.Console(stderr=True),
     )
     bar.add_task("", total=total, completed=done, note="")
