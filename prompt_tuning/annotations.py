@@ -47,7 +47,7 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A value that a message advises, as Python text; `{value}` in it is the value given."""
+    """A value that a message advises, as Python text; `{value}` in it is the value, if that is a path."""
 
     text: str
 
@@ -59,6 +59,7 @@ class Deferred:
 
 PositiveInt = Annotated[int, Range(1)]
 NonNegativeInt = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # jax.random.key leaves out further bits
 PositiveFloat = Annotated[float, Range(0, low_open=True)]
 NonNegativeFloat = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1, high_open=True)]
@@ -278,7 +279,8 @@ def _example(annotation: Any, value: Any) -> str:
         for metadata in getattr(each, "__metadata__", ()):
             if isinstance(metadata, Example):
                 path = value.__fspath__() if _is_path(value) else value
-                return metadata.text.replace("{value}", _shown(path))
+                text = _shown(path) if isinstance(path, str) else "…"
+                return metadata.text.replace("{value}", text)
     return ""
 
 

@@ -349,8 +349,9 @@ def run(arguments: Sequence[str]) -> Any:
 
 def start_process() -> None:
     """Sets what holds for a whole process: before JAX is imported and before threads start."""
-    from prompt_tuning.runtime import host_memory, interrupts
+    from prompt_tuning.runtime import host_memory, interrupts, standard_streams
 
+    standard_streams.open_closed()
     interrupts.catch()
     host_memory.keep_freed()
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

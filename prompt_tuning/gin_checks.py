@@ -39,7 +39,7 @@ def advise(name: str, text: str) -> str:
     values = "expected a number, True, False, None, a text in quotes, a list, a tuple or a dict"
     if meant := annotations.suggest(text, bool | None):
         return f"{values}. {write_flag(name, meant)}."
-    if re.match(r"[-+\d\[({]", text):
+    if re.match(r"[-+\d\[(]|\{(?!\w+\})", text):
         return f"{values}. Check the syntax of {text}."
     return f"{values}. A text needs inner quotes: {write_flag(name, repr(text))}."
 

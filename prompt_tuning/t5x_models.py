@@ -66,7 +66,7 @@ class Model:
           ValueError: the checkpoint is not in T5X's format, or the vocabulary not the model's.
         """
         vocabulary.check_fits(model.config.vocab_size)
-        counts.check("RANDOM_SEED", seed, 0)
+        counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
         if checkpoint is not None and huggingface.is_checkpoint(epath.Path(checkpoint)):
             raise ValueError(
                 f"INITIAL_CHECKPOINT_PATH {checkpoint} is in Hugging Face's format, which T5X does not "

@@ -33,8 +33,9 @@ def iterate(name: str, values: Any, element: str = "str") -> Iterator[Any]:
     kind = type(values).__name__
     if isinstance(values, str | bytes):
         text = show(values)
+        advice = f"Pass {name}=[{text}]" if element == "str" else "Pass a list"
         raise annotations.WrongTypeError(
-            f"{name}={text} is a single {kind}; expected an iterable of {element}. Pass {name}=[{text}]"
+            f"{name}={text} is a single {kind}; expected an iterable of {element}. {advice}"
         )
     if isinstance(values, Mapping):
         raise annotations.WrongTypeError(

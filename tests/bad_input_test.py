@@ -152,6 +152,11 @@ CASES = {
         {"INPUT_TEMPLATE": "sentence: {sentence}"},
         ["INFER_FILE", "line 1: no column 'sentence'; it has ['text']. Set INPUT_TEMPLATE"],
     ),
+    "format of a column": (
+        "infer",
+        {"INPUT_TEMPLATE": "say: {text:>5}"},
+        ["INPUT_TEMPLATE 'say: {text:>5}' has a format after 'text'; expected", "Write '{text}'"],
+    ),
     "column of the target": (
         "eval",
         {"TARGET_COLUMN": "gold"},
@@ -585,8 +590,8 @@ def finished(tiny_job, tmp_path_factory):
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
-        ({"PROMPT_LENGTH": 5}, ["another base model", "PROMPT_LENGTH", "another MODEL_DIR"]),
-        ({"TRAINABLE": [".*"]}, ["other trainable parameters", "TRAINABLE"]),
+        ({"PROMPT_LENGTH": 5}, ["PROMPT_LENGTH: 4 -> 5", "Set another MODEL_DIR"]),
+        ({"TRAINABLE": [".*"]}, ["TRAINABLE: ['.*/prompt/.*'] -> ['.*']"]),
     ],
 )
 def test_a_folder_with_another_run_is_left_as_it_is(answer, finished, settings, parts):

@@ -40,6 +40,7 @@ def message(arguments):
         ("TRAINABLE='.*'", ["TRAINABLE='.*' has type str", '--gin.TRAINABLE="[\'.*\']"']),
         ("DECODER='beam'", ["DECODER='beam' has type str; expected a Decoder"]),
         ("PROMPT_LENGTH='20'", ["Set --gin.PROMPT_LENGTH=20."]),
+        ("EXTRA_IDS=-1", ["EXTRA_IDS=-1 is out of range; expected an integer of at least 0"]),
         ("NUM_HEADS=0", ["NUM_HEADS=0 is out of range; expected an integer of at least 1"]),
         ("LOSS_NORMALIZING_FACTOR='SUM'", ["LOSS_NORMALIZING_FACTOR='SUM'", "'NUM_REAL_TARGET_TOKENS'"]),
         ("pipeline.DatasetConfig.batch_size='8'", ["pipeline.DatasetConfig.batch_size='8' has type str"]),
@@ -85,6 +86,7 @@ def test_other_commands_are_checked_too(verb, files, parts):
         ("PACK=false", "Set --gin.PACK=False."),
         ("PACK=none", "Set --gin.PACK=None."),
         ("BATCH_SIZE=32x", "Check the syntax of 32x."),
+        ("INPUT_TEMPLATE={text}", "--gin.INPUT_TEMPLATE=\"'{text}'\"."),
         ("LABEL_MAP={'a': b}", "Check the syntax of {'a': b}."),
     ],
 )

@@ -158,7 +158,7 @@ class Model:
         max_length: annotations.PositiveInt = 64,
         decoder: Decoder | None = None,
         batch_size: annotations.PositiveInt = 32,
-        seed: annotations.NonNegativeInt = 0,
+        seed: annotations.Seed = 0,
     ) -> list[str]:
         """The best answer to each text, in the order of `texts`.
 
@@ -193,7 +193,7 @@ class Model:
         max_length: annotations.PositiveInt = 64,
         decoder: Decoder | None = None,
         batch_size: annotations.PositiveInt = 32,
-        seed: annotations.NonNegativeInt = 0,
+        seed: annotations.Seed = 0,
     ) -> list[list[Answer]]:
         """All answers to each text with their scores, best first: beams, draws, or all labels.
 

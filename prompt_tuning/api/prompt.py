@@ -35,7 +35,18 @@ class Prompt:
                 f"table={self.table!r} has type {type(self.table).__name__}; expected an array of shape "
                 f"[P, D]. Load a file with pt.load_prompt({self.table!r})"
             )
-        object.__setattr__(self, "table", np.asarray(self.table, np.float32))
+        try:
+            object.__setattr__(self, "table", np.asarray(self.table, np.float32))
+        except (TypeError, ValueError) as error:
+            raise annotations.WrongTypeError(
+                f"table={texts.show(self.table)} is not an array of numbers ({error}); expected shape [P, D]. "
+                "Pass one row of numbers per soft token"
+            ) from error
+        if not np.isfinite(self.table).all():
+            raise ValueError(
+                "table has values that are NaN or infinite; expected finite numbers. Pass the prompt of an "
+                "earlier step"
+            )
         if self.table.ndim != 2:
             raise ValueError(
                 f"table has shape {self.table.shape}; expected [P, D]. Pass one row per soft token"

@@ -31,6 +31,7 @@ NAMES = {
     "RANDOM_SEED": "seed",
     "TRAINABLE": "trainable parameters",
     "TRAIN_STEPS": "start_step + steps",
+    "TRAIN_STEPS_RELATIVE": "steps",
     "the same command": "the same call",
     "or set NAN_TOLERANCE, now 0, to the number of such steps in a row to leave out": "or the model",
 }
@@ -52,7 +53,7 @@ def tune(
     task_feature_lengths: annotations.FeatureLengths | None = None,
     dropout_rate: annotations.Fraction = 0.1,
     start_step: annotations.NonNegativeInt | None = None,
-    seed: annotations.NonNegativeInt = 0,
+    seed: annotations.Seed = 0,
     model_dir: epath.PathLike | None = None,
     allow_empty_targets: bool = False,
     allow_changed_settings: bool = False,

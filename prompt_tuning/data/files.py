@@ -207,9 +207,16 @@ def _spans(
 def _parse_template(template: str, truncate_field: str | None) -> list[tuple[str, str | None]]:
     """(text, column name after it) pairs, one of them with the field to shorten."""
     try:
-        pieces = [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]
+        fields = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ValueError(f"INPUT_TEMPLATE {template!r}: {error}") from error
+    for _, name, format_spec, conversion in fields:
+        if format_spec or conversion:
+            raise ValueError(
+                f"INPUT_TEMPLATE {template!r} has a format after {name!r}; expected only names of columns in "
+                f"braces. Write {f'{{{name}}}'!r}, and rename a column whose name has ':' or '!'"
+            )
+    pieces = [(literal, name) for literal, name, *_ in fields]
     names = [name for _, name in pieces if name]
     if not names:
         raise ValueError(

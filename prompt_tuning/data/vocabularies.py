@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import sentencepiece
 from etils import epath
 
+from prompt_tuning import annotations
 from prompt_tuning.data import tokenizer_folder, tokenizer_loader
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
@@ -116,7 +117,7 @@ class ByteVocabulary:
         pre-trained with its last bytes as sentinels.
     """
 
-    extra_ids: int = 0
+    extra_ids: annotations.NonNegativeInt = 0
     path: None = dataclasses.field(default=None, init=False)  # where SentencePiece has its file
 
     def __str__(self) -> str:
@@ -245,7 +246,7 @@ class HuggingFaceTokenizer:
 Vocabulary = SentencePiece | ByteVocabulary | HuggingFaceTokenizer
 
 
-def load(path: epath.PathLike, extra_ids: int = 0) -> Vocabulary:
+def load(path: epath.PathLike, extra_ids: annotations.NonNegativeInt = 0) -> Vocabulary:
     """The vocabulary of VOCABULARY_FILE; a file is opened when it is first used.
 
     Args:

@@ -2,21 +2,27 @@
 
 from typing import Any
 
+MAX_STEP = 2**31 - 1  # steps are int32 arrays
+MAX_SEED = 2**32 - 1  # jax.random.key leaves out further bits
 
-def check(setting: str, value: Any, least: int, *, none: str = "") -> None:
-    """Raises ValueError where `value` is no whole number from `least` on.
+
+def check(setting: str, value: Any, least: int, most: int | None = None, *, none: str = "") -> None:
+    """Raises ValueError where `value` is no whole number from `least` to `most`.
 
     Args:
       setting: name of the macro.
       value: what it is set to.
       least: the lowest that has a meaning.
+      most: the highest; None for any.
       none: what None means; "" where it means nothing.
     """
     if value is None and none:
         return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int or value < least or (most is not None and value > most):
+        at_most = "" if most is None or not is_int or value < least else f" and at most {most}"
         or_none = f", or None for {none}" if none else ""
         raise ValueError(
-            f"{setting} is {value!r}; expected a whole number of at least {least}{or_none}; set "
+            f"{setting} is {value!r}; expected a whole number of at least {least}{at_most}{or_none}; set "
             f"{setting}"
         )

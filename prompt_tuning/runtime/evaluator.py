@@ -302,7 +302,9 @@ def evaluate(
     paths_lib.check_places(prompt_paths)
     files = settings_lib.data_files(dataset)
     with fingerprints.unchanged(files):
-        settings = settings_lib.read(config_text, FREE, files, vocabulary, None, model)
+        settings = settings_lib.read(config_text, FREE, files, vocabulary, None, model).with_labels(
+            labels
+        )
         tasks = pipeline.evaluation_tasks(
             dataset, vocabulary, num_examples, known_labels=labels, **ranking_settings(model)
         )

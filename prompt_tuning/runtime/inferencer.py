@@ -67,7 +67,7 @@ def infer(
       The paths of the files.
     """
     reporting.check_folder(output_dir, "INFER_OUTPUT_DIR")
-    counts.check("RANDOM_SEED", seed, 0)
+    counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
     _check_mode(mode, num_shards, shard_id)
     if jax.process_count() > 1:
         raise ValueError(
@@ -80,7 +80,8 @@ def infer(
     with fingerprints.unchanged(files):
         settings = settings_lib.read(
             config_text, FREE, files, vocabulary, prompt_initializer, model
-        ).with_checkpoint(checkpoint, state.base_digest(model, checkpoint))
+        ).with_labels(labels)
+        settings = settings.with_checkpoint(checkpoint, state.base_digest(model, checkpoint))
         tasks = [
             task
             if num_shards == 1

@@ -192,9 +192,16 @@ def write_text(path: epath.PathLike, text: str) -> None:
 
 
 def check_folder(folder: Any, setting: str) -> None:
-    """Raises ValueError where `setting` is no path, before anything is read."""
-    if not isinstance(folder, str | os.PathLike):
-        raise ValueError(f"{setting} is {folder!r}; expected a path: set {setting} to \"'…'\"")
+    """Raises ValueError where `setting` is not the path of a folder, before anything is read."""
+    if not isinstance(folder, str | os.PathLike) or not os.fspath(folder).strip():
+        raise ValueError(
+            f"{setting} is {folder!r}; expected a path: set {setting} to that of a folder"
+        )
+    if os.path.isfile(folder):
+        raise ValueError(
+            f"{setting} {folder} is a file; expected a folder, new or there already: set {setting} to "
+            "the path of one"
+        )
 
 
 def start_folder(
@@ -231,7 +238,7 @@ def progress(
         rich.progress.TextColumn(unit),
         rich.progress.TimeRemainingColumn(),
         rich.progress.TextColumn("{task.fields[note]}"),
-        disable=not (shown and sys.stderr.isatty()),
+        disable=not (shown and sys.stderr is not None and sys.stderr.isatty()),
         console=rich.console.Console(stderr=True),
     )
     bar.add_task("", total=total, completed=done, note="")

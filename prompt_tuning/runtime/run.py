@@ -60,9 +60,10 @@ class Schedule:
                 "TRAIN_STEPS_RELATIVE to the number of steps to train, or TRAIN_STEPS to the absolute "
                 "last step"
             )
-        counts.check("TRAIN_STEPS", self.train_steps, 0, none="TRAIN_STEPS_RELATIVE")
-        counts.check("TRAIN_STEPS_RELATIVE", self.train_steps_relative, 1, none="TRAIN_STEPS")
-        counts.check("START_STEP", self.start_step, 0, none="the checkpoint's")
+        most, relative = counts.MAX_STEP, self.train_steps_relative
+        counts.check("TRAIN_STEPS", self.train_steps, 0, most, none="TRAIN_STEPS_RELATIVE")
+        counts.check("TRAIN_STEPS_RELATIVE", relative, 1, most, none="TRAIN_STEPS")
+        counts.check("START_STEP", self.start_step, 0, most, none="the checkpoint's")
         counts.check("EVAL_PERIOD", self.eval_period, 1)
         counts.check("LOG_PERIOD", self.log_period, 1, none="EVAL_PERIOD")
         counts.check("KEEP", self.keep, 1, none="all")
@@ -277,8 +278,8 @@ class Run:
         if latest > self.schedule.train_steps:
             raise ValueError(
                 f"TRAIN_STEPS is {self.schedule.train_steps}, but the run in MODEL_DIR "
-                f"{self.model_dir} is at step {latest} already; set TRAIN_STEPS beyond it, or "
-                "another MODEL_DIR"
+                f"{self.model_dir} is at step {latest} already; set TRAIN_STEPS beyond it, "
+                f"TRAIN_STEPS_RELATIVE beyond {latest - kept['first_step']}, or another MODEL_DIR"
             )
         tree, _ = train_state.restore(
             self.model_dir, latest, params_lib.shapes(self.state._asdict())

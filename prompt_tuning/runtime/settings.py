@@ -75,6 +75,11 @@ class Settings:
         evaluated = {f"evaluated {t.name}": fingerprints.of_examples(t.examples) for t in tasks}
         return self.with_contents({TASK: fingerprints.of_arrays({**digests, **evaluated})})
 
+    def with_labels(self, labels: Mapping[str | None, Sequence[str]] | None) -> "Settings":
+        """The same with the labels in prompts' cards, which predictions are restored to."""
+        of_card = {name or "": sorted(each) for name, each in (labels or {}).items() if each}
+        return self.with_values(**{"labels of PROMPT_FILE": of_card.get("", of_card)})
+
     def with_checkpoint(self, path: str | None, digest: str) -> "Settings":
         """The same with the identity of the base model."""
         name = CHECKPOINT[self.in_python]
@@ -258,8 +263,9 @@ def check_state(
             "continue this one with the new settings."
         )
     logging.warning(
-        "Continuing from step %d in %s with changed settings (old -> new):\n  %s\nThe best prompt is "
-        "chosen among the evaluations from here on.", step, model_dir, lines,
+        "%s %s holds a run at step %d with other settings (old -> new):\n  %s\nSteps after %d use the new "
+        "settings, and the best prompt is chosen among evaluations with them.",
+        folder, model_dir, step, lines, step,
     )  # fmt: skip
     return True
 

@@ -205,7 +205,7 @@ class Training(NamedTuple):
 
 def _seeds(seed: int | Sequence[int]) -> list[int]:
     if not isinstance(seed, list | tuple):
-        counts.check("RANDOM_SEED", seed, 0)
+        counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
         return [seed]
     if not seed or len(set(seed)) < len(seed):
         raise ValueError(
@@ -213,7 +213,7 @@ def _seeds(seed: int | Sequence[int]) -> list[int]:
             "RANDOM_SEED to (0, 1, 2) to tune three prompts"
         )
     for each in seed:
-        counts.check("RANDOM_SEED", each, 0)
+        counts.check("RANDOM_SEED", each, 0, counts.MAX_SEED)
     return list(seed)
 
 

@@ -51,6 +51,7 @@ def tune(
     Raises:
       ValueError: the run in `model_dir` has other settings.
     """
+    reporting.check_folder(model_dir, "MODEL_DIR")
     with writer_lock.held(model_dir), run_lib.failing([model_dir]):
         step_lib.check_batch(dataset.batch_size, 1, loaded.mesh)
         rows = loaded.mesh.shape[partitioning.DATA]

@@ -75,6 +75,9 @@ def test_threads_have_names_of_their_own(caplog):
 
 CALLS = {
     "a model that is a name": (lambda m: pt.tune("t5_mini", PAIRS), r"model='t5_mini' .* Pass model=pt.load_model\('t5_mini'\)"),
+    "arguments in another order": (lambda m: pt.tune(PAIRS, m), r"expected a Model\. Pass model=pt.load_model\(…\)"),
+    "a seed": (lambda m: pt.tune(m, PAIRS, seed=2**32), "seed=4294967296 is out of range; .* at most 4294967295"),
+    "an empty folder": (lambda m: pt.tune(m, PAIRS, **FEW, model_dir=""), "model_dir is ''; expected a path"),
     "a rate": (lambda m: pt.tune(m, PAIRS, learning_rate="0.3"), "Pass learning_rate=0.3."),
     "a negative rate": (lambda m: pt.tune(m, PAIRS, learning_rate=-1), "learning_rate=-1.0? is out of range"),
     "steps": (lambda m: pt.tune(m, PAIRS, steps="50"), "Pass steps=50."),
@@ -100,6 +103,9 @@ CALLS = {
     "a prompt of another width": (lambda m: m.generate(["a"], pt.Prompt(np.ones((4, 3)))), r"prompt has the shape \(4, 3\)"),
     "a place": (lambda m: m.generate(["a"], pt.Prompt(np.ones((4, 16)), {"place": "middle"})), "place is 'middle'"),
     "a table of one dimension": (lambda m: pt.Prompt(np.ones(4)), r"table has shape \(4,\); expected \[P, D\]"),
+    "a table of texts": (lambda m: pt.Prompt([["a"]]), r"table=\[\['a'\]\] is not an array of numbers"),
+    "a table of None": (lambda m: pt.Prompt([[None, object()]]), "is not an array of numbers"),
+    "a table with NaN": (lambda m: pt.Prompt([[1.0, float("nan")]]), "table has values that are NaN"),
     "a table that is a path": (lambda m: pt.Prompt("a.npy"), r"pt.load_prompt\('a.npy'\)"),
     "no model": (lambda m: pt.load_model("/nowhere"), "/nowhere does not exist; check path"),
     "a model that is a number": (lambda m: pt.load_model(5), "path=5 has type int; expected a path"),

@@ -157,6 +157,12 @@ def finished(model, tmp_path_factory):
     return folder
 
 
+def test_a_run_with_more_steps_is_refused_by_the_names_of_arguments(model, finished):
+    expected = r"start_step \+ steps is 1002, but .* at step 1003 already; .*, steps beyond 3, or"
+    with pytest.raises(ValueError, match=expected):
+        pt.tune(model, PAIRS, **{**FEW, "steps": 2}, model_dir=finished)
+
+
 def test_changed_arguments_can_be_accepted(model, tmp_path):
     pt.tune(model, PAIRS, **FEW, model_dir=tmp_path)
     other = {**FEW, "steps": 4, "learning_rate": 0.1, "model_dir": tmp_path}
@@ -220,7 +226,11 @@ def test_settings_reach_the_run(model, monkeypatch):
     [
         ([], {}, "examples has no example"),
         (["ab"], {}, r"examples\[0\]='ab'; expected a pair \(input, target\)"),
-        ("ab", {}, "examples='ab' is a single str; expected an iterable of"),
+        (
+            "ab",
+            {},
+            r"examples='ab' is a single str; expected an iterable of .* pairs\. Pass a list$",
+        ),
         ([("a", "b", "c")], {}, r"examples\[0\]=\('a', 'b', 'c'\); expected a pair"),
         ([("a", "b"), ("a", 1)], {}, r"target of examples\[1\]=1 has type int; .*str\(label\)"),
         ([("a", np.int64(1))], {}, r"target of examples\[0\]=.* has type int64; .*str\(label\)"),

@@ -272,6 +272,16 @@ def test_answers_of_other_inputs_are_not_mixed(infer, tmp_path, suffix, changed,
         assert "film 445" in path.read_text()
 
 
+def test_answers_with_other_labels_of_the_card_are_not_mixed(infer):
+    path = infer(labels={None: ["good", "bad"]})
+    expected = r"labels of PROMPT_FILE: \['bad', 'good'\] -> \['Good', 'bad'\]\ndelete it"
+    with pytest.raises(ValueError, match=expected):
+        infer(labels={None: ["Good", "bad"]})
+    assert infer(labels={None: ("bad", "good")}) == path
+    with pytest.raises(ValueError, match=r"-> \{'a': \['good'\]\}"):
+        infer(labels={"a": ["good"]})
+
+
 def test_answers_without_a_record_are_not_taken_for_these(infer):
     path = infer()
     path.with_name(f"{path.name}.settings.json").unlink()

@@ -215,3 +215,17 @@ def test_table_aligns():
     assert reporting.table([]) == ""
     three = [["a", "1", "x"], ["long", "2", ""]]
     assert reporting.table(three) == "  a     1  x\n  long  2"
+
+
+@pytest.mark.parametrize("folder", ["", " ", None, 5])
+def test_a_folder_has_a_path(folder):
+    with pytest.raises(ValueError, match=r"MODEL_DIR is .*; expected a path: set MODEL_DIR to"):
+        reporting.check_folder(folder, "MODEL_DIR")
+
+
+def test_a_file_is_no_folder(tmp_path):
+    reporting.check_folder(tmp_path, "MODEL_DIR")
+    reporting.check_folder(tmp_path / "new", "MODEL_DIR")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"MODEL_DIR .*/file is a file; expected a folder.*set"):
+        reporting.check_folder(tmp_path / "file", "MODEL_DIR")

@@ -211,7 +211,11 @@ def test_changed_settings_are_accepted_by_one_setting(job, tmp_path, capsys):
     capsys.readouterr()
     result = cli.run(job(**other, ALLOW_CHANGED_SETTINGS=True))
     shown = capsys.readouterr().err
-    assert "Continuing from step 1002" in shown and "LEARNING_RATE: 0.3 -> 0.1" in shown
+    assert (
+        "run at step 1002 with other settings" in shown
+        and "Steps after 1002 use" in shown
+        and "LEARNING_RATE: 0.3 -> 0.1" in shown
+    )
     # Metrics before may mean something else: the prompt was evaluated again.
     steps = [x["step"] for x in lines(folder / "inference_eval/eval-metrics.jsonl")]
     assert steps == [1000, 1002, 1004]
