@@ -117,10 +117,10 @@ class Table:
 
     def _detect_quoting(self) -> quoting.Quoting:
         of_file = lines.read_lines(self._path, self._setting, coding=self.coding)
+        first = next(of_file, b"").removeprefix(encodings.BOM.encode())
         skipped = self._skipped_lines
-        return quoting.detect_quoting(
-            itertools.islice(of_file, skipped, None), self.place, skipped + 1
-        )
+        rows = itertools.islice(itertools.chain((first,), of_file), skipped, None)
+        return quoting.detect_quoting(rows, self.place, skipped + 1)
 
     def _check_header(self, names: Sequence[str]) -> list[str]:
         header = [name.strip() for name in names]
@@ -209,7 +209,13 @@ class _JsonLines:
                 "the file with `jq -c '.[]'`, or write it with to_json(orient='records', lines=True) "
                 "of pandas."
             )
-        row = json_text.parse(text, place, _JSON.decode)
+        try:
+            row = json_text.parse(text, place, _JSON.decode)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; expected one JSON object per line. Write the file again with one object on "
+                "each line and nothing between them, as to_json(orient='records', lines=True) of pandas."
+            ) from error
         if not isinstance(row, dict):
             raise ValueError(f"{place}: {text[:40]}; expected a JSON object")
         return row

@@ -49,6 +49,10 @@ COMMAS = 'text,label\n"a lovely, bright day",positive\nbleak,negative\n'
         ("a.csv", TABS.replace("\t", "|")),
         ("a.csv", COMMAS.replace("text,", '"text\u00a0", ')),
         ("a.tsv", TABS.replace("text", "\ufefftext ")),
+        (
+            "a.tsv",
+            '\ufeff"text"\t"label"\n"a lovely, bright day"\t"positive"\n"bleak"\t"negative"\n',
+        ),
         ("a.tsv", TABS.replace("\n", "\r")),
         ("a.tsv", TABS.replace("\n", "\r\r\n")),
         ("a.csv", COMMAS.replace("\n", "\r")),
@@ -97,6 +101,16 @@ BAD = {
         "a.jsonl",
         '{"text": 1, "text": 2}\n',
         ["line 1", "'text' occurs more than once"],
+    ),
+    "objects of several lines": (
+        "a.jsonl",
+        '{\n"text": "x"\n}\n',
+        ["line 1: not JSON", "expected one JSON object per line", "lines=True"],
+    ),
+    "a workbook": (
+        "a.csv",
+        "PK\x03\x04\x14\x00",
+        ["a ZIP archive", "Save the table as 'CSV UTF-8'"],
     ),
     "a list": ("a.json", '[{"text": "x"}]', ["not JSON Lines but a JSON list", "jq -c '.[]'"]),
     "a long list": ("a.json", '[\n{"text": "x"}\n]', ["not JSON Lines but a JSON list"]),
