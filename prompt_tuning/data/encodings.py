@@ -12,6 +12,15 @@ _BOMS = (  # UTF-32 before UTF-16, whose little-endian mark it begins with
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8"),
 )
+_PACKED = (  # what other files begin with, and what to do with them
+    (
+        b"PK\x03\x04",
+        "a ZIP archive, as .xlsx files are",
+        "Save the table as 'CSV UTF-8', or unpack it",
+    ),
+    (b"\x1f\x8b", "packed with gzip", "End its name in .gz, or unpack it with gunzip"),
+    (b"PAR1", "a Parquet table", "Save the table as CSV, with to_csv of pandas"),
+)
 # Most files that are not UTF-8 come from Windows; Latin-1 decodes any bytes.
 _CANDIDATES = ("cp1252", "latin-1")
 _EXCERPT = 20  # characters on either side of an error
@@ -55,8 +64,11 @@ def detect(head: bytes, encoding: str, place: str) -> TextCoding:
     first one does, as in files of old Macs.
 
     Raises:
-      ValueError: UTF-16 without a byte order mark, where `encoding` is UTF-8.
+      ValueError: not text; or UTF-16 without a byte order mark, where `encoding` is UTF-8.
     """
+    for magic, kind, fix in _PACKED:
+        if head.startswith(magic):
+            raise ValueError(f"{place} is {kind}; expected a text file. {fix}.")
     encoding = next((name for bom, name in _BOMS if head.startswith(bom)), encoding)
     encoding = codecs.lookup(encoding).name
     if encoding == "utf-8" and len(head) > 1 and (head[0] == 0) != (head[1] == 0):

@@ -33,7 +33,7 @@ def read_text(path: str, setting: str) -> str:
         try:
             data = _unpack(data)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{setting} {path} is no whole gzip file: {error}") from error
+            raise lines.incomplete_gzip(f"{setting} {path}", error) from error
     return encodings.decode(data, 1, f"{setting} {path}", has_setting=False)
 
 

@@ -1,6 +1,7 @@
 """Encodings: byte order marks, line ends, and errors that suggest an encoding."""
 
 import codecs
+import gzip
 
 import pytest
 
@@ -35,6 +36,12 @@ def test_detection(head, encoding, expected):
 def test_utf16_without_a_byte_order_mark_is_named(encoding):
     with pytest.raises(ValueError, match=f"a.tsv begins with .*Set FILE_ENCODING = '{encoding}'"):
         encodings.detect("text\n".encode(encoding), "utf-8", "TRAIN_FILE a.tsv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_files_that_are_not_text_are_named(encoding):
+    with pytest.raises(ValueError, match="a.csv is packed with gzip.*End its name in .gz"):
+        encodings.detect(gzip.compress(b"text\n"), encoding, "TRAIN_FILE a.csv")
 
 
 @pytest.mark.parametrize("encoding", ["utf8x", "hex", "rot13", 5])
