@@ -40,7 +40,7 @@ def test_utf16_without_a_byte_order_mark_is_named(encoding):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_files_that_are_not_text_are_named(encoding):
-    with pytest.raises(ValueError, match="a.csv is packed with gzip.*End its name in .gz"):
+    with pytest.raises(ValueError, match=r"a.csv is packed with gzip.*End its name in \.gz"):
         encodings.detect(gzip.compress(b"text\n"), encoding, "TRAIN_FILE a.csv")
 
 
