@@ -44,6 +44,38 @@ def test_files_that_are_not_text_are_named(encoding):
         encodings.detect(gzip.compress(b"text\n"), encoding, "TRAIN_FILE a.csv")
 
 
+@pytest.mark.parametrize(
+    ("head", "encoding", "reads"),
+    [
+        (
+            "a\nso naïve café\n".encode(),
+            "cp1252",
+            "'so naÃ¯ve cafÃ©', and utf-8 reads 'so naïve café'",
+        ),
+        (
+            "a\nd’accord\n".encode("cp1252"),
+            "latin-1",
+            "'d\\x92accord', and cp1252 reads 'd’accord'",
+        ),
+    ],
+)
+def test_a_likely_encoding_other_than_the_setting_is_reported(caplog, head, encoding, reads):
+    encodings.detect(head, encoding, "EVAL_FILE a.tsv")
+    assert reads in caplog.text and "EVAL_FILE a.tsv: FILE_ENCODING = " in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "mac_roman", "utf-16-le", "utf-8"])
+def test_the_encoding_of_a_file_is_not_reported(caplog, encoding):
+    encodings.detect("a\nso naïve, café\n".encode(encoding), encoding, "EVAL_FILE a.tsv")
+    encodings.detect("ï".encode("utf-8-sig"), encoding, "EVAL_FILE a.tsv")
+    assert not caplog.text
+
+
+def test_an_old_mac_file_gets_its_encoding():
+    error = UnicodeDecodeError("utf-8", "text\rcafé\rb\r".encode("mac_roman"), 8, 9, "invalid")
+    assert "In mac_roman it reads 'café'" in encodings.describe_error(error, "utf-8", 14)
+
+
 @pytest.mark.parametrize("encoding", ["utf8x", "hex", "rot13", 5])
 def test_an_unknown_encoding_is_refused(encoding):
     with pytest.raises(ValueError, match=f"FILE_ENCODING is {encoding!r}.* Set it to e.g. 'utf-8'"):
