@@ -50,11 +50,11 @@ class Table:
         Raises:
           ValueError: another suffix or encoding; and as `lines.read_lines`.
         """
-        suffix = epath.Path(path.removesuffix(".gz")).suffix
+        suffix = epath.Path(path.removesuffix(".gz")).suffix.lower()
         self.place = f"{setting} {path}"
         if suffix not in suffixes:
             raise ValueError(
-                f"{self.place} ends in {suffix or 'no suffix'!r}; expected one of "
+                f"{self.place} {f'ends in {suffix!r}' if suffix else 'has no suffix'}; expected one of "
                 f"{', '.join(suffixes)}, or one of them with .gz. Save the table as one of them, "
                 "e.g. as 'CSV UTF-8' in Excel or with to_csv in pandas; lines of text become a .tsv with "
                 "a column's name as first line."

@@ -40,6 +40,7 @@ COMMAS = 'text,label\n"a lovely, bright day",positive\nbleak,negative\n'
     ("name", "content"),
     [
         ("a.csv", SEMICOLONS),
+        ("A.CSV", SEMICOLONS),
         ("a.csv", "sep=;\r\n" + SEMICOLONS),
         ("a.csv", '"sep=;"\n' + SEMICOLONS),
         ("a.tsv", "sep=;\n" + SEMICOLONS),
