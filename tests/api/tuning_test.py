@@ -218,7 +218,7 @@ def test_settings_reach_the_run(model, monkeypatch):
 @pytest.mark.parametrize(
     ("examples", "settings", "message"),
     [
-        ([], {}, "examples has no example"),
+        ([], {}, r"examples is empty; expected at least one \(input, target\) pair"),
         (["ab"], {}, r"examples\[0\]='ab'; expected a pair \(input, target\)"),
         ("ab", {}, "examples='ab' is a single str; expected an iterable of"),
         ([("a", "b", "c")], {}, r"examples\[0\]=\('a', 'b', 'c'\); expected a pair"),
