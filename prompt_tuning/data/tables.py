@@ -86,7 +86,8 @@ class Table:
         for number, record, values in self._format.split(of_file):
             begin, start = start, start + len(record)
             if needs_header:
-                if number > self._skipped_lines and record.strip():
+                is_blank = not record.removeprefix(encodings.BOM.encode()).strip()
+                if number > self._skipped_lines and not is_blank:
                     self._header, needs_header = self._check_header(values), False
                 continue
             row = self._make_row(values, record, number)
@@ -142,8 +143,18 @@ class Table:
                 f"{self.place}, line {number}: {len(values)} fields; expected the "
                 f"{len(self._header)} of the header, {self._header}. {self._format.advice}"
                 + separator_hint(self._header)
+                + self._row_name_hint(values)
             )
         return dict(zip(self._header, values, strict=True))
+
+    def _row_name_hint(self, values: Sequence[str]) -> str:
+        """Advice where a row begins with a number that the header does not name; else ""."""
+        if len(values) != len(self._header or ()) + 1 or not values[0].isdecimal():
+            return ""
+        return (
+            f" If {values[0]!r} is the row's name, as write.table of R writes it, write the file with "
+            "row.names=FALSE."
+        )
 
 
 def separator_hint(columns: Iterable[str]) -> str:
@@ -212,6 +223,8 @@ class _JsonLines:
         try:
             row = json_text.parse(text, place, _JSON.decode)
         except ValueError as error:
+            if not isinstance(error.__cause__, json.JSONDecodeError):
+                raise
             raise ValueError(
                 f"{error}; expected one JSON object per line. Write the file again with one object on "
                 "each line and nothing between them, as to_json(orient='records', lines=True) of pandas."

@@ -41,6 +41,7 @@ COMMAS = 'text,label\n"a lovely, bright day",positive\nbleak,negative\n'
     [
         ("a.csv", SEMICOLONS),
         ("A.CSV", SEMICOLONS),
+        ("a.csv", "\ufeff\r\n" + COMMAS),
         ("a.csv", "sep=;\r\n" + SEMICOLONS),
         ("a.csv", '"sep=;"\n' + SEMICOLONS),
         ("a.tsv", "sep=;\n" + SEMICOLONS),
@@ -108,6 +109,11 @@ BAD = {
         '{\n"text": "x"\n}\n',
         ["line 1: not JSON", "expected one JSON object per line", "lines=True"],
     ),
+    "row names": (
+        "a.tsv",
+        '"text"\t"label"\n"1"\t"bleak"\t"negative"\n',
+        ["line 2: 3 fields", "If '1' is the row's name", "row.names=FALSE"],
+    ),
     "a workbook": (
         "a.csv",
         "PK\x03\x04\x14\x00",
@@ -158,6 +164,12 @@ def test_bad_tables(tmp_path, case):
         read(write(tmp_path, name, content))
     for part in [f"TRAIN_FILE {tmp_path / name}", *parts]:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("row", ['{"text": "\\ud83d"}', '{"text": 1, "text": 2}'])
+def test_an_object_on_one_line_gets_no_advice_on_lines(tmp_path, row):
+    with pytest.raises(ValueError, match=r"line 1: not JSON \(.*\)$"):
+        read(write(tmp_path, "a.jsonl", row))
 
 
 def test_empty_names_may_recur(tmp_path):
