@@ -80,7 +80,11 @@ BAD_FILES = {
     "lacks input": (
         "a.tsv",
         "word\tlabel\nx\t1\n",
-        ["'text'", "['word', 'label']", "INPUT_TEMPLATE"],
+        [
+            "'text'",
+            "['word', 'label']",
+            "Use these names, as they are written here, in INPUT_TEMPLATE",
+        ],
     ),
     "lacks target": (
         "a.tsv",
