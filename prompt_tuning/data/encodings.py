@@ -89,12 +89,12 @@ def detect(head: bytes, encoding: str, place: str) -> TextCoding:
 
 def _warn_of_mismatch(head: bytes, encoding: str, place: str) -> None:
     """Warns where FILE_ENCODING reads a file that is likely to have another encoding."""
-    if encoding == "utf-8" or (error := re.search(rb"[\x80-\xff]", head)) is None:
+    if encoding.startswith("utf-8") or (first := re.search(rb"[\x80-\xff]", head)) is None:
         return
     likely = [name for name in ("utf-8", "cp1252") if _is_likely(head, name, encoding)]
     if likely:
-        start = head.rfind(b"\n", 0, error.start()) + 1
-        line = head[max(start, error.start() - _EXCERPT) :].splitlines()[0][: 2 * _EXCERPT]
+        start = head.rfind(b"\n", 0, first.start()) + 1
+        line = head[max(start, first.start() - _EXCERPT) :].splitlines()[0][: 2 * _EXCERPT]
         logging.warning(
             "%s: FILE_ENCODING = %r reads %r, and %s reads %r. If that is right, save the file as UTF-8 "
             "with a byte order mark, or set FILE_ENCODING = %r if all files of the command have this "

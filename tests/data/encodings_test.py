@@ -64,9 +64,10 @@ def test_a_likely_encoding_other_than_the_setting_is_reported(caplog, head, enco
     assert reads in caplog.text and "EVAL_FILE a.tsv: FILE_ENCODING = " in caplog.text
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "mac_roman", "utf-16-le", "utf-8"])
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "mac_roman", "utf-16-le", "utf-8-sig"])
 def test_the_encoding_of_a_file_is_not_reported(caplog, encoding):
     encodings.detect("a\nso naïve, café\n".encode(encoding), encoding, "EVAL_FILE a.tsv")
+    encodings.detect("a\nnaïve\n".encode(), "utf-8-sig", "EVAL_FILE a.tsv")
     encodings.detect("ï".encode("utf-8-sig"), encoding, "EVAL_FILE a.tsv")
     assert not caplog.text
 
