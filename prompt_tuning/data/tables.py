@@ -300,6 +300,7 @@ class _Quoted:
     def __init__(self, decode, place: str, separator: str):
         """`decode` makes text of the bytes at a line."""
         self._decode, self._place, self._separator = decode, place, separator
+        self._warns_of_spaces = True
         self.advice = f"Quote fields that have {separator!r} or a line break inside."
 
     def split(
@@ -322,7 +323,9 @@ class _Quoted:
         reader = self._reader(read_texts())
         try:
             for values in reader:
-                yield start, b"".join(taken), values
+                record = b"".join(taken)
+                self._check_spaces(record, values, start)
+                yield start, record, values
                 start = before + reader.line_num + 1
                 taken.clear()
         except csv.Error as error:
@@ -330,6 +333,17 @@ class _Quoted:
                 f"{self._place}, line {self._open_line(start, taken)}: not CSV ({error}). Close the "
                 'field that a quotation mark opens there, and double ("") each one that is text.'
             ) from error
+
+    def _check_spaces(self, record: bytes, values: Sequence[str], number: int) -> None:
+        """Warns, once, of a space between separator and quotation mark, with which the mark is text."""
+        pattern = f'{self._separator} "'.encode()
+        if self._warns_of_spaces and pattern in record and any(v[:2] == ' "' for v in values):
+            self._warns_of_spaces = False
+            logging.warning(
+                "%s, line %d: a space between a separator and a quotation mark makes the mark a part of the "
+                "text. Expected fields without it, as in %r; delete the space where fields are quoted",
+                self._place, number, f'"a"{self._separator}"b"',
+            )  # fmt: skip
 
     def parse(self, record: bytes, number: int) -> list[str]:
         text = self._decode(record, number)

@@ -172,6 +172,15 @@ def test_an_object_on_one_line_gets_no_advice_on_lines(tmp_path, row):
         read(write(tmp_path, "a.jsonl", row))
 
 
+def test_a_space_before_a_quotation_mark_is_reported_once(tmp_path, caplog):
+    rows = read(write(tmp_path, "a.csv", 'text, label\n"a", "x"\n"b, ""c""", "y"\n'))
+    assert rows == [{"text": "a", "label": ' "x"'}, {"text": 'b, "c"', "label": ' "y"'}]
+    assert caplog.text.count("a.csv, line 2: a space between a separator and a quotation mark") == 1
+    caplog.clear()
+    read(write(tmp_path, "a.csv", 'text,label\n"so, ""she"" said",x\n'))
+    assert not caplog.text
+
+
 def test_empty_names_may_recur(tmp_path):
     """Excel writes columns that were deleted."""
     assert read(write(tmp_path, "a.csv", "text,,\nx,,\n")) == [{"text": "x", "": ""}]
