@@ -150,7 +150,7 @@ CASES = {
     "column of the input": (
         "infer",
         {"INPUT_TEMPLATE": "sentence: {sentence}"},
-        ["INFER_FILE", "line 1: no column 'sentence'; it has ['text']. Set INPUT_TEMPLATE"],
+        ["INFER_FILE", "line 1: no column 'sentence'; it has ['text']. Use these names"],
     ),
     "column of the target": (
         "eval",
