@@ -140,7 +140,7 @@ CASES = {
     "truncated gzip": (
         "train",
         lambda broken: {"TRAIN_FILE": broken.file(gzip.compress(TSV.encode())[:-9], "a.tsv.gz")},
-        ["TRAIN_FILE", "a.tsv.gz is no whole gzip file"],
+        ["TRAIN_FILE", "a.tsv.gz is not a complete gzip file"],
     ),
     "not UTF-8": (
         "train",
@@ -150,7 +150,7 @@ CASES = {
     "column of the input": (
         "infer",
         {"INPUT_TEMPLATE": "sentence: {sentence}"},
-        ["INFER_FILE", "line 1: no column 'sentence'; it has ['text']. Set INPUT_TEMPLATE"],
+        ["INFER_FILE", "line 1: no column 'sentence'; it has ['text']. Use these names"],
     ),
     "format of a column": (
         "infer",

@@ -1,6 +1,7 @@
 """Encodings of data files: byte order marks, decoding errors with a suggested encoding."""
 
 import codecs
+import logging
 import re
 from typing import NamedTuple
 
@@ -12,8 +13,18 @@ _BOMS = (  # UTF-32 before UTF-16, whose little-endian mark it begins with
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, "utf-8"),
 )
+_PACKED = (  # what other files begin with, and what to do with them
+    (
+        b"PK\x03\x04",
+        "a ZIP archive, as .xlsx files are",
+        "Save the table as 'CSV UTF-8', or unpack it",
+    ),
+    (b"\x1f\x8b", "packed with gzip", "End its name in .gz, or unpack it with gunzip"),
+    (b"PAR1", "a Parquet table", "Save the table as CSV, with to_csv of pandas"),
+)
 # Most files that are not UTF-8 come from Windows; Latin-1 decodes any bytes.
 _CANDIDATES = ("cp1252", "latin-1")
+_MAC_CANDIDATES = ("mac_roman", *_CANDIDATES)
 _EXCERPT = 20  # characters on either side of an error
 
 
@@ -55,10 +66,15 @@ def detect(head: bytes, encoding: str, place: str) -> TextCoding:
     first one does, as in files of old Macs.
 
     Raises:
-      ValueError: UTF-16 without a byte order mark, where `encoding` is UTF-8.
+      ValueError: not text; or UTF-16 without a byte order mark, where `encoding` is UTF-8.
     """
-    encoding = next((name for bom, name in _BOMS if head.startswith(bom)), encoding)
-    encoding = codecs.lookup(encoding).name
+    for magic, kind, fix in _PACKED:
+        if head.startswith(magic):
+            raise ValueError(f"{place} is {kind}; expected a text file. {fix}.")
+    marked = next((name for bom, name in _BOMS if head.startswith(bom)), None)
+    encoding = codecs.lookup(marked or encoding).name
+    if not marked:
+        _warn_of_mismatch(head, encoding, place)
     if encoding == "utf-8" and len(head) > 1 and (head[0] == 0) != (head[1] == 0):
         wide = "utf-16-be" if head[0] == 0 else "utf-16-le"
         raise ValueError(
@@ -69,6 +85,33 @@ def detect(head: bytes, encoding: str, place: str) -> TextCoding:
     first_break = re.search("\r\n?|\n", text)
     is_mac = first_break and first_break.group() == "\r" and first_break.end() < len(text)
     return TextCoding(encoding, "" if is_mac else "\n")
+
+
+def _warn_of_mismatch(head: bytes, encoding: str, place: str) -> None:
+    """Warns where FILE_ENCODING reads a file that is likely to have another encoding."""
+    if encoding.startswith("utf-8") or (first := re.search(rb"[\x80-\xff]", head)) is None:
+        return
+    likely = [name for name in ("utf-8", "cp1252") if _is_likely(head, name, encoding)]
+    if likely:
+        start = head.rfind(b"\n", 0, first.start()) + 1
+        line = head[max(start, first.start() - _EXCERPT) :].splitlines()[0][: 2 * _EXCERPT]
+        logging.warning(
+            "%s: FILE_ENCODING = %r reads %r, and %s reads %r. If that is right, save the file as UTF-8 "
+            "with a byte order mark, or set FILE_ENCODING = %r if all files of the command have this "
+            "encoding.", place, encoding, line.decode(encoding, errors="replace"), likely[0],
+            line.decode(likely[0], errors="replace"), likely[0],
+        )  # fmt: skip
+
+
+def _is_likely(head: bytes, name: str, encoding: str) -> bool:
+    """Whether text that `encoding` decodes is likely to be in the encoding `name`."""
+    if name == "cp1252" and (encoding != "iso8859-1" or not re.search(rb"[\x80-\x9f]", head)):
+        return False  # Latin-1 has rare control characters where cp1252 has quotation marks
+    try:
+        codecs.getincrementaldecoder(name)().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def decode(line: bytes, number: int, place: str, *, has_setting: bool = True) -> str:
@@ -96,10 +139,12 @@ def decode(line: bytes, number: int, place: str, *, has_setting: bool = True) ->
 
 def _suggest(line: bytes, position: int, has_setting: bool) -> str:
     """Advice with the encoding that reads the line and an excerpt as it reads it."""
-    start = line.rfind(b"\n", 0, position) + 1
-    end = line.find(b"\n", position)
+    is_mac = b"\r" in line and b"\n" not in line
+    newline = b"\r" if is_mac else b"\n"
+    start = line.rfind(newline, 0, position) + 1
+    end = line.find(newline, position)
     one_line = line[max(start, position - _EXCERPT) : len(line) if end < 0 else end]
-    for name in _CANDIDATES:
+    for name in _MAC_CANDIDATES if is_mac else _CANDIDATES:
         try:
             excerpt = one_line[: 2 * _EXCERPT].decode(name).strip()
         except UnicodeDecodeError:

@@ -19,6 +19,12 @@ from jaxtyping import Int
 
 from prompt_tuning.data import encodings, lazy, lines, records, row_summary, tables, truncation
 
+# What to do about a column that is not in the file, by the setting that names it.
+_COLUMN_ADVICE = {
+    "INPUT_TEMPLATE": "Use these names, as they are written here, in INPUT_TEMPLATE.",
+    "TEXT_FILES": "Rename the column of the documents to 'text'.",
+}
+
 
 def read_text(path: str, setting: str) -> str:
     """The text of a UTF-8 file, unpacked if it ends in .gz, without a byte order mark.
@@ -33,7 +39,7 @@ def read_text(path: str, setting: str) -> str:
         try:
             data = _unpack(data)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{setting} {path} is no whole gzip file: {error}") from error
+            raise lines.incomplete_gzip(f"{setting} {path}", error) from error
     return encodings.decode(data, 1, f"{setting} {path}", has_setting=False)
 
 
@@ -79,7 +85,8 @@ def column(row: tables.Row, name: str, place: str, setting: str) -> str:
     if name not in row:
         columns = list(row)
         raise ValueError(
-            f"{place}: no column {name!r}; it has {columns}. Set {setting} to one of them."
+            f"{place}: no column {name!r}; it has {columns}. "
+            + _COLUMN_ADVICE.get(setting, f"Set {setting} to one of them.")
             + tables.separator_hint(columns)
         )
     return "" if _is_missing(value) else _json_text(value, name, place)

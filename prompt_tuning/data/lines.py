@@ -75,7 +75,7 @@ def _open(path: str, setting: str) -> Iterator[tuple[Any, int | None]]:
         try:
             yield gzip.GzipFile(fileobj=packed), unpacked_limit(file.stat().length)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{setting} {path} is no whole gzip file: {error}") from error
+            raise incomplete_gzip(f"{setting} {path}", error) from error
 
 
 def _utf8_reader(stream: Any, coding: encodings.TextCoding, place: str) -> Callable[[int], bytes]:
@@ -103,6 +103,14 @@ def check_unpacked(size: int, limit: int) -> None:
         raise gzip.BadGzipFile(
             f"it holds over {LARGEST_RATIO} times its size; unpack it with gunzip"
         )
+
+
+def incomplete_gzip(place: str, error: Exception) -> ValueError:
+    """The error for a .gz file that cannot be unpacked."""
+    return ValueError(
+        f"{place} is not a complete gzip file: {error}. Copy the file again; if it is not packed, "
+        "take .gz off its name."
+    )
 
 
 def error_too_long(place: str, number: int) -> ValueError:

@@ -209,6 +209,10 @@ def _needs_lengths(preprocessor: Callable) -> bool:
 
 def check_fit(name: str, examples: Sequence[batching.Example], config: DatasetConfig) -> None:
     """Raises ValueError where there is no example, or where labels are cut; warns of other cuts."""
+    if not examples and config.source is None:
+        raise ValueError(
+            f"{name} is empty; expected at least one (input, target) pair. Pass the pairs to train on."
+        )
     if not examples:
         raise ValueError(
             f"{name} has no example in split {config.split!r}; choose another split or data set"

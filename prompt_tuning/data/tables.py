@@ -50,11 +50,11 @@ class Table:
         Raises:
           ValueError: another suffix or encoding; and as `lines.read_lines`.
         """
-        suffix = epath.Path(path.removesuffix(".gz")).suffix
+        suffix = epath.Path(path.removesuffix(".gz")).suffix.lower()
         self.place = f"{setting} {path}"
         if suffix not in suffixes:
             raise ValueError(
-                f"{self.place} ends in {suffix or 'no suffix'!r}; expected one of "
+                f"{self.place} {f'ends in {suffix!r}' if suffix else 'has no suffix'}; expected one of "
                 f"{', '.join(suffixes)}, or one of them with .gz. Save the table as one of them, "
                 "e.g. as 'CSV UTF-8' in Excel or with to_csv in pandas; lines of text become a .tsv with "
                 "a column's name as first line."
@@ -86,7 +86,8 @@ class Table:
         for number, record, values in self._format.split(of_file):
             begin, start = start, start + len(record)
             if needs_header:
-                if number > self._skipped_lines and record.strip():
+                is_blank = not record.removeprefix(encodings.BOM.encode()).strip()
+                if number > self._skipped_lines and not is_blank:
                     self._header, needs_header = self._check_header(values), False
                 continue
             row = self._make_row(values, record, number)
@@ -117,10 +118,10 @@ class Table:
 
     def _detect_quoting(self) -> quoting.Quoting:
         of_file = lines.read_lines(self._path, self._setting, coding=self.coding)
+        first = next(of_file, b"").removeprefix(encodings.BOM.encode())
         skipped = self._skipped_lines
-        return quoting.detect_quoting(
-            itertools.islice(of_file, skipped, None), self.place, skipped + 1
-        )
+        rows = itertools.islice(itertools.chain((first,), of_file), skipped, None)
+        return quoting.detect_quoting(rows, self.place, skipped + 1)
 
     def _check_header(self, names: Sequence[str]) -> list[str]:
         header = [name.strip() for name in names]
@@ -142,8 +143,18 @@ class Table:
                 f"{self.place}, line {number}: {len(values)} fields; expected the "
                 f"{len(self._header)} of the header, {self._header}. {self._format.advice}"
                 + separator_hint(self._header)
+                + self._row_name_hint(values)
             )
         return dict(zip(self._header, values, strict=True))
+
+    def _row_name_hint(self, values: Sequence[str]) -> str:
+        """Advice where a row begins with a number that the header does not name; else ""."""
+        if len(values) != len(self._header or ()) + 1 or not values[0].isdecimal():
+            return ""
+        return (
+            f" If {values[0]!r} is the row's name, as write.table of R writes it, write the file with "
+            "row.names=FALSE."
+        )
 
 
 def separator_hint(columns: Iterable[str]) -> str:
@@ -209,7 +220,15 @@ class _JsonLines:
                 "the file with `jq -c '.[]'`, or write it with to_json(orient='records', lines=True) "
                 "of pandas."
             )
-        row = json_text.parse(text, place, _JSON.decode)
+        try:
+            row = json_text.parse(text, place, _JSON.decode)
+        except ValueError as error:
+            if not isinstance(error.__cause__, json.JSONDecodeError):
+                raise
+            raise ValueError(
+                f"{error}; expected one JSON object per line. Write the file again with one object on "
+                "each line and nothing between them, as to_json(orient='records', lines=True) of pandas."
+            ) from error
         if not isinstance(row, dict):
             raise ValueError(f"{place}: {text[:40]}; expected a JSON object")
         return row
@@ -281,6 +300,7 @@ class _Quoted:
     def __init__(self, decode, place: str, separator: str):
         """`decode` makes text of the bytes at a line."""
         self._decode, self._place, self._separator = decode, place, separator
+        self._warns_of_spaces = True
         self.advice = f"Quote fields that have {separator!r} or a line break inside."
 
     def split(
@@ -303,7 +323,9 @@ class _Quoted:
         reader = self._reader(read_texts())
         try:
             for values in reader:
-                yield start, b"".join(taken), values
+                record = b"".join(taken)
+                self._check_spaces(record, values, start)
+                yield start, record, values
                 start = before + reader.line_num + 1
                 taken.clear()
         except csv.Error as error:
@@ -311,6 +333,17 @@ class _Quoted:
                 f"{self._place}, line {self._open_line(start, taken)}: not CSV ({error}). Close the "
                 'field that a quotation mark opens there, and double ("") each one that is text.'
             ) from error
+
+    def _check_spaces(self, record: bytes, values: Sequence[str], number: int) -> None:
+        """Warns, once, of a space between separator and quotation mark, with which the mark is text."""
+        pattern = f'{self._separator} "'.encode()
+        if self._warns_of_spaces and pattern in record and any(v[:2] == ' "' for v in values):
+            self._warns_of_spaces = False
+            logging.warning(
+                "%s, line %d: a space between a separator and a quotation mark makes the mark a part of the "
+                "text. Expected fields without it, as in %r; delete the space where fields are quoted",
+                self._place, number, f'"a"{self._separator}"b"',
+            )  # fmt: skip
 
     def parse(self, record: bytes, number: int) -> list[str]:
         text = self._decode(record, number)

@@ -224,7 +224,7 @@ def test_settings_reach_the_run(model, monkeypatch):
 @pytest.mark.parametrize(
     ("examples", "settings", "message"),
     [
-        ([], {}, "examples has no example"),
+        ([], {}, r"examples is empty; expected at least one \(input, target\) pair"),
         (["ab"], {}, r"examples\[0\]='ab'; expected a pair \(input, target\)"),
         (
             "ab",

@@ -1,6 +1,7 @@
 """Encodings: byte order marks, line ends, and errors that suggest an encoding."""
 
 import codecs
+import gzip
 
 import pytest
 
@@ -35,6 +36,45 @@ def test_detection(head, encoding, expected):
 def test_utf16_without_a_byte_order_mark_is_named(encoding):
     with pytest.raises(ValueError, match=f"a.tsv begins with .*Set FILE_ENCODING = '{encoding}'"):
         encodings.detect("text\n".encode(encoding), "utf-8", "TRAIN_FILE a.tsv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_files_that_are_not_text_are_named(encoding):
+    with pytest.raises(ValueError, match=r"a.csv is packed with gzip.*End its name in \.gz"):
+        encodings.detect(gzip.compress(b"text\n"), encoding, "TRAIN_FILE a.csv")
+
+
+@pytest.mark.parametrize(
+    ("head", "encoding", "reads"),
+    [
+        (
+            "a\nso naïve café\n".encode(),
+            "cp1252",
+            "'so naÃ¯ve cafÃ©', and utf-8 reads 'so naïve café'",
+        ),
+        (
+            "a\nd’accord\n".encode("cp1252"),
+            "latin-1",
+            "'d\\x92accord', and cp1252 reads 'd’accord'",
+        ),
+    ],
+)
+def test_a_likely_encoding_other_than_the_setting_is_reported(caplog, head, encoding, reads):
+    encodings.detect(head, encoding, "EVAL_FILE a.tsv")
+    assert reads in caplog.text and "EVAL_FILE a.tsv: FILE_ENCODING = " in caplog.text
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "mac_roman", "utf-16-le", "utf-8-sig"])
+def test_the_encoding_of_a_file_is_not_reported(caplog, encoding):
+    encodings.detect("a\nso naïve, café\n".encode(encoding), encoding, "EVAL_FILE a.tsv")
+    encodings.detect("a\nnaïve\n".encode(), "utf-8-sig", "EVAL_FILE a.tsv")
+    encodings.detect("ï".encode("utf-8-sig"), encoding, "EVAL_FILE a.tsv")
+    assert not caplog.text
+
+
+def test_an_old_mac_file_gets_its_encoding():
+    error = UnicodeDecodeError("utf-8", "text\rcafé\rb\r".encode("mac_roman"), 8, 9, "invalid")
+    assert "In mac_roman it reads 'café'" in encodings.describe_error(error, "utf-8", 14)
 
 
 @pytest.mark.parametrize("encoding", ["utf8x", "hex", "rot13", 5])

@@ -106,5 +106,5 @@ def test_what_does_not_fit_is_told(vocabulary, caplog):
     )
     with pytest.raises(ValueError, match=r"labels of examples are longer .* set at least"):
         batches(vocabulary, task_feature_lengths={"inputs": 20, "targets": 2})
-    with pytest.raises(ValueError, match="examples has no example"):
+    with pytest.raises(ValueError, match="examples is empty; expected at least one"):
         batches(vocabulary, [], [])

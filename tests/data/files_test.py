@@ -74,13 +74,17 @@ BAD_FILES = {
     "empty csv": ("a.csv", "", ["no row of data"]),
     "empty jsonl": ("a.jsonl", "\n", ["no row of data"]),
     "header only": ("a.tsv", "text\tlabel\n", ["no row of data"]),
-    "truncated gzip": ("a.tsv.gz", None, ["no whole gzip file"]),
-    "not gzip": ("a.tsv.gz", b"plain", ["no whole gzip file"]),
+    "truncated gzip": ("a.tsv.gz", None, ["not a complete gzip file"]),
+    "not gzip": ("a.tsv.gz", b"plain", ["not a complete gzip file"]),
     "not UTF-8": ("a.tsv", b"text\tlabel\nna\xefve\t1\n", ["line 2", "not UTF-8"]),
     "lacks input": (
         "a.tsv",
         "word\tlabel\nx\t1\n",
-        ["'text'", "['word', 'label']", "INPUT_TEMPLATE"],
+        [
+            "'text'",
+            "['word', 'label']",
+            "Use these names, as they are written here, in INPUT_TEMPLATE",
+        ],
     ),
     "lacks target": (
         "a.tsv",

@@ -64,5 +64,5 @@ def test_utf16_needs_the_mark_that_it_has(tmp_path):
 def test_the_head_is_unpacked(tmp_path):
     assert lines.read_head(write(tmp_path, b"text\n", packed=True), "TRAIN_FILE") == b"text\n"
     (tmp_path / "a.txt.gz").write_bytes(b"plain")
-    with pytest.raises(ValueError, match="no whole gzip file"):
+    with pytest.raises(ValueError, match="not a complete gzip file"):
         lines.read_head(str(tmp_path / "a.txt.gz"), "TRAIN_FILE")

@@ -40,6 +40,8 @@ COMMAS = 'text,label\n"a lovely, bright day",positive\nbleak,negative\n'
     ("name", "content"),
     [
         ("a.csv", SEMICOLONS),
+        ("A.CSV", SEMICOLONS),
+        ("a.csv", "\ufeff\r\n" + COMMAS),
         ("a.csv", "sep=;\r\n" + SEMICOLONS),
         ("a.csv", '"sep=;"\n' + SEMICOLONS),
         ("a.tsv", "sep=;\n" + SEMICOLONS),
@@ -49,6 +51,10 @@ COMMAS = 'text,label\n"a lovely, bright day",positive\nbleak,negative\n'
         ("a.csv", TABS.replace("\t", "|")),
         ("a.csv", COMMAS.replace("text,", '"text\u00a0", ')),
         ("a.tsv", TABS.replace("text", "\ufefftext ")),
+        (
+            "a.tsv",
+            '\ufeff"text"\t"label"\n"a lovely, bright day"\t"positive"\n"bleak"\t"negative"\n',
+        ),
         ("a.tsv", TABS.replace("\n", "\r")),
         ("a.tsv", TABS.replace("\n", "\r\r\n")),
         ("a.csv", COMMAS.replace("\n", "\r")),
@@ -98,6 +104,21 @@ BAD = {
         '{"text": 1, "text": 2}\n',
         ["line 1", "'text' occurs more than once"],
     ),
+    "objects of several lines": (
+        "a.jsonl",
+        '{\n"text": "x"\n}\n',
+        ["line 1: not JSON", "expected one JSON object per line", "lines=True"],
+    ),
+    "row names": (
+        "a.tsv",
+        '"text"\t"label"\n"1"\t"bleak"\t"negative"\n',
+        ["line 2: 3 fields", "If '1' is the row's name", "row.names=FALSE"],
+    ),
+    "a workbook": (
+        "a.csv",
+        "PK\x03\x04\x14\x00",
+        ["a ZIP archive", "Save the table as 'CSV UTF-8'"],
+    ),
     "a list": ("a.json", '[{"text": "x"}]', ["not JSON Lines but a JSON list", "jq -c '.[]'"]),
     "a long list": ("a.json", '[\n{"text": "x"}\n]', ["not JSON Lines but a JSON list"]),
     "a break in a TSV": (
@@ -143,6 +164,21 @@ def test_bad_tables(tmp_path, case):
         read(write(tmp_path, name, content))
     for part in [f"TRAIN_FILE {tmp_path / name}", *parts]:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("row", ['{"text": "\\ud83d"}', '{"text": 1, "text": 2}'])
+def test_an_object_on_one_line_gets_no_advice_on_lines(tmp_path, row):
+    with pytest.raises(ValueError, match=r"line 1: not JSON \(.*\)$"):
+        read(write(tmp_path, "a.jsonl", row))
+
+
+def test_a_space_before_a_quotation_mark_is_reported_once(tmp_path, caplog):
+    rows = read(write(tmp_path, "a.csv", 'text, label\n"a", "x"\n"b, ""c""", "y"\n'))
+    assert rows == [{"text": "a", "label": ' "x"'}, {"text": 'b, "c"', "label": ' "y"'}]
+    assert caplog.text.count("a.csv, line 2: a space between a separator and a quotation mark") == 1
+    caplog.clear()
+    read(write(tmp_path, "a.csv", 'text,label\n"so, ""she"" said",x\n'))
+    assert not caplog.text
 
 
 def test_empty_names_may_recur(tmp_path):

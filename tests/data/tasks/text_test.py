@@ -43,7 +43,11 @@ def test_few_documents_have_no_validation(tmp_path):
     ("name", "content", "message"),
     [
         ("a.txt", "\n \n", "TEXT_FILES .* no text"),
-        ("a.jsonl", '{"body": "x"}', r"TEXT_FILES .*a\.jsonl, line 1: no column 'text'"),
+        (
+            "a.jsonl",
+            '{"body": "x"}',
+            r"TEXT_FILES .*a\.jsonl, line 1: no column 'text'.*Rename the column",
+        ),
         ("a.pdf", "x", r"TEXT_FILES .*a\.pdf ends in '.pdf'"),
     ],
 )
