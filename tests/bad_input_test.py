@@ -333,7 +333,7 @@ CASES = {
         lambda broken: {
             "INITIAL_CHECKPOINT_PATH": broken.checkpoint(model_type="mt5", vocab_size=250112)
         },
-        ["vocab_size is 250112, the model has 256", "INITIAL_CHECKPOINT_PATH"],
+        ["256 rows", "config.json has vocab_size 250112", "set vocab_size to 256 in config.json"],
     ),
     "BERT": (
         "eval",

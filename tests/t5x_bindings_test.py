@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import seqio
 
-from prompt_tuning import cli, t5x_bindings
+from prompt_tuning import cli, gin_checks, t5x_bindings
 from prompt_tuning.checkpoints import prompt_files
 from prompt_tuning.runtime import evaluator, reporting
 
@@ -251,8 +251,9 @@ def test_a_field_lies_in_the_name_of_what_it_is():
     assert others == OTHER_WORDS
 
 
-def test_every_name_of_ours_is_one(tiny_job):
+def test_every_name_of_ours_is_one(tiny_job, monkeypatch):
     """Macros are set by a shipped gin file, and arguments are there to be bound."""
+    monkeypatch.setattr(gin_checks, "check_types", lambda _: None)  # names are tested, not values
     ours = {*t5x_bindings.RENAMED.values(), *(name for name, _ in t5x_bindings.CONVERTED.values())}
     texts = [file.read_text() for file in cli.gin_folder().rglob("*.gin")]
     macros = {name for text in texts for name in re.findall(r"^([A-Z][A-Z_0-9]*) = ", text, re.M)}

@@ -196,8 +196,8 @@ def _finite(array: np.ndarray, file: str) -> np.ndarray:
 PromptFile = epath.PathLike | Mapping[str, epath.PathLike] | None
 
 
-def names(path: PromptFile) -> tuple[str, ...]:
-    """Of several prompts; () of one."""
+def names(path: PromptFile | Sequence[epath.PathLike]) -> tuple[str, ...]:
+    """Of several prompts; () of one, and of a list of prompts to evaluate in turn."""
     return tuple(path) if isinstance(path, Mapping) else ()
 
 

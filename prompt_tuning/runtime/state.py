@@ -142,6 +142,7 @@ def base_digest(model: model_lib.EncoderDecoderModel, checkpoint: str | None) ->
     """The identity of a base model, `LoadedModel.digest`, without its weights on the devices."""
     if checkpoint is None:
         return "random"
+    base_model.check_config(checkpoint, model.config)
     abstract = params_lib.flatten(nn.unbox(model.abstract_params()))
     base = {path: leaf for path, leaf in abstract.items() if path not in model.added}
     return base_model.digest(checkpoint, params_lib.unflatten(base))

@@ -128,7 +128,11 @@ def test_each_mistake_names_the_argument_and_the_fix(model, case):
 
 
 def test_a_loss_that_is_not_finite_names_what_there_is(model, tmp_path):
-    with pytest.raises(ValueError, match=r"Lower learning_rate, look at the batch, or the model$"):
+    message = (
+        r"Lower learning_rate \(and set allow_changed_settings=True to continue this run with it\), "
+        r"look at the batch, or the model$"
+    )
+    with pytest.raises(ValueError, match=message):
         pt.tune(model, PAIRS, **FEW, learning_rate=1e38, model_dir=tmp_path)
     assert nan_guard.kept(tmp_path)
 

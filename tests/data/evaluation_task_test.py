@@ -311,7 +311,7 @@ def test_a_neutral_input_has_the_soft_tokens_of_its_example(vocabulary):
     zeros = [0] * (len(text) + 2)
     assert neutral_inputs(task, named) == [[300, 301, *text], [302, 303, *text], zeros]
     last = vocabulary.size - 1
-    several = dataclasses.replace(SOFT, num_tasks=2, vocabulary_size=vocabulary.size)
+    several = dataclasses.replace(SOFT, num_tasks=2, sentinels_end=vocabulary.size)
     for example in task.examples:
         example["inputs"] = np.array([last - 1, 5, 1])
     assert neutral_inputs(task, several) == [[302, 303, *text]]
