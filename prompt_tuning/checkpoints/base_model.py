@@ -191,10 +191,14 @@ def _found(path: epath.PathLike) -> tuple[types.ModuleType, epath.Path]:
         _check_no_adapter(path, has_model=checkpoint is not None)
     if checkpoint is not None:
         return checkpoint, path
+    advice = "T5X's folders are named checkpoint_<step>"
+    inside = (x for x in path.glob("*") if any(each.is_checkpoint(x) for each in FORMATS))
+    if names := [folder.name for folder in sorted(inside)]:
+        more = f" (and {len(names) - 3} more)" if names[3:] else ""
+        advice = f"it holds the checkpoints {', '.join(names[:3])}{more}; set it to one of them"
     raise ValueError(
         f"{path} has neither a file `checkpoint` (T5X), a folder `state` (T5X under Orbax) nor "
-        "`config.json` (Hugging Face); check INITIAL_CHECKPOINT_PATH: T5X's folders are named "
-        "checkpoint_<step>"
+        f"`config.json` (Hugging Face); check INITIAL_CHECKPOINT_PATH: {advice}"
     )
 
 

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import functools
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ SENTENCEPIECE, TOKENIZER = "spiece.model", "tokenizer.json"
 CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
 DEFAULT_CLASS = "T5Tokenizer"
+# Without a class of their own: the pipeline of tokenizer.json counts, its added tokens among it.
+GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 # In the order in which transformers gives them ids.
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
@@ -107,7 +110,8 @@ class TokenizerFolder:
         """Special and added tokens by text.
 
         Where files differ in flags, the first of them counts, in the order of transformers;
-        where they differ in ids, they contradict each other.
+        where they differ in ids, they contradict each other. Where tokenizer_config.json has
+        added_tokens_decoder, no other file adds a token.
         """
         declared: dict[str, DeclaredToken] = {}
         for index, token in (self.config.get("added_tokens_decoder") or {}).items():
@@ -123,12 +127,38 @@ class TokenizerFolder:
             _declare(declared, token, index, self.path / ADDED_TOKENS)
         for token, source in named:
             _declare(declared, {"special": True} | token, None, source)
-        return declared
+        if "added_tokens_decoder" not in self.config:
+            return declared
+        in_config = {token.get("content") for token, source in named if source.name == CONFIG}
+        return self._without_other_files(declared, in_config)
 
     def special_texts(self, role: str) -> list[str]:
         """What the files name eos_token, pad_token or unk_token; none where they do not."""
         values = (values.get(role) for values in (self.config, self.special_tokens))
         return [str(x.get("content") if isinstance(x, Mapping) else x) for x in values if x]
+
+    def _without_other_files(
+        self, declared: dict[str, DeclaredToken], named: set[str | None]
+    ) -> dict[str, DeclaredToken]:
+        """Leaves out, with a warning, what tokenizer_config.json does not declare, as transformers does."""
+        sources = (CONFIG, TOKENIZER) if self.tokenizer_class in GENERIC_CLASSES else (CONFIG,)
+        unused = [
+            token
+            for token in declared.values()
+            if token.source.name not in sources and token.content not in named
+        ]
+        if unused:
+            logging.warning(
+                "%s declares the token %r, which added_tokens_decoder in %s lacks; as in transformers the "
+                "latter decides, and text with the token is split%s: if the model was trained with the "
+                "token, save the tokenizer again with transformers",
+                unused[0].source,
+                unused[0].content,
+                CONFIG,
+                f" (and {len(unused) - 1} more)" if unused[1:] else "",
+            )
+        contents = {token.content for token in unused}
+        return {content: x for content, x in declared.items() if content not in contents}
 
     def _read_json(self, name: str) -> dict[str, Any]:
         file = self.path / name

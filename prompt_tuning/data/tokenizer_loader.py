@@ -20,7 +20,7 @@ from prompt_tuning.data import tokenizer_folder
 
 BYTES_CLASS = "ByT5Tokenizer"
 T5_CLASSES = ("T5Tokenizer", "T5TokenizerFast", "MT5Tokenizer", "MT5TokenizerFast")
-GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
+GENERIC_CLASSES = tokenizer_folder.GENERIC_CLASSES
 # role: (text by default, id)
 SPECIAL = {"pad_token": ("<pad>", 0), "eos_token": ("</s>", 1), "unk_token": ("<unk>", 2)}
 EOS_ID, UNK_ID = SPECIAL["eos_token"][1], SPECIAL["unk_token"][1]
@@ -170,6 +170,10 @@ def _add_tokens(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
     for content in (f"<extra_id_{index}>" for index in range(count)):
         if content not in folder.tokens and tokenizer.token_to_id(content) is not None:
             tokenizer.add_tokens([AddedToken(content, special=True)])
+    if folder.tokenizer_class in T5_CLASSES:
+        for role, (content, _) in SPECIAL.items():  # T5's, where no file names another
+            if not folder.special_texts(role) and content not in folder.tokens:
+                tokenizer.add_tokens([AddedToken(content, special=True)])
     by_id = lambda token: math.inf if token.index is None else token.index  # noqa: E731
     for token in sorted(folder.tokens.values(), key=by_id):
         tokenizer.add_tokens([AddedToken(token.content, **token.flags)])

@@ -186,3 +186,13 @@ def test_one_variable_is_read(tmp_path, params, write_orbax):
         np.testing.assert_array_equal(halved, kernel.astype("bfloat16"))
         with pytest.raises(ValueError, match=r"no parameter 'wo/kernel'; nearest: .*mlp/wo/kernel"):
             base_model.read_variable(folder, "wo/kernel")
+
+
+def test_a_folder_of_checkpoints_is_refused_with_their_names(tmp_path):
+    for name in ("checkpoint_3", "checkpoint_7"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoint").write_bytes(b"")
+    (tmp_path / "train").mkdir()
+    message = "holds the checkpoints checkpoint_3, checkpoint_7; set it to one of them$"
+    with pytest.raises(ValueError, match=message):
+        base_model.read_step(tmp_path)

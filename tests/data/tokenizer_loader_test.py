@@ -93,6 +93,44 @@ def test_sentinels_of_the_file_count_as_in_transformers(write):
     assert vocabularies.load(write(PLAIN, few)).num_sentinels == 100
 
 
+def test_special_tokens_that_no_file_names_are_those_of_t5(tmp_path):
+    # Folders of 2020 have spiece.model and config.json only.
+    model = pathlib.Path(assets.path("t5_mini/spiece.model")).read_bytes()
+    (tmp_path / "spiece.model").write_bytes(model)
+    vocabulary = vocabularies.load(tmp_path)
+    a = vocabulary.encode("a")
+    assert vocabulary.encode("</s>") == [1] and vocabulary.encode("<pad> a") == [0, *a]
+    assert vocabulary.encode("a</s>a <unk>") == [*a, 1, *a, 2]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "is_used"),
+    [
+        ("added_tokens.json", {"newtok": 8192}, False),
+        ("special_tokens_map.json", {"sep_token": "newtok"}, False),
+        ("tokenizer_config.json", {"sep_token": "newtok"}, True),
+    ],
+)
+@pytest.mark.parametrize("has_decoder", [True, False])
+def test_added_tokens_decoder_decides_as_in_transformers(
+    write, caplog, has_decoder, file, content, is_used
+):
+    changes = {file: lambda values: values.update(content)}
+    folder = write(PLAIN, changes)
+    if has_decoder:
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        stored = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+        decoder = {
+            str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in stored
+        }
+        config["added_tokens_decoder"] = decoder
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    vocabulary = vocabularies.load(folder)
+    is_token = len(vocabulary.encode("newtok")) == 1
+    assert is_token == (is_used or not has_decoder)
+    assert ("declares the token 'newtok', which added_tokens_decoder" in caplog.text) != is_token
+
+
 def test_truncation_and_padding_of_the_file_are_not_applied(write):
     def limit(stored):
         direction = {"direction": "Right", "strategy": "LongestFirst", "stride": 0}
