@@ -260,6 +260,7 @@ def test_labels_that_the_vocabulary_cannot_write_are_restored(vocabulary, count,
     [message] = caplog.messages
     assert "predictions are restored to the labels" in message and "'film_film' as" in message
     assert ("and 32 more" in message) == (count == 40)
+    assert message.count("' as '") == min(count, 8)
 
 
 def test_labels_that_are_written_alike_are_not_guessed(vocabulary):
@@ -285,6 +286,7 @@ def test_labels_of_a_card_are_restored_by_prompt(vocabulary):
     assert task.spell(encoded(vocabulary, "Bad_"), b"b") == "Bad_"
     assert task.spell(encoded(vocabulary, "BAD")) == vocabulary.decode(vocabulary.encode("BAD"))
     assert task.spell(encoded(vocabulary, "Good"), "b") == "Good"
+    assert task.spell(encoded(vocabulary, "GOOD"), "a") == "Good"
 
 
 def test_labels_that_are_not_listed_are_reported(vocabulary, caplog):
@@ -311,7 +313,7 @@ def test_a_neutral_input_has_the_soft_tokens_of_its_example(vocabulary):
     zeros = [0] * (len(text) + 2)
     assert neutral_inputs(task, named) == [[300, 301, *text], [302, 303, *text], zeros]
     last = vocabulary.size - 1
-    several = dataclasses.replace(SOFT, num_tasks=2, vocabulary_size=vocabulary.size)
+    several = dataclasses.replace(SOFT, num_tasks=2, sentinels_end=vocabulary.size)
     for example in task.examples:
         example["inputs"] = np.array([last - 1, 5, 1])
     assert neutral_inputs(task, several) == [[302, 303, *text]]
