@@ -281,12 +281,12 @@ def test_free_text_is_not_restored(vocabulary):
 def test_labels_of_a_card_are_restored_by_prompt(vocabulary):
     """Those of the task's targets come first."""
     task = with_texts(vocabulary, ["Good"])
-    task.labels = {"a": ["BAD", "GOOD"], "b": ["Bad_"]}
+    task.labels = {"a": ["BAD", "Hood"], "b": ["Bad_"]}
     assert task.spell(encoded(vocabulary, "BAD"), "a") == "BAD"
     assert task.spell(encoded(vocabulary, "Bad_"), b"b") == "Bad_"
     assert task.spell(encoded(vocabulary, "BAD")) == vocabulary.decode(vocabulary.encode("BAD"))
     assert task.spell(encoded(vocabulary, "Good"), "b") == "Good"
-    assert task.spell(encoded(vocabulary, "GOOD"), "a") == "Good"
+    assert task.spell(encoded(vocabulary, "Hood"), "a") == "Good"
 
 
 def test_labels_that_are_not_listed_are_reported(vocabulary, caplog):
