@@ -260,6 +260,7 @@ def test_labels_that_the_vocabulary_cannot_write_are_restored(vocabulary, count,
     [message] = caplog.messages
     assert "predictions are restored to the labels" in message and "'film_film' as" in message
     assert ("and 32 more" in message) == (count == 40)
+    assert message.count("' as '") == min(count, 8)
 
 
 def test_labels_that_are_written_alike_are_not_guessed(vocabulary):
@@ -280,11 +281,12 @@ def test_free_text_is_not_restored(vocabulary):
 def test_labels_of_a_card_are_restored_by_prompt(vocabulary):
     """Those of the task's targets come first."""
     task = with_texts(vocabulary, ["Good"])
-    task.labels = {"a": ["BAD", "GOOD"], "b": ["Bad_"]}
+    task.labels = {"a": ["BAD", "Hood"], "b": ["Bad_"]}
     assert task.spell(encoded(vocabulary, "BAD"), "a") == "BAD"
     assert task.spell(encoded(vocabulary, "Bad_"), b"b") == "Bad_"
     assert task.spell(encoded(vocabulary, "BAD")) == vocabulary.decode(vocabulary.encode("BAD"))
     assert task.spell(encoded(vocabulary, "Good"), "b") == "Good"
+    assert task.spell(encoded(vocabulary, "Hood"), "a") == "Good"
 
 
 def test_labels_that_are_not_listed_are_reported(vocabulary, caplog):

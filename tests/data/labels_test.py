@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prompt_tuning.data import labels, lazy, vocabularies
+from prompt_tuning.data import labels, lazy, pipeline, sources, vocabularies
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,37 @@ def test_ids_of_labels_are_filled_up(vocabulary):
     zeros = [0] * (len(long) - len(short))
     np.testing.assert_array_equal(found, [[*short, 1, *zeros], [*long, 1]])
     assert found.dtype == np.int32
+
+
+@pytest.fixture
+def evaluation(vocabulary, tmp_path):
+    """(LABEL_MAP, other settings) -> the task of a file with the label "0" alone."""
+
+    def evaluation_task(label_map, **settings):
+        file = tmp_path / "eval.tsv"
+        file.write_text("text\tlabel\n" + "she liked the film\t0\n" * 3)
+        source = sources.TaskSource(eval_file=str(file), label_map=label_map)
+        config = pipeline.DatasetConfig(source, {"inputs": 40, "targets": 20}, "validation", 8)
+        (task,) = pipeline.evaluation_tasks(config, vocabulary, **settings)
+        return task
+
+    return evaluation_task
+
+
+def test_labels_of_settings_are_checked_without_an_example(evaluation):
+    with pytest.raises(
+        ValueError, match=r"LABEL_MAP: .*\n  'c\+' and 'c\+\+' have the same tokens"
+    ):
+        evaluation({"0": "good", "1": "c+", "2": "c++"})
+    with pytest.raises(ValueError, match=r"LABELS: .*\n  'c\+' and 'c\+\+' have the same tokens"):
+        evaluation({"0": "good"}, ranked_labels=["c+", "c++"])
+
+
+def test_labels_of_settings_and_cards_are_restored(evaluation, vocabulary, caplog):
+    """The vocabulary has neither capitals nor "_"."""
+    cards = {None: ["Of_Card"]}
+    task = evaluation({"0": "good", "1": "Mapped"}, ranked_labels=["Ranked"], known_labels=cards)
+    for label in ("Mapped", "Ranked", "Of_Card"):
+        ids = vocabulary.encode(label)
+        assert vocabulary.decode(ids) != label == task.spell(np.array(ids))
+    assert "LABELS does not have, so they are never predicted: 'good' (3 examples)" in caplog.text

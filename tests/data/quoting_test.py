@@ -50,6 +50,7 @@ QUOTED = {
     "line breaks": write([*ROWS, *LONG]),
     "line breaks alone": write([ROWS[0], LONG[0]]),
     "a tab alone": write([ROWS[0], LONG[1]]),
+    "a tab beside needless quotes": PLAIN + '"a\tb"\t1\n"plain"\t0\nplain\t1\n',
     "Excel": write_as_excel([*ROWS, ("yes, no", "1")]),
     "Excel, commas alone": write_as_excel([ROWS[0], ROWS[2], ROWS[4]]),
     "header of its own": PLAIN + write(ROWS[1:], quoting=csv.QUOTE_ALL),
