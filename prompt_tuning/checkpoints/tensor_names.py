@@ -70,6 +70,7 @@ LM_HEAD = "lm_head.weight"
 UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 # Every T5 has it; what stands before it is a wrapper's.
 FIRST_NORM = "encoder.block.0.layer.0.layer_norm.weight"
+UNMERGED = r"\.(base_layer|lora_[A-Za-z_]+)\."
 HEADS = r"(.*\.)?(classification_head|classifier|qa_outputs)\."
 
 
@@ -153,7 +154,12 @@ def _architecture(config: Mapping[str, Any]) -> str:
 
 
 def _check_wrapper(folder: epath.PathLike, names: Collection[str], architecture: str) -> None:
-    """Raises ValueError for the tensors of a classifier, or of a module around the model."""
+    """Raises ValueError for a classifier, an adapter that is not merged, or a module around the model."""
+    if adapters := sorted(name for name in names if re.search(UNMERGED, name)):
+        raise ValueError(
+            f"{folder} holds a model with an adapter that is not merged ({adapters[0]}); expected a plain "
+            "T5: call merge_and_unload() of PEFT and save the result with save_pretrained(folder)"
+        )
     if heads := sorted(name for name in names if re.match(HEADS, name)):
         raise ValueError(
             f"{folder} holds a {architecture or 'classifier'} (it has {heads[0]}); expected "

@@ -105,6 +105,11 @@ def _files(path: epath.Path) -> list[epath.Path]:
     if not files:
         others = [name for name in UNREAD if (path / name).exists()]
         advice = "copy the model again, or set another INITIAL_CHECKPOINT_PATH"
+        if variants := sorted(file.name for file in path.glob("*.safetensors")):
+            advice = (
+                f"the folder has {', '.join(variants[:3])}; rename a complete file to {WEIGHTS}, or save "
+                "the model with save_pretrained(folder) without variant="
+            )
         if others:
             advice = (
                 f"{others[0]} is not read (only safetensors is: nothing is unpickled); load the model with "

@@ -233,8 +233,7 @@ class HuggingFaceTokenizer:
 
     def check_fits(self, rows: int) -> None:
         """Raises ValueError unless a model with `rows` embeddings can be using this vocabulary."""
-        resize = "resize the model's embedding with transformers (tokens were added)"
-        _check_fits(self, rows, f"VOCABULARY_FILE, {resize}")
+        _check_fits(self, rows, "VOCABULARY_FILE to the tokenizer of the model")
 
     def for_seqio(self):
         """The same vocabulary as a class of seqio. Imports seqio; raises as `tokenizer_loader.load`."""
@@ -280,7 +279,15 @@ def load(path: epath.PathLike, extra_ids: annotations.NonNegativeInt = 0) -> Voc
 def _check_fits(vocabulary: Vocabulary, rows: int, settings: str) -> None:
     # Published models pad their table to a multiple of 128 rows or of their sharding: mT5 150b by 268.
     if not 0 <= rows - vocabulary.size < 384:
+        added = (
+            ""
+            if rows > vocabulary.size
+            else (
+                ". If tokens were added to the tokenizer, resize the embedding with transformers first: "
+                "model.resize_token_embeddings(len(tokenizer))"
+            )
+        )
         raise ValueError(
             f"the vocabulary {vocabulary} has {vocabulary.size} ids, the model's embedding {rows} "
-            f"rows: they do not belong together; set {settings}, or another model"
+            f"rows: they do not belong together; set {settings}, or use another model{added}"
         )

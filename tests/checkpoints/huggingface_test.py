@@ -288,6 +288,14 @@ def with_prefix(prefix):
     return lambda tensors: {prefix + name: tensor for name, tensor in tensors.items()}
 
 
+def unmerged(tensors):
+    """As PEFT names the layers of a model with LoRA."""
+    return {
+        "base_model.model." + name.replace(".q.weight", ".q.base_layer.weight"): tensor
+        for name, tensor in tensors.items()
+    }
+
+
 def without(start):
     return lambda tensors: {n: tensor for n, tensor in tensors.items() if not n.startswith(start)}
 
@@ -311,6 +319,8 @@ def with_head(prefix):
         (with_prefix("module."), None, r"prefix 'module\.'"),
         (with_prefix("transformer."), None, r"prefix 'transformer\.'"),
         (with_prefix("module._orig_mod."), None, r"wrapper\.module\._orig_mod\.save_pretrained"),
+        (with_prefix("base_model.model."), None, r"prefix 'base_model\.model\.'"),
+        (unmerged, None, r"adapter that is not merged \(.*base_layer.*merge_and_unload\(\)"),
         (without("decoder."), "T5EncoderModel", "a T5EncoderModel without decoder"),
         (without("decoder."), None, "a model without decoder .* expected encoder and decoder"),
         (without("encoder."), None, "a model without encoder"),

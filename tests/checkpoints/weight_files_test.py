@@ -88,6 +88,14 @@ def test_missing_shards_are_named(tmp_path, tensors):
         weight_files.shapes(tmp_path)
 
 
+def test_a_file_of_a_variant_is_named(tmp_path):
+    (tmp_path / "model.fp16.safetensors").write_bytes(b"")
+    with pytest.raises(
+        FileNotFoundError, match=r"has model\.fp16\.safetensors; rename .* variant="
+    ):
+        weight_files.shapes(tmp_path)
+
+
 @pytest.mark.parametrize("name", weight_files.UNREAD)
 def test_weights_of_another_format_are_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
