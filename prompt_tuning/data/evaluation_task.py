@@ -166,20 +166,24 @@ class EvaluationTask:
     @functools.cached_property
     def target_labels(self) -> dict[str, int]:
         """{label: examples} of the targets, of a sample of many; {} where they are free text."""
-        some = epochs.sample(self.examples, SAMPLED)
-        return labels.find_labels(self.text(example, "targets") for example in some)
+        return labels.find_labels(self._sampled_targets)
+
+    @functools.cached_property
+    def _sampled_targets(self) -> list[str]:
+        return [self.text(e, "targets") for e in epochs.sample(self.examples, SAMPLED)]
 
     def warn_of_unlisted_labels(
         self, listed: Iterable[str], setting: str, consequence: str
     ) -> None:
-        """Logs the labels of the targets that are not among `listed`, the labels of a setting.
+        """Logs the targets that are not among `listed`, the labels of a setting.
 
-        Labels that the vocabulary writes alike are equal. Nothing where `listed` is empty.
+        Labels that the vocabulary writes alike are equal. Nothing where `listed` is empty. Few examples
+        of many labels may look like free text, so all targets are compared.
         """
         names = labels.written_labels(listed, self.vocabulary)
         unlisted = [
             f"{label!r} ({count} examples)"
-            for label, count in self.target_labels.items()
+            for label, count in labels.count_targets(self._sampled_targets).items()
             if labels.write(label, self.vocabulary) not in names
         ]
         if names and unlisted:

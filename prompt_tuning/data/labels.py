@@ -30,10 +30,17 @@ def are_labels(counts: Mapping[Hashable, int]) -> bool:
     return len(counts) <= FEW_TARGETS or 2 * recurring >= len(counts)
 
 
+def count_targets(targets: Iterable[str]) -> dict[str, int]:
+    """{target: count} in order of appearance, without blank and unknown ones."""
+    return dict(
+        collections.Counter(t for t in targets if t.strip() and t != postprocessors.UNKNOWN)
+    )
+
+
 def find_labels(targets: Iterable[str]) -> dict[str, int]:
     """{label: count} of targets, in order of appearance; {} where targets are free text."""
-    counts = collections.Counter(t for t in targets if t.strip() and t != postprocessors.UNKNOWN)
-    return dict(counts) if are_labels(counts) else {}
+    counts = count_targets(targets)
+    return counts if are_labels(counts) else {}
 
 
 def find_file_labels(examples: Sequence[Mapping[str, Any]]) -> dict[str, int]:

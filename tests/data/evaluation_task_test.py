@@ -302,6 +302,14 @@ def test_labels_that_are_not_listed_are_reported(vocabulary, caplog):
     assert len(caplog.messages) == 1
 
 
+def test_one_example_per_label_is_compared_with_the_listed_labels_too(vocabulary, caplog):
+    names = [f"film {i}" for i in range(30)]
+    task = with_texts(vocabulary, [*names, "bad"])
+    assert not task.target_labels  # they look like free text
+    task.warn_of_unlisted_labels(names, "TRAIN_FILE", "the prompt does not learn them")
+    assert "the prompt does not learn them: 'bad' (1 examples)" in caplog.text
+
+
 def test_a_neutral_input_has_the_soft_tokens_of_its_example(vocabulary):
     task = make_task(vocabulary, ["film a", "film b"])
     task.neutral_text = "she saw : "
