@@ -374,6 +374,14 @@ CASES = {
         {"PROMPT_FILE": "none.npy"},
         ["PROMPT_FILE none.npy does not exist"],
     ),
+    "no prompt by name": ("infer", {"PROMPT_FILE": {}}, ["PROMPT_FILE names no prompt"]),
+    "an empty list of prompts": ("neighbors", {"PROMPT_FILE": []}, ["PROMPT_FILE names no prompt"]),
+    "no prompt to look at": ("neighbors", {"PROMPT_FILE": None}, ["PROMPT_FILE names no prompt"]),
+    "no neighbor": (
+        "neighbors",
+        {"PROMPT_FILE": "p.npy", "NUM_NEIGHBORS": 0},
+        ["NUM_NEIGHBORS=0", "an integer of at least 1"],
+    ),
     "prompt of another shape": (
         "infer",
         lambda broken: {"PROMPT_FILE": broken.prompt(np.ones((4, 8), np.float32))},

@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from prompt_tuning import annotations
 from prompt_tuning.analysis import neighborhoods
 from prompt_tuning.checkpoints import base_model, prompt_files
 from prompt_tuning.data import vocabularies
@@ -44,7 +45,7 @@ def neighbors(
     vocabulary: vocabularies.Vocabulary,
     checkpoint: str,
     prompt_paths: Sequence[str],
-    count: int = 5,
+    count: annotations.PositiveInt = 5,
     metric: str = "cosine",
     labels: Sequence[str] = (),
     output_dir: str | None = None,
@@ -72,8 +73,10 @@ def neighbors(
 
     Raises:
       FileNotFoundError: no such file or checkpoint.
-      ValueError: a file has no vectors of the model's width.
+      ValueError: no prompt is named, or a file has no vectors of the model's width.
     """
+    if not prompt_paths:
+        raise ValueError("PROMPT_FILE names no prompt; expected at least one. Set it to a file")
     embedding = base_model.read_embedding(checkpoint)
     vocabulary.check_fits(len(embedding))
     tables = [_tables(path, embedding.shape[1], checkpoint) for path in prompt_paths]

@@ -269,7 +269,11 @@ def _is_of_leaves(path: epath.PathLike) -> bool:
 
 def _one(path: PromptFile) -> epath.PathLike | None:
     """The first of several prompts, which are alike (see `_of_several`)."""
-    return next(iter(path.values())) if isinstance(path, Mapping) else path
+    if isinstance(path, Mapping):
+        if not path:
+            raise ValueError("PROMPT_FILE names no prompt; expected at least one. Set it to a file")
+        return next(iter(path.values()))
+    return path
 
 
 def place(path: PromptFile) -> str | tuple[int, ...]:
