@@ -59,7 +59,8 @@ class TokenizerVocabulary(seqio.Vocabulary):
             spec = tf.RaggedTensorSpec([None] * s.shape.rank, tf.int32, s.shape.rank - 1)
             return tf.map_fn(self._encode_tf, s, fn_output_signature=spec)
 
-        def encode(text: bytes) -> np.ndarray:
+        def encode(text: bytes | np.ndarray) -> np.ndarray:
+            text = text if isinstance(text, bytes) else text.item()  # an array outside tf.data
             return np.array(self._tokenizer.encode(text.decode(errors="replace")), np.int32)
 
         # Stateless, so that an iterator over it can be saved.

@@ -153,8 +153,6 @@ def test_a_folder_without_a_sentencepiece_model_is_tuned(asked, tiny, tiny_job):
     rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
     loaded = pt.load_model("model")
     assert loaded.vocabulary.size - 1 in loaded.vocabulary.encode("a filmset.")
-    texts = [
-        row["inputs"]["text"] if isinstance(row["inputs"], dict) else row["inputs"] for row in rows
-    ]
+    texts = [row["inputs"]["inputs_pretokenized"] for row in rows]
     answers = loaded.generate(texts, pt.load_prompt("run/prompts/best.npy"), max_length=8)
     assert answers == [row["prediction"] for row in rows]

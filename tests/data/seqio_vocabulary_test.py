@@ -28,7 +28,7 @@ def test_ids_and_texts_are_those_of_the_tokenizer(tokenizer, vocabulary):
     for text in TEXTS:
         ids = tokenizer.encode(text)
         assert of_seqio.encode(text) == of_seqio.encode_tf(text).numpy().tolist() == ids
-        assert of_seqio.decode(ids) == of_seqio.decode_tf(ids).numpy().decode()
+        assert of_seqio.decode(ids) == of_seqio.decode_tf(tf.constant(ids)).numpy().decode()
     assert of_seqio.encode_tf(tf.constant(TEXTS)).to_list() == list(map(tokenizer.encode, TEXTS))
     assert tokenizer.for_seqio() == of_seqio != vocabulary.for_seqio()
 
