@@ -129,6 +129,7 @@ def tune(
         dropout_rate=dropout_rate,
         start_step=start_step,
         seed=seed,
+        weights_dtype=config.weights_dtype,
     )
     with _folder(model_dir) as folder:
         file = tuner.tune(

@@ -163,6 +163,12 @@ def test_a_run_with_more_steps_is_refused_by_the_names_of_arguments(model, finis
         pt.tune(model, PAIRS, **{**FEW, "steps": 2}, model_dir=finished)
 
 
+def test_a_run_is_not_continued_with_weights_of_another_dtype(model, finished):
+    other = pt.load_model(model.loaded.checkpoint, weights_dtype="bfloat16")
+    with pytest.raises(ValueError, match="weights_dtype: 'float32' -> 'bfloat16'"):
+        pt.tune(other, PAIRS, **FEW, model_dir=finished)
+
+
 def test_changed_arguments_can_be_accepted(model, tmp_path):
     pt.tune(model, PAIRS, **FEW, model_dir=tmp_path)
     other = {**FEW, "steps": 4, "learning_rate": 0.1, "model_dir": tmp_path}
