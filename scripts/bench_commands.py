@@ -15,7 +15,7 @@ from collections.abc import Callable
 import bench_workers
 
 from prompt_tuning import assets
-from prompt_tuning.checkpoints import huggingface
+from prompt_tuning.checkpoints.formats import huggingface
 
 Report = Callable[[bench_workers.Json], None]
 STEP = re.compile(r"\bstep \d+ ")

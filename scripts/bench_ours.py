@@ -1,7 +1,7 @@
 """The worker of scripts/bench.py that runs this package, without TensorFlow; see bench_workers.py.
 
 Each function named in PROGRAMS makes one program ready. Weights are random, made on the device in
-their dtype; a step is runtime/step.py's with the paper's Adafactor, as `prompt-tuning train` runs it.
+their dtype; a step is training/step.py's with the paper's Adafactor, as `prompt-tuning train` runs it.
 """
 
 import dataclasses
@@ -21,15 +21,19 @@ import numpy as np
 from flax import linen as nn
 from orbax import checkpoint as orbax
 
-from prompt_tuning import assets, optimizers, partitioning
+from prompt_tuning import assets
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import base_model, huggingface, leaves, t5x, train_state
-from prompt_tuning.data import assembly, batching, evaluation_task, pipeline, vocabularies
+from prompt_tuning.checkpoints import base_model, leaves, train_state
+from prompt_tuning.checkpoints.formats import huggingface, t5x
+from prompt_tuning.data import evaluation_task, pipeline, vocabularies
+from prompt_tuning.data.batches import assembly, batching
+from prompt_tuning.distributed import partitioning
+from prompt_tuning.inference import evaluator
+from prompt_tuning.methods import module
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import module
-from prompt_tuning.runtime import evaluator, state
-from prompt_tuning.runtime import step as step_lib
+from prompt_tuning.training import optimizers, state
+from prompt_tuning.training import step as step_lib
 
 TRAINABLE = (".*/prompt/.*",)
 START_STEP = 1_100_000  # of the LM-adapted checkpoints

@@ -10,13 +10,14 @@ import numpy as np
 from flax import linen as nn
 
 from prompt_tuning import params as params_lib
-from prompt_tuning import partitioning
-from prompt_tuning.data import batching
+from prompt_tuning.cli import host_memory
+from prompt_tuning.data.batches import batching
+from prompt_tuning.distributed import partitioning
+from prompt_tuning.methods import module
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import module
-from prompt_tuning.runtime import host_memory, state
+from prompt_tuning.training import state
 
 host_memory.keep_freed()  # as the command does, before JAX starts its threads
 MESH = partitioning.make_mesh()

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from prompt_tuning.checkpoints import comparison, whole
+from prompt_tuning.checkpoints import atomic, comparison
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         text = json.dumps(result, indent=2, allow_nan=False)
         if options.output is not None:
-            whole.write(options.output, f"{text}\n".encode())
+            atomic.write(options.output, f"{text}\n".encode())
     except (ValueError, OSError) as error:
         print(f"diff_checkpoints: {error}", file=sys.stderr)
         sys.exit(2)

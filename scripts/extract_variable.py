@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prompt_tuning.checkpoints import base_model, whole
+from prompt_tuning.checkpoints import atomic, base_model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         content = io.BytesIO()
         np.save(content, array, allow_pickle=False)
-        whole.write(options.output_path, content.getbuffer())
+        atomic.write(options.output_path, content.getbuffer())
     except (ValueError, OSError) as error:
         sys.exit(f"extract_variable: {error}")
     print(f"{options.output_path}: {array.dtype} {array.shape}")

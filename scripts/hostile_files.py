@@ -25,29 +25,26 @@ from flax import linen as nn
 from flax import serialization
 
 from prompt_tuning import assets, params
-from prompt_tuning.checkpoints import (
-    base_model,
+from prompt_tuning.checkpoints import base_model, leaves, prompt_files, prompt_paths
+from prompt_tuning.checkpoints.formats import (
     huggingface,
-    leaves,
     orbax,
     peft,
     peft_lora,
     peft_prefix,
-    prompt_files,
-    prompt_paths,
     t5x,
     weight_files,
 )
-from prompt_tuning.data import (
-    files,
+from prompt_tuning.data import vocabularies
+from prompt_tuning.data.files import (
+    file_task,
     glue_files,
     originals,
     question_files,
     super_glue_files,
     text_files,
-    tokenizer_folder,
-    vocabularies,
 )
+from prompt_tuning.data.tokenizers import tokenizer_folder
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 
@@ -299,7 +296,7 @@ def _text(name: str, text: str) -> Callable[[pathlib.Path], None]:
 
 
 def _read_rows(folder: pathlib.Path, name: str) -> None:
-    files.read_examples(
+    file_task.read_examples(
         str(folder / name),
         setting="TRAIN_FILE",
         input_template="a: {text}",

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
-from prompt_tuning.checkpoints import whole
+from prompt_tuning.checkpoints import atomic
 
 COLUMNS = ("id", "context", "question", "answer", "answers")
 
@@ -73,7 +73,7 @@ def convert(source: pathlib.Path, target: pathlib.Path, header: int, delim: str)
     except (EOFError, zlib.error) as error:
         raise ValueError(f"{source} is damaged ({error}); copy it again") from error
     text = "".join("\t".join(row) + "\n" for row in (COLUMNS, *found))
-    whole.write(target, text.encode())
+    atomic.write(target, text.encode())
     return len(found)
 
 

@@ -26,12 +26,14 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from prompt_tuning import assets, cli
-from prompt_tuning.checkpoints import huggingface, prompt_files
+from prompt_tuning import assets
+from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.checkpoints.formats import huggingface
+from prompt_tuning.cli import main as cli
 from prompt_tuning.data import vocabularies
+from prompt_tuning.methods import ia3, module, prefix
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import ia3, module, prefix
-from prompt_tuning.runtime import state
+from prompt_tuning.training import state
 
 PEER = pathlib.Path(__file__).with_name("peft_round_trip_peer.py")
 BASE = assets.path("t5_mini")

@@ -12,11 +12,13 @@ import sys
 
 from flax import linen as nn
 
-from prompt_tuning import assets, cli
+from prompt_tuning import assets
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import huggingface, prompt_files, whole
+from prompt_tuning.checkpoints import atomic, prompt_files
+from prompt_tuning.checkpoints.formats import huggingface
+from prompt_tuning.cli import main as cli
+from prompt_tuning.methods import module
 from prompt_tuning.models import model
-from prompt_tuning.prompts import module
 
 STEPS = 600
 PROMPT_LENGTH = 20
@@ -68,14 +70,14 @@ def main(out: pathlib.Path) -> None:
     answer(out, prompt)
     command("neighbors", prompt, "--gin.NUM_NEIGHBORS=4")
     summary = summarize(run, prompt_file, scores)
-    whole.write(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    atomic.write(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     print_table(summary)
 
 
 def answer(out: pathlib.Path, prompt: str) -> None:
     """Answers sentences that no data set holds, and shows them."""
     questions = out / "sentences.jsonl"
-    whole.write(questions, "".join(json.dumps({"sentence": s}) + "\n" for s in SENTENCES).encode())
+    atomic.write(questions, "".join(json.dumps({"sentence": s}) + "\n" for s in SENTENCES).encode())
     paths = command(
         "infer",
         prompt,

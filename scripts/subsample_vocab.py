@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from prompt_tuning.checkpoints import base_model, prompt_files
-from prompt_tuning.prompts import initializers
+from prompt_tuning.methods import initializers
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

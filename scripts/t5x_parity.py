@@ -20,13 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_tuning import assets, optimizers, partitioning, t5x_models
-from prompt_tuning.checkpoints import huggingface
+from prompt_tuning import assets
+from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.data import sources, vocabularies
+from prompt_tuning.distributed import partitioning
+from prompt_tuning.inference import exporter
+from prompt_tuning.methods import initializers, module
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import initializers, module
-from prompt_tuning.runtime import exporter, run, state
-from prompt_tuning.runtime import step as step_lib
+from prompt_tuning.t5x import models as t5x_models
+from prompt_tuning.training import optimizers, run, state
+from prompt_tuning.training import step as step_lib
 
 STEPS, BATCH_SIZE = 20, 16
 EOS_ID = 1

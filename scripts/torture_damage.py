@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import torture_job as job
 
-from prompt_tuning import optimizers
 from prompt_tuning.checkpoints import train_state
-from prompt_tuning.prompts import module
+from prompt_tuning.methods import module
+from prompt_tuning.training import optimizers
 
 CUTS, FLIPS = 20, 200  # of each file
 STEPS, PERIOD = 6, 2

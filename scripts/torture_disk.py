@@ -20,8 +20,8 @@ import jax
 import numpy as np
 import torture_job as job
 
-from prompt_tuning import cli
 from prompt_tuning.checkpoints import train_state
+from prompt_tuning.cli import main as cli
 
 SIZE, PAGE = 2**20, 4096
 SIZES = (0, 300, 5000, 20_000, 1, 8, 64, 100, 128, 200, 256, 400, 512, 700, 1000, 2000)

@@ -16,7 +16,7 @@ import sentencepiece
 import torture_job
 
 from prompt_tuning import assets
-from prompt_tuning.checkpoints import huggingface
+from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 

@@ -28,7 +28,7 @@ WAYS = {
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 MAIN = (
     "import jax; jax.config.update('jax_num_cpu_devices', {devices}); "
-    "from prompt_tuning import cli; cli.main()"
+    "from prompt_tuning.cli import main as cli; cli.main()"
 )
 
 

@@ -10,78 +10,72 @@ import prompt_tuning
 PACKAGE = pathlib.Path(prompt_tuning.__file__).parent
 REPOSITORY = PACKAGE.parent
 TESTS = REPOSITORY / "tests"
+# Folders and modules from the lowest layer to the highest; a module that is listed itself may lie
+# lower than the rest of its folder.
 LAYERS = (
-    {"annotations", "params", "partitioning", "assets", "texts"},
-    {"prompts", "models", "optimizers"},
+    {"annotations", "params", "assets", "texts", "distributed.partitioning"},
+    {"methods", "models", "training.optimizers"},
     {"checkpoints", "data"},
-    {"runtime"},
-    {"analysis", "api"},
     {
-        "__init__",
-        "cli",
-        "__main__",
-        "gin_checks",
-        "gin_file_search",
-        "gin_files",
-        "t5x_bindings",
-        "t5x_models",
-        "verbs",
+        *("training.adapter_files", "training.counts", "training.event_file", "training.reporting"),
+        *("training.settings", "training.state"),
+        *("distributed.interrupts", "distributed.processes", "distributed.watch"),
     },
+    {"inference"},
+    {"training"},
+    {"analysis", "api", "distributed"},
+    {"__init__", "cli", "__main__", "t5x"},
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
-APART = {"models": "prompts", "data": "checkpoints"}
+APART = {"models": "methods", "data": "checkpoints"}
 # What a part may import beside numpy, etils, jaxtyping, the standard library and this package.
 LIBRARIES = {
     "__init__": set(),
     "annotations": set(),
     "params": {"jax"},
-    "partitioning": {"jax", "flax"},
+    "distributed": {"jax", "flax", "optax"},
     "assets": set(),
     "texts": set(),
-    "prompts": {"jax", "flax"},
+    "methods": {"jax", "flax"},
     "models": {"jax", "flax"},
-    "optimizers": {"jax", "optax"},
     "checkpoints": {
         *("jax", "flax", "huggingface_hub", "ml_dtypes", "msgpack", "orbax", "safetensors"),
         "tensorstore",
     },
     "data": {"scipy", "sentencepiece", "seqio", "tensorflow", "tensorflow_datasets", "tokenizers"},
-    "runtime": {"jax", "flax", "optax", "rich", "tensorboardX"},
+    "training": {"jax", "flax", "optax", "rich", "tensorboardX"},
+    "inference": {"jax", "flax"},
     "analysis": {"jax", "flax", "matplotlib"},
     "api": set(),
     "cli": {"gin", "jax"},
-    "gin_checks": {"gin"},
-    "gin_file_search": set(),
-    "gin_files": set(),
-    "t5x_bindings": set(),
-    "t5x_models": {"clu", "flax", "jax", "optax", "t5x"},
-    "verbs": set(),
+    "t5x": {"clu", "flax", "jax", "optax", "seqio", "t5x"},
     "__main__": set(),
 }
 ANYWHERE = {"numpy", "etils", "jaxtyping", "prompt_tuning", *sys.stdlib_module_names}
 OF_FILES = {"etils", "io", "os", "pathlib", "shutil", "tempfile"}
 # tf.data code, and modules that register tasks: imported when a task is opened.
 TENSORFLOW_AT_ONCE = {
-    "data/denoising.py",
-    "data/feature_converter.py",
+    "data/text/denoising.py",
+    "t5x/feature_converter.py",
     "data/features.py",
-    "data/formats.py",
+    "data/text/formats.py",
     "data/in_memory.py",
-    "data/originals.py",
-    "data/preprocessors.py",
-    "data/questions.py",
-    "data/ranking.py",
-    "data/registry.py",
-    "data/seqio_vocabulary.py",
+    "data/files/originals.py",
+    "data/text/preprocessors.py",
+    "data/text/questions.py",
+    "data/text/ranking.py",
+    "data/tasks/registry.py",
+    "data/tokenizers/seqio_vocabulary.py",
     "data/tasks/super_glue.py",
     "data/tasks/text.py",
-    "data/variants.py",
+    "data/tasks/variants.py",
 }
 TESTED_ELSEWHERE = {
-    "__init__.py": "a version, and names that are imported late: cli_test.py, api/model_test.py",
-    "__main__.py": "a call: cli_test.py runs it",
+    "__init__.py": "a version, and names that are imported late: cli/main_test.py, api/model_test.py",
+    "__main__.py": "a call: cli/main_test.py runs it",
     "data/features.py": "a constant and a constructor: tasks/text_test.py",
-    "data/in_memory.py": "the source of files and text: files_test.py, tasks/text_test.py",
+    "data/in_memory.py": "the source of files and text: files/file_task_test.py, tasks/text_test.py",
+    "t5x/optimizer.py": "what T5X's trainer calls: t5x/models_test.py",
 }
 
 
@@ -107,16 +101,27 @@ def libraries(nodes):
     return {name.split(".")[0] for name in imported(nodes)}
 
 
-def parts(tree):
-    """The parts of the package that a tree imports."""
-    names = [name.split(".") for name in imported(ast.walk(tree))]
-    return {each[1] for each in names if each[0] == "prompt_tuning" and len(each) > 1}
+def own_imports(tree):
+    """Names below prompt_tuning that a tree imports."""
+    return {
+        name.removeprefix("prompt_tuning.")
+        for name in imported(ast.walk(tree))
+        if name.startswith("prompt_tuning.")
+    }
 
 
-def test_a_part_imports_its_own_layer_or_a_lower_one():
+def rank(name):
+    """The layer of a module or of a name in it: that of the longest prefix listed in LAYERS."""
+    words = name.split(".")
+    prefixes = (".".join(words[:end]) for end in range(len(words), 0, -1))
+    return next((RANKS[prefix] for prefix in prefixes if prefix in RANKS), 0)
+
+
+def test_a_module_imports_its_own_layer_or_a_lower_one():
     for path, part, tree in modules():
-        assert max((RANKS[each] for each in parts(tree)), default=0) <= RANKS[part], path
-        assert APART.get(part) not in parts(tree), path
+        name, imports = path.removesuffix(".py").replace("/", "."), own_imports(tree)
+        assert {each for each in imports if rank(each) > rank(name)} == set(), path
+        assert APART.get(part) not in {each.split(".")[0] for each in imports}, path
 
 
 def test_a_part_imports_its_libraries_only():
@@ -125,8 +130,9 @@ def test_a_part_imports_its_libraries_only():
 
 
 def test_the_lower_layers_know_no_files():
-    for path, part, tree in modules():
-        if RANKS[part] < RANKS["checkpoints"] and part != "assets":
+    for path, _, tree in modules():
+        name = path.removesuffix(".py").replace("/", ".")
+        if rank(name) < RANKS["checkpoints"] and name != "assets.__init__":
             calls = {getattr(n.func, "id", "") for n in ast.walk(tree) if isinstance(n, ast.Call)}
             assert not libraries(ast.walk(tree)) & OF_FILES and "open" not in calls, path
 
@@ -194,9 +200,9 @@ def test_every_module_has_its_test_and_every_test_its_module():
 
 
 def test_most_of_the_package_does_without_tensorflow():
-    names = ["prompt_tuning.runtime.describer"]
+    names = ["prompt_tuning.distributed.describer"]
     for path, part, _ in modules():
-        if part in ("__init__", "models", "prompts", "checkpoints", "analysis", "api"):
+        if part in ("__init__", "models", "methods", "checkpoints", "analysis", "api"):
             name = f"prompt_tuning/{path}".removesuffix(".py").removesuffix("/__init__")
             names.append(name.replace("/", "."))
     program = f"import sys, {', '.join(names)}; print(sorted(sys.modules))"

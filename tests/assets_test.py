@@ -6,16 +6,17 @@ import pathlib
 import gin
 import pytest
 
-from prompt_tuning import assets, cli
+from prompt_tuning import assets
 from prompt_tuning.checkpoints import base_model
-from prompt_tuning.data import files
+from prompt_tuning.cli import main as cli
+from prompt_tuning.data.files import file_task
 
 REVIEWS = ("train", "validation", "restaurants", "gadgets")
 
 
 def read(name):
     path = assets.path(f"reviews/{name}.tsv")
-    return files.read_examples(
+    return file_task.read_examples(
         path, setting="TRAIN_FILE", input_template="{sentence}", target_column="label"
     )
 

@@ -20,9 +20,10 @@ import seqio
 from flax import serialization
 from sentencepiece import sentencepiece_model_pb2
 
-from prompt_tuning import cli
 from prompt_tuning.checkpoints import base_model
-from prompt_tuning.runtime import evaluator, loop, step
+from prompt_tuning.cli import main as cli
+from prompt_tuning.inference import evaluator
+from prompt_tuning.training import loop, step
 
 ABSENT = object()
 TSV = "text\tlabel\nshe liked the good film .\tgood\nhe saw the bad film .\tbad\n"

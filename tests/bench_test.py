@@ -12,9 +12,9 @@ import pytest
 from flax import linen as nn
 
 from prompt_tuning import params as params_lib
+from prompt_tuning.methods import module
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
-from prompt_tuning.prompts import module
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 # Runs a script as `python SCRIPT` would, where no TensorFlow is installed.

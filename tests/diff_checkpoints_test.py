@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import leaves, t5x
+from prompt_tuning.checkpoints import leaves
+from prompt_tuning.checkpoints.formats import t5x
 
 
 @pytest.fixture

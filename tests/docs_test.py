@@ -8,7 +8,7 @@ import jax
 import pytest
 from jax.sharding import AxisType
 
-from prompt_tuning import partitioning
+from prompt_tuning.distributed import partitioning
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 NOTEBOOK = REPOSITORY / "docs" / "quickstart.ipynb"

@@ -10,10 +10,12 @@ import gin
 import numpy as np
 import pytest
 
-from prompt_tuning import cli
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import huggingface, prompt_files, t5x, train_state
-from prompt_tuning.runtime import evaluator, reporting, trainer
+from prompt_tuning.checkpoints import prompt_files, train_state
+from prompt_tuning.checkpoints.formats import huggingface, t5x
+from prompt_tuning.cli import main as cli
+from prompt_tuning.inference import evaluator
+from prompt_tuning.training import reporting, trainer
 
 LAST = 1006
 STOPS = {"EVAL_PERIOD": 3, "LOG_PERIOD": 3, "BATCH_SIZE": 16}

@@ -19,13 +19,14 @@ import pytest
 import safetensors.numpy
 from flax import linen as nn
 
-from prompt_tuning import cli, params
-from prompt_tuning.checkpoints import huggingface
+from prompt_tuning import params
+from prompt_tuning.checkpoints.formats import huggingface
+from prompt_tuning.cli import main as cli
 from prompt_tuning.data import pipeline, sources, vocabularies
+from prompt_tuning.methods import initializers, module
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
-from prompt_tuning.prompts import initializers, module
-from prompt_tuning.runtime import state
+from prompt_tuning.training import state
 
 TESTDATA = pathlib.Path(__file__).parent / "testdata"
 FOLDER = cli.gin_folder() / "models"
@@ -103,7 +104,7 @@ def size_of(name: str) -> tuple[int, ...]:
 def settings(name: str) -> tuple:
     """(model, vocabulary) that a model's gin file builds."""
     cli.read(["describe", f"--gin_file=models/{name}.gin", "--gin_file=runs/describe.gin"])
-    names = ("prompt_tuning.runtime.describer.describe.model", "%VOCABULARY")
+    names = ("prompt_tuning.distributed.describer.describe.model", "%VOCABULARY")
     return tuple(copy.deepcopy(gin.query_parameter(each)) for each in names)
 
 

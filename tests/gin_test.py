@@ -23,10 +23,13 @@ import setuptools
 from flax import serialization
 
 import prompt_tuning
-from prompt_tuning import assets, cli, gin_files, t5x_models, verbs
-from prompt_tuning.checkpoints import huggingface, prompt_files
-from prompt_tuning.models import model
-from prompt_tuning.prompts import (
+from prompt_tuning import assets
+from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.checkpoints.formats import huggingface
+from prompt_tuning.cli import commands, gin_files
+from prompt_tuning.cli import main as cli
+from prompt_tuning.inference import exporter
+from prompt_tuning.methods import (
     attention_patterns,
     ia3,
     initializers,
@@ -36,7 +39,8 @@ from prompt_tuning.prompts import (
     prefix,
     wayward,
 )
-from prompt_tuning.runtime import exporter
+from prompt_tuning.models import model
+from prompt_tuning.t5x import models as t5x_models
 
 FOLDER = pathlib.Path(prompt_tuning.__file__).parents[1] / "gin"
 FILES = sorted(str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.gin"))
@@ -367,7 +371,7 @@ def test_every_prompt_goes_with_every_run(tiny_job, tmp_path, monkeypatch, promp
     if verb in ("eval", "infer"):  # which set the prompt themselves
         files.reverse()
     cli.read(tiny_job.command(verb, *files, **(REQUIRED[run] | settings)))
-    path, name = verbs.VERBS[verb].module, verbs.VERBS[verb].function
+    path, name = commands.VERBS[verb].module, commands.VERBS[verb].function
     function = getattr(importlib.import_module(path), name)
     built = {
         each: value(f"{path}.{name}.{each}")
@@ -400,7 +404,7 @@ def test_every_method_goes_with_every_run(tiny_job, tmp_path, monkeypatch, metho
     settings |= {"PROMPT_LENGTH": 4} if run in ("train", "describe") else {}
     settings |= {"PROMPT_FILE": "prompt.npz"} if "PROMPT_FILE" in settings else {}
     cli.read(tiny_job.command(run, *files, **settings))
-    path, name = verbs.VERBS[run].module, verbs.VERBS[run].function
+    path, name = commands.VERBS[run].module, commands.VERBS[run].function
     built = value(f"{path}.{name}.model")
     assert {field: getattr(built, field) for field in expected} == expected
     if run in ("train", "describe"):
@@ -416,7 +420,7 @@ def test_wayward_starts_as_the_text_and_is_held_to_it(tiny_job, vocabulary):
     settings = {"TASK_STRING": "good film", "WAYWARD_GAMMA": 0.5} | REQUIRED["train"]
     files = ["prompts/wayward.gin", "runs/train.gin"]
     cli.read(tiny_job.command("train", *files, **settings))
-    ids, train = vocabulary.encode("good film"), "prompt_tuning.runtime.trainer.train"
+    ids, train = vocabulary.encode("good film"), "prompt_tuning.training.trainer.train"
     built = value(f"{train}.model")
     assert built.penalty == wayward.Wayward(ids, 0.5)
     assert built.prompt == module.Prompt(len(ids)) and len(ids) != 4
@@ -439,4 +443,4 @@ def test_a_prompt_from_a_file_stands_where_its_card_says(tiny_job, tmp_path, rng
         prompt_files.save(tmp_path / "p.npy", rng.normal(size=(3, 16)), {"place": place})
         settings = {"PROMPT_FILE": tmp_path / "p.npy", "EVAL_OUTPUT_DIR": "scores"}
         cli.read(tiny_job.command("eval", **settings))
-        assert value("prompt_tuning.runtime.evaluator.evaluate.model").prompt.place == place
+        assert value("prompt_tuning.inference.evaluator.evaluate.model").prompt.place == place

@@ -20,8 +20,9 @@ import tensorstore
 from flax import serialization
 from hypothesis import strategies as st
 
-from prompt_tuning.checkpoints import base_model, leaves, orbax, prompt_files, t5x
-from prompt_tuning.data import files
+from prompt_tuning.checkpoints import base_model, leaves, prompt_files
+from prompt_tuning.checkpoints.formats import orbax, t5x
+from prompt_tuning.data.files import file_task
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 SPEC = importlib.util.spec_from_file_location("hostile_files", SCRIPTS / "hostile_files.py")
@@ -191,14 +192,14 @@ def test_no_memory_is_asked_for_by_a_header(tmp_path, peak):
     load = functools.partial(prompt_files.load_leaves, tmp_path / "p.npz")
     assert peak(load, r"67108992 bytes packed into") < 2**20
     (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(bytes(2**26)))
-    read = functools.partial(files.read_text, str(tmp_path / "a.tsv.gz"), "TRAIN_FILE")
+    read = functools.partial(file_task.read_text, str(tmp_path / "a.tsv.gz"), "TRAIN_FILE")
     assert peak(read, "it holds over 200 times its size; unpack it with gunzip") < 2**26
 
 
 def test_a_repetitive_file_is_unpacked(tmp_path):
     text = "text\tlabel\n" + "good film\tgood\n" * 500_000
     (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(text.encode()))
-    assert files.read_text(str(tmp_path / "a.tsv.gz"), "TRAIN_FILE") == text
+    assert file_task.read_text(str(tmp_path / "a.tsv.gz"), "TRAIN_FILE") == text
 
 
 def test_an_array_that_is_not_there_is_not_made_room_for(tmp_path, peak):

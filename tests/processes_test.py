@@ -11,17 +11,17 @@ import sys
 import numpy as np
 import pytest
 
-from prompt_tuning import cli
 from prompt_tuning.checkpoints import train_state
+from prompt_tuning.cli import main as cli
 
 MAIN = (
     "import jax; jax.config.update('jax_num_cpu_devices', 4); "
-    "from prompt_tuning import cli\n{before}\ncli.main()"
+    "from prompt_tuning.cli import main as cli\n{before}\ncli.main()"
 )
 # The second gets SIGTERM after its second step.
 STOPPED = """
 import itertools, signal
-from prompt_tuning.runtime import reporting
+from prompt_tuning.training import reporting
 taken = itertools.count(1)
 def add(log, sums, as_ever=reporting.StepLog.add):
     as_ever(log, sums)
@@ -32,7 +32,7 @@ reporting.StepLog.add = add
 # Process 1 is killed after the third step, process 0 waits for it.
 KILLED = """
 import os, signal
-from prompt_tuning.runtime import reporting
+from prompt_tuning.training import reporting
 def write(log, step, others, as_ever=reporting.StepLog.write):
     loss = as_ever(log, step, others)
     if step == 1003 and jax.process_index() == 1:
@@ -44,7 +44,7 @@ reporting.StepLog.write = write
 FED = """
 import itertools, sys, threading
 import numpy as np
-from prompt_tuning import partitioning
+from prompt_tuning.distributed import partitioning
 numbers = itertools.count()
 def place(batch, mesh, as_ever=partitioning.place_batch):
     placed = as_ever(batch, mesh)

@@ -1,6 +1,6 @@
 """A run that died goes on to the same bits: prompts, metrics, states; packed, long files, several seeds.
 
-tests/runtime/trainer_test.py has a packed run in memory that is stopped twice, tests/end_to_end_test.py
+tests/training/trainer_test.py has a packed run in memory that is stopped twice, tests/end_to_end_test.py
 one that Ctrl-C stops.
 """
 
@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from prompt_tuning import cli
-from prompt_tuning.runtime import reporting, writer_lock
+from prompt_tuning.cli import main as cli
+from prompt_tuning.training import reporting, writer_lock
 
 # A command that is killed in its third save, or told to end in its third step.
 STOPPED = """
@@ -20,9 +20,9 @@ import itertools, os, signal, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 8)  # both as the tests themselves have it
 jax.config.update("jax_disable_most_optimizations", True)
-from prompt_tuning import cli
-from prompt_tuning.checkpoints import zarr
-from prompt_tuning.runtime import reporting
+from prompt_tuning.cli import main as cli
+from prompt_tuning.checkpoints.formats import zarr
+from prompt_tuning.training import reporting
 arrays, steps = itertools.count(), itertools.count(1)
 def kill(*array, as_ever=zarr.write):
     as_ever(*array)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from prompt_tuning import cli
+from prompt_tuning.cli import main as cli
 
 # In place of `python` and `prompt-tuning`: writes what the command would. A first training is slow after its save.
 PROGRAM = f"""#!{sys.executable}

@@ -13,8 +13,11 @@ import tensorflow as tf
 from clu.data import dataset_iterator
 
 import prompt_tuning
-from prompt_tuning import t5x_models
-from prompt_tuning.data import feature_converter, originals, pipeline, soft_tokens, sources
+from prompt_tuning.data import pipeline, sources
+from prompt_tuning.data.batches import soft_tokens
+from prompt_tuning.data.files import originals
+from prompt_tuning.t5x import feature_converter
+from prompt_tuning.t5x import models as t5x_models
 
 LENGTHS = {"inputs": 40, "targets": 8}
 BATCH_SIZE = 16

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from etils import epath
 
-from prompt_tuning import partitioning
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
+from prompt_tuning.distributed import partitioning
+from prompt_tuning.inference import evaluator, truncation
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import evaluator, reporting, state, truncation
+from prompt_tuning.training import reporting, state
 
 
 class Answer(NamedTuple):

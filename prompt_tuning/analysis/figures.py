@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.checkpoints import whole
+from prompt_tuning.checkpoints import atomic
 
 # Okabe & Ito's colours, told apart by the colour-blind, and a mark each.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -44,7 +44,7 @@ def figure(path: epath.PathLike, x: str, y: str, title: str = "") -> Iterator[An
     yield axes
     content = io.BytesIO()
     picture.savefig(content, format="png")
-    whole.write(path, content.getvalue())
+    atomic.write(path, content.getvalue())
 
 
 def lines(axes: Any, series: Mapping[str, Sequence[tuple[Any, float, float]]]) -> None:

@@ -12,8 +12,8 @@ from prompt_tuning import annotations
 from prompt_tuning.analysis import neighborhoods
 from prompt_tuning.checkpoints import base_model, prompt_files
 from prompt_tuning.data import vocabularies
-from prompt_tuning.prompts import initializers
-from prompt_tuning.runtime import reporting
+from prompt_tuning.methods import initializers
+from prompt_tuning.training import reporting
 
 
 @dataclasses.dataclass(frozen=True)

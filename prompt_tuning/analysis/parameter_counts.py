@@ -15,7 +15,7 @@ from flax import linen as nn
 from prompt_tuning import params as params_lib
 from prompt_tuning.analysis import figures
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.runtime import reporting
+from prompt_tuning.training import reporting
 
 Shapes = Mapping[str, tuple[int, ...]]
 Counts = Mapping[int, Mapping[str, int]]

@@ -17,8 +17,8 @@ from typing import Any
 from etils import epath
 
 from prompt_tuning.analysis import summaries
-from prompt_tuning.runtime import counts, reporting
-from prompt_tuning.runtime import settings as settings_lib
+from prompt_tuning.training import counts, reporting
+from prompt_tuning.training import settings as settings_lib
 
 # A command line -> what the command returns.
 Command = Callable[[Sequence[str]], Any]

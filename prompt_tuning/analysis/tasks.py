@@ -6,14 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning.data import (
-    catalog,
-    evaluation_task,
-    pipeline,
-    sources,
-    tensorflow_import,
-    vocabularies,
-)
+from prompt_tuning.data import evaluation_task, pipeline, sources, tensorflow_import, vocabularies
+from prompt_tuning.data.tasks import catalog
 
 
 def tasks(

@@ -10,25 +10,22 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
-from prompt_tuning import annotations, assets, partitioning
+from prompt_tuning import annotations, assets
 from prompt_tuning import texts as texts_lib
 from prompt_tuning.api import arguments
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.checkpoints import base_model
-from prompt_tuning.data import (
-    batching,
-    bucketing,
-    epochs,
-    evaluation_task,
-    labels,
-    vocabularies,
-    vocabulary_checks,
-)
+from prompt_tuning.data import evaluation_task, vocabularies
+from prompt_tuning.data.batches import batching, bucketing, epochs
+from prompt_tuning.data.text import labels
+from prompt_tuning.data.tokenizers import vocabulary_checks
+from prompt_tuning.distributed import partitioning
+from prompt_tuning.inference import evaluator, truncation
+from prompt_tuning.methods import module
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as network
-from prompt_tuning.prompts import module
-from prompt_tuning.runtime import evaluator, state, truncation
+from prompt_tuning.training import state
 
 # Programs, and tables of prompts on the devices, that a model keeps.
 KEPT = 32

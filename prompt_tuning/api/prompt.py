@@ -12,7 +12,7 @@ from jaxtyping import Float
 from prompt_tuning import annotations, texts
 from prompt_tuning.api import arguments
 from prompt_tuning.checkpoints import prompt_files, prompt_paths
-from prompt_tuning.prompts import initializers, module
+from prompt_tuning.methods import initializers, module
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

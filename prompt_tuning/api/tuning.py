@@ -14,10 +14,14 @@ from prompt_tuning.api import arguments
 from prompt_tuning.api import model as model_lib
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.checkpoints import prompt_files
-from prompt_tuning.data import batching, epochs, fingerprints, labels, pipeline, vocabulary_checks
-from prompt_tuning.prompts import initializers, module
-from prompt_tuning.runtime import nan_guard, state, tuner
-from prompt_tuning.runtime import settings as settings_lib
+from prompt_tuning.data import pipeline
+from prompt_tuning.data.batches import batching, epochs
+from prompt_tuning.data.files import fingerprints
+from prompt_tuning.data.text import labels
+from prompt_tuning.data.tokenizers import vocabulary_checks
+from prompt_tuning.methods import initializers, module
+from prompt_tuning.training import nan_guard, state, tuner
+from prompt_tuning.training import settings as settings_lib
 
 # Where a checkpoint does not say its step: those of public T5s are 1,000,000 to 1,100,000.
 STEP_OF_PUBLIC_MODELS = 1_000_000

@@ -15,16 +15,8 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import (
-    digests,
-    hub,
-    huggingface,
-    leaves,
-    orbax,
-    peft,
-    t5x,
-    weight_files,
-)
+from prompt_tuning.checkpoints import digests, hub, leaves
+from prompt_tuning.checkpoints.formats import huggingface, orbax, peft, t5x, weight_files
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoder_only_model, model
 

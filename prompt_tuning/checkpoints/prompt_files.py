@@ -16,9 +16,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float
 
+from prompt_tuning.checkpoints import atomic
 from prompt_tuning.checkpoints import digests as digests_lib
-from prompt_tuning.checkpoints import peft, weight_files, whole
-from prompt_tuning.prompts import initializers
+from prompt_tuning.checkpoints.formats import peft, weight_files
+from prompt_tuning.methods import initializers
 
 SUFFIX, SUFFIX_OF_LEAVES = ".npy", ".npz"
 # How many times its size a .npz file may unpack to.
@@ -68,8 +69,8 @@ def save_leaves(
 
 def _write_both(path: epath.Path, content: bytes, card: Mapping[str, Any]) -> None:
     text = json.dumps(dict(card), indent=2) + "\n"
-    whole.write(path, content)
-    whole.write(_card_path(path), text.encode())
+    atomic.write(path, content)
+    atomic.write(_card_path(path), text.encode())
 
 
 def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarray:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from prompt_tuning.checkpoints import peft, prompt_files
+from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.checkpoints.formats import peft
 
 SUFFIXES = (prompt_files.SUFFIX, prompt_files.SUFFIX_OF_LEAVES)
 MODES = ("specific", "latest", "all")

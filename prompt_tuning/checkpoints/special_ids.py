@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.checkpoints import weight_files
+from prompt_tuning.checkpoints.formats import weight_files
 
 GENERATION = "generation_config.json"
 EXPECTED = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}

@@ -2,7 +2,8 @@
 
 from etils import epath
 
-from prompt_tuning.checkpoints import base_model, leaves, prompt_files, t5x
+from prompt_tuning.checkpoints import base_model, leaves, prompt_files
+from prompt_tuning.checkpoints.formats import t5x
 
 # The embedding of a T5, and of one without encoder -> where the paper authors' modules keep its prompt:
 # a prompt's parameter in a prompt's table in the stack's prompt.

@@ -18,8 +18,9 @@ import numpy as np
 from etils import epath
 from orbax import checkpoint as orbax
 
-from prompt_tuning.checkpoints import leaves, whole, zarr
-from prompt_tuning.checkpoints import orbax as orbax_format
+from prompt_tuning.checkpoints import atomic, leaves
+from prompt_tuning.checkpoints.formats import orbax as orbax_format
+from prompt_tuning.checkpoints.formats import zarr
 
 TRAINED = "trainable."
 # What cannot be read is put aside under this name where its step is saved again.
@@ -60,7 +61,7 @@ def save(
         "arrays": {name: _described(jax.device_get(leaf)) for name, leaf in flat.items()},
     }
     try:
-        if whole.is_writer():
+        if atomic.is_writer():
             _clear(directory, step)
         with orbax.Checkpointer(_Arrays()) as checkpointer:
             checkpointer.save(
@@ -68,7 +69,7 @@ def save(
                 args=_Save(flat),
                 custom_metadata={**content, "checksum": _checksum(content)},
             )
-        if whole.is_writer():
+        if atomic.is_writer():
             for old in steps(directory)[: -keep if keep else 0]:
                 _folder(directory, old).rmtree()
     # A full disk has several types: Orbax's own, TensorStore's, the system's.
@@ -150,7 +151,7 @@ class _Arrays(orbax.CheckpointHandler):
 
     def save(self, directory: epath.Path, args: "_Save") -> None:
         """Into the folder that Orbax renames when this is done."""
-        for name, leaf in args.arrays.items() if whole.is_writer() else ():
+        for name, leaf in args.arrays.items() if atomic.is_writer() else ():
             array = np.asarray(jax.device_get(leaf))
             zarr.write(orbax_format.kvstore(directory, name), leaves.of_array(array), array.dtype)
 

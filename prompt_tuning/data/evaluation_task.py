@@ -11,15 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from prompt_tuning.data import (
-    batching,
-    bucketing,
-    epochs,
-    labels,
-    postprocessors,
-    soft_tokens,
-    vocabularies,
-)
+from prompt_tuning.data import vocabularies
+from prompt_tuning.data.batches import batching, bucketing, epochs, soft_tokens
+from prompt_tuning.data.text import labels, postprocessors
 
 # Batches whose examples are sorted by length; answers are in order again after each window.
 WINDOW = 32

@@ -13,20 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from prompt_tuning import annotations
-from prompt_tuning.data import (
-    assembly,
-    batching,
-    epochs,
-    evaluation_task,
-    fingerprints,
-    labels,
-    lazy,
-    soft_tokens,
-    tensorflow_import,
-    truncation,
-    vocabularies,
-    vocabulary_checks,
-)
+from prompt_tuning.data import evaluation_task, tensorflow_import, vocabularies
+from prompt_tuning.data.batches import assembly, batching, epochs, soft_tokens
+from prompt_tuning.data.files import fingerprints, lazy
+from prompt_tuning.data.text import labels, truncation
+from prompt_tuning.data.tokenizers import vocabulary_checks
 
 CHECKED_EXAMPLES = 2000
 

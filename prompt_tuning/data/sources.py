@@ -114,7 +114,7 @@ class TaskSource:
                 f"both MIXTURE_OR_TASK_NAME ({self.name}) and {sorted(self.files)} are set; set one"
             )
         if self.files:
-            from prompt_tuning.data import files
+            from prompt_tuning.data.files import file_task
 
             setting = SPLIT_SETTINGS.get(split)
             if setting is None:
@@ -127,7 +127,7 @@ class TaskSource:
                     f"split {split!r} is read from {setting}, which is not set; set it beside "
                     f"{', '.join(self.files)}"
                 )
-            return files.file_task(
+            return file_task.file_task(
                 self.files[setting],
                 split=split,
                 setting=setting,
@@ -183,7 +183,7 @@ class TaskSource:
             )
         provider = seqio.get_mixture_or_task(name)
         if self.data_dir:
-            from prompt_tuning.data import originals
+            from prompt_tuning.data.files import originals
 
             return originals.in_folder(provider, self.data_dir)
         return provider
@@ -224,12 +224,12 @@ class TextSource:
     allow_empty_targets: bool = False
 
     def read_files(self, split: str) -> dict[str, list[str]]:
-        """{setting: paths} of all its files. Raises as `files.find`."""
+        """{setting: paths} of all its files. Raises as `file_task.find`."""
         del split  # it is a part of them
-        from prompt_tuning.data import files
+        from prompt_tuning.data.files import file_task
 
         examples = {"TRAIN_FILE": [self.train_file]} if self.train_file else {}
-        return {"TEXT_FILES": files.find(self.text_files, "TEXT_FILES"), **examples}
+        return {"TEXT_FILES": file_task.find(self.text_files, "TEXT_FILES"), **examples}
 
     def open(self, vocabulary: vocabularies.Vocabulary, split: str):
         """The seqio mixture."""

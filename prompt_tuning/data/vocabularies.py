@@ -13,7 +13,7 @@ import sentencepiece
 from etils import epath
 
 from prompt_tuning import annotations
-from prompt_tuning.data import tokenizer_folder, tokenizer_loader
+from prompt_tuning.data.tokenizers import tokenizer_folder, tokenizer_loader
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 SPECIAL = ("<pad>", "</s>", "<unk>")
@@ -237,7 +237,7 @@ class HuggingFaceTokenizer:
 
     def for_seqio(self):
         """The same vocabulary as a class of seqio. Imports seqio; raises as `tokenizer_loader.load`."""
-        from prompt_tuning.data import seqio_vocabulary
+        from prompt_tuning.data.tokenizers import seqio_vocabulary
 
         return seqio_vocabulary.TokenizerVocabulary(self)
 

@@ -7,11 +7,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from prompt_tuning import cli
 from prompt_tuning.analysis import ensembling
 from prompt_tuning.checkpoints import prompt_files
-from prompt_tuning.prompts import initializers
-from prompt_tuning.runtime import evaluator, state
+from prompt_tuning.cli import main as cli
+from prompt_tuning.inference import evaluator
+from prompt_tuning.methods import initializers
+from prompt_tuning.training import state
 
 
 def answer(*texts_and_likelihoods):

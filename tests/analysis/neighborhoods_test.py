@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from prompt_tuning import cli
 from prompt_tuning.analysis import neighborhoods
 from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.cli import main as cli
 
 # Two directions, of two rows each, and one that is between them.
 TABLE = np.array([[1, 0], [2, 0], [0, 1], [0, 3], [1, 1]], np.float32)

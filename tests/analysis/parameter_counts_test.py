@@ -6,11 +6,12 @@ import json
 import pytest
 from flax import linen as nn
 
-from prompt_tuning import cli, params
+from prompt_tuning import params
 from prompt_tuning.analysis import parameter_counts
+from prompt_tuning.cli import main as cli
+from prompt_tuning.methods import ia3, module, per_layer, prefix
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model as model_lib
-from prompt_tuning.prompts import ia3, module, per_layer, prefix
 
 # Sizes of T5 1.1: width and parameters, of the paper's table.
 PAPER = {

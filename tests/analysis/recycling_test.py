@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from prompt_tuning import cli
 from prompt_tuning.analysis import recycling
-from prompt_tuning.checkpoints import base_model, huggingface, prompt_files
+from prompt_tuning.checkpoints import base_model, prompt_files
+from prompt_tuning.checkpoints.formats import huggingface
+from prompt_tuning.cli import main as cli
 from prompt_tuning.models import model
 
 

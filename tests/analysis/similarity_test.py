@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from prompt_tuning import cli
 from prompt_tuning.analysis import similarity
 from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.cli import main as cli
 
 
 def cosine(a, b):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from prompt_tuning import cli
 from prompt_tuning.analysis import studies
+from prompt_tuning.cli import main as cli
 
 
 class Commands:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from prompt_tuning import cli
 from prompt_tuning.analysis import tasks
-from prompt_tuning.data import catalog
+from prompt_tuning.cli import main as cli
+from prompt_tuning.data.tasks import catalog
 
 QUESTIONS = [
     {"id": str(i), "question": "Who?", "answers": [{"text": "Ann"}, {"text": "an Ann."}]}

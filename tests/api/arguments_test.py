@@ -11,7 +11,7 @@ import pytest
 import prompt_tuning as pt
 from prompt_tuning import annotations
 from prompt_tuning.api import arguments
-from prompt_tuning.runtime import nan_guard
+from prompt_tuning.training import nan_guard
 
 PAIRS = [("she liked it", "good"), ("he hated it", "bad")]
 FEW = {"length": 4, "steps": 2, "batch_size": 8}

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import prompt_tuning as pt
-from prompt_tuning import assets, cli
-from prompt_tuning.checkpoints import base_model, t5x
-from prompt_tuning.runtime import evaluator
+from prompt_tuning import assets
+from prompt_tuning.checkpoints import base_model
+from prompt_tuning.checkpoints.formats import t5x
+from prompt_tuning.cli import main as cli
+from prompt_tuning.inference import evaluator
 
 LABELS = ["good", "bad", "dull"]
 

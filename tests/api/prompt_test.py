@@ -5,7 +5,8 @@ import pytest
 
 import prompt_tuning as pt
 from prompt_tuning.api import prompt as prompt_lib
-from prompt_tuning.checkpoints import peft, prompt_files
+from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.checkpoints.formats import peft
 
 TABLE = np.arange(12, dtype=np.float32).reshape(3, 4)
 CARD = {"task": "a task", "place": [0, 2, 2]}

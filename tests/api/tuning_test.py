@@ -13,8 +13,8 @@ import pytest
 
 import prompt_tuning as pt
 from prompt_tuning import params
-from prompt_tuning.runtime import loop as loop_lib
-from prompt_tuning.runtime import reporting
+from prompt_tuning.training import loop as loop_lib
+from prompt_tuning.training import reporting
 
 PAIRS = [(f"{who} liked the {how} film", how) for how in ("good", "bad") for who in ("she", "he")]
 FEW = {"length": 4, "steps": 3, "batch_size": 8}

@@ -9,7 +9,8 @@ import pytest
 from flax import linen as nn
 from flax import serialization
 
-from prompt_tuning.checkpoints import base_model, huggingface
+from prompt_tuning.checkpoints import base_model
+from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoder_only_model, model
 

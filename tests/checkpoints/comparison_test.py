@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import comparison, leaves, t5x
+from prompt_tuning.checkpoints import comparison, leaves
+from prompt_tuning.checkpoints.formats import t5x
 
 
 @pytest.fixture

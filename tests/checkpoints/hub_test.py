@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import prompt_tuning as pt
-from prompt_tuning import cli, params
+from prompt_tuning import params
 from prompt_tuning.checkpoints import base_model, hub
-from prompt_tuning.data import tokenizer_loader
+from prompt_tuning.cli import main as cli
+from prompt_tuning.data.tokenizers import tokenizer_loader
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from prompt_tuning.checkpoints import peft, prompt_files
-from prompt_tuning.prompts import initializers
+from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.checkpoints.formats import peft
+from prompt_tuning.methods import initializers
 
 PROMPT = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 CARD = {"length": 3, "embed_dim": 4, "task": "sst2", "metrics": {"accuracy": 94.5}}

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from prompt_tuning.checkpoints import peft, prompt_files, prompt_paths
+from prompt_tuning.checkpoints import prompt_files, prompt_paths
+from prompt_tuning.checkpoints.formats import peft
 
 PROMPT = np.ones((3, 2), np.float32)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import base_model, leaves, prompt_files, splicing, t5x
+from prompt_tuning.checkpoints import base_model, leaves, prompt_files, splicing
+from prompt_tuning.checkpoints.formats import t5x
 
 PROMPT = np.random.default_rng(1).normal(size=(2, 4)).astype(np.float32)
 TREE = {

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from prompt_tuning import optimizers
 from prompt_tuning.checkpoints import train_state
+from prompt_tuning.training import optimizers
 
 
 @pytest.fixture

@@ -9,14 +9,10 @@ import numpy as np
 import pytest
 import seqio
 
-from prompt_tuning.data import (
-    batching,
-    evaluation_task,
-    lazy,
-    metrics,
-    postprocessors,
-    soft_tokens,
-)
+from prompt_tuning.data import evaluation_task
+from prompt_tuning.data.batches import batching, soft_tokens
+from prompt_tuning.data.files import lazy
+from prompt_tuning.data.text import metrics, postprocessors
 
 SOFT = soft_tokens.SoftTokens(np.array([300, 301], np.int32))
 

@@ -11,7 +11,9 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import features, in_memory, metrics, pipeline, soft_tokens, sources
+from prompt_tuning.data import features, in_memory, pipeline, sources
+from prompt_tuning.data.batches import soft_tokens
+from prompt_tuning.data.text import metrics
 
 SOFT = soft_tokens.SoftTokens(np.array([300, 301], np.int32))
 TEXTS = [f"film {letter}" for letter in "adefghiklm"]

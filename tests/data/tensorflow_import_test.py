@@ -9,7 +9,7 @@ import sys
 WRITE_MEANWHILE = """
 import logging, os, subprocess, sys, threading, time
 from prompt_tuning.data import tensorflow_import
-from prompt_tuning.runtime import reporting
+from prompt_tuning.training import reporting
 
 reporting.set_up_logging()
 stop, count = threading.Event(), 0
@@ -35,7 +35,7 @@ print(count)
 END_MEANWHILE = """
 import os, threading, time
 from prompt_tuning.data import tensorflow_import
-from prompt_tuning.runtime import interrupts
+from prompt_tuning.distributed import interrupts
 
 interrupts.catch()
 with tensorflow_import._without_native_messages():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
+from prompt_tuning.methods import module
 from prompt_tuning.models import decoder_only_model, model
-from prompt_tuning.prompts import module
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
-from prompt_tuning.data import batching
+from prompt_tuning.data.batches import batching
 from prompt_tuning.models import decoding
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from prompt_tuning import params
-from prompt_tuning.data import batching
+from prompt_tuning.data.batches import batching
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoder_only_model
 

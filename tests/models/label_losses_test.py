@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from prompt_tuning import cli
-from prompt_tuning.data import batching, soft_tokens
+from prompt_tuning.cli import main as cli
+from prompt_tuning.data.batches import batching, soft_tokens
+from prompt_tuning.methods import module
 from prompt_tuning.models import label_losses
-from prompt_tuning.prompts import module
 
 LABELS = [[5, 6, 1], [7, 1]]
 

@@ -9,9 +9,9 @@ import pytest
 from flax import linen as nn
 
 from prompt_tuning import params
+from prompt_tuning.methods import module
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding, model
-from prompt_tuning.prompts import module
 
 CONFIG = config_lib.T5Config(
     vocab_size=64,

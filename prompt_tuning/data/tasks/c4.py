@@ -5,7 +5,9 @@ Only span corruption joins documents, with EOS between them, where t5 has none.
 
 import functools
 
-from prompt_tuning.data import denoising, originals, preprocessors, registry, text_files
+from prompt_tuning.data.files import originals, text_files
+from prompt_tuning.data.tasks import registry
+from prompt_tuning.data.text import denoising, preprocessors
 
 _RANDOM_TARGETS = functools.partial(denoising.random_targets, targets=("positive", "negative"))
 OBJECTIVES = {

@@ -6,7 +6,9 @@ v002 and v200 are the versions 1.0.0 and 2.0.0 of TFDS; QQP is another data set 
 import functools
 from collections.abc import Callable
 
-from prompt_tuning.data import benchmarks, formats, glue_files, metrics, postprocessors, variants
+from prompt_tuning.data.files import glue_files
+from prompt_tuning.data.tasks import benchmarks, variants
+from prompt_tuning.data.text import formats, metrics, postprocessors
 
 VERSIONS = {"v002": "1.0.0", "v200": "2.0.0"}
 # Sentinels of task_index_ tasks; MNLI's other parts are MNLI.

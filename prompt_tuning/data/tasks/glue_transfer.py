@@ -6,8 +6,8 @@ words; the mixture glue_mrpc_from_qqp_zeroshot_v002 trains on QQP and is evaluat
 
 import functools
 
-from prompt_tuning.data import postprocessors, variants
-from prompt_tuning.data.tasks import glue
+from prompt_tuning.data.tasks import glue, variants
+from prompt_tuning.data.text import postprocessors
 
 _SAME = {"qqp": "duplicate", "mrpc": "equivalent"}
 

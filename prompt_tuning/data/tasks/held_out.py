@@ -9,8 +9,8 @@ examples, since optimizers/perceptron.gin makes the labels of a batch itself.
 import functools
 import itertools
 
-from prompt_tuning.data import benchmarks, formats, ranking, registry, variants
-from prompt_tuning.data.tasks import glue, super_glue
+from prompt_tuning.data.tasks import benchmarks, glue, registry, super_glue, variants
+from prompt_tuning.data.text import formats, ranking
 
 # Training examples that are for validation.
 HELD_OUT = {

@@ -2,7 +2,9 @@
 
 import functools
 
-from prompt_tuning.data import answers, originals, question_files, questions, registry, variants
+from prompt_tuning.data.files import originals, question_files
+from prompt_tuning.data.tasks import registry, variants
+from prompt_tuning.data.text import answers, questions
 
 # Name in tasks -> name of the set, with which its file's name begins.
 IN_DOMAIN = {

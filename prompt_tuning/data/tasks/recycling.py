@@ -8,17 +8,9 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
-from prompt_tuning.data import (
-    formats,
-    metrics,
-    originals,
-    postprocessors,
-    ranking,
-    registry,
-    text_files,
-    variants,
-)
-from prompt_tuning.data.tasks import glue, super_glue
+from prompt_tuning.data.files import originals, text_files
+from prompt_tuning.data.tasks import glue, registry, super_glue, variants
+from prompt_tuning.data.text import formats, metrics, postprocessors, ranking
 
 IMDB_VERBALIZERS = (("0", "1"), ("negative", "positive"))
 QQP_VERBALIZERS = (

@@ -5,18 +5,9 @@ Their names stand in front of their inputs.
 
 import functools
 
-from prompt_tuning.data import (
-    answers,
-    formats,
-    glue_files,
-    metrics,
-    originals,
-    questions,
-    registry,
-    text_files,
-    variants,
-)
-from prompt_tuning.data.tasks import glue, qa, summarization
+from prompt_tuning.data.files import glue_files, originals, text_files
+from prompt_tuning.data.tasks import glue, qa, registry, summarization, variants
+from prompt_tuning.data.text import answers, formats, metrics, questions
 
 # TFDS's name -> keys of the text and of its summary.
 SUMMARIES = {

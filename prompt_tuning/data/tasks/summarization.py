@@ -3,7 +3,9 @@
 import functools
 from collections.abc import Sequence
 
-from prompt_tuning.data import formats, originals, registry, rouge, text_files
+from prompt_tuning.data.files import originals, text_files
+from prompt_tuning.data.tasks import registry
+from prompt_tuning.data.text import formats, rouge
 
 SPLITS = ("train", "validation", "test")
 

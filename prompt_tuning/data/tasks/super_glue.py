@@ -10,15 +10,9 @@ from collections.abc import Callable
 
 import seqio
 
-from prompt_tuning.data import (
-    benchmarks,
-    formats,
-    metrics,
-    originals,
-    postprocessors,
-    super_glue_files,
-    variants,
-)
+from prompt_tuning.data.files import originals, super_glue_files
+from prompt_tuning.data.tasks import benchmarks, variants
+from prompt_tuning.data.text import formats, metrics, postprocessors
 
 VERSION = "1.0.2"
 # Sentinels of task_index_ tasks; the diagnostic sets are RTE.

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import seqio
 
-from prompt_tuning.data import features, files, in_memory, lazy, preprocessors, records, tables
+from prompt_tuning.data import features, in_memory
+from prompt_tuning.data.files import file_task, lazy, records, tables
+from prompt_tuning.data.text import preprocessors
 
 OBJECTIVES = {
     "span_corruption": preprocessors.span_corruption,
@@ -26,7 +28,7 @@ def read_documents(text_files: Sequence[str], encoding: str = "utf-8") -> in_mem
     Raises:
       FileNotFoundError, ValueError: with file, line and the setting to mend.
     """
-    paths = files.find(text_files, "TEXT_FILES")
+    paths = file_task.find(text_files, "TEXT_FILES")
     documents = lazy.chain([_documents(path, encoding) for path in paths])
     if not documents:
         raise ValueError(f"TEXT_FILES {list(text_files)} hold no text")
@@ -40,7 +42,7 @@ def read_documents(text_files: Sequence[str], encoding: str = "utf-8") -> in_mem
 def _documents(path: str, encoding: str) -> lazy.Lazy:
     def make(row: tables.Row, number: int, place: str) -> dict[str, str] | None:
         del number
-        text = files.column(row, "text", place, "TEXT_FILES")
+        text = file_task.column(row, "text", place, "TEXT_FILES")
         return {"targets": text} if text else None
 
     return records.by_number(path, "TEXT_FILES", make, tables.TEXT_SUFFIXES, encoding)
@@ -86,7 +88,7 @@ def pretraining_mixture(
       vocabulary: the model's.
       text_files: see `read_documents`.
       objectives: (name, rate) pairs.
-      train_file: rows with "inputs" and "targets"; see `files.read_examples`.
+      train_file: rows with "inputs" and "targets"; see `file_task.read_examples`.
       train_file_rate: rate of these rows.
       encoding: FILE_ENCODING of all files.
       allow_empty_targets: whether a row of `train_file` may have no target.
@@ -94,7 +96,7 @@ def pretraining_mixture(
     documents = read_documents(text_files, encoding)
     tasks = [(text_task(name, documents, vocabulary), rate) for name, rate in objectives]
     if train_file:
-        examples = files.file_task(
+        examples = file_task.file_task(
             train_file,
             split="train",
             setting="TRAIN_FILE",

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import seqio
 
-from prompt_tuning.data import pipeline, soft_tokens, sources
+from prompt_tuning.data import pipeline, sources
+from prompt_tuning.data.batches import soft_tokens
 from prompt_tuning.data.tasks import c4
 
 LENGTHS = {"inputs": 24, "targets": 24}

@@ -8,16 +8,11 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import (
-    features,
-    formats,
-    glue_files,
-    in_memory,
-    pipeline,
-    soft_tokens,
-    sources,
-)
+from prompt_tuning.data import features, in_memory, pipeline, sources
+from prompt_tuning.data.batches import soft_tokens
+from prompt_tuning.data.files import glue_files
 from prompt_tuning.data.tasks import glue  # noqa: F401
+from prompt_tuning.data.text import formats
 
 NAMES = (
     "cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "mnli_mismatched", "mnli_matched", "qnli", "rte",

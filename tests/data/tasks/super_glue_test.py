@@ -5,7 +5,8 @@ import importlib
 import pytest
 import seqio
 
-from prompt_tuning.data import features, originals, super_glue_files
+from prompt_tuning.data import features
+from prompt_tuning.data.files import originals, super_glue_files
 from prompt_tuning.data.tasks import super_glue
 
 NAMES = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "axb", "axg")

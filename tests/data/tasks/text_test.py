@@ -4,7 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from prompt_tuning.data import pipeline, soft_tokens, sources
+from prompt_tuning.data import pipeline, sources
+from prompt_tuning.data.batches import soft_tokens
 from prompt_tuning.data.tasks import text
 
 LENGTHS = {"inputs": 32, "targets": 16}

@@ -1,0 +1,318 @@
+"""T5 in Hugging Face's format: config.json, model.safetensors, tokenizer files.
+
+Facts about the format: torch stores a kernel as [outputs, inputs]. model_type is "t5" for
+T5 1.0, 1.1, Flan-T5 and ByT5, "mt5" and "umt5" for these. Names of tensors are in `tensor_names`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from etils import epath
+
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import atomic, hub, leaves, special_ids
+from prompt_tuning.checkpoints.formats import tensor_names, weight_files
+from prompt_tuning.models import config as config_lib
+
+STEP_KEY = "training_steps"
+ACTIVATIONS = {
+    "relu": ("relu",),
+    "gated-gelu": ("gelu", "linear"),
+    "gated-silu": ("silu", "linear"),
+}
+# Of a config.json that does not say.
+FEED_FORWARD = {"t5": "relu", "mt5": "gated-gelu", "umt5": "gated-gelu"}
+# Field of T5Config -> name in config.json.
+SIZES = {
+    "vocab_size": "vocab_size",
+    "embed_dim": "d_model",
+    "num_heads": "num_heads",
+    "head_dim": "d_kv",
+    "mlp_dim": "d_ff",
+    "num_encoder_layers": "num_layers",
+    "num_decoder_layers": "num_decoder_layers",
+}
+
+
+def is_checkpoint(path: epath.PathLike) -> bool:
+    """Whether `path` is a folder with a config.json."""
+    return (epath.Path(path) / "config.json").exists()
+
+
+def read_step(path: epath.PathLike) -> int | None:
+    """The pre-training step, where this package wrote the checkpoint."""
+    file = epath.Path(path) / "config.json"
+    config = weight_files.read_json(file)
+    told = config.get(STEP_KEY) is not None
+    return weight_files.whole_number(file, config, STEP_KEY, least=0) if told else None
+
+
+HOW_TO_RUN = {"dropout_rate", "dtype", "weights_dtype", "remat_policy"}
+
+
+def read_config(path: epath.PathLike) -> config_lib.T5Config:
+    """The network that config.json and the weights describe; how it is to be run is not told.
+
+    Raises:
+      ValueError: a model that is not a T5, a variant that the network does not have, or a T5
+        with other special ids.
+    """
+    path = epath.Path(path)
+    config = weight_files.read_json(path / "config.json")
+    special_ids.check(path, config)
+    kind = config.get("model_type")
+    # As text: a list is no key.
+    feed_forward = config.get("feed_forward_proj") or FEED_FORWARD.get(str(kind))
+    if str(kind) not in FEED_FORWARD or str(feed_forward) not in ACTIVATIONS:
+        raise ValueError(
+            f"{path}/config.json has model_type {weight_files.shown(kind)} and feed_forward_proj "
+            f"{weight_files.shown(feed_forward)}; supported are {', '.join(FEED_FORWARD)} with "
+            f"{sorted(ACTIVATIONS)}: choose another INITIAL_CHECKPOINT_PATH"
+        )
+    # The decoder is as deep as the encoder where config.json does not say.
+    config = {"num_decoder_layers": config.get("num_layers")} | config
+    if missing := set(SIZES.values()) - config.keys():
+        raise ValueError(f"{path}/config.json lacks {sorted(missing)}; copy the model again")
+    size = functools.partial(weight_files.whole_number, path / "config.json", config)
+    sizes = {field: size(name) for field, name in SIZES.items()}
+    shapes = weight_files.shapes(path)
+    is_scaled = _is_scaled(config)
+    tensor_names.check(path, shapes, config, is_scaled)
+    _check_layers(path, shapes, config)
+    return config_lib.T5Config(
+        **sizes,
+        mlp_activations=ACTIVATIONS[feed_forward],
+        logits_via_embedding=_is_tied(path, shapes, config, is_scaled),
+        scale_decoder_outputs=is_scaled,
+        relative_attention_buckets=size("relative_attention_num_buckets", 32),
+        relative_attention_max_distance=size("relative_attention_max_distance", 128),
+        relative_attention_per_layer=kind == "umt5",
+        layer_norm_epsilon=_epsilon(path, config),
+    )
+
+
+def _check_layers(
+    path: epath.Path, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
+) -> None:
+    """Before a network is traced, which takes long for many layers: each has weights."""
+    for name in ("num_layers", "num_decoder_layers"):
+        if config[name] > len(shapes):
+            raise ValueError(
+                f"{path}/config.json has {name} {config[name]}, but {len(shapes)} tensors are stored; "
+                "expected some of each layer: copy the model again"
+            )
+
+
+def _epsilon(path: epath.Path, config: Mapping[str, Any]) -> float:
+    value = config.get("layer_norm_epsilon", 1e-6)
+    if type(value) not in (int, float) or not 0 <= value < 1:  # NaN neither
+        raise ValueError(
+            f"{path}/config.json has layer_norm_epsilon {weight_files.shown(value)}; expected a number "
+            "from 0 to 1: copy the model again"
+        )
+    return value
+
+
+def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
+    """Raises ValueError where config.json describes another network than `config`."""
+    stored = read_config(path)
+    lines = [
+        f"{field.name} is {have!r}, the model has {want!r}"
+        for field in dataclasses.fields(config)
+        if field.name not in HOW_TO_RUN
+        and (have := getattr(stored, field.name)) != (want := getattr(config, field.name))
+    ]
+    if lines:
+        raise ValueError(
+            f"{path}/config.json is of another model:\n  " + "\n  ".join(lines) + "\n"
+            "INITIAL_CHECKPOINT_PATH and the model's gin file must name the same model: "
+            "models/hugging_face.gin takes all of these from config.json"
+        )
+
+
+def load(
+    path: epath.PathLike, abstract: params_lib.Tree, shardings: params_lib.Tree | None = None
+) -> dict:
+    """Reads the weights that `abstract` lists; see `leaves.load`.
+
+    Args:
+      path: folder with model.safetensors, or with its index and shards.
+      abstract: nested dicts of jax.ShapeDtypeStruct in our names.
+      shardings: where each goes; None for numpy arrays.
+
+    Raises:
+      ValueError: weights are missing, surplus, of another shape, or a file is damaged.
+    """
+    weight_files.warn_of_index(path)
+    with opened(path, params_lib.flatten(abstract)) as stored:
+        return leaves.load(stored, abstract, str(path), shardings)
+
+
+@contextlib.contextmanager
+def opened(path: epath.PathLike, names: Collection[str]) -> Iterator[dict[str, leaves.Leaf]]:
+    """{path: leaf} of what is stored, in our names and orientation where it is of `names`.
+
+    Copies of the embedding and what no implementation uses are left out.
+
+    Raises:
+      ValueError: the copies differ.
+    """
+    paths = {tensor_names.name_of(name): name for name in names}
+    with weight_files.opened(path) as stored:
+        is_tied = tensor_names.LM_HEAD not in paths
+        stored = tensor_names.without_copies(path, stored, is_tied)
+        named = {paths.get(name, name): leaf for name, leaf in stored.items()}
+        yield {
+            name: _transposed(leaf) if is_transposed(name) else leaf for name, leaf in named.items()
+        }
+
+
+def save(
+    path: epath.PathLike,
+    params: params_lib.Tree,
+    config: config_lib.T5Config,
+    *,
+    vocabulary_file: epath.PathLike | None,
+    extra_ids: int = 100,
+    step: int,
+    dtype: str = "bfloat16",
+) -> None:
+    """Writes a model that transformers can load; the folder appears whole or not at all.
+
+    Args:
+      path: the folder to make.
+      params: all parameters of the network, without a prompt.
+      config: the network's sizes.
+      vocabulary_file: sentencepiece model, or a folder whose tokenizer files are copied; None for
+        bytes (ByT5).
+      extra_ids: sentinels that the tokenizer adds to a sentencepiece model.
+      step: pre-training steps so far; `read_step` gives it back.
+      dtype: of the stored weights.
+
+    Raises:
+      FileExistsError: `path` exists.
+      ValueError: the format has no place for the network or its vocabulary.
+    """
+    texts = {
+        "config.json": _config_json(config, dtype) | special_ids.EXPECTED | {STEP_KEY: step},
+        special_ids.GENERATION: special_ids.EXPECTED,
+        hub.TOKENIZER_CONFIG: {
+            "tokenizer_class": "T5Tokenizer" if vocabulary_file else "ByT5Tokenizer",
+            "extra_ids": extra_ids,
+        },
+    }
+    files = {name: (json.dumps(text, indent=2) + "\n").encode() for name, text in texts.items()}
+    check_vocabulary(vocabulary_file)
+    if vocabulary_file and epath.Path(vocabulary_file).is_dir():
+        del files[hub.TOKENIZER_CONFIG]
+        of_tokenizer = [epath.Path(vocabulary_file) / name for name in hub.TOKENIZER]
+        files |= {file.name: file.read_bytes() for file in of_tokenizer if file.exists()}
+    elif vocabulary_file:
+        files[hub.VOCABULARY] = epath.Path(vocabulary_file).read_bytes()
+    tensors = _their_tensors(params, dtype)
+    with atomic.folder(path) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        content = safetensors.numpy.save(tensors, {"format": "pt"})
+        (folder / weight_files.WEIGHTS).write_bytes(content)
+
+
+def check_vocabulary(path: epath.PathLike | None) -> None:
+    """Raises ValueError where a sentencepiece model cannot be exported by `save`."""
+    if path and not (file := epath.Path(path)).is_dir() and b"<extra_id_0>" in file.read_bytes():
+        raise ValueError(
+            f"{path} holds its extra ids already; the exported tokenizer adds them: set "
+            "VOCABULARY_FILE to the model without them, and EXTRA_IDS to their number"
+        )
+
+
+def _their_tensors(params: params_lib.Tree, dtype: str) -> dict[str, np.ndarray]:
+    tensors = {}
+    for name, leaf in params_lib.flatten(params).items():
+        array = np.asarray(leaf)
+        array = array.T if is_transposed(name) else array
+        tensors[tensor_names.name_of(name)] = np.asarray(array, jnp.dtype(dtype), order="C")
+    return tensors
+
+
+def _config_json(config: config_lib.T5Config, dtype: str) -> dict:
+    feed_forward = {value: key for key, value in ACTIVATIONS.items()}
+    if config.mlp_activations not in feed_forward:
+        raise ValueError(
+            f"mlp_activations {config.mlp_activations} has no name in this format; "
+            f"it knows {sorted(feed_forward)}"
+        )
+    kind = "umt5" if config.relative_attention_per_layer else "t5"
+    return {
+        "architectures": [f"{kind.upper()}ForConditionalGeneration"],
+        "model_type": kind,
+        "is_encoder_decoder": True,
+        "vocab_size": config.vocab_size,
+        "d_model": config.embed_dim,
+        "num_heads": config.num_heads,
+        "d_kv": config.head_dim,
+        "d_ff": config.mlp_dim,
+        "num_layers": config.num_encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "feed_forward_proj": feed_forward[config.mlp_activations],
+        "dropout_rate": config.dropout_rate,
+        # transformers 4 reads the first, for both; transformers 5 the second, of a model of any tying.
+        "tie_word_embeddings": config.logits_via_embedding,
+        "scale_decoder_outputs": config.scale_decoder_outputs,
+        "relative_attention_num_buckets": config.relative_attention_buckets,
+        "relative_attention_max_distance": config.relative_attention_max_distance,
+        "layer_norm_epsilon": config.layer_norm_epsilon,
+        "torch_dtype": dtype,
+    }
+
+
+def is_transposed(path: str) -> bool:
+    """Whether the tensor of a parameter is stored transposed."""
+    return path.endswith(("/kernel", "/rel_embedding"))
+
+
+def _transposed(leaf: leaves.Leaf) -> leaves.Leaf:
+    return leaves.Leaf(
+        leaf.shape[::-1], leaf.dtype, leaf.chunk[::-1], lambda box: leaf.read(box[::-1]).T
+    )
+
+
+def _is_scaled(config: Mapping[str, Any]) -> bool:
+    """Whether outputs of the decoder are divided by sqrt(D), as transformers 5 reads config.json.
+
+    It writes tie_word_embeddings: true for all. No mT5 was trained scaled, and no public umT5.
+    """
+    is_scaled = config.get("scale_decoder_outputs")
+    if is_scaled is None:
+        return config["model_type"] == "t5" and config.get("tie_word_embeddings") is not False
+    return is_scaled is True and config["model_type"] != "mt5"
+
+
+def _is_tied(
+    path: epath.Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    config: Mapping[str, Any],
+    is_scaled: bool,
+) -> bool:
+    """Whether logits are computed with the token embedding: no other output layer is stored."""
+    if tensor_names.LM_HEAD not in shapes or not shapes.keys() & set(tensor_names.EMBEDDINGS):
+        return True
+    if not is_scaled:
+        return False
+    with weight_files.opened(path) as stored:
+        if tensor_names.is_copy(stored, tensor_names.LM_HEAD):
+            return True
+    if config.get("scale_decoder_outputs") is None:
+        raise ValueError(
+            f"{path}: {tensor_names.LM_HEAD} differs from the token embedding, but config.json says that "
+            "they are tied, and not whether logits are scaled; expected scale_decoder_outputs in "
+            "config.json: add false for T5 1.1, Flan-T5 and what was tuned from them, or true"
+        )
+    return False

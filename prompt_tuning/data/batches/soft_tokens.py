@@ -1,0 +1,107 @@
+"""Soft tokens in an input: which ids they have, and where they stand among the text's.
+
+A soft token is an id beyond the vocabulary (see `prompts.module`), so that a prefix, a suffix,
+a prompt spread between words and one prompt a task differ in nothing but ids.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from prompt_tuning.data.batches import batching
+
+PLACES = ("prefix", "after_first", "suffix", "suffix_after_eos")
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftTokens:
+    """The soft tokens of every input.
+
+    Attributes:
+      ids: of the prompt, or with `num_tasks` those of task 0; task i's are i·P higher.
+      place: "prefix"; "after_first", behind the first token; "suffix", behind the text and before
+        its end token; "suffix_after_eos", behind all; or a number for each soft token, that of
+        the text's token which it stands before. Beyond a text it stands as a suffix.
+      num_tasks: 0 for one prompt; else an input's first token is a sentinel that tells its
+        task, and is taken away: sentinel i has id sentinels_end - 1 - i.
+      sentinels_end: the id behind that of <extra_id_0>.
+      names: of several prompts in one table; () for one. An example's "prompt" is the name of
+        its own: prompt i's ids are i·P higher.
+    """
+
+    ids: Int[np.ndarray, " P"]
+    place: str | Sequence[int] = "prefix"
+    num_tasks: int = 0
+    sentinels_end: int = 0
+    names: Sequence[str] = ()
+
+    def __post_init__(self):
+        if isinstance(self.place, str):
+            known = self.place in PLACES
+        else:
+            known = isinstance(self.place, Sequence) and all(
+                isinstance(number, int) and number >= 0 for number in self.place
+            )
+        if not known:
+            raise ValueError(
+                f"PROMPT_PLACE is {self.place!r}; expected one of {PLACES}, or for each soft token "
+                "the number of the text's token that it stands before, e.g. (0, 0, 5)"
+            )
+        if not isinstance(self.place, str) and len(self.place) != len(self):
+            raise ValueError(
+                f"PROMPT_PLACE has {len(self.place)} numbers, the prompt {len(self)} tokens; expected "
+                f"one each: set PROMPT_LENGTH to {len(self.place)}, or other places"
+            )
+
+    def __len__(self) -> int:
+        """P: how many an input has."""
+        return len(self.ids)
+
+    def put_into(self, example: batching.Example) -> dict[str, np.ndarray]:
+        """The example with its soft tokens; cut to its room before (`batching.Lengths`).
+
+        Raises:
+          ValueError: there are several prompts, and the example does not tell its own.
+        """
+        inputs, ids = example["inputs"], self.ids
+        if self.num_tasks:
+            ids, inputs = ids + self._task(inputs) * len(ids), inputs[1:]
+        if self.names:
+            ids = ids + self._named(example) * len(ids)
+        ended = len(inputs) > 0 and inputs[-1] == batching.EOS_ID
+        end = len(inputs) - ended
+        if isinstance(self.place, str):
+            at = dict(zip(PLACES, (0, 1, end, len(inputs)), strict=True))[self.place]
+            filled = np.concatenate([inputs[:at], ids, inputs[at:]])
+        else:
+            filled = np.insert(inputs, np.minimum(np.array(self.place, int), end), ids)
+        return {**example, "inputs": filled.astype(np.int32, copy=False)}
+
+    def empty_input(self) -> Int[np.ndarray, "1 S"]:
+        """The empty text with its soft tokens, of a single prompt. Raises as `put_into`."""
+        return self.put_into({"inputs": np.array([batching.EOS_ID], np.int32)})["inputs"][None]
+
+    def _named(self, example: batching.Example) -> int:
+        name = example.get("prompt")
+        name = name.decode() if isinstance(name, bytes) else name
+        if name not in self.names:
+            raise ValueError(
+                f"an example names the prompt {name!r}; expected one of {list(self.names)}, the names "
+                "in PROMPT_FILE; set PROMPT_COLUMN to the column that names them"
+            )
+        return list(self.names).index(name)
+
+    def _task(self, inputs: Int[np.ndarray, " T"]) -> int:
+        last = self.sentinels_end - 1
+        first = int(inputs[0]) if len(inputs) else None
+        if first is None or not 0 <= last - first < self.num_tasks:
+            raise ValueError(
+                f"an input begins with token {first}; with NUM_TASKS = {self.num_tasks} expected one "
+                f"of the sentinels {last - self.num_tasks + 1} to {last}, which tell the task: read "
+                "tasks that begin with one (task_index_…), or, where the vocabulary has pieces for "
+                "sentinels (in one of bytes the text is bytes), set INPUT_TEMPLATE to "
+                "'<extra_id_0> …' for task 0; for a larger index set NUM_TASKS beyond it"
+            )
+        return last - first

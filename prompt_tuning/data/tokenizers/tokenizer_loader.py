@@ -1,0 +1,248 @@
+"""The tokenizer of a Hugging Face folder, with the ids that transformers 5 gives.
+
+transformers 5 takes pieces, scores and normalization rules from `tokenizer.json` or `spiece.model`
+and builds its T5 tokenizer around them. Only tokenizers without a class of their own
+(`GENERIC_CLASSES`) keep the pipeline that `tokenizer.json` stores.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from prompt_tuning.data.tokenizers import tokenizer_folder
+
+BYTES_CLASS = "ByT5Tokenizer"
+T5_CLASSES = ("T5Tokenizer", "T5TokenizerFast", "MT5Tokenizer", "MT5TokenizerFast")
+GENERIC_CLASSES = tokenizer_folder.GENERIC_CLASSES
+# role: (text by default, id)
+SPECIAL = {"pad_token": ("<pad>", 0), "eos_token": ("</s>", 1), "unk_token": ("<unk>", 2)}
+EOS_ID, UNK_ID = SPECIAL["eos_token"][1], SPECIAL["unk_token"][1]
+# Spaces, case, digits, punctuation, NFKC and other scripts.
+PROBES = (
+    " The  quick brown fox, 12.5 % of (naïve) cafés! ",
+    "don't stop:\tHTTP://x_y-z\n“½ ﬁlm” ① Ｆｕｌｌ",
+    "Straße Привет 漢字 😀",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedTokenizer:
+    """A tokenizer of the tokenizers library, and what its folder says beside it.
+
+    Attributes:
+      tokenizer: a tokenizers.Tokenizer with every added token.
+      num_sentinels: how many tokens <extra_id_i> it has.
+      cleans_up_spaces: whether decoded text loses the spaces before punctuation.
+    """
+
+    tokenizer: Any
+    num_sentinels: int
+    cleans_up_spaces: bool
+
+
+def is_of_bytes(path: epath.PathLike) -> bool:
+    """Whether a folder has ByT5's tokenizer, which needs no vocabulary file.
+
+    Raises:
+      ValueError: it has, and declares tokens that ByT5 does not have.
+    """
+    folder = tokenizer_folder.TokenizerFolder(path)
+    if folder.tokenizer_class != BYTES_CLASS:
+        return False
+    known = {text for text, _ in SPECIAL.values()}
+    with _refuse_damage(path):
+        tokens = folder.tokens.values()
+    for token in tokens:
+        if token.content not in known and not tokenizer_folder.SENTINEL.fullmatch(token.content):
+            raise ValueError(
+                f"{token.source} adds the token {token.content!r} to a {BYTES_CLASS}; expected none but "
+                "sentinels: added tokens are supported for T5, mT5 and umT5, so choose a model without it"
+            )
+    return True
+
+
+def load(path: epath.PathLike) -> LoadedTokenizer:
+    """Reads the tokenizer of a folder.
+
+    Args:
+      path: folder with tokenizer.json, spiece.model, or both, which then must agree.
+
+    Raises:
+      FileNotFoundError: the folder has neither.
+      ValueError: a file is damaged, files contradict each other, or the tokenizer is not a T5's.
+    """
+    with _refuse_damage(path):
+        return _load(tokenizer_folder.TokenizerFolder(path))
+
+
+@contextlib.contextmanager
+def _refuse_damage(path: epath.PathLike) -> Iterator[None]:
+    """Errors of the tokenizers library, and of JSON of another structure, become ValueErrors."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or type(error) is ValueError:
+            raise
+        raise ValueError(
+            f"{path} has tokenizer files that cannot be read ({error!r:.200}); copy them again"
+        ) from error
+
+
+def _load(folder: tokenizer_folder.TokenizerFolder) -> LoadedTokenizer:
+    name = folder.tokenizer_class
+    if not folder.stored and folder.proto is None:
+        raise FileNotFoundError(
+            f"{folder.path} has neither {tokenizer_folder.TOKENIZER} nor "
+            f"{tokenizer_folder.SENTENCEPIECE}; expected one of them beside config.json: copy it from where "
+            "the model is from, or set VOCABULARY_FILE (vocabulary= in Python) to a sentencepiece model or "
+            "to a folder with tokenizer files"
+        )
+    if name not in T5_CLASSES and not (name in GENERIC_CLASSES and folder.stored):
+        raise ValueError(
+            f"{folder.path} has tokenizer_class {name!r:.80}; expected one of {', '.join(T5_CLASSES)}, "
+            f"{BYTES_CLASS}, or one of {', '.join(GENERIC_CLASSES)} with a "
+            f"{tokenizer_folder.TOKENIZER}: choose a T5, or set VOCABULARY_FILE (vocabulary= in Python) to "
+            "its sentencepiece model"
+        )
+    has_both = folder.stored and folder.proto is not None
+    if has_both:
+        _check_pieces_agree(folder)
+    tokenizer = _make_stored(folder) if name in GENERIC_CLASSES else _make_t5(folder)
+    _add_tokens(folder, tokenizer)
+    if has_both:
+        _check_ids_agree(folder, tokenizer)
+    _check_special(folder, tokenizer)
+    if folder.proto is not None and folder.proto.trainer_spec.byte_fallback:
+        logging.warning(
+            "%s encodes unknown characters as bytes; as in transformers they become <unk>",
+            folder.path / tokenizer_folder.SENTENCEPIECE,
+        )
+    cleans_up_spaces = bool(folder.config.get("clean_up_tokenization_spaces"))
+    return LoadedTokenizer(tokenizer, _count_sentinels(folder, tokenizer), cleans_up_spaces)
+
+
+def _make_t5(folder: tokenizer_folder.TokenizerFolder):
+    """T5's pipeline: normalization rules, words at white space, "▁" before each, Unigram."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    # Where both files are present, they agree.
+    rules = folder.charsmap if folder.stored else folder.proto.normalizer_spec.precompiled_charsmap
+    space = {"replacement": "▁", "prepend_scheme": "always", "split": True}
+    tokenizer = Tokenizer(models.Unigram(folder.pieces, unk_id=UNK_ID))
+    if rules:
+        tokenizer.normalizer = normalizers.Precompiled(rules)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(**space)]
+    )
+    tokenizer.decoder = decoders.Metaspace(**space)
+    return tokenizer
+
+
+def _make_stored(folder: tokenizer_folder.TokenizerFolder):
+    """tokenizer.json as it is, without truncation and padding, which are settings of a caller."""
+    from tokenizers import Tokenizer
+
+    _ = folder.pieces  # raises where its model is not Unigram
+    tokenizer = Tokenizer.from_str(json.dumps(folder.stored))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    ids, ended = (tokenizer.encode(PROBES[0], add_special_tokens=x).ids for x in (False, True))
+    if ended not in (ids, [*ids, EOS_ID]):
+        raise ValueError(
+            f"{folder.path / tokenizer_folder.TOKENIZER} puts the ids {ended[: len(ended) - len(ids)]} around a text; "
+            f"expected only {EOS_ID}, </s>, behind it, as of T5: choose another model"
+        )
+    return tokenizer
+
+
+def _add_tokens(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
+    """Adds declared tokens: those with an id in its order, then the others behind them."""
+    from tokenizers import AddedToken
+
+    count = tokenizer_folder.DEFAULT_EXTRA_IDS if folder.extra_ids is None else folder.extra_ids
+    for content in (f"<extra_id_{index}>" for index in range(count)):
+        if content not in folder.tokens and tokenizer.token_to_id(content) is not None:
+            tokenizer.add_tokens([AddedToken(content, special=True)])
+    if folder.tokenizer_class in T5_CLASSES:
+        for role, (content, _) in SPECIAL.items():  # T5's, where no file names another
+            if not folder.special_texts(role) and content not in folder.tokens:
+                tokenizer.add_tokens([AddedToken(content, special=True)])
+    by_id = lambda token: math.inf if token.index is None else token.index  # noqa: E731
+    for token in sorted(folder.tokens.values(), key=by_id):
+        tokenizer.add_tokens([AddedToken(token.content, **token.flags)])
+        index = tokenizer.token_to_id(token.content)
+        if token.index not in (None, index):
+            raise ValueError(
+                f"{token.source} gives the token {token.content!r} id {token.index}, but by the vocabulary "
+                f"it has id {index}; expected the ids of added tokens behind the vocabulary, without gaps: "
+                "save the tokenizer again with transformers"
+            )
+
+
+def _check_pieces_agree(folder: tokenizer_folder.TokenizerFolder) -> None:
+    """Raises ValueError at the first difference between spiece.model and tokenizer.json."""
+    model = [(piece.piece, piece.score) for piece in folder.proto.pieces]
+    for index, (one, other) in enumerate(itertools.zip_longest(model, folder.pieces)):
+        if one is None and tokenizer_folder.SENTINEL.fullmatch(other[0]):
+            continue
+        if one is None or other is None or one[0] != other[0] or abs(one[1] - other[1]) > 1e-4:
+            one, other = (
+                "absent" if x is None else f"{x[0]!r} (score {x[1]:g})" for x in (one, other)
+            )
+            raise _disagreement(folder, f"id {index} is {one} in the former, {other} in the latter")
+    if folder.proto.normalizer_spec.precompiled_charsmap != folder.charsmap:
+        raise _disagreement(
+            folder, "their normalization rules (precompiled_charsmap) are not the same"
+        )
+
+
+def _check_ids_agree(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
+    """Raises ValueError where SentencePiece and the tokenizer give a text different ids."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor()
+    processor.LoadFromSerializedProto(folder.proto.SerializeToString())
+    byte_fallback = folder.proto.trainer_spec.byte_fallback
+    for text in PROBES:
+        ids, of_model = tokenizer.encode(text, add_special_tokens=False).ids, processor.Encode(text)
+        if ids != of_model and not (byte_fallback and UNK_ID in ids):
+            raise _disagreement(
+                folder, f"{text!r} has ids {of_model} by the former, {ids} by the latter"
+            )
+
+
+def _disagreement(folder: tokenizer_folder.TokenizerFolder, difference: str) -> ValueError:
+    return ValueError(
+        f"{folder.path} has {tokenizer_folder.SENTENCEPIECE} and {tokenizer_folder.TOKENIZER} of different vocabularies: {difference}; "
+        "expected one vocabulary: remove the file that the model was not trained with"
+    )
+
+
+def _check_special(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
+    """Raises ValueError unless padding, end token and unknown token have T5's ids."""
+    for role, (default, expected) in SPECIAL.items():
+        for text in folder.special_texts(role) or [default]:
+            if (index := tokenizer.token_to_id(text)) != expected:
+                raise ValueError(
+                    f"{folder.path} declares {role} {text!r:.80}, whose id is {index}; expected id "
+                    f"{expected}, as of T5, mT5 and umT5: other ids are not supported, so choose another "
+                    "model"
+                )
+
+
+def _count_sentinels(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> int:
+    """Raises ValueError where the vocabulary lacks declared sentinels; it may hold more, as mT5's."""
+    count = sum(tokenizer_folder.SENTINEL.fullmatch(x) is not None for x in tokenizer.get_vocab())
+    if (folder.extra_ids or 0) > count:
+        raise ValueError(
+            f"{folder.path / tokenizer_folder.CONFIG} has extra_ids {folder.extra_ids}, but the vocabulary "
+            f"has {count} tokens <extra_id_…>; expected as many: set extra_ids to {count}"
+        )
+    return count

@@ -1,0 +1,114 @@
+"""Whether a vocabulary can write the inputs and targets of a data set."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from prompt_tuning.data import vocabularies
+from prompt_tuning.data.text import labels
+
+# Shares of unknown tokens that are reported, and at which nothing can be learned.
+NOTABLE, NEARLY_ALL = 0.05, 0.5
+
+
+def check_examples(
+    name: str,
+    examples: Sequence[Mapping[str, Any]],
+    label_counts: Mapping[str, int],
+    vocabulary: vocabularies.Vocabulary,
+    *,
+    file: str | None,
+    training: bool = False,
+) -> None:
+    """Reports what the vocabulary cannot write, or cannot distinguish.
+
+    Args:
+      name: of the task.
+      examples: {"inputs", "targets"} ids, with "inputs_pretokenized" and "targets_pretokenized"
+        where their texts are known.
+      label_counts: {label: count} of the task; {} of free text.
+      vocabulary: of the model.
+      file: the setting and path of a file of the user; None of a registered task, which defines
+        its own labels and metrics, so labels are not refused.
+      training: raises where nearly everything is unknown.
+
+    Raises:
+      ValueError: see `check_unknown` and `labels.check_labels`.
+    """
+    # The check of labels says more than a share of unknown tokens.
+    for feature in ("inputs",) if label_counts else ("inputs", "targets"):
+        ids = [example[feature] for example in examples]
+        texts = read_texts(examples, feature)
+        check_unknown(f"{file or name}: {feature}", texts, ids, vocabulary, training=training)
+    check = labels.check_labels if file else labels.warn_of_labels
+    check(label_counts, vocabulary, f"{file or name}: targets")
+    if file and not label_counts:
+        _report_inexact(file, read_texts(examples, "targets"), vocabulary)
+
+
+def read_texts(examples: Sequence[Mapping[str, Any]], feature: str) -> list[str]:
+    """The texts of a feature, of the examples that keep them."""
+    key = f"{feature}_pretokenized"
+    texts = [example[key] for example in examples if key in example]
+    return [text.decode() if isinstance(text, bytes) else text for text in texts]
+
+
+def _report_inexact(file: str, targets: Sequence[str], vocabulary: vocabularies.Vocabulary) -> None:
+    pairs = [(text, labels.write(text, vocabulary)) for text in sorted(set(targets))]
+    if inexact := [f"{text!r} as {written!r}" for text, written in pairs if text != written]:
+        logging.info(
+            "%s: the vocabulary writes %d of %d targets differently; predictions are compared with "
+            "what it writes: %s", file, len(inexact), len(pairs),
+            labels.join_labels(inexact, show=str),
+        )  # fmt: skip
+
+
+def check_unknown(
+    name: str,
+    texts: Sequence[str],
+    ids: Sequence[Int[np.ndarray, " T"]],
+    vocabulary: vocabularies.Vocabulary,
+    *,
+    training: bool = False,
+) -> None:
+    """Logs the share of unknown tokens where it is notable.
+
+    Args:
+      name: of the texts, for messages.
+      texts: the texts, where they are known.
+      ids: of each text.
+      vocabulary: that made the ids.
+      training: raises where nearly everything is unknown.
+
+    Raises:
+      ValueError: `training`, and most characters are unknown, or most texts have the same ids.
+    """
+    rows = [np.asarray(row) for row in ids]
+    total = sum(np.count_nonzero(row != vocabularies.EOS_ID) for row in rows)
+    share = sum(np.count_nonzero(row == vocabularies.UNK_ID) for row in rows) / max(total, 1)
+    if share <= NOTABLE:
+        return
+    characters = [c for c in "".join(texts) if not c.isspace()]
+    unknown = {c for c in set(characters) if vocabularies.UNK_ID in vocabulary.encode(c)}
+    lost = sum(c in unknown for c in characters) / max(len(characters), 1)
+    distinct = len(set(texts))
+    alike = 1 - len({row.tobytes() for row in rows}) / distinct if distinct > 1 else 0.0
+    message = (
+        f"{name}: {share:.0%} of the tokens are unknown to the vocabulary {vocabulary} "
+        f"({lost:.0%} of the characters, such as {''.join(sorted(unknown))[:8]!r})"
+    )
+    if alike >= NEARLY_ALL:
+        message += f"; {alike:.0%} of the texts have the same tokens as another text"
+    message += (
+        ". Expected text in the script and language of the vocabulary. Use a model whose vocabulary "
+        "covers this text, such as mT5 or ByT5"
+    )
+    if max(lost, alike) < NEARLY_ALL:
+        logging.warning("%s. The model does not see unknown characters.", message)
+    elif training:
+        raise ValueError(f"{message}: nothing can be learned from unknown tokens.")
+    else:
+        logging.warning("%s: the predictions of such inputs are arbitrary.", message)

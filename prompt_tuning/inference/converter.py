@@ -1,0 +1,214 @@
+"""Prompts and adapters from and to Hugging Face PEFT: which of both it is, the input says."""
+
+import dataclasses
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import linen as nn
+
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import base_model, prompt_files
+from prompt_tuning.checkpoints.formats import huggingface, peft, peft_lora, peft_prefix
+from prompt_tuning.data import vocabularies
+from prompt_tuning.inference import exporter
+from prompt_tuning.methods import ia3, prefix
+from prompt_tuning.models import model as model_lib
+
+FILES = (prompt_files.SUFFIX, prompt_files.SUFFIX_OF_LEAVES)
+
+
+def convert(
+    *,
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.Vocabulary,
+    checkpoint: str | None,
+    prompt_file: str,
+    output: str,
+    base_model_name: str | None = None,
+    start_step: int | None = None,
+) -> str:
+    """`prompt-tuning convert`: makes an adapter of a prompt file, or of an adapter what is used here.
+
+    Args:
+      model: the network that it belongs to; what it adds to its base is left out.
+      vocabulary: of the model; a folder that a LoRA is merged into holds it.
+      checkpoint: INITIAL_CHECKPOINT_PATH, read where a LoRA is merged into it only.
+      prompt_file: PROMPT_FILE, a .npy or .npz file, or an adapter's folder.
+      output: OUTPUT: an adapter's folder of a file; of an adapter a .npy file (a prompt), a .npz
+        file (IA3, prefix tuning), or a model's folder (LoRA).
+      base_model_name: BASE_MODEL_NAME, by which PEFT is to find the base of an adapter.
+      start_step: START_STEP, the step of a checkpoint that does not tell it.
+
+    Returns:
+      OUTPUT.
+
+    Raises:
+      FileExistsError: OUTPUT exists.
+      FileNotFoundError: there is no PROMPT_FILE.
+      ValueError: the method has no counterpart there, or it is not of this model.
+    """
+    if model.EMBEDDING_PATH != model_lib.EncoderDecoderModel.EMBEDDING_PATH:
+        raise ValueError(
+            "MODEL is decoder-only, which PEFT does not know; expected an encoder-decoder: set the gin "
+            "file of another model"
+        )
+    if epath.Path(output).exists():
+        raise FileExistsError(f"{output} exists; remove it or set another OUTPUT")
+    if not peft.is_adapter(prompt_file):
+        prompt_files.check_file(prompt_file, "PROMPT_FILE")
+        _to_adapter(model, prompt_file, output, base_model_name)
+    elif (kind := peft.kind(prompt_file)) in peft.PROMPTS:
+        _prompt(model, prompt_file, output)
+    elif kind == peft.IA3:
+        _scaling(model, prompt_file, output)
+    elif kind == peft.PREFIX_TUNING:
+        _prefix(model, prompt_file, output)
+    else:
+        step = start_step
+        if checkpoint is not None and step is None:
+            step = base_model.read_step(checkpoint)
+        _merged(model, vocabulary, checkpoint, prompt_file, output, step)
+    logging.info("%s -> %s", prompt_file, output)
+    return output
+
+
+def _to_adapter(
+    model: model_lib.EncoderDecoderModel, prompt_file: str, output: str, name: str | None
+) -> None:
+    _check_name(output, "", f"PROMPT_FILE {prompt_file} is no adapter")
+    if model.attention_pattern is not None:
+        raise ValueError(
+            "ATTENTION_PATTERN is set, and in PEFT everything sees the prompt; leave out "
+            "prompts/attention_pattern.gin, where the prompt was trained without it"
+        )
+    config, place = model.config, prompt_files.place(prompt_file)
+    if epath.Path(prompt_file).suffix == prompt_files.SUFFIX_OF_LEAVES:
+        _leaves_to_adapter(model, prompt_file, output, name)
+        return
+    prompt = prompt_files.load(prompt_file)
+    _check_width(model, prompt_file, prompt)
+    if place != "prefix":
+        raise ValueError(
+            f"PROMPT_FILE {prompt_file} stands at {place!r} of an input, by its card; expected "
+            "'prefix', as PEFT has no other place: train it with PROMPT_PLACE 'prefix'"
+        )
+    peft.save_prompt(
+        output,
+        prompt,
+        base_model=name,
+        num_layers=config.num_encoder_layers,
+        num_heads=config.num_heads,
+    )
+
+
+def _leaves_to_adapter(
+    model: model_lib.EncoderDecoderModel, prompt_file: str, output: str, name: str | None
+) -> None:
+    leaves = prompt_files.load_leaves(prompt_file)
+    first = leaves.get(peft_prefix.path_of(0, "key"))
+    if first is None:
+        what, save, shapes = "IA3's factors", peft.save_scaling, _shapes(model)[0]
+    else:
+        what, save = "a prefix", peft_prefix.save
+        shapes, _ = _shapes(model, prefix=prefix.Prefix(len(first)))
+    if lines := params_lib.mismatches(leaves, shapes):
+        raise ValueError(
+            f"PROMPT_FILE {prompt_file} does not hold {what} of this model:\n  "
+            + "\n  ".join(sorted(lines, reverse=True)[:5])  # what is surplus first
+            + "\nexpected these, or a .npy file: of methods that are trained here PEFT has IA3 and "
+            "prefix tuning; set PROMPT_FILE to another file, or the gin file of its model"
+        )
+    save(output, leaves, base_model=name)
+
+
+def _prompt(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
+    _check_name(output, prompt_files.SUFFIX, f"PROMPT_FILE {adapter} is an adapter of a prompt")
+    prompt = peft.read_prompt(adapter)
+    _check_width(model, adapter, prompt)
+    card = {"length": len(prompt), "embed_dim": prompt.shape[1], "place": "prefix"}
+    prompt_files.save(output, prompt, card | {"converted_from": adapter})
+
+
+def _scaling(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
+    suffix = prompt_files.SUFFIX_OF_LEAVES
+    _check_name(output, suffix, f"PROMPT_FILE {adapter} is an adapter of IA3")
+    added, kernels = _shapes(model)
+    sizes = [{path: leaf.shape for path, leaf in each.items()} for each in (added, kernels)]
+    leaves = peft.read_scaling(adapter, *sizes)
+    card = {"length": 0, "embed_dim": model.config.embed_dim, "converted_from": adapter}
+    prompt_files.save_leaves(output, leaves, card)
+
+
+def _prefix(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
+    suffix = prompt_files.SUFFIX_OF_LEAVES
+    _check_name(output, suffix, f"PROMPT_FILE {adapter} is an adapter of prefix tuning")
+    leaves = peft_prefix.read(adapter, model.config)
+    length = len(leaves[peft_prefix.path_of(0, "key")])
+    card = {"length": length, "embed_dim": model.config.embed_dim, "converted_from": adapter}
+    prompt_files.save_leaves(output, leaves, card)
+
+
+def _merged(
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.Vocabulary,
+    checkpoint: str | None,
+    adapter: str,
+    output: str,
+    step: int | None,
+) -> None:
+    """Writes a Hugging Face folder of the base with what a LoRA changed in it."""
+    _check_name(output, "", f"PROMPT_FILE {adapter} is an adapter of LoRA, merged into a model")
+    for given, setting in ((checkpoint, "INITIAL_CHECKPOINT_PATH"), (step, "START_STEP")):
+        if given is None:
+            raise ValueError(
+                f"{setting} is None; PROMPT_FILE {adapter} is an adapter of LoRA, which is merged into "
+                f"a base and keeps its step: set {setting}"
+            )
+    huggingface.check_vocabulary(vocabulary.path)
+    base_model.check_config(checkpoint, model.config)
+    base = params_lib.flatten(nn.unbox(_plain(model).abstract_params()))
+    wide = {path: jax.ShapeDtypeStruct(x.shape, jnp.float32) for path, x in base.items()}
+    loaded, _ = base_model.load(checkpoint, params_lib.unflatten(wide))
+    weights = params_lib.flatten(loaded)
+    peft_lora.merge(adapter, weights)
+    exporter.write(
+        epath.Path(output),
+        weights,
+        model,
+        vocabulary,
+        export_format=exporter.HUGGING_FACE,
+        step=step,
+        dtype="float32",
+    )
+
+
+def _plain(model: model_lib.EncoderDecoderModel) -> model_lib.EncoderDecoderModel:
+    nothing = dict.fromkeys(("prompt", "layer_prompt", "scaling", "attention_pattern", "prefix"))
+    return dataclasses.replace(model, **nothing)
+
+
+def _shapes(model: model_lib.EncoderDecoderModel, **method: nn.Module) -> tuple[dict, dict]:
+    """Shapes of what a method adds, by default IA3's factors, and of the kernels, by their paths."""
+    tuned = dataclasses.replace(_plain(model), **(method or {"scaling": ia3.Scaling()}))
+    shapes = params_lib.flatten(nn.unbox(tuned.abstract_params()))
+    added = {path: shapes[path] for path in sorted(tuned.added)}
+    return added, {path: leaf for path, leaf in shapes.items() if path.endswith("/kernel")}
+
+
+def _check_width(model: model_lib.EncoderDecoderModel, path: str, prompt: np.ndarray) -> None:
+    if prompt.shape[1] != model.config.embed_dim:
+        raise ValueError(
+            f"PROMPT_FILE {path} has vectors of {prompt.shape[1]} numbers; expected "
+            f"{model.config.embed_dim}, the width of the model: set the gin file of its model"
+        )
+
+
+def _check_name(output: str, suffix: str, reason: str) -> None:
+    """Raises ValueError where OUTPUT does not end as what is written does: "" for a folder."""
+    found = epath.Path(output).suffix
+    if (found if found in FILES else "") != suffix:
+        wanted = f"a name that ends in {suffix}" if suffix else "the name of a folder to be made"
+        raise ValueError(f"OUTPUT is {output!r}; expected {wanted}: {reason}")

@@ -1,0 +1,212 @@
+"""A whole model, of a checkpoint or of a run that trained weights, written for other programs."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import linen as nn
+
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import base_model, leaves, train_state
+from prompt_tuning.checkpoints.formats import huggingface, t5x
+from prompt_tuning.data import vocabularies
+from prompt_tuning.models import model as model_lib
+
+T5X, HUGGING_FACE = "t5x", "huggingface"
+NAMES = {T5X: "checkpoint", HUGGING_FACE: "model"}
+DTYPES = ("float32", "bfloat16")
+Shapes = Mapping[str, jax.ShapeDtypeStruct]
+
+
+def export(
+    *,
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.Vocabulary,
+    checkpoint: str | None,
+    output_dir: str,
+    model_dir: str | None = None,
+    export_format: str = T5X,
+    dtype: str = "float32",
+    start_step: int | None = None,
+) -> str:
+    """`prompt-tuning export`: writes a model without its prompt, which stays a file of its own.
+
+    Args:
+      model: network; its prompt is left out.
+      vocabulary: of the model; a Hugging Face folder holds it.
+      checkpoint: INITIAL_CHECKPOINT_PATH, in any format; None where the run trained all weights.
+      output_dir: EXPORT_DIR; checkpoint_<step> or model_<step> is made in it.
+      model_dir: MODEL_DIR of a run, whose trained weights stand in for the checkpoint's; None for
+        the checkpoint as it is.
+      export_format: EXPORT_FORMAT, "t5x" (native) or "huggingface".
+      dtype: EXPORT_DTYPE, "float32" or "bfloat16".
+      start_step: START_STEP, the checkpoint's step where it does not tell it.
+
+    Returns:
+      The folder.
+
+    Raises:
+      FileExistsError: the folder exists.
+      ValueError: a setting is not known, or run, checkpoint and model do not belong together.
+    """
+    wanted = params_lib.flatten(nn.unbox(model.abstract_params()))
+    wanted = {path: leaf for path, leaf in wanted.items() if path not in model.added}
+    _check(export_format, dtype, vocabulary, wanted)
+    wanted = {path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)) for path, x in wanted.items()}
+    if checkpoint is not None:
+        base_model.check_config(checkpoint, model.config)
+    step, trained = _step(checkpoint, start_step), {}
+    if model_dir is not None:
+        step, trained = _trained(model_dir, wanted, checkpoint)
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"export writes in one process, and there are {jax.process_count()}; start one, without "
+            "--coordinator_address and --multiprocess_gpu"
+        )
+    if checkpoint is None and wanted.keys() - trained.keys():
+        raise ValueError(
+            "there is no model to export: INITIAL_CHECKPOINT_PATH is None, and MODEL_DIR is not that "
+            "of a run that trained all weights; set INITIAL_CHECKPOINT_PATH"
+        )
+    if step is None:
+        raise ValueError(
+            f"INITIAL_CHECKPOINT_PATH {checkpoint} does not tell its step, which is a part of the "
+            "exported folder's name; set START_STEP"
+        )
+    folder = epath.Path(output_dir) / f"{NAMES[export_format]}_{step}"
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; remove it or set another EXPORT_DIR")
+    _make(folder.parent)
+    weights = _weights(wanted, trained, checkpoint)
+    write(folder, weights, model, vocabulary, export_format=export_format, step=step, dtype=dtype)
+    logging.info("model: %s", folder)
+    return str(folder)
+
+
+def write(
+    folder: epath.PathLike,
+    weights: Mapping[str, Any],
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.Vocabulary,
+    *,
+    export_format: str,
+    step: int,
+    dtype: str,
+) -> None:
+    """Writes {path: array} as a model of a format; the folder appears whole or not at all.
+
+    T5X scales logits where they are tied, and only there: other networks get an output layer that has
+    the same logits in T5X.
+
+    Raises:
+      FileExistsError: the folder exists.
+      ValueError: the format has no place for the network or its vocabulary.
+    """
+    if export_format == T5X:
+        weights = _with_output_layer(weights, model)
+        stored = {path: leaves.of_array(np.asarray(array)) for path, array in weights.items()}
+        t5x.save(folder, stored, step=step, dtype=dtype)
+    else:
+        huggingface.save(
+            folder,
+            params_lib.unflatten(weights),
+            model.config,
+            vocabulary_file=vocabulary.path,
+            extra_ids=vocabulary.extra_ids,
+            step=step,
+            dtype=dtype,
+        )
+
+
+def _with_output_layer(
+    weights: Mapping[str, Any], model: model_lib.EncoderDecoderModel
+) -> Mapping[str, Any]:
+    """The weights, with an output layer of their own where T5X would scale logits otherwise."""
+    config, path = model.config, "decoder/logits_dense/kernel"
+    if config.scale_decoder_outputs == config.logits_via_embedding:
+        return weights
+    if config.logits_via_embedding:
+        return {**weights, path: np.asarray(weights[model.EMBEDDING_PATH]).T}
+    kernel = np.asarray(weights[path])
+    scaled = kernel.astype(np.float32) / np.sqrt(np.float32(config.embed_dim))
+    return {**weights, path: scaled.astype(kernel.dtype)}
+
+
+def _make(folder: epath.Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot write to EXPORT_DIR {folder}: {error}; set EXPORT_DIR to a folder that you may "
+            "write to"
+        ) from error
+
+
+def _check(
+    export_format: str, dtype: str, vocabulary: vocabularies.Vocabulary, wanted: Shapes
+) -> None:
+    if export_format not in NAMES:
+        raise ValueError(f"EXPORT_FORMAT is {export_format!r}; expected one of {sorted(NAMES)}")
+    if dtype not in DTYPES:
+        raise ValueError(f"EXPORT_DTYPE is {dtype!r}; expected one of {list(DTYPES)}")
+    if export_format == HUGGING_FACE:
+        huggingface.check_vocabulary(vocabulary.path)
+        if not any(path.startswith("encoder/") for path in wanted):
+            raise ValueError(
+                f"EXPORT_FORMAT is {HUGGING_FACE!r}, which has no place for a T5 without encoder; set "
+                f"{T5X!r}"
+            )
+
+
+def _step(checkpoint: str | None, start_step: int | None) -> int | None:
+    if checkpoint is None or start_step is not None:
+        return start_step
+    return base_model.read_step(checkpoint)
+
+
+def _trained(
+    model_dir: str, wanted: Shapes, checkpoint: str | None
+) -> tuple[int, dict[str, leaves.Leaf]]:
+    """Step and trained weights of the network in a run's last state; those of no prompt."""
+    step = train_state.latest_step(model_dir)
+    if step is None:
+        raise ValueError(f"MODEL_DIR {model_dir} holds no checkpoint_<step> of a run")
+    found = train_state.trained(model_dir, step)
+    weights = {path: leaf for path, leaf in found.items() if path in wanted}
+    if apart := sorted(found.keys() - weights.keys()):
+        logging.info("%s of the run stay apart: see %s/prompts", ", ".join(apart), model_dir)
+    kept = train_state.read_metadata(model_dir, step)["digest"]
+    if weights.keys() != wanted.keys() and kept != _digest(found, wanted, checkpoint):
+        raise ValueError(
+            f"the run in MODEL_DIR {model_dir} trained on another base than INITIAL_CHECKPOINT_PATH "
+            f"{checkpoint}; set INITIAL_CHECKPOINT_PATH and the model's gin file of that run"
+        )
+    for path, leaf in weights.items():
+        if leaf.shape != wanted[path].shape:
+            raise ValueError(
+                f"{path} of the run in MODEL_DIR {model_dir} is {leaf.shape}, the model has "
+                f"{wanted[path].shape}; set the model's gin file of that run"
+            )
+    return step, weights
+
+
+def _digest(found: Mapping[str, leaves.Leaf], wanted: Shapes, checkpoint: str | None) -> str | None:
+    """Identity of a run that trained `found` on this checkpoint, as `Run.digest` tells it."""
+    if checkpoint is None:
+        return None
+    base = base_model.digest(checkpoint, params_lib.unflatten(wanted))
+    return params_lib.structure_digest(params_lib.unflatten(found), base)
+
+
+def _weights(
+    wanted: Shapes, trained: Mapping[str, leaves.Leaf], checkpoint: str | None
+) -> dict[str, Any]:
+    """{path: array}, the run's where it trained them and else the checkpoint's."""
+    weights: dict[str, np.ndarray] = {}
+    if wanted.keys() - trained.keys():
+        weights = params_lib.flatten(base_model.load(checkpoint, params_lib.unflatten(wanted))[0])
+    return weights | {path: leaves.read(leaf, wanted[path].dtype) for path, leaf in trained.items()}

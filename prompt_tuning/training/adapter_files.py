@@ -1,0 +1,57 @@
+"""Files in a run's folder of what a model adds to its base, such as a prompt, each with its card."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+import prompt_tuning
+from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.models import model as model_lib
+from prompt_tuning.training import state
+
+
+def locate(
+    model_dir: epath.PathLike, name: str, model: model_lib.EncoderDecoderModel
+) -> epath.Path:
+    """Where `name` lies: a .npy file where a prompt is all that is added, else a .npz file."""
+    suffix = prompt_files.SUFFIX if _adds_one_prompt(model) else prompt_files.SUFFIX_OF_LEAVES
+    return epath.Path(model_dir) / "prompts" / f"{name}{suffix}"
+
+
+def save(
+    model_dir: epath.PathLike,
+    name: str,
+    leaves: Mapping[str, np.ndarray],
+    model: model_lib.EncoderDecoderModel,
+    **card: Any,
+) -> None:
+    """Writes what a model adds to its base, with a card; nothing where it adds nothing.
+
+    Args:
+      model_dir: of the run.
+      name: of the file.
+      leaves: {path: values}.
+      model: that they are of.
+      **card: what else the card holds: base_model, base_model_digest, task, step, metrics.
+    """
+    if not leaves:
+        return
+    soft = state.soft_tokens(model)
+    card = {
+        "length": len(soft) if model.prefix is None else model.prefix.length,
+        "embed_dim": model.config.embed_dim,
+        "place": soft.place,
+        **card,
+        "created_by": f"prompt-tuning {prompt_tuning.__version__}",
+    }
+    path = locate(model_dir, name, model)
+    if _adds_one_prompt(model):
+        prompt_files.save(path, leaves[model.PROMPT_PATH], card)
+    else:
+        prompt_files.save_leaves(path, leaves, card)
+
+
+def _adds_one_prompt(model: model_lib.EncoderDecoderModel) -> bool:
+    return model.added == {model.PROMPT_PATH}

@@ -1,0 +1,397 @@
+"""A run in progress: when it does what, its state, and its folder."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import atomic, train_state
+from prompt_tuning.distributed import partitioning
+from prompt_tuning.training import (
+    adapter_files,
+    best_evaluation,
+    counts,
+    nan_guard,
+    optimizers,
+    reporting,
+    state,
+)
+from prompt_tuning.training import settings as settings_lib
+
+Tree = Mapping[str, Any]
+OptimizerFactory = Callable[..., optax.GradientTransformation]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When a run does what; all counts are steps.
+
+    Attributes:
+      train_steps: TRAIN_STEPS, the absolute step to end at; None where `train_steps_relative` says it.
+      start_step: START_STEP, where counting begins; None for the checkpoint's own step.
+      eval_period: EVAL_PERIOD, also how often prompt and state are saved.
+      log_period: LOG_PERIOD; None for `eval_period`.
+      keep: KEEP, states kept; None for all.
+      train_steps_relative: TRAIN_STEPS_RELATIVE, steps to train from where counting begins, in
+        place of `train_steps`; None for that one.
+      nan_tolerance: NAN_TOLERANCE, steps in a row whose loss may be no number before the run stops.
+    """
+
+    train_steps: int | None
+    start_step: int | None = None
+    eval_period: int = 1000
+    log_period: int | None = 100
+    keep: int | None = 2
+    train_steps_relative: int | None = None
+    nan_tolerance: int = 0
+
+    def __post_init__(self):
+        if self.train_steps is None and self.train_steps_relative is None:
+            raise ValueError(
+                "TRAIN_STEPS and TRAIN_STEPS_RELATIVE are both None; expected one of them. Set "
+                "TRAIN_STEPS_RELATIVE to the number of steps to train, or TRAIN_STEPS to the absolute "
+                "last step"
+            )
+        most, relative = counts.MAX_STEP, self.train_steps_relative
+        counts.check("TRAIN_STEPS", self.train_steps, 0, most, none="TRAIN_STEPS_RELATIVE")
+        counts.check("TRAIN_STEPS_RELATIVE", relative, 1, most, none="TRAIN_STEPS")
+        counts.check("START_STEP", self.start_step, 0, most, none="the checkpoint's")
+        counts.check("EVAL_PERIOD", self.eval_period, 1)
+        counts.check("LOG_PERIOD", self.log_period, 1, none="EVAL_PERIOD")
+        counts.check("KEEP", self.keep, 1, none="all")
+        counts.check("NAN_TOLERANCE", self.nan_tolerance, 0)
+
+    def settled(self, checkpoint_step: int | None) -> "Schedule":
+        """With the absolute steps of a start from `checkpoint_step`. Raises as `first_step`."""
+        first, last = self._start(checkpoint_step), self.train_steps
+        if self.train_steps_relative is not None:
+            last = first + self.train_steps_relative
+        settled = dataclasses.replace(
+            self, train_steps=last, train_steps_relative=None, start_step=first
+        )
+        settled.first_step(first)
+        return settled
+
+    def first_step(self, checkpoint_step: int | None) -> int:
+        """The absolute step that training begins at. Raises ValueError where there is nothing to do."""
+        first = self._start(checkpoint_step)
+        if self.train_steps <= first:
+            raise ValueError(
+                f"TRAIN_STEPS is {self.train_steps}, not beyond the starting step {first}; it is absolute: "
+                f"set {first} + the number of steps to train"
+            )
+        return first
+
+    def _start(self, checkpoint_step: int | None) -> int:
+        first = self.start_step if self.start_step is not None else checkpoint_step
+        if first is None:
+            raise ValueError(
+                "the checkpoint does not say its step; set START_STEP (1_100_000 for LM-adapted "
+                "T5 1.1, 1_000_000 for T5 1.1): the optimizer's decay depends on it"
+            )
+        return first
+
+
+class Run:
+    """A model in training: what changes, what does not, and how far it is.
+
+    Attributes:
+      loaded: the model that training starts from.
+      optimizer: moves what is trained.
+      state: what a step changes.
+      frozen: the parameters that no step changes.
+      position: in the data, where the next batch begins; None before the first.
+      first_step: the absolute step that training began at.
+      best: the best evaluation so far; its prompt is prompts/best.
+      metrics: of the last evaluation, {} before the first.
+      evaluated_step: of the last evaluation, None before the first.
+      unlogged: sums of the steps that no log line had told of when the state was saved.
+      training_loss: of the last log line, None where there is none.
+      skipped: steps in a row, up to the last, that were left out: see NAN_TOLERANCE.
+    """
+
+    def __init__(
+        self,
+        loaded: state.LoadedModel,
+        schedule: Schedule,
+        model_dir: epath.PathLike,
+        *,
+        trainable: Sequence[str],
+        optimizer: OptimizerFactory,
+        task: str,
+        labels: Sequence[str] = (),
+        settings: settings_lib.Settings | None = None,
+        allow_changed_settings: bool = False,
+    ):
+        """Splits the parameters and makes the first state; see `resume`.
+
+        `labels` are the task's, for the prompt's card. `settings` are kept in each state, and compared
+        with those of the state that is resumed from.
+        """
+        self._settings = settings and settings.with_checkpoint(loaded.checkpoint, loaded.digest)
+        self._allow_changed_settings = allow_changed_settings
+        self.loaded, self.schedule, self.task, self.labels = loaded, schedule, task, labels
+        self.model_dir = epath.Path(model_dir)
+        self.first_step = schedule.first_step(loaded.step)
+        self.optimizer = optimizers.for_trainable(
+            optimizer(start_step=self.first_step), tuple(trainable)
+        )
+        tuned, self.frozen = params_lib.split(loaded.params, trainable)
+        _check_dtypes(tuned)
+        where = partitioning.slot_shardings(
+            jax.eval_shape(self.optimizer.init, tuned), tuned, loaded.mesh
+        )
+        slots = jax.jit(self.optimizer.init, out_shardings=where)(tuned)
+        step = np.asarray(self.first_step, np.int32)
+        step = partitioning.place(step, partitioning.replicated(loaded.mesh))
+        self.state = state.TrainState(step, tuned, slots)
+        self.position: Mapping[str, int] | None = None
+        self.best = best_evaluation.BestEvaluation()
+        self.metrics: dict[str, Any] = {}
+        self.evaluated_step: int | None = None
+        self.unlogged: Sequence[Mapping[str, float]] = ()
+        self.training_loss: float | None = None
+        self.skipped = 0
+        self._saved_step: int | None = None
+        self._initial = self.added()
+
+    @property
+    def step(self) -> int:
+        """Steps done, absolute."""
+        return int(self.state.step)
+
+    @property
+    def trains_weights(self) -> bool:
+        """Whether the base's own are trained, so that a model is to be exported."""
+        return bool(params_lib.flatten(self.state.trainable).keys() - self.loaded.model.added)
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether tasks are evaluated and the state is saved after this step."""
+        return self._is_due(step, self.schedule.eval_period)
+
+    def logs_at(self, step: int) -> bool:
+        """Whether the numbers of the steps are told after this one."""
+        return self._is_due(step, self.schedule.log_period or self.schedule.eval_period)
+
+    @property
+    def owes_evaluation(self) -> bool:
+        """Whether an evaluation is due now: nothing is done yet, or the run was stopped within one."""
+        return self.evaluates_at(self.step) and self.evaluated_step != self.step
+
+    def _is_due(self, step: int, period: int) -> bool:
+        return (step - self.first_step) % period == 0 or step == self.schedule.train_steps
+
+    def params(self) -> Tree:
+        """Trainable and frozen parameters in one tree."""
+        return params_lib.merge(self.state.trainable, self.frozen)
+
+    def added(self) -> dict[str, np.ndarray]:
+        """What is added to the base, as it is now: {path: values}, such as a prompt [P, D]."""
+        flat = params_lib.flatten(self.params())
+        return {
+            path: np.asarray(jax.device_get(flat[path]), np.float32)
+            for path in sorted(self.loaded.model.added)
+        }
+
+    def moved(self) -> dict[str, float]:
+        """How far the prompt, or what is in its place, has gone: mean distance of its rows."""
+        distances = [
+            np.linalg.norm(now - self._initial[path], axis=-1).ravel()
+            for path, now in self.added().items()
+        ]
+        return {"prompt_distance": float(np.mean(np.concatenate(distances)))} if distances else {}
+
+    def log(
+        self, learning_rate: optimizers.Schedule | None = None, bar: bool = True
+    ) -> reporting.StepLog:
+        """What tells of the steps from here on; see `reporting.StepLog`."""
+        return reporting.StepLog(
+            self.model_dir / "train",
+            first_step=self.first_step,
+            step=self.step,
+            last_step=self.schedule.train_steps,
+            learning_rate=learning_rate,
+            bar=bar,
+            unwritten=self.unlogged,
+        )
+
+    def guard(self) -> nan_guard.NanGuard:
+        """What looks at the numbers of each step."""
+        return nan_guard.NanGuard([self], self.schedule.nan_tolerance)
+
+    def digest(self) -> str:
+        """Identity of what is trained on what."""
+        return params_lib.structure_digest(self.state.trainable, self.loaded.digest)
+
+    def resume(self) -> None:
+        """Takes the latest state in MODEL_DIR that is what was saved, if there is any at all.
+
+        Raises:
+          ValueError: the folder holds a run with another model, other trainable parameters or other
+            settings, or one beyond TRAIN_STEPS; or all its states are damaged.
+        """
+        damaged = []
+        for step in reversed(train_state.steps(self.model_dir)):
+            try:
+                self._take(step)
+                logging.info("%s", self._describe_start())
+                break
+            except train_state.DamagedError as error:
+                logging.warning("%s; looking for the state before", error)
+                damaged.append(str(error))
+        else:
+            if damaged:
+                raise ValueError(
+                    f"MODEL_DIR {self.model_dir} holds a run, and no state of it can be read:\n  "
+                    + "\n  ".join(damaged)
+                    + "\nremove these folders to begin again, or set another MODEL_DIR"
+                )
+        # A process that could read another state than the others ends here.
+        atomic.wait_for_writer(f"begin at step {self.step} in {self.model_dir}")
+
+    def _take(self, latest: int) -> None:
+        """Goes on from a state. Raises as `resume`, and train_state.DamagedError."""
+        kept, changed = train_state.read_metadata(self.model_dir, latest), False
+        if self._settings is not None:
+            changed = settings_lib.check_state(
+                self.model_dir,
+                latest,
+                kept.get("settings"),
+                self._settings,
+                allow_changed=self._allow_changed_settings,
+            )
+        # Versions that recorded no settings had another identity of the base model.
+        if "settings" in kept and kept["digest"] != self.digest() and not changed:
+            raise ValueError(
+                f"MODEL_DIR {self.model_dir} holds a run with another base model or other trainable "
+                "parameters; set another MODEL_DIR, or the INITIAL_CHECKPOINT_PATH, PROMPT_LENGTH and "
+                "TRAINABLE of that run"
+            )
+        if latest > self.schedule.train_steps:
+            raise ValueError(
+                f"TRAIN_STEPS is {self.schedule.train_steps}, but the run in MODEL_DIR "
+                f"{self.model_dir} is at step {latest} already; set TRAIN_STEPS beyond it, "
+                f"TRAIN_STEPS_RELATIVE beyond {latest - kept['first_step']}, or another MODEL_DIR"
+            )
+        tree, _ = train_state.restore(
+            self.model_dir, latest, params_lib.shapes(self.state._asdict())
+        )
+        self.state = jax.tree.map(
+            lambda kept, now: partitioning.place(kept, now.sharding),
+            state.TrainState(**tree),
+            self.state,
+        )
+        self.position, self.first_step = kept["position"], kept["first_step"]
+        self.best = best_evaluation.from_json(kept["best"])
+        self.training_loss = kept.get("training_loss")
+        self.metrics, self.evaluated_step = kept["metrics"], kept["evaluated_step"]
+        self.unlogged, self.skipped = kept["unlogged"], kept["skipped"]
+        self._saved_step = latest
+        if changed and latest < self.schedule.train_steps:
+            # Earlier metrics may be of other data: the prompt is evaluated again.
+            self.best, self.evaluated_step = best_evaluation.BestEvaluation(), None
+
+    def _describe_start(self) -> str:
+        if self.step < self.schedule.train_steps or self.owes_evaluation:
+            return f"Resuming from step {self.step} in {self.model_dir}."
+        return (
+            f"The run in {self.model_dir} is complete: it is at step {self.step}, and nothing is trained. "
+            "Set TRAIN_STEPS beyond it to continue."
+        )
+
+    def save(self, unlogged: Sequence[Mapping[str, float]] = ()) -> None:
+        """Writes what is added to the base with its card, and the state.
+
+        In this order: a run that goes on from a state writes no prompt of its step. `unlogged` are
+        the sums of steps that no log line has told of.
+        """
+        self._save_added(f"prompt_{self.step}")
+        if self._saved_step == self.step:
+            return  # Before an evaluation that the run was stopped in.
+        self.unlogged = unlogged
+        metadata = {
+            "position": dict(self.position or {}),
+            "digest": self.digest(),
+            "best": dataclasses.asdict(self.best),
+            "settings": self._settings and dataclasses.asdict(self._settings),
+            "first_step": self.first_step,
+            "metrics": self.metrics,
+            "evaluated_step": self.evaluated_step,
+            "unlogged": list(unlogged),
+            "training_loss": self.training_loss,
+            "skipped": self.skipped,
+        }
+        train_state.save(
+            self.model_dir, self.step, self.state._asdict(), metadata, keep=self.schedule.keep
+        )
+        self._saved_step = self.step
+
+    def record(self, results: Mapping[str, Mapping[str, float]], loss: float | None = None) -> None:
+        """Takes an evaluation; keeps the prompt apart where it is the best so far.
+
+        Among equal metrics `loss`, that of the evaluated targets, decides; else the training loss.
+        """
+        self.metrics = {task: dict(values) for task, values in results.items()}
+        self.evaluated_step = self.step
+        firsts = [next(iter(values.values())) for values in results.values() if values]
+        mean = sum(firsts) / len(firsts) if firsts else math.nan
+        named = (("evaluation loss", loss), ("training loss", self.training_loss))
+        losses = (best_evaluation.Loss(*each) for each in named if each[1] is not None)
+        is_untrained = self.step == self.first_step
+        if self.best.add(self.step, mean, next(losses, None), is_untrained=is_untrained):
+            self._save_added("best")
+
+    def _save_added(self, name: str) -> None:
+        adapter_files.save(
+            self.model_dir,
+            name,
+            self.added(),
+            self.loaded.model,
+            base_model=self.loaded.checkpoint,
+            base_model_digest=self.loaded.digest,
+            task=self.task,
+            labels=list(self.labels),
+            step=self.step,
+            # Those of an earlier step are not this prompt's.
+            metrics=self.metrics if self.evaluated_step == self.step else {},
+        )
+
+    def prompt_file(self, name: str) -> epath.Path:
+        """Where the file `name` of what is added to the base lies."""
+        return adapter_files.locate(self.model_dir, name, self.loaded.model)
+
+
+@contextlib.contextmanager
+def failing(folders: Sequence[epath.PathLike]) -> Iterator[None]:
+    """Around training in these folders: an OSError, as of a full disk, tells what is left."""
+    try:
+        yield
+    except OSError as error:
+        last = {str(each): train_state.latest_step(each) for each in folders}
+        left = ", ".join(
+            f"no state in {folder}" if step is None else f"the state of step {step} in {folder}"
+            for folder, step in last.items()
+        )
+        raise OSError(
+            f"training stopped: {error}\nthere is {left}; when this is mended, as by making room in "
+            "MODEL_DIR, the same command goes on from there"
+        ) from error
+
+
+def _check_dtypes(trainable: Tree) -> None:
+    """Raises ValueError for what no step would move."""
+    for path, leaf in params_lib.flatten(trainable).items():
+        if leaf.dtype != jnp.float32:
+            raise ValueError(
+                f"{path} is {leaf.dtype} and is to be trained; WEIGHTS_DTYPE is for what is "
+                "frozen: set it to 'float32', or TRAINABLE to the prompt"
+            )

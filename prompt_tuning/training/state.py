@@ -1,0 +1,226 @@
+"""What a run changes (TrainState), and the model it works on (LoadedModel)."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import base_model
+from prompt_tuning.data import vocabularies
+from prompt_tuning.data.batches import soft_tokens as soft_tokens_lib
+from prompt_tuning.distributed import partitioning
+from prompt_tuning.methods import initializers
+from prompt_tuning.models import model as model_lib
+
+Tree = Mapping[str, Any]
+# PROMPT_INITIALIZER: of a prompt, or of all that methods add.
+Start = initializers.Initializer | initializers.FromLeaves
+
+
+class TrainState(NamedTuple):
+    """What a step changes and a checkpoint keeps: the frozen weights are not in it."""
+
+    step: jax.Array
+    trainable: Tree
+    optimizer: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model with its parameters on a mesh.
+
+    Attributes:
+      model: network, loss and decoder.
+      vocabulary: that it was trained with.
+      params: all parameters, those added to the base among them, placed on the mesh.
+      mesh: the devices.
+      checkpoint: where the base came from, or None for random weights.
+      step: of the checkpoint, or None where it does not say.
+      digest: identity of the base.
+    """
+
+    model: model_lib.EncoderDecoderModel
+    vocabulary: vocabularies.Vocabulary
+    params: Tree
+    mesh: Mesh
+    checkpoint: str | None
+    step: int | None
+    digest: str
+
+    @property
+    def soft_tokens(self) -> soft_tokens_lib.SoftTokens:
+        """See the function of this name."""
+        return soft_tokens(self.model, self.vocabulary)
+
+
+def soft_tokens(
+    model: model_lib.EncoderDecoderModel, vocabulary: vocabularies.Vocabulary | None = None
+) -> soft_tokens_lib.SoftTokens:
+    """What the prompt adds to an input: ids from V on; none for a model without prompt.
+
+    Args:
+      model: with its prompt.
+      vocabulary: whose sentinels tell the task, where there is a prompt for each; only a
+        length can be asked without it.
+    """
+    if model.prompt is None:
+        return soft_tokens_lib.SoftTokens(np.zeros(0, np.int32))
+    return soft_tokens_lib.SoftTokens(
+        model.config.vocab_size + np.arange(model.prompt.length, dtype=np.int32),
+        # A method says it where it differs.
+        getattr(model.prompt, "place", "prefix"),
+        getattr(model.prompt, "num_tasks", 0),
+        0 if vocabulary is None else vocabulary.sentinels_end,
+        getattr(model.prompt, "names", ()),
+    )
+
+
+def load_model(
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.Vocabulary,
+    *,
+    checkpoint: str | None,
+    prompt_initializer: Start | None = None,
+    num_partitions: int = 1,
+    seed: int = 0,
+) -> LoadedModel:
+    """Reads the base, makes what is added to it, and places both on the devices.
+
+    What can be wrong with the settings is looked at before the weights are read.
+
+    Args:
+      model: what to fill.
+      vocabulary: its vocabulary.
+      checkpoint: INITIAL_CHECKPOINT_PATH, a T5X or Hugging Face folder; None for random
+        weights, which only pre-training wants.
+      prompt_initializer: see `added_to`.
+      num_partitions: devices that share one copy of the weights.
+      seed: of what is random.
+    """
+    vocabulary.check_fits(model.config.vocab_size)
+    soft_tokens(model, vocabulary)  # raises where the prompt's place is wrong
+    if checkpoint is not None:
+        base_model.check_config(checkpoint, model.config)
+    mesh = partitioning.make_mesh(num_partitions)
+    boxed = model.abstract_params()
+    abstract = params_lib.flatten(nn.unbox(boxed))
+    base = params_lib.unflatten({p: x for p, x in abstract.items() if p not in model.added})
+    where = partitioning.shardings(boxed, mesh)
+    shapes = {path: abstract[path] for path in sorted(model.added)}
+    added = functools.partial(
+        added_to, model, prompt_initializer, shapes, jax.random.key(seed), vocabulary.encode
+    )
+    jax.eval_shape(added, abstract[model.EMBEDDING_PATH])
+    if model.penalty is not None:
+        jax.eval_shape(model.penalty, nn.unbox(boxed))
+    if checkpoint is None:
+        logging.info("random weights: no INITIAL_CHECKPOINT_PATH")
+        # Each device makes its part only.
+        params = jax.jit(model.init, out_shardings=where)(jax.random.key(seed))
+        step = 0
+        digest = params_lib.structure_digest(base, f"random {seed}")
+    else:
+        params, step = base_model.load(checkpoint, base, where)
+        digest = base_model.digest(checkpoint, base)
+    warn_of_another_base(prompt_initializer, checkpoint, digest)
+    flat = params_lib.flatten(params)
+    places = {path: leaf for path, leaf in params_lib.flatten(where).items() if path in shapes}
+    # Under jit, as several processes may share the embedding.
+    leaves = jax.jit(added, out_shardings=places)(flat[model.EMBEDDING_PATH])
+    params = params_lib.unflatten({**flat, **leaves})
+    return LoadedModel(model, vocabulary, params, mesh, checkpoint, step, digest)
+
+
+def base_digest(model: model_lib.EncoderDecoderModel, checkpoint: str | None) -> str:
+    """The identity of a base model, `LoadedModel.digest`, without its weights on the devices."""
+    if checkpoint is None:
+        return "random"
+    base_model.check_config(checkpoint, model.config)
+    abstract = params_lib.flatten(nn.unbox(model.abstract_params()))
+    base = {path: leaf for path, leaf in abstract.items() if path not in model.added}
+    return base_model.digest(checkpoint, params_lib.unflatten(base))
+
+
+def with_added(loaded: LoadedModel, start: Start | None, seed: int = 0) -> LoadedModel:
+    """The same model with what `start` gives as what is added to its base, in place of all before.
+
+    `seed` is of what is random, as in `load_model`. Raises as `added_to`; warns as `load_model` of
+    another base.
+    """
+    warn_of_another_base(start, loaded.checkpoint, loaded.digest)
+    flat, model = params_lib.flatten(loaded.params), loaded.model
+    boxed = model.abstract_params()
+    abstract = params_lib.flatten(nn.unbox(boxed))
+    where = params_lib.flatten(partitioning.shardings(boxed, loaded.mesh))
+    shapes = {path: abstract[path] for path in sorted(model.added)}
+    places = {path: where[path] for path in shapes}
+    added = functools.partial(
+        added_to, model, start, shapes, jax.random.key(seed), loaded.vocabulary.encode
+    )
+    placed = jax.jit(added, out_shardings=places)(flat[model.EMBEDDING_PATH])
+    return dataclasses.replace(loaded, params=params_lib.unflatten({**flat, **placed}))
+
+
+def warn_of_another_base(start: Start | None, checkpoint: str | None, digest: str | None) -> None:
+    """Logs where what `start` gives was trained with another model than the checkpoint's."""
+    if getattr(start, "base_model_digest", None) not in (None, digest):
+        # No error: a prompt may be tried with a model that is nearly the same.
+        logging.warning(
+            "the card of PROMPT_FILE names another base model than INITIAL_CHECKPOINT_PATH %s; "
+            "if it is not the same model, answers will be wrong",
+            checkpoint,
+        )
+
+
+def added_to(
+    model: model_lib.EncoderDecoderModel,
+    start: Start | None,
+    shapes: Mapping[str, jax.ShapeDtypeStruct],
+    rng: jax.Array,
+    encode: initializers.Encode,
+    embedding: jax.Array,
+) -> dict[str, jax.Array]:
+    """What is added to a base, {path: values}.
+
+    All of it where `start` holds all; else the prompt from `start`, by default sampled from
+    the vocabulary, and the rest as its modules initialise it.
+
+    Raises:
+      ValueError: `start` does not fit.
+    """
+    if isinstance(start, initializers.FromLeaves):
+        return start.fit(shapes)
+    if isinstance(start, initializers.FromArray) and shapes.keys() != {model.PROMPT_PATH}:
+        raise ValueError(
+            f"{start.setting} holds one prompt; what the model adds to its base is "
+            f"{list(shapes) or 'nothing'}; give the gin file of the method that the file was trained "
+            "with (prompts/…), and no other"
+        )
+    values = {}
+    if shapes.keys() - {model.PROMPT_PATH}:
+        values = _initialised(model, shapes, jax.random.fold_in(rng, 2))
+    if model.PROMPT_PATH in shapes:
+        make = start or initializers.SampledVocabulary()
+        (length, width), rng = shapes[model.PROMPT_PATH].shape, jax.random.fold_in(rng, 1)
+        # A method may learn only the first numbers of each token as the prompt.
+        values[model.PROMPT_PATH] = make(rng, length, embedding, encode)[:, :width]
+    return values
+
+
+def _initialised(
+    model: model_lib.EncoderDecoderModel, paths: Iterable[str], rng: jax.Array
+) -> dict[str, jax.Array]:
+    """Parameters of the model's own initialisers; under jit the others are not computed."""
+
+    def some(rng):
+        flat = params_lib.flatten(model.init(rng))
+        return {path: flat[path] for path in paths}
+
+    return jax.jit(some)(rng)

@@ -1,0 +1,398 @@
+"""`prompt-tuning train`: trains from settings to results; a run is its TrainState, base and settings."""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import base_model
+from prompt_tuning.checkpoints.formats import huggingface
+from prompt_tuning.data import evaluation_task, pipeline, vocabularies
+from prompt_tuning.data.batches import epochs
+from prompt_tuning.data.files import fingerprints
+from prompt_tuning.data.text import labels as labels_lib
+from prompt_tuning.distributed import partitioning
+from prompt_tuning.inference import evaluator, exporter, majority
+from prompt_tuning.models import decoder_only_model
+from prompt_tuning.models import model as model_lib
+from prompt_tuning.training import (
+    background,
+    counts,
+    loop,
+    optimizers,
+    reporting,
+    stack,
+    state,
+    writer_lock,
+)
+from prompt_tuning.training import run as run_lib
+from prompt_tuning.training import settings as settings_lib
+from prompt_tuning.training import step as step_lib
+
+
+def train(
+    *,
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.Vocabulary,
+    checkpoint: str | None,
+    prompt_initializer: state.Start | None,
+    train_dataset: pipeline.DatasetConfig,
+    eval_dataset: pipeline.DatasetConfig | None,
+    trainable: Sequence[str],
+    optimizer: run_lib.OptimizerFactory,
+    model_dir: str,
+    schedule: run_lib.Schedule,
+    learning_rate: optimizers.Schedule | None = None,
+    eval_examples: int | None = None,
+    written_examples: int | None = None,
+    eval_steps: int = 0,
+    num_partitions: int | None = 1,
+    num_microbatches: int | None = 1,
+    seed: int | Sequence[int] = 0,
+    allow_changed_settings: bool = False,
+    config_text: str = "",
+) -> dict[str, Any] | list[dict[str, Any]]:
+    """`prompt-tuning train`: tunes what `trainable` names and leaves the rest as it is.
+
+    Args:
+      model: network with its prompt, loss and decoder.
+      vocabulary: of the model.
+      checkpoint: INITIAL_CHECKPOINT_PATH; None for random weights (pre-training).
+      prompt_initializer: how the prompt starts.
+      train_dataset: what to learn from.
+      eval_dataset: what to evaluate on every EVAL_PERIOD, before the first and after the
+        last step; None for nothing.
+      trainable: TRAINABLE, patterns of parameter paths.
+      optimizer: called with start_step=.
+      model_dir: MODEL_DIR. A run that is there is resumed, if it has the same settings. Runs of
+        several seeds lie in seed_<seed> each. Another process that trains there is an error.
+      schedule: how long, how often.
+      learning_rate: the optimizer's, of the absolute step, to be told beside the loss.
+      eval_examples: examples of each task to evaluate; None for all.
+      written_examples: answers to write at each evaluation; None for all.
+      eval_steps: batches of each task whose loss is told at each evaluation.
+      num_partitions: devices that share one copy of the weights; None for 1.
+      num_microbatches: parts of a batch that are computed one after the other; None for 1.
+      seed: RANDOM_SEED, of dropout, data order and initialisation. Of several, a prompt is tuned
+        with each, all together: each as it would be alone, up to rounding.
+      allow_changed_settings: ALLOW_CHANGED_SETTINGS, resumes a run that has other settings.
+      config_text: the settings, written to MODEL_DIR/config.gin, and compared with those of a run
+        that is there.
+
+    Returns:
+      {"step", "metrics", "best", "trained", "prompt_file", "model"}: "trained" counts numbers, and
+      the last two are where there is such. Of several seeds a list of these.
+    """
+    # What can be wrong with the settings is looked at before the weights are read.
+    reporting.check_folder(model_dir, "MODEL_DIR")
+    seeds = _seeds(seed)
+    counts.check("EVAL_STEPS", eval_steps, 0)
+    counts.check("EVALUATOR_NUM_EXAMPLES", eval_examples, 1, none="all")
+    counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
+    num_microbatches = num_microbatches or 1
+    mesh = partitioning.make_mesh(num_partitions)
+    step_lib.check_batch(train_dataset.batch_size, num_microbatches, mesh)
+    rows = num_microbatches * mesh.shape[partitioning.DATA]
+    _check_loss(model, train_dataset.pack)
+    eval_size = 0 if eval_dataset is None else eval_dataset.batch_size
+    partitioning.check_batch_size(eval_size, mesh)
+    schedule = schedule.settled(0 if checkpoint is None else base_model.read_step(checkpoint))
+    _tell_rate(learning_rate, schedule)
+    folders = {own: epath.Path(model_dir) / f"seed_{own}" for own in seeds}
+    if isinstance(seed, int):
+        folders = {seed: epath.Path(model_dir)}
+    files = settings_lib.data_files(train_dataset, eval_dataset)
+    with fingerprints.unchanged(files):
+        settings = settings_lib.read(
+            config_text, settings_lib.FREE, files, vocabulary, prompt_initializer, model
+        ).with_values(START_STEP=schedule.start_step)
+        if not allow_changed_settings:
+            for own, folder in folders.items():
+                settings_lib.check_folder(folder, settings.with_values(RANDOM_SEED=own))
+        loading = background.Background(
+            functools.partial(
+                state.load_model,
+                model,
+                vocabulary,
+                checkpoint=checkpoint,
+                prompt_initializer=prompt_initializer,
+                num_partitions=num_partitions,
+                seed=seeds[0],
+            )
+        )
+        soft = state.soft_tokens(model, vocabulary)
+        train_dataset = dataclasses.replace(train_dataset, seed=seeds[0])
+        batches = pipeline.TrainBatches(train_dataset, vocabulary, soft, rows)
+        if eval_dataset is not None:
+            eval_dataset = dataclasses.replace(eval_dataset, seed=seeds[0])
+        tasks = evaluated(
+            eval_dataset,
+            vocabulary,
+            eval_examples,
+            known_labels={None: tuple(batches.labels)},
+            **evaluator.ranking_settings(model),
+        )
+        majority.warn_of_single_label(tasks)
+        _check_labels(batches.labels, train_dataset, tasks, model, vocabulary)
+    loaded = loading.result()
+    answerer = evaluator.Answerer(loaded, seeds[0])
+    if train_dataset.name is not None:
+        settings = settings.with_tasks(batches.digests, tasks)
+
+    def training(own: int, folder: epath.PathLike) -> Training:
+        start = loaded
+        if own != seeds[0]:
+            start = state.with_added(loaded, prompt_initializer, own)
+        run = run_lib.Run(
+            start,
+            schedule,
+            folder,
+            trainable=trainable,
+            optimizer=optimizer,
+            task=batches.name,
+            labels=tuple(batches.labels),
+            settings=settings.with_values(RANDOM_SEED=own),
+            allow_changed_settings=allow_changed_settings,
+        )
+        run.resume()
+        _check_trained(run, vocabulary, several=not isinstance(seed, int))
+        reporting.start_folder(folder, config_text, "MODEL_DIR", run.step)
+        info = reporting.model_info(run.state.trainable, loaded.params)
+        reporting.write_text(run.model_dir / "model-info.txt", info)
+        validation = evaluator.Validation(
+            answerer.with_seed(own),
+            tasks,
+            eval_size,
+            run.model_dir / "inference_eval",
+            # What is evaluated anew is told anew.
+            after_step=run.step - run.owes_evaluation,
+            written_examples=written_examples,
+            losses=(run.model_dir / "training_eval", eval_steps),
+        )
+        return Training(run, batches.with_seed(own), validation, own)
+
+    with writer_lock.held(model_dir), run_lib.failing([*folders.values()]):
+        trainings = [training(*each) for each in folders.items()]
+        with partitioning.use(loaded.mesh), contextlib.ExitStack() as logs:
+            for each in trainings:
+                logs.enter_context(each.validation)
+            _train(trainings, num_microbatches, learning_rate)
+        for each in trainings:
+            folder, first = each.run.model_dir / "inference_eval", each.run.first_step
+            majority.warn_of_majority(tasks, folder, after_step=first)
+        results = [_finish(each.run) for each in trainings]
+    return results[0] if isinstance(seed, int) else results
+
+
+class Training(NamedTuple):
+    """A run, or a stack of several, with what it is trained and evaluated with."""
+
+    run: run_lib.Run | stack.Stack
+    batches: epochs.Batches | stack.Batches
+    validation: evaluator.Validation | stack.Validation
+    seed: int | tuple[int, ...]
+
+
+def _seeds(seed: int | Sequence[int]) -> list[int]:
+    if not isinstance(seed, list | tuple):
+        counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
+        return [seed]
+    if not seed or len(set(seed)) < len(seed):
+        raise ValueError(
+            f"RANDOM_SEED is {seed!r}; expected a whole number, or several different ones: set "
+            "RANDOM_SEED to (0, 1, 2) to tune three prompts"
+        )
+    for each in seed:
+        counts.check("RANDOM_SEED", each, 0, counts.MAX_SEED)
+    return list(seed)
+
+
+def _check_trained(run: run_lib.Run, vocabulary: vocabularies.Vocabulary, *, several: bool) -> None:
+    """Raises ValueError where weights are trained that could not be exported."""
+    _tell_export(run)
+    if not run.trains_weights:
+        return
+    if several:
+        raise ValueError(
+            "RANDOM_SEED names several seeds, with which prompts are tuned on the same weights, and "
+            "TRAINABLE names weights; set one RANDOM_SEED, or TRAINABLE to the prompt"
+        )
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"TRAINABLE names weights, which a single process exports, and there are "
+            f"{jax.process_count()}; set TRAINABLE to the prompt, or use one process"
+        )
+    if not _is_decoder_only(run.loaded.model):
+        huggingface.check_vocabulary(vocabulary.path)
+
+
+def _train(
+    trainings: Sequence[Training],
+    num_microbatches: int,
+    learning_rate: optimizers.Schedule | None,
+) -> None:
+    """Takes all to the end; those that were stopped before others, or in an evaluation, catch up first."""
+    run = trainings[0].run
+    settings = run.loaded.model, run.optimizer
+    where = [jax.tree.map(lambda x: x.sharding, each.run.state) for each in trainings]
+    alone = step_lib.make_step(*settings, where[0], num_microbatches)
+    if len(trainings) == 1:
+        return loop.go_on(*trainings[0], alone, learning_rate)
+    reached = [(each.run.step, each.run.position is not None) for each in trainings]
+    for each, own in zip(trainings, reached, strict=True):
+        if own < max(reached) or (own[1] and each.run.owes_evaluation):
+            loop.go_on(*each, alone, learning_rate, until=max(reached)[0])
+    runs, batches, validations, seeds = zip(*trainings, strict=True)
+    together = Training(
+        stack.Stack(runs, run.model_dir.parent),
+        stack.Batches(batches),
+        stack.Validation({r.model_dir.name: v for r, v in zip(runs, validations, strict=True)}),
+        seeds,
+    )
+    step: step_lib.Step = step_lib.ThreadedStep(alone, run.loaded.mesh)
+    if jax.default_backend() != "cpu":
+        step = step_lib.make_stacked_step(*settings, where, num_microbatches)
+    return loop.go_on(*together, step, learning_rate)
+
+
+def evaluated(
+    dataset: pipeline.DatasetConfig | None,
+    vocabulary: vocabularies.Vocabulary,
+    limit: int | None = None,
+    **settings: Any,
+) -> list[evaluation_task.EvaluationTask]:
+    """What is evaluated while training: nothing where no task has the split, as in T5X.
+
+    See `pipeline.evaluation_tasks`.
+    """
+    if dataset is None:
+        return []
+    try:
+        return pipeline.evaluation_tasks(dataset, vocabulary, limit, **settings)
+    except pipeline.NoSplitError as error:
+        logging.warning("nothing is evaluated while training: %s", error)
+        return []
+
+
+def _check_labels(
+    labels: Iterable[str],
+    dataset: pipeline.DatasetConfig,
+    tasks: Sequence[evaluation_task.EvaluationTask],
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.Vocabulary,
+) -> None:
+    """Compares the labels of the training data with LABELS and with those of the tasks.
+
+    Raises:
+      ValueError: LABEL_LOSS cannot score a label of the training data.
+    """
+    listed = set(() if model.label_loss is None else model.label_loss.labels)
+    of_labels = {label: (*vocabulary.encode(label), vocabularies.EOS_ID) for label in labels}
+    unlisted = [label for label, ids in of_labels.items() if listed and ids not in listed]
+    if unlisted:
+        raise ValueError(
+            f"{dataset.file or 'the training data'} has labels that LABELS does not have: "
+            f"{labels_lib.join_labels(unlisted)}; expected LABELS to name every target, as LABEL_LOSS "
+            "scores no other. Add them to LABELS, or correct the targets"
+        )
+    if dataset.file:  # Of other tasks only a sample is read.
+        for task in tasks:
+            task.warn_of_unlisted_labels(labels, dataset.file, "the prompt does not learn them")
+
+
+def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.Schedule) -> None:
+    """Warns where the schedule is over before the run starts."""
+    first, last = schedule.start_step or 0, schedule.train_steps - 1
+    steps = jnp.asarray([first, (first + last) // 2, last])
+    if learning_rate is not None and jnp.all(learning_rate(steps) <= optimizers.LEAST_RATE):
+        logging.warning(
+            "the learning rate is %g from step %d to %d: nothing will be learnt; LEARNING_RATE_FACTORS "
+            "count from step 0, or from STEP_OFFSET: set it to %d",
+            learning_rate(steps[0]), first, last, first,
+        )  # fmt: skip
+
+
+def _tell_export(run: run_lib.Run) -> None:
+    """Warns where what is trained together is kept apart."""
+    if run.trains_weights and run.loaded.model.added:
+        logging.warning(
+            "TRAINABLE names weights, and %s stands beside them: model_<step> is exported without, "
+            "and to use it you need PROMPT_FILE too; set PROMPT = None to tune the weights alone",
+            ", ".join(sorted(run.loaded.model.added)),
+        )
+
+
+def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:
+    if pack and model.label_loss is not None:
+        raise ValueError(
+            "PACK is True, and LABEL_LOSS scores labels a row each; set PACK = False, or give "
+            "optimizers/perceptron.gin after runs/train.gin"
+        )
+    if pack and model.loss_normalizing_factor == "NUM_TOTAL_TARGET_TOKENS":
+        raise ValueError(
+            "LOSS_NORMALIZING_FACTOR 'NUM_TOTAL_TARGET_TOKENS' counts padding, of which packed rows "
+            "have little; set PACK = False, or 'NUM_REAL_TARGET_TOKENS'"
+        )
+
+
+def _finish(run: run_lib.Run) -> dict[str, Any]:
+    """Exports weights that were trained beside the prompt, and says where everything lies."""
+    trained = params_lib.count(run.state.trainable)
+    result = {"step": run.step, "metrics": run.metrics, "best": run.best.metric, "trained": trained}
+    if text := run.best.describe():
+        logging.warning("%s: %s", run.model_dir, text)
+    if run.loaded.model.added:
+        result["prompt_file"] = str(run.prompt_file(f"prompt_{run.step}"))
+        logging.info("prompt: %s", result["prompt_file"])
+        if run.best.step is not None:
+            logging.info("best prompt: %s (step %d)", run.prompt_file("best"), run.best.step)
+    if run.trains_weights:
+        result["model"] = _export(run)
+        logging.info("model: %s", result["model"])
+    return result
+
+
+def _is_decoder_only(model: model_lib.EncoderDecoderModel) -> bool:
+    return isinstance(model, decoder_only_model.DecoderOnlyModel)
+
+
+def _export(run: run_lib.Run) -> str:
+    """The weights without the prompt: for Hugging Face, or for T5X where that has no place for them."""
+    target, model = run.model_dir / f"model_{run.step}", run.loaded.model
+    params = params_lib.flatten(jax.device_get(run.params()))
+    base = {path: x for path, x in params.items() if path not in model.added}
+    export_format = exporter.HUGGING_FACE
+    if _is_decoder_only(model):
+        export_format, target = exporter.T5X, target / f"checkpoint_{run.step}"
+    if target.exists():
+        _check_export(target, base, run)
+    else:
+        exporter.write(
+            target,
+            base,
+            model,
+            run.loaded.vocabulary,
+            export_format=export_format,
+            step=run.step,
+            dtype="float32",
+        )
+    return str(target)
+
+
+def _check_export(target: epath.Path, weights: Mapping[str, np.ndarray], run: run_lib.Run) -> None:
+    """Raises ValueError where a folder of this name holds other weights than those of the run."""
+    shapes = {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in weights.items()}
+    exported = params_lib.flatten(base_model.load(target, params_lib.unflatten(shapes))[0])
+    if any(not np.array_equal(exported[path], x) for path, x in weights.items()):
+        raise ValueError(
+            f"{target} exists and holds other weights than the run at step {run.step}; expected no such "
+            "folder, or the export of this run: remove it and start the same command again"
+        )

@@ -1,0 +1,93 @@
+"""Names, kinds, splits and metrics of what is registered."""
+
+import functools
+
+import pytest
+import seqio
+
+from prompt_tuning.data import features, in_memory
+from prompt_tuning.data.tasks import catalog, registry
+from prompt_tuning.data.text import metrics
+
+ROWS = [{"inputs": "a", "targets": "b"}]
+
+
+def em(targets, predictions):
+    """Another metric."""
+
+
+TASKS = {
+    "catalog_test_one": (("odd", "test", "train"), [metrics.accuracy]),
+    "catalog_test_two": (("validation",), [functools.partial(metrics.accuracy), em]),
+}
+
+
+@pytest.fixture
+def registered(clean):
+    """Two tasks and a mixture of them."""
+    for name, (splits, metric_fns) in TASKS.items():
+        seqio.TaskRegistry.add(
+            name,
+            source=in_memory.InMemory(dict.fromkeys(splits, ROWS)),
+            output_features=features.features(),
+            metric_fns=metric_fns,
+        )
+    seqio.MixtureRegistry.add("catalog_test_both", list(TASKS), default_rate=1.0)
+
+
+def test_entries(registered):
+    both, one, two = catalog.entries("catalog_test")
+    assert both == catalog.Entry(
+        "catalog_test_both",
+        "mixture of 2",
+        ["train", "validation", "test", "odd"],
+        ["accuracy", "em"],
+    )
+    assert (one.kind, one.splits) == ("task", ["train", "test", "odd"])
+    assert (two.splits, two.metrics) == (["validation"], ["accuracy", "em"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("log_test_o", ["catalog_test_one"]),
+        ("catalog_test_*o*", ["catalog_test_both", "catalog_test_one", "catalog_test_two"]),
+        ("catalog_test_o", ["catalog_test_one"]),
+        ("catalog_test_o?e", ["catalog_test_one"]),
+        ("catalog_test_[bt]*", ["catalog_test_both", "catalog_test_two"]),
+        ("*log_test_one", ["catalog_test_one"]),
+    ],
+)
+def test_patterns(registered, pattern, names):
+    assert [entry.name for entry in catalog.entries(pattern)] == names
+
+
+def test_all_without_a_pattern(registered):
+    names = {entry.name for entry in catalog.entries()}
+    assert {
+        "catalog_test_both",
+        "squad_v010_allanswers_examples",
+        "glue_sst2_v200_examples",
+    } <= names
+
+
+@pytest.mark.parametrize("pattern", ["catalog_tset_one", "catalog_test_one?"])
+def test_no_such_name(registered, pattern):
+    with pytest.raises(ValueError, match=r"nearest: catalog_test_one.*MIXTURE_OR_TASK_MODULE"):
+        catalog.entries(pattern)
+
+
+def test_metrics_are_told_where_samples_are_shown_too(clean):
+    source = in_memory.InMemory({"train": ROWS})
+    registry.add_task(
+        "catalog_test_samples", source, [], metric_fns=[metrics.accuracy], samples_name="a"
+    )
+    (entry,) = catalog.entries("catalog_test_samples")
+    assert entry.metrics == ["accuracy", "samples"]
+
+
+def test_a_task_whose_splits_tfds_does_not_know_is_listed(clean):
+    source = seqio.TfdsDataSource("imdb_reviews/plain_text:1.0.0", tfds_data_dir="none")
+    seqio.TaskRegistry.add("catalog_test_tfds", source, features.features())
+    (entry,) = catalog.entries("catalog_test_tfds")
+    assert entry == catalog.Entry("catalog_test_tfds", "task", [], [])

@@ -1,0 +1,65 @@
+"""Which of several prompts are evaluated again; by command: evaluator_test.py."""
+
+import json
+
+import numpy as np
+import pytest
+
+from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.inference import evaluated_prompts
+from prompt_tuning.training import settings as settings_lib
+
+SETTINGS = settings_lib.Settings({"BATCH_SIZE": 8, "EVAL_FILE": "a"}, {"EVAL_FILE": "0" * 16})
+
+
+@pytest.fixture
+def waiting(tiny, tmp_path):
+    """The steps that wait of prompts 3, 5 and 7, all of which were evaluated with SETTINGS."""
+    paths = [str(tmp_path / f"prompt_{step}.npy") for step in (3, 5, 7)]
+    for path in paths:
+        prompt_files.save(path, np.ones((4, 16)), {})
+
+    def record(settings=SETTINGS):
+        return evaluated_prompts.EvaluatedPrompts(tmp_path, "task", paths, settings, tiny.model)
+
+    first = record()
+    for path, _ in first.waiting:
+        first.add(path)
+    return lambda settings=SETTINGS: [step for _, step in record(settings).waiting]
+
+
+def test_what_is_done_is_not_done_again(waiting, tmp_path):
+    assert waiting() == []
+    assert (tmp_path / "eval.task.ckpt").read_text().count("prompt_") == 3
+
+
+def test_a_prompt_that_was_tuned_again_is_evaluated_again(waiting, tmp_path):
+    prompt_files.save(tmp_path / "prompt_5.npy", np.full((4, 16), 2.0), {})
+    assert waiting() == [5, 7]  # the metrics are in the order of steps
+
+
+def test_a_prompt_of_another_place_is_evaluated_again(waiting, tmp_path):
+    prompt_files.save(tmp_path / "prompt_7.npy", np.ones((4, 16)), {"place": "suffix"})
+    assert waiting() == [7]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        settings_lib.Settings({"BATCH_SIZE": 4, "EVAL_FILE": "a"}, SETTINGS.contents),
+        settings_lib.Settings(SETTINGS.values, {"EVAL_FILE": "1" * 16}),
+    ],
+)
+def test_with_other_settings_or_data_all_are_evaluated_again(waiting, other, caplog):
+    assert waiting(other) == [3, 5, 7]
+    assert "all prompts are evaluated again, as these have changed (old -> new):" in caplog.text
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", json.dumps({"prompts": {}})])
+def test_without_a_record_all_are_evaluated_again(waiting, tmp_path, content):
+    file = tmp_path / "eval.task.settings.json"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+    assert waiting() == [3, 5, 7]

@@ -1,0 +1,205 @@
+"""A whole model leaves in each format and is the same model; what does not belong together is told."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from prompt_tuning import params
+from prompt_tuning.checkpoints import base_model
+from prompt_tuning.checkpoints.formats import huggingface, t5x
+from prompt_tuning.inference import exporter
+from prompt_tuning.models import decoder_only_model, model
+from prompt_tuning.training import state
+
+
+@pytest.fixture
+def export(tiny, tmp_path):
+    def make(**settings):
+        defaults = {
+            "model": tiny.model,
+            "vocabulary": tiny.vocabulary,
+            "checkpoint": tiny.checkpoint,
+            "output_dir": str(tmp_path / "out"),
+        }
+        return exporter.export(**(defaults | settings))
+
+    return make
+
+
+@pytest.fixture
+def finished(tiny, tmp_path):
+    """(patterns, settings) -> MODEL_DIR of a run on the tiny model, and its parameters."""
+
+    def make(make_run, trainable, name="run"):
+        loaded = state.load_model(tiny.model, tiny.vocabulary, checkpoint=tiny.checkpoint)
+        tuning = make_run(loaded, folder=name, trainable=trainable)
+        moved = jax.tree.map(lambda x: x + 1.0, tuning.state.trainable)
+        step = jnp.asarray(1003)
+        tuning.state = tuning.state._replace(step=step, trainable=moved)
+        tuning.save()
+        return str(tuning.model_dir), params.flatten(jax.device_get(tuning.params()))
+
+    return make
+
+
+def read(folder, tiny, dtype="float32"):
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tiny.base)
+    return params.flatten(base_model.load(folder, shapes)[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "folder"), [("t5x", "checkpoint_1000"), ("huggingface", "model_1000")]
+)
+def test_a_base_leaves_in_each_format(export, tiny, tmp_path, name, folder, dtype):
+    found = export(export_format=name, dtype=dtype)
+    assert found == str(tmp_path / "out" / folder)
+    assert {"t5x": t5x, "huggingface": huggingface}[name].is_checkpoint(found)
+    assert base_model.read_step(found) == 1000
+    with base_model.opened(found) as stored:
+        assert {str(leaf.dtype) for leaf in stored.values()} == {dtype}
+    for path, array in params.flatten(tiny.base).items():
+        np.testing.assert_array_equal(read(found, tiny, dtype)[path], array.astype(dtype))
+    with pytest.raises(FileExistsError, match="EXPORT_DIR"):
+        export(export_format=name)
+
+
+def test_trained_weights_stand_in_for_the_bases(export, finished, make_run, tiny):
+    folder, trained = finished(make_run, ("decoder/.*", ".*/prompt/.*"))
+    found = read(export(model_dir=folder), tiny)
+    assert found.keys() == params.flatten(tiny.base).keys()
+    for path, array in found.items():
+        np.testing.assert_array_equal(array, trained[path])
+        moved = not np.array_equal(array, params.flatten(tiny.base)[path])
+        assert moved == path.startswith("decoder/"), path
+
+
+def test_a_run_of_all_weights_needs_no_base(export, finished, make_run, tiny):
+    folder, trained = finished(make_run, (".*",))
+    result = export(model_dir=folder, checkpoint=None, export_format="huggingface")
+    assert result.endswith("model_1003")
+    for path, array in read(result, tiny).items():
+        np.testing.assert_array_equal(array, trained[path])
+
+
+def test_of_a_prompt_the_base_is_exported_and_the_prompt_stays_apart(
+    export, finished, make_run, tiny
+):
+    folder, _ = finished(make_run, (".*/prompt/.*",))
+    found = read(export(model_dir=folder), tiny)
+    for path, array in params.flatten(tiny.base).items():
+        np.testing.assert_array_equal(found[path], array)
+
+
+def test_what_does_not_belong_together_is_told(export, finished, make_run, tiny, tmp_path):
+    folder, _ = finished(make_run, ("decoder/.*",))
+    copy = shutil.copytree(tiny.checkpoint, tmp_path / "another")
+    weights = safetensors.numpy.load_file(copy / "model.safetensors")
+    other = {name: tensor * 1.1 for name, tensor in weights.items()}
+    safetensors.numpy.save_file(other, copy / "model.safetensors")
+    with pytest.raises(ValueError, match=r"trained on another base .*another"):
+        export(model_dir=folder, checkpoint=str(copy))
+    with pytest.raises(ValueError, match="trained on another base"):
+        export(model_dir=folder, checkpoint=None)
+    with pytest.raises(ValueError, match=r"MODEL_DIR .*nothing holds no checkpoint_<step>"):
+        export(model_dir=str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="EXPORT_FORMAT is 'pt'; expected one of"):
+        export(export_format="pt")
+    with pytest.raises(ValueError, match="EXPORT_DTYPE is 'float16'; expected one of"):
+        export(dtype="float16")
+    for start_step in (None, 1):
+        with pytest.raises(ValueError, match="no model to export: INITIAL_CHECKPOINT_PATH is None"):
+            export(checkpoint=None, start_step=start_step)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_copy_of_the_base_is_the_base(export, finished, make_run, tiny, tmp_path):
+    folder, trained = finished(make_run, ("decoder/.*",))
+    copy = shutil.copytree(tiny.checkpoint, tmp_path / "copy")
+    found = read(export(model_dir=folder, checkpoint=str(copy)), tiny)
+    path = "decoder/decoder_norm/scale"
+    np.testing.assert_array_equal(found[path], trained[path])
+
+
+def test_what_cannot_be_written_is_told_before_the_weights_are_read(
+    export, tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(base_model, "load", lambda *_: pytest.fail("the weights were read"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot write to EXPORT_DIR .*file"):
+        export(output_dir=str(tmp_path / "file" / "out"))
+    pieces = tmp_path / "with_sentinels.model"
+    pieces.write_bytes(b"pieces <extra_id_0>")
+    vocabulary = dataclasses.replace(tiny.vocabulary, path=str(pieces))
+    with pytest.raises(ValueError, match="holds its extra ids already"):
+        export(vocabulary=vocabulary, export_format="huggingface")
+    config = dataclasses.replace(tiny.model.config, num_encoder_layers=0)
+    decoder = decoder_only_model.DecoderOnlyModel(config)
+    with pytest.raises(ValueError, match="no place for a T5 without encoder; set 't5x'"):
+        export(model=decoder, export_format="huggingface")
+
+
+def test_a_step_that_is_not_told_is_a_setting(export, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(base_model, "read_step", lambda path: None)
+    with pytest.raises(ValueError, match=r"does not tell its step.* set START_STEP"):
+        export()
+    assert export(start_step=7).endswith("checkpoint_7")
+
+
+def test_a_run_of_another_size_is_told(export, finished, make_run, tiny):
+    folder, _ = finished(make_run, (".*",))
+    config = dataclasses.replace(tiny.model.config, mlp_dim=32)
+    wider = dataclasses.replace(tiny.model, config=config)
+    with pytest.raises(ValueError, match=r"mlp/w.*MODEL_DIR .* is .*16.*, the model has .*32"):
+        exporter.export(
+            model=wider,
+            vocabulary=tiny.vocabulary,
+            checkpoint=None,
+            model_dir=folder,
+            output_dir=f"{folder}/out",
+        )
+
+
+@pytest.mark.parametrize(("is_tied", "is_scaled"), [(True, False), (False, True), (True, True)])
+def test_logits_are_the_same_in_each_format(tiny, tmp_path, rng, is_tied, is_scaled):
+    config = dataclasses.replace(
+        tiny.model.config, logits_via_embedding=is_tied, scale_decoder_outputs=is_scaled
+    )
+    network = model.EncoderDecoderModel(config)
+    weights = network.init(jax.random.key(0))
+    ids = rng.integers(2, 100, (2, 5), np.int32)
+    batch = {
+        "encoder_input_tokens": ids,
+        "decoder_input_tokens": np.pad(ids, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": ids,
+    }
+    expected = jax.jit(network.logits)(weights, batch)
+    if is_tied != is_scaled:
+        other = dataclasses.replace(config, scale_decoder_outputs=not is_scaled)
+        unlike = jax.jit(model.EncoderDecoderModel(other).logits)(weights, batch)
+        assert np.max(np.abs(unlike - expected)) > 0.01
+    for export_format in exporter.NAMES:
+        folder, settings = tmp_path / export_format, {"step": 3, "dtype": "float32"}
+        exporter.write(
+            folder,
+            params.flatten(weights),
+            network,
+            tiny.vocabulary,
+            export_format=export_format,
+            **settings,
+        )
+        read = base_model.read_config(folder)
+        if export_format == exporter.T5X:  # T5X scales tied logits, and no others.
+            read = dataclasses.replace(
+                config, logits_via_embedding=is_tied and is_scaled, scale_decoder_outputs=None
+            )
+        else:
+            assert (read.logits_via_embedding, read.scale_decoder_outputs) == (is_tied, is_scaled)
+        again = model.EncoderDecoderModel(read)
+        loaded, _ = base_model.load(folder, params.shapes(again.init(jax.random.key(1))))
+        np.testing.assert_allclose(jax.jit(again.logits)(loaded, batch), expected, atol=2e-5)
