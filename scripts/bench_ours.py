@@ -28,7 +28,7 @@ from prompt_tuning.checkpoints.formats import huggingface, t5x
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.data.batches import assembly, batching
 from prompt_tuning.distributed import partitioning
-from prompt_tuning.inference import evaluator
+from prompt_tuning.inference import predictor as predictor_lib
 from prompt_tuning.methods import module
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
@@ -228,7 +228,7 @@ def score(
     model = dataclasses.replace(model, decoder=decoding.LabelRanking(labels))
     words, weights = vocabularies.SentencePiece(vocabulary), bench_weights.random_weights(model)
     loaded = state.LoadedModel(model, words, weights, MESH, None, None, "")
-    answerer = evaluator.Answerer(loaded)
+    predictor = predictor_lib.Predictor(loaded)
     no_metrics = types.SimpleNamespace(score_metric_fns=())
 
     def run() -> list[str]:
@@ -239,7 +239,7 @@ def score(
             no_metrics,
             words,
         )
-        return answerer.answers(weights, task, batch)[0]
+        return [p.texts[0] for p in predictor.predict(task, batch, num_decodes=1)]
 
     answers = run()
     if not set(answers) <= set(labels):

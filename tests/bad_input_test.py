@@ -22,7 +22,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from prompt_tuning.checkpoints import base_model
 from prompt_tuning.cli import main as cli
-from prompt_tuning.inference import evaluator
+from prompt_tuning.inference import predictor
 from prompt_tuning.training import loop, step
 
 ABSENT = object()
@@ -620,7 +620,8 @@ def test_cut_inputs_are_counted_and_told_once(tiny_job, tmp_path, monkeypatch, c
 
     monkeypatch.setattr(loop, "_take_steps", taking)
     monkeypatch.setattr(loop, "_compile", lambda *_: None)
-    monkeypatch.setattr(evaluator.Answerer, "answers", lambda *_: ([""] * 30, None, {}))
+    predictions = [predictor.Prediction()] * 30
+    monkeypatch.setattr(predictor.Predictor, "predict", lambda *_, **__: predictions)
     arguments = tiny_job.command(
         "train",
         MODEL_DIR=tmp_path,

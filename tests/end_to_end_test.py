@@ -14,7 +14,7 @@ from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import prompt_files, train_state
 from prompt_tuning.checkpoints.formats import huggingface, t5x
 from prompt_tuning.cli import main as cli
-from prompt_tuning.inference import evaluator
+from prompt_tuning.inference import predictor
 from prompt_tuning.training import reporting, trainer
 
 LAST = 1006
@@ -38,14 +38,14 @@ def lines(path):
 @pytest.fixture(scope="module")
 def trained(tiny_job, tmp_path_factory):
     """(folder, what `train` returned) of six steps at once."""
-    folder, evaluate = tmp_path_factory.mktemp("trained") / "run", evaluator.evaluate_tasks
+    folder, predict = tmp_path_factory.mktemp("trained") / "run", predictor.Predictor.predict
 
-    def noting(answerer, params, tasks, *more, **settings):
-        answered.extend(len(task.examples) for task in tasks)
-        return evaluate(answerer, params, tasks, *more, **settings)
+    def noting(self, task, *more, **settings):
+        answered.append(len(task.examples))
+        return predict(self, task, *more, **settings)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator, "evaluate_tasks", noting)
+        patch.setattr(predictor.Predictor, "predict", noting)
         arguments = tiny_job.command("train", MODEL_DIR=folder, TRAIN_STEPS=LAST, **RUN)
         return folder, cli.run(arguments)
 

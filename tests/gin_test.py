@@ -443,4 +443,7 @@ def test_a_prompt_from_a_file_stands_where_its_card_says(tiny_job, tmp_path, rng
         prompt_files.save(tmp_path / "p.npy", rng.normal(size=(3, 16)), {"place": place})
         settings = {"PROMPT_FILE": tmp_path / "p.npy", "EVAL_OUTPUT_DIR": "scores"}
         cli.read(tiny_job.command("eval", **settings))
-        assert value("prompt_tuning.inference.evaluator.evaluate.model").prompt.place == place
+        assert (
+            value("prompt_tuning.inference.predictor_config.PredictorConfig.model").prompt.place
+            == place
+        )

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 
 from prompt_tuning.checkpoints import train_state
 from prompt_tuning.cli import main as cli
+from prompt_tuning.data import evaluation_task
 
 MAIN = (
     "import jax; jax.config.update('jax_num_cpu_devices', 4); "
@@ -54,6 +57,24 @@ def place(batch, mesh, as_ever=partitioning.place_batch):
         np.save(name, np.concatenate([np.asarray(each.data) for each in shards]))
     return placed
 partitioning.place_batch = place
+"""
+
+SHORT_WINDOWS = """
+from prompt_tuning.data import evaluation_task
+evaluation_task.WINDOW = 1
+"""
+# Each process says whether the folder is complete when it has waited.
+SLOW_EXPORT = """
+import os, sys, time
+from prompt_tuning.checkpoints import atomic
+from prompt_tuning.checkpoints.formats import t5x
+def save(*arguments, as_ever=t5x.save, **settings):
+    time.sleep(1)
+    as_ever(*arguments, **settings)
+def wait(what, as_ever=atomic.wait_for_writer):
+    as_ever(what)
+    print("is exported:", os.path.exists("FOLDER"), file=sys.stderr)
+t5x.save, atomic.wait_for_writer = save, wait
 """
 
 
@@ -211,19 +232,37 @@ def test_two_processes_evaluate_as_one(tiny_job, tmp_path):
     assert metrics(one) == metrics(two) and names(one) == names(two)
 
 
-@pytest.mark.parametrize(
-    ("verb", "settings", "part"),
-    [
-        (
-            "infer",
-            {"PROMPT_FILE": None, "PROMPT": None, "INFER_OUTPUT_DIR": "x"},
-            "infer runs in one process, and there are 2; start NUM_SHARDS",
-        ),
-        ("export", {"EXPORT_DIR": "x"}, "export writes in one process, and there are 2; start one"),
-    ],
-)
-def test_what_a_single_process_does(tiny_job, tmp_path, monkeypatch, verb, settings, part):
-    monkeypatch.chdir(tmp_path)
-    codes, told = run(tiny_job.command(verb, **settings))
-    assert codes == [2, 2] and all(part in each for each in told)
-    assert not (tmp_path / "x").exists()
+def test_two_processes_infer_as_one(tiny_job, tmp_path, monkeypatch):
+    """Also where a partial file is resumed, of which the complete windows are kept."""
+    monkeypatch.setattr(evaluation_task, "WINDOW", 1)
+    settings = {"PROMPT_FILE": None, "PROMPT": None, "MODE": "predict_with_aux", "BATCH_SIZE": 8}
+    one, two = tmp_path / "one", tmp_path / "two"
+    (path,) = map(
+        pathlib.Path, cli.run(tiny_job.command("infer", INFER_OUTPUT_DIR=one, **settings))
+    )
+    two.mkdir()
+    shutil.copy(f"{path}.settings.json", two)
+    (two / f"{path.name}.partial").write_text("kept\n" * 8 + "of no window\n")
+    command = tiny_job.command("infer", INFER_OUTPUT_DIR=two, **settings)
+    codes, told = run(command, before=SHORT_WINDOWS)
+    assert codes == [0, 0], told
+    expected = ["kept"] * 8 + path.read_text().splitlines()[8:]
+    assert (two / path.name).read_text().splitlines() == expected
+    assert names(one) == names(two)
+
+
+def test_one_of_two_processes_exports_and_the_other_waits(tiny_job, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    before = SLOW_EXPORT.replace("FOLDER", str(two / "checkpoint_1000"))
+    codes, told = run(tiny_job.command("export", EXPORT_DIR=two), before=before)
+    assert codes == [0, 0] and all("is exported: True" in each for each in told), told
+    cli.run(tiny_job.command("export", EXPORT_DIR=one))
+    first, second = (
+        {
+            file.relative_to(folder): file.read_bytes()
+            for file in folder.rglob("*")
+            if file.is_file()
+        }
+        for folder in (one, two)
+    )
+    assert first == second and len(first) > 5

@@ -1,5 +1,6 @@
 """A frozen T5 in memory: loading it, answering and scoring texts with it."""
 
+import collections
 import dataclasses
 import functools
 import os
@@ -8,7 +9,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from prompt_tuning import annotations, assets
 from prompt_tuning import texts as texts_lib
@@ -20,15 +21,16 @@ from prompt_tuning.data.batches import batching, bucketing, epochs
 from prompt_tuning.data.text import labels
 from prompt_tuning.data.tokenizers import vocabulary_checks
 from prompt_tuning.distributed import partitioning
-from prompt_tuning.inference import evaluator, truncation
+from prompt_tuning.inference import predictor as predictor_lib
+from prompt_tuning.inference import truncation
 from prompt_tuning.methods import module
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as network
 from prompt_tuning.training import state
 
-# Programs, and tables of prompts on the devices, that a model keeps.
-KEPT = 32
+# Compiled programs, and tables of prompts on the devices, that a model keeps.
+MAX_CACHED = 32
 
 Decoder = Annotated[
     decoding.Decoder | decoding.LabelRanking, annotations.Example("pt.BeamSearch(num_decodes=4)")
@@ -121,12 +123,10 @@ class Model:
     def __init__(self, loaded: state.LoadedModel):
         """Takes a model without prompt."""
         self._loaded = loaded
-        self._network: Callable[..., network.EncoderDecoderModel]
-        self._with_prompts: Callable[..., state.LoadedModel]
-        self._answerer: Callable[..., evaluator.Answerer]
-        self._network = functools.lru_cache(KEPT)(self._make_network)
-        self._with_prompts = functools.lru_cache(KEPT)(self._load_prompts)
-        self._answerer = functools.lru_cache(KEPT)(self._make_answerer)
+        self._compile: Callable[..., predictor_lib.Predictor]
+        self._load_prompts: Callable[..., predictor_lib.Predictor]
+        self._compile = functools.lru_cache(MAX_CACHED)(self._make_predictor)
+        self._load_prompts = functools.lru_cache(MAX_CACHED)(self._make_predictor_with)
 
     def __repr__(self) -> str:
         return f"Model({self._loaded.checkpoint!r})"
@@ -177,9 +177,8 @@ class Model:
           TypeError: an argument of another type, or an element of `texts` that is not a `str`.
           ValueError: a value out of range, or prompts that do not fit.
         """
-        found, tokens = self._decode(texts, prompt, max_length, decoder, batch_size, seed)
-        _report_truncation([ids[:1] for ids in tokens], max_length)
-        return [best.text for best, *_ in found]
+        predictions = self._decode(texts, prompt, max_length, decoder, batch_size, seed, 1)
+        return [prediction.texts[0] for prediction in predictions]
 
     @arguments.checked(PREDICTION_NAMES)
     def answers(
@@ -196,9 +195,8 @@ class Model:
 
         Arguments and errors are those of `generate`.
         """
-        found, tokens = self._decode(texts, prompt, max_length, decoder, batch_size, seed)
-        _report_truncation(tokens, max_length)
-        return found
+        predictions = self._decode(texts, prompt, max_length, decoder, batch_size, seed)
+        return [list(map(Answer, each.texts, each.scores)) for each in predictions]
 
     def _decode(
         self,
@@ -208,24 +206,21 @@ class Model:
         decoder: Decoder | None,
         batch_size: int,
         seed: int,
-    ) -> tuple[list[list[Answer]], list[Int[np.ndarray, "N L"]]]:
-        """What `answers` returns, and the tokens of each text's answers."""
+        num_decodes: int | None = None,
+    ) -> list[predictor_lib.Prediction]:
+        """Returns the predictions for each text, and reports those that are cut off."""
         texts = texts_lib.to_strings("texts", texts)
         decoder = decoder or decoding.Greedy()
         listed = getattr(decoder, "labels", ())
         labels.check_labels(listed, self.vocabulary, "labels of LabelRanking", labels.PYTHON_FIX)
-        loaded, task = self._task(texts, prompt, decoder=decoder)
-        answerer = self._answerer(loaded.model, seed)
-        found: list[list[Answer]] = [[] for _ in texts]
-        tokens: list[np.ndarray] = []
+        prompts, names = prompt_lib.distinct(prompt, len(texts))
+        task = self._make_task(texts, prompts, names, decoder=decoder, max_length=max_length)
+        predictor = self._load_prompts(prompts, decoder).with_seed(seed)
         rows = self._rows(len(texts), batch_size)
-        for number, (which, batch) in enumerate(task.batches(rows, loaded.soft_tokens)):
-            decodes, scores = answerer.predict(loaded.params, batch, max_length, number)
-            for row, ids, of_ids in zip(which.tolist(), decodes, scores, strict=False):
-                texts_of_row = [task.spell(each, task.examples[row]["prompt"]) for each in ids]
-                found[row] = list(map(Answer, texts_of_row, of_ids.tolist()))
-                tokens.append(ids)
-        return found, tokens
+        predictions = predictor.predict(task, rows, num_decodes=num_decodes)
+        is_truncated = collections.Counter(x for p in predictions for x in p.is_truncated)
+        truncation.report("texts", is_truncated, max_length, "max_length")
+        return predictions
 
     @arguments.checked(PREDICTION_NAMES)
     def score(
@@ -255,44 +250,48 @@ class Model:
                 f"targets has {len(targets)} elements and texts {len(texts)}; expected one target for "
                 "each text"
             )
-        loaded, task = self._task(texts, prompt, targets)
+        prompts, names = prompt_lib.distinct(prompt, len(texts))
+        task = self._make_task(texts, prompts, names, targets)
         labels.warn_of_labels(task.target_labels, self.vocabulary, "targets", labels.PYTHON_FIX)
-        answerer = self._answerer(loaded.model, 0)
-        found = np.zeros(len(texts), np.float32)
-        batches = task.batches(self._rows(len(texts), batch_size), loaded.soft_tokens)
-        for which, batch in batches:
-            found[which] = answerer.score(loaded.params, batch)[: len(which)]
-        return found
+        predictions = self._load_prompts(prompts, decoding.Greedy()).predict(
+            task, self._rows(len(texts), batch_size), num_decodes=0, scores_targets=True
+        )
+        return np.array([prediction.target_score for prediction in predictions], np.float32)
 
-    def _task(
+    def _make_task(
         self,
         texts: Sequence[str],
-        prompt: prompt_lib.Prompts,
+        prompts: Sequence[prompt_lib.Prompt],
+        prompt_numbers: Sequence[int],
         targets: Sequence[str] | None = None,
+        *,
         decoder: Decoder | None = None,
-    ) -> tuple[state.LoadedModel, evaluation_task.EvaluationTask]:
-        """The model with these prompts, and the texts as what it answers."""
-        prompts, names = prompt_lib.distinct(prompt, len(texts))
-        examples = epochs.tokenized(texts, targets or [""] * len(texts), self.vocabulary)
-        for name, feature, some in (("texts", "inputs", texts), ("targets", "targets", targets)):
-            ids = [example[feature] for example in examples]
-            vocabulary_checks.check_unknown(name, some or (), ids, self.vocabulary)
-        named = [{**e, "prompt": str(name)} for e, name in zip(examples, names, strict=True)]
-        length = len(prompts[0]) if prompts else 0
-        # Few lengths of rows: a program is compiled for each.
+        max_length: int = 0,
+    ) -> evaluation_task.EvaluationTask:
+        """Tokenizes the texts as a task; without `targets` for predictions of `max_length` tokens."""
+        tokenized = epochs.tokenized(texts, targets or [""] * len(texts), self.vocabulary)
+        for name, feature, listed in (("texts", "inputs", texts), ("targets", "targets", targets)):
+            ids = [example[feature] for example in tokenized]
+            vocabulary_checks.check_unknown(name, listed or (), ids, self.vocabulary)
         longest = {
-            key: bucketing.round_up(more + max((len(e[key]) for e in examples), default=1)) - more
-            for key, more in (("inputs", length), ("targets", 0))
+            feature: max((len(example[feature]) for example in tokenized), default=1)
+            for feature in ("inputs", "targets")
         }
-        room = batching.Lengths.from_features(longest)
-        loaded = self._with_prompts(prompts, decoder or decoding.Greedy())
-        listed = getattr(decoder, "labels", ())
-        known: dict[str | None, Sequence[str]] = {None: listed}
-        known |= {str(i): [*listed, *each.labels] for i, each in enumerate(prompts)}
+        # Few lengths of rows, since a program is compiled for each.
+        soft = len(prompts[0]) if prompts else 0
+        inputs = bucketing.round_up(soft + longest["inputs"]) - soft
+        lengths = batching.Lengths(inputs, max_length or bucketing.round_up(longest["targets"]))
+        known: dict[str | None, Sequence[str]] = {None: getattr(decoder, "labels", ())}
+        known |= {str(i): [*known[None], *each.labels] for i, each in enumerate(prompts)}
         is_calibrated = getattr(decoder, "normalization", "none") == "calibration"
-        neutral = "" if is_calibrated else None
-        return loaded, evaluation_task.EvaluationTask(
-            "texts", named, room, None, self.vocabulary, known, neutral
+        return evaluation_task.EvaluationTask(
+            "texts",
+            [{**e, "prompt": str(i)} for e, i in zip(tokenized, prompt_numbers, strict=True)],
+            lengths,
+            None,
+            self.vocabulary,
+            known,
+            "" if is_calibrated else None,
         )
 
     def _rows(self, count: int, batch_size: int) -> int:
@@ -304,26 +303,17 @@ class Model:
             rows *= 2
         return min(rows, batch_size)
 
-    def _load_prompts(
+    def _make_predictor_with(
         self, prompts: tuple[prompt_lib.Prompt, ...], decoder: Decoder
-    ) -> state.LoadedModel:
-        kind = prompt_lib.as_module(prompts)
-        loaded = dataclasses.replace(self._loaded, model=self._network(kind, decoder))
-        if kind is None:
-            return loaded
-        return state.with_added(loaded, prompt_lib.as_initializer(prompts, loaded.digest))
+    ) -> predictor_lib.Predictor:
+        predictor = self._compile(prompt_lib.as_module(prompts), decoder)
+        if not prompts:
+            return predictor
+        initializer = prompt_lib.as_initializer(prompts, self._loaded.digest)
+        return predictor.with_params(state.with_added(predictor.loaded, initializer).params)
 
-    def _make_network(
-        self, kind: module.Prompt | None, decoder: Decoder
-    ) -> network.EncoderDecoderModel:
-        return dataclasses.replace(self._loaded.model, prompt=kind, decoder=decoder)
-
-    def _make_answerer(self, model: network.EncoderDecoderModel, seed: int) -> evaluator.Answerer:
-        return evaluator.Answerer(dataclasses.replace(self._loaded, model=model), seed)
-
-
-def _report_truncation(tokens: Iterable[Int[np.ndarray, "N L"]], max_length: int) -> None:
-    counter = truncation.TruncationCounter()
-    for ids in tokens:
-        counter.add(ids)
-    counter.report("texts", max_length, "max_length")
+    def _make_predictor(
+        self, prompt: module.Prompt | None, decoder: Decoder
+    ) -> predictor_lib.Predictor:
+        model = dataclasses.replace(self._loaded.model, prompt=prompt, decoder=decoder)
+        return predictor_lib.Predictor(dataclasses.replace(self._loaded, model=model))

@@ -17,7 +17,8 @@ class EvaluatedPrompts:
 
     Attributes:
       folder: of metrics and predictions.
-      waiting: (path, step) of the prompts that are to be evaluated.
+      has_several: whether there are several prompts.
+      waiting: (path, step) of the prompts to evaluate.
       last_done: the step of the last prompt that is not; -1 where all are.
     """
 
@@ -39,20 +40,23 @@ class EvaluatedPrompts:
         self.waiting: list[tuple[str, int | None]] = [
             (path, paths_lib.step_of(path)) for path in paths
         ] or [("", None)]
+        self.has_several = len(paths) > 1
         self.last_done, self._done = -1, dict[str, str]()
         self._digests = {path: _digest(path, model) for path in paths}
-        if len(paths) < 2:
+        if not self.has_several:
             return
         steps = [step for _, step in self.waiting]
         if None in steps or len(set(steps)) < len(steps):
             raise ValueError(
                 f"PROMPT_FILE names prompts of the steps {steps}; expected different ones, by which "
-                "results are told apart; evaluate the others with another EVAL_OUTPUT_DIR"
+                "results are distinguished; evaluate the others with another EVAL_OUTPUT_DIR"
             )
         kept = self._kept()
         while self.waiting and kept.get(self.waiting[0][0]) == self._digests[self.waiting[0][0]]:
             path, self.last_done = self.waiting.pop(0)
             self._done[path] = kept[path]
+        if not self.waiting:
+            logging.info("all of PROMPT_FILE is evaluated in %s", output_dir)
 
     def _kept(self) -> dict[str, str]:
         """{path: digest} of the prompts that were evaluated with these settings."""

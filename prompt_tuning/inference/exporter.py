@@ -1,4 +1,4 @@
-"""A whole model, of a checkpoint or of a run that trained weights, written for other programs."""
+"""Complete models, of a checkpoint or of a run that trained weights, written for other programs."""
 
 import logging
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from etils import epath
 from flax import linen as nn
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import base_model, leaves, train_state
+from prompt_tuning.checkpoints import atomic, base_model, leaves, train_state
 from prompt_tuning.checkpoints.formats import huggingface, t5x
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import model as model_lib
@@ -33,58 +33,66 @@ def export(
     dtype: str = "float32",
     start_step: int | None = None,
 ) -> str:
-    """`prompt-tuning export`: writes a model without its prompt, which stays a file of its own.
+    """`prompt-tuning export`: writes a model without its adapter; returns the folder.
 
     Args:
-      model: network; its prompt is left out.
+      model: the network.
       vocabulary: of the model; a Hugging Face folder holds it.
       checkpoint: INITIAL_CHECKPOINT_PATH, in any format; None where the run trained all weights.
-      output_dir: EXPORT_DIR; checkpoint_<step> or model_<step> is made in it.
-      model_dir: MODEL_DIR of a run, whose trained weights stand in for the checkpoint's; None for
-        the checkpoint as it is.
+      output_dir: EXPORT_DIR.
+      model_dir: MODEL_DIR of a run, whose trained weights replace the checkpoint's; or None.
       export_format: EXPORT_FORMAT, "t5x" (native) or "huggingface".
       dtype: EXPORT_DTYPE, "float32" or "bfloat16".
-      start_step: START_STEP, the checkpoint's step where it does not tell it.
-
-    Returns:
-      The folder.
+      start_step: START_STEP, for a checkpoint without a step.
 
     Raises:
       FileExistsError: the folder exists.
       ValueError: a setting is not known, or run, checkpoint and model do not belong together.
     """
-    wanted = params_lib.flatten(nn.unbox(model.abstract_params()))
-    wanted = {path: leaf for path, leaf in wanted.items() if path not in model.added}
-    _check(export_format, dtype, vocabulary, wanted)
-    wanted = {path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)) for path, x in wanted.items()}
+    _check(export_format, dtype, vocabulary, model)
+    shapes = _base_shapes(model, dtype)
     if checkpoint is not None:
         base_model.check_config(checkpoint, model.config)
-    step, trained = _step(checkpoint, start_step), {}
+    step, trained = start_step, {}
     if model_dir is not None:
-        step, trained = _trained(model_dir, wanted, checkpoint)
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"export writes in one process, and there are {jax.process_count()}; start one, without "
-            "--coordinator_address and --multiprocess_gpu"
+        step, trained = _trained(model_dir, shapes, checkpoint)
+    elif checkpoint is not None and step is None:
+        step = base_model.read_step(checkpoint)
+    _check_source(checkpoint, step, is_complete=shapes.keys() == trained.keys())
+    folder = epath.Path(output_dir) / f"{NAMES[export_format]}_{step}"
+    if atomic.is_writer():
+        _make_parent(folder)
+        weights = _weights(shapes, trained, checkpoint)
+        write(
+            folder, weights, model, vocabulary, export_format=export_format, step=step, dtype=dtype
         )
-    if checkpoint is None and wanted.keys() - trained.keys():
+    atomic.wait_for_writer(f"exported {folder}")
+    logging.info("model: %s", folder)
+    return str(folder)
+
+
+def _base_shapes(model: model_lib.EncoderDecoderModel, dtype: str) -> dict[str, Any]:
+    """Returns {path: shape} of the model without its adapter parameters."""
+    shapes = params_lib.flatten(nn.unbox(model.abstract_params()))
+    return {
+        path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+        for path, x in shapes.items()
+        if path not in model.added
+    }
+
+
+def _check_source(checkpoint: str | None, step: int | None, *, is_complete: bool) -> None:
+    """Raises ValueError without a checkpoint for what a run did not train, or without a step."""
+    if checkpoint is None and not is_complete:
         raise ValueError(
             "there is no model to export: INITIAL_CHECKPOINT_PATH is None, and MODEL_DIR is not that "
             "of a run that trained all weights; set INITIAL_CHECKPOINT_PATH"
         )
     if step is None:
         raise ValueError(
-            f"INITIAL_CHECKPOINT_PATH {checkpoint} does not tell its step, which is a part of the "
+            f"INITIAL_CHECKPOINT_PATH {checkpoint} does not say its step, which is a part of the "
             "exported folder's name; set START_STEP"
         )
-    folder = epath.Path(output_dir) / f"{NAMES[export_format]}_{step}"
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists; remove it or set another EXPORT_DIR")
-    _make(folder.parent)
-    weights = _weights(wanted, trained, checkpoint)
-    write(folder, weights, model, vocabulary, export_format=export_format, step=step, dtype=dtype)
-    logging.info("model: %s", folder)
-    return str(folder)
 
 
 def write(
@@ -97,7 +105,7 @@ def write(
     step: int,
     dtype: str,
 ) -> None:
-    """Writes {path: array} as a model of a format; the folder appears whole or not at all.
+    """Writes {path: array} as a model of a format, atomically.
 
     T5X scales logits where they are tied, and only there: other networks get an output layer that has
     the same logits in T5X.
@@ -125,7 +133,7 @@ def write(
 def _with_output_layer(
     weights: Mapping[str, Any], model: model_lib.EncoderDecoderModel
 ) -> Mapping[str, Any]:
-    """The weights, with an output layer of their own where T5X would scale logits otherwise."""
+    """Returns the weights, with a separate output layer where T5X would scale logits otherwise."""
     config, path = model.config, "decoder/logits_dense/kernel"
     if config.scale_decoder_outputs == config.logits_via_embedding:
         return weights
@@ -136,18 +144,24 @@ def _with_output_layer(
     return {**weights, path: scaled.astype(kernel.dtype)}
 
 
-def _make(folder: epath.Path) -> None:
+def _make_parent(folder: epath.Path) -> None:
+    """Makes the parent of a folder. Raises OSError where it cannot be written, or the folder exists."""
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; remove it or set another EXPORT_DIR")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            f"cannot write to EXPORT_DIR {folder}: {error}; set EXPORT_DIR to a folder that you may "
-            "write to"
+            f"cannot write to EXPORT_DIR {folder.parent}: {error}; set EXPORT_DIR to a folder that you "
+            "may write to"
         ) from error
 
 
 def _check(
-    export_format: str, dtype: str, vocabulary: vocabularies.Vocabulary, wanted: Shapes
+    export_format: str,
+    dtype: str,
+    vocabulary: vocabularies.Vocabulary,
+    model: model_lib.EncoderDecoderModel,
 ) -> None:
     if export_format not in NAMES:
         raise ValueError(f"EXPORT_FORMAT is {export_format!r}; expected one of {sorted(NAMES)}")
@@ -155,58 +169,54 @@ def _check(
         raise ValueError(f"EXPORT_DTYPE is {dtype!r}; expected one of {list(DTYPES)}")
     if export_format == HUGGING_FACE:
         huggingface.check_vocabulary(vocabulary.path)
-        if not any(path.startswith("encoder/") for path in wanted):
+        if "encoder" not in model.abstract_params():
             raise ValueError(
                 f"EXPORT_FORMAT is {HUGGING_FACE!r}, which has no place for a T5 without encoder; set "
                 f"{T5X!r}"
             )
 
 
-def _step(checkpoint: str | None, start_step: int | None) -> int | None:
-    if checkpoint is None or start_step is not None:
-        return start_step
-    return base_model.read_step(checkpoint)
-
-
 def _trained(
-    model_dir: str, wanted: Shapes, checkpoint: str | None
+    model_dir: str, shapes: Shapes, checkpoint: str | None
 ) -> tuple[int, dict[str, leaves.Leaf]]:
-    """Step and trained weights of the network in a run's last state; those of no prompt."""
+    """Returns the step and the trained weights of a run's last state, without its adapter."""
     step = train_state.latest_step(model_dir)
     if step is None:
         raise ValueError(f"MODEL_DIR {model_dir} holds no checkpoint_<step> of a run")
-    found = train_state.trained(model_dir, step)
-    weights = {path: leaf for path, leaf in found.items() if path in wanted}
-    if apart := sorted(found.keys() - weights.keys()):
-        logging.info("%s of the run stay apart: see %s/prompts", ", ".join(apart), model_dir)
-    kept = train_state.read_metadata(model_dir, step)["digest"]
-    if weights.keys() != wanted.keys() and kept != _digest(found, wanted, checkpoint):
+    trained = train_state.trained(model_dir, step)
+    weights = {path: leaf for path, leaf in trained.items() if path in shapes}
+    if adapter := sorted(trained.keys() - weights.keys()):
+        logging.info("not exported: %s of the run; see %s/prompts", ", ".join(adapter), model_dir)
+    digest = train_state.read_metadata(model_dir, step)["digest"]
+    if weights.keys() != shapes.keys() and digest != _digest(trained, shapes, checkpoint):
         raise ValueError(
             f"the run in MODEL_DIR {model_dir} trained on another base than INITIAL_CHECKPOINT_PATH "
             f"{checkpoint}; set INITIAL_CHECKPOINT_PATH and the model's gin file of that run"
         )
     for path, leaf in weights.items():
-        if leaf.shape != wanted[path].shape:
+        if leaf.shape != shapes[path].shape:
             raise ValueError(
                 f"{path} of the run in MODEL_DIR {model_dir} is {leaf.shape}, the model has "
-                f"{wanted[path].shape}; set the model's gin file of that run"
+                f"{shapes[path].shape}; set the model's gin file of that run"
             )
     return step, weights
 
 
-def _digest(found: Mapping[str, leaves.Leaf], wanted: Shapes, checkpoint: str | None) -> str | None:
-    """Identity of a run that trained `found` on this checkpoint, as `Run.digest` tells it."""
+def _digest(
+    trained: Mapping[str, leaves.Leaf], shapes: Shapes, checkpoint: str | None
+) -> str | None:
+    """Returns the identity of a run that trained these paths on a checkpoint; see `Run.digest`."""
     if checkpoint is None:
         return None
-    base = base_model.digest(checkpoint, params_lib.unflatten(wanted))
-    return params_lib.structure_digest(params_lib.unflatten(found), base)
+    base = base_model.digest(checkpoint, params_lib.unflatten(shapes))
+    return params_lib.structure_digest(params_lib.unflatten(trained), base)
 
 
 def _weights(
-    wanted: Shapes, trained: Mapping[str, leaves.Leaf], checkpoint: str | None
+    shapes: Shapes, trained: Mapping[str, leaves.Leaf], checkpoint: str | None
 ) -> dict[str, Any]:
-    """{path: array}, the run's where it trained them and else the checkpoint's."""
+    """Returns {path: array}: the trained weights of the run, the others of the checkpoint."""
     weights: dict[str, np.ndarray] = {}
-    if wanted.keys() - trained.keys():
-        weights = params_lib.flatten(base_model.load(checkpoint, params_lib.unflatten(wanted))[0])
-    return weights | {path: leaves.read(leaf, wanted[path].dtype) for path, leaf in trained.items()}
+    if shapes.keys() - trained.keys():
+        weights = params_lib.flatten(base_model.load(checkpoint, params_lib.unflatten(shapes))[0])
+    return weights | {path: leaves.read(leaf, shapes[path].dtype) for path, leaf in trained.items()}

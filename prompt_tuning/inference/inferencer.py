@@ -1,129 +1,77 @@
-"""Answers inputs, or scores targets, and writes them as JSON lines, in the input's order."""
+"""Predictions, or scores of targets, written as JSON lines in the order of the inputs."""
 
-import dataclasses
+import collections
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import numpy as np
 from etils import epath
 
-from prompt_tuning.data import evaluation_task, pipeline, vocabularies
-from prompt_tuning.data.files import fingerprints
-from prompt_tuning.distributed import partitioning
-from prompt_tuning.inference import evaluator, truncation
-from prompt_tuning.models import model as model_lib
-from prompt_tuning.training import counts, reporting, state
-from prompt_tuning.training import settings as settings_lib
+from prompt_tuning.checkpoints import atomic
+from prompt_tuning.data import evaluation_task, pipeline
+from prompt_tuning.inference import prediction_file, predictor_config, truncation
+from prompt_tuning.inference import predictor as predictor_lib
+from prompt_tuning.training import counts, reporting
 
-# What changes no answer of a file.
+# Settings that change no prediction of a file.
 FREE = ("INFER_OUTPUT_DIR", "NUM_PARTITIONS", "NUM_SHARDS", "SHARD_ID")
-MODES = ("predict", "predict_with_aux", "score")
+# Decodes that each mode keeps of an example; None for all.
+MODES = {"predict": 1, "predict_with_aux": None, "score": 0}
 
 
 def infer(
     *,
-    model: model_lib.EncoderDecoderModel,
-    vocabulary: vocabularies.Vocabulary,
-    checkpoint: str,
-    prompt_initializer: state.Start | None,
+    config: predictor_config.PredictorConfig,
     dataset: pipeline.DatasetConfig,
     output_dir: str,
-    labels: Mapping[str | None, Sequence[str]] | None = None,
     mode: str = "predict",
     num_shards: int = 1,
     shard_id: int = 0,
     seed: int = 0,
-    num_partitions: int = 1,
     config_text: str = "",
 ) -> list[str]:
-    """`prompt-tuning infer`: writes a file of T5X's format for each task with the split.
+    """`prompt-tuning infer`: writes <task>-<mode>.jsonl-<shard>-of-<shards> for each task.
 
-    `<task>-<mode>.jsonl-<shard>-of-<shards>` has a line for each example, in order:
-    {"inputs": {"inputs_pretokenized", …}, "prediction"}; with mode "predict_with_aux" also
-    "aux": {"scores"}, and of several decodes "predictions" and "prediction_scores" in it, best
-    first; with mode "score" {"inputs", "score"}, the log-likelihood of the targets. A file
-    that was begun is continued; one that is complete, which a file `….COMPLETED` beside it
-    says too, is left alone; one of other settings, data, weights or prompts, by the record
-    `….settings.json` beside it, is an error.
+    A partial file is resumed, and a complete one left alone; see `PredictionFile`.
 
     Args:
-      model: network with its prompt and decoder.
-      vocabulary: of the model.
-      checkpoint: INITIAL_CHECKPOINT_PATH.
-      prompt_initializer: reads the prompt; None of a model without.
-      dataset: what to answer.
+      config: the model with its prompt.
+      dataset: the inputs.
       output_dir: INFER_OUTPUT_DIR.
-      labels: of the prompts' cards; see `prompt_files.labels`.
       mode: MODE, one of MODES.
-      num_shards: NUM_SHARDS, commands that answer a part each.
-      shard_id: SHARD_ID, which part this one answers: every NUM_SHARDS-th example from it.
+      num_shards: NUM_SHARDS, commands that predict a part each.
+      shard_id: SHARD_ID, the part of this command: every NUM_SHARDS-th example from it.
       seed: RANDOM_SEED, of decoders that sample.
-      num_partitions: devices that share one copy of the weights.
       config_text: the settings, written to config.gin.
 
     Returns:
       The paths of the files.
     """
     reporting.check_folder(output_dir, "INFER_OUTPUT_DIR")
-    counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
-    _check_mode(mode, num_shards, shard_id)
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"infer runs in one process, and there are {jax.process_count()}; start NUM_SHARDS commands "
-            "apart, each with a SHARD_ID of its own"
-        )
-    _ = dataset.room  # raises without lengths: how long are answers?
-    partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
-    files = settings_lib.data_files(dataset)
-    with fingerprints.unchanged(files):
-        settings = settings_lib.read(
-            config_text, FREE, files, vocabulary, prompt_initializer, model
-        ).with_labels(labels)
-        settings = settings.with_checkpoint(checkpoint, state.base_digest(model, checkpoint))
-        tasks = [
-            task
-            if num_shards == 1
-            else dataclasses.replace(task, examples=task.examples[shard_id::num_shards])
-            for task in pipeline.evaluation_tasks(
-                dataset,
-                vocabulary,
-                in_memory=False,
-                known_labels=labels,
-                **evaluator.ranking_settings(model),
-            )
-        ]
+    _check_mode(mode, num_shards, shard_id, seed)
+    _ = dataset.room  # Raises without lengths, which limit predictions.
+    tasks, settings = config.open_with_settings(
+        dataset, config_text, FREE, in_memory=False, shard=slice(shard_id, None, num_shards)
+    )
     if mode == "score":
         _check_targets(tasks, dataset)
-    if dataset.name is not None:
-        settings = settings.with_tasks({}, tasks)
-    folder, shard = epath.Path(output_dir), f"{shard_id:05d}-of-{num_shards:05d}"
-    paths = [folder / f"{task.name}-{mode}.jsonl-{shard}" for task in tasks]
-    for path in paths:
-        _check_settings(path, settings)
-    loaded = state.load_model(
-        model,
-        vocabulary,
-        checkpoint=checkpoint,
-        prompt_initializer=prompt_initializer,
-        num_partitions=num_partitions,
-    )
+    suffix = f"{mode}.jsonl-{shard_id:05d}-of-{num_shards:05d}"
+    paths = [epath.Path(output_dir) / f"{task.name}-{suffix}" for task in tasks]
+    window = evaluation_task.WINDOW * dataset.batch_size
+    files = [prediction_file.PredictionFile(path, settings, window) for path in paths]
+    predictor = config.load(seed)
     reporting.start_folder(output_dir, config_text, "INFER_OUTPUT_DIR")
-    answerer = evaluator.Answerer(loaded, seed)
-    for task, path in zip(tasks, paths, strict=True):
-        if path.exists():
-            logging.info("%s is complete, of the same inputs; delete it to answer again", path)
-        else:
-            settings_lib.write(_record(path), settings)
-            _answer(answerer, loaded, task, dataset.batch_size, path, mode)
-        reporting.write_text(path.with_name(f"{path.name}.COMPLETED"), "")
+    for task, file in zip(tasks, files, strict=True):
+        if not file.is_complete:
+            _predict(predictor, task, dataset.batch_size, file, mode)
+        file.mark_completed()
+    atomic.wait_for_writer(f"predicted in {output_dir}")
     return [str(path) for path in paths]
 
 
-def _check_mode(mode: str, num_shards: int, shard_id: int) -> None:
+def _check_mode(mode: str, num_shards: int, shard_id: int, seed: int) -> None:
+    counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
     if mode not in MODES:
         raise ValueError(f"MODE is {mode!r}; expected one of {', '.join(MODES)}")
     counts.check("NUM_SHARDS", num_shards, 1)
@@ -145,107 +93,51 @@ def _check_targets(
             )
 
 
-def _check_settings(path: epath.Path, settings: settings_lib.Settings) -> None:
-    """Raises ValueError where answers in a file are of other inputs: two kinds must not be in one."""
-    if not (path.exists() or _partial(path).exists()):
-        return
-    advice = "delete it, or set another INFER_OUTPUT_DIR"
-    kept = settings_lib.read_file(_record(path)).get("settings")
-    if kept is None:
-        raise ValueError(
-            f"{path} has no record {_record(path).name} of what its answers were made of, such as a file of an "
-            f"earlier version of this package; {advice}"
-        )
-    if lines := settings_lib.differences(kept, settings):
-        raise ValueError(
-            f"{path} has answers of other inputs (old -> new):\n  "
-            + "\n  ".join(lines)
-            + f"\n{advice}"
-        )
-
-
-def _record(path: epath.Path) -> epath.Path:
-    return path.with_name(f"{path.name}.settings.json")
-
-
-def _partial(path: epath.Path) -> epath.Path:
-    return path.with_name(f"{path.name}.partial")
-
-
-def _answer(
-    answerer: evaluator.Answerer,
-    loaded: state.LoadedModel,
+def _predict(
+    predictor: predictor_lib.Predictor,
     task: evaluation_task.EvaluationTask,
     batch_size: int,
-    path: epath.Path,
+    file: prediction_file.PredictionFile,
     mode: str,
 ) -> None:
-    """Appends to a partial file what is answered, window by window; renames it when it is whole."""
-    partial, total = _partial(path), len(task.examples)
-    # Whole windows only: a batch's randomness belongs to its number.
-    written = _keep_whole(partial, evaluation_task.WINDOW * batch_size)
-    counter = truncation.TruncationCounter()
-    with partial.open("ab") as out, reporting.progress(total, written, "rows") as bar:
-        for window in task.windows(batch_size, loaded.soft_tokens, written):
-            answers: list[str] = [""] * len(window.examples)
-            for i, (which, batch) in enumerate(window.batches, start=window.start // batch_size):
-                if mode == "score":
-                    found = [{"score": float(x)} for x in answerer.score(loaded.params, batch)]
-                else:
-                    some = [window.examples[example] for example in which]
-                    decoded = answerer.predict(loaded.params, batch, task.lengths.targets, i)
-                    counter.add(decoded[0][: len(which), 0])
-                    found = [
-                        _prediction(task, *each, mode) for each in zip(some, *decoded, strict=False)
-                    ]
-                for example, answer in zip(which.tolist(), found, strict=False):
-                    inputs = _inputs(task, window.examples[example])
-                    answers[example] = json.dumps({"inputs": inputs, **answer}) + "\n"
-                bar.advance(0, len(which))
-            out.write("".join(answers).encode())
-            out.flush()
-        if os.path.isfile(partial):  # What has the final name is on the disk before.
-            os.fsync(out.fileno())
-    partial.replace(path)
-    counter.report(task.name, task.lengths.targets)
-    logging.info("%d answers: %s", total, path)
+    """Appends the predictions that a file lacks, each window when it is complete."""
+    start, total, window = file.num_kept, len(task.examples), evaluation_task.WINDOW * batch_size
+    is_truncated, lines = collections.Counter[bool](), dict[int, str]()
+    batches = predictor.predict_batches(
+        task, batch_size, num_decodes=MODES[mode], scores_targets=mode == "score", start=start
+    )
+    with file.append() as write, reporting.progress(total, start, "rows") as bar:
+        for numbers, examples, predictions in batches:
+            is_truncated.update(prediction.is_truncated[0] for prediction in predictions)
+            for number, example, prediction in zip(numbers, examples, predictions, strict=True):
+                lines[number] = json.dumps(_to_line(task, example, prediction, mode)) + "\n"
+            bar.advance(0, len(numbers))
+            if len(lines) == min(window, total - start):
+                write("".join(lines[number] for number in sorted(lines)))
+                start, lines = start + len(lines), {}
+    truncation.report(task.name, is_truncated, task.lengths.targets)
+    logging.info("%d predictions: %s", total, file.path)
 
 
-def _keep_whole(partial: epath.Path, window: int) -> int:
-    """How many answers a partial file has, in whole windows of so many; what is behind is cut off."""
-    count = size = kept = kept_size = 0
-    if not partial.exists():
-        return 0
-    with partial.open("rb") as file:
-        for line in file:
-            count, size = count + line.endswith(b"\n"), size + len(line)
-            if count == kept + window:
-                kept, kept_size = count, size
-    if kept_size < size and os.path.isfile(partial):
-        os.truncate(partial, kept_size)
-    elif kept_size < size:  # what is in a bucket is written anew
-        partial.write_bytes(partial.read_bytes()[:kept_size])
-    return kept
-
-
-def _inputs(task: evaluation_task.EvaluationTask, example: Mapping[str, Any]) -> dict[str, str]:
-    """The example's texts, as T5X names them; the targets where it has such."""
-    texts = {f"{name}_pretokenized": task.text(example, name) for name in ("inputs", "targets")}
-    return {name: text for name, text in texts.items() if text or name.startswith("inputs")}
-
-
-def _prediction(
+def _to_line(
     task: evaluation_task.EvaluationTask,
     example: Mapping[str, Any],
-    ids: np.ndarray,
-    scores: np.ndarray,
+    prediction: predictor_lib.Prediction,
     mode: str,
 ) -> dict[str, Any]:
-    texts = [task.spell(decode, example.get("prompt")) for decode in ids]
-    if mode == "predict":
-        return {"prediction": texts[0]}
-    rounded = [round(float(score), 4) for score in scores]
-    aux: dict[str, Any] = {"scores": rounded[0]}
-    if len(texts) > 1:
-        aux |= {"predictions": texts, "prediction_scores": rounded}
-    return {"prediction": texts[0], "aux": aux}
+    """Returns {"inputs", "prediction"}, "aux" in mode "predict_with_aux"; in mode "score" {"inputs", "score"}.
+
+    Names are T5X's. "inputs" has the example's texts; the targets where it has such.
+    """
+    texts = {f"{name}_pretokenized": task.text(example, name) for name in ("inputs", "targets")}
+    inputs = {name: text for name, text in texts.items() if text or name.startswith("inputs")}
+    line: dict[str, Any] = {"inputs": inputs}
+    if mode == "score":
+        return line | {"score": prediction.target_score}
+    line["prediction"] = prediction.texts[0]
+    if mode == "predict_with_aux":
+        scores = [round(score, 4) for score in prediction.scores]
+        line["aux"] = {"scores": scores[0]}
+        if len(scores) > 1:
+            line["aux"] |= {"predictions": prediction.texts, "prediction_scores": scores}
+    return line

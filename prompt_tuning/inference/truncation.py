@@ -1,41 +1,31 @@
 """Predictions that are cut off at the maximum length."""
 
 import logging
-
-import numpy as np
-from jaxtyping import Int
-
-from prompt_tuning.models import decoding
+from collections import Counter
 
 SETTING = "TASK_FEATURE_LENGTHS['targets']"
 
 
-class TruncationCounter:
-    """Counts predictions that have no end token, as they reach the maximum length."""
+def report(
+    name: str,
+    is_truncated: Counter[bool],
+    max_length: int,
+    setting: str = SETTING,
+    longest_target: int = 0,
+) -> None:
+    """Logs how many predictions reach the maximum length without an end token, if any.
 
-    def __init__(self) -> None:
-        self.total = self.truncated = 0
-
-    def add(self, tokens: Int[np.ndarray, "n L"]) -> None:
-        """Counts predictions, a row each; those of a LabelRanking have their end token."""
-        self.total += len(tokens)
-        self.truncated += int(np.sum(~np.any(tokens == decoding.EOS_ID, axis=-1)))
-
-    def report(
-        self, name: str, max_length: int, setting: str = SETTING, longest_target: int = 0
-    ) -> None:
-        """Logs how many predictions are cut off, if any.
-
-        Args:
-          name: of the task.
-          max_length: tokens of a prediction at most.
-          setting: of that length.
-          longest_target: tokens of the longest target; 0 where there are no targets.
-        """
-        known = f" (the longest target has {longest_target})" if longest_target else ""
-        if self.truncated:
-            logging.warning(
-                "%s: %d of %d predictions are cut off: they reach the maximum length, %s = %d "
-                "tokens, without an end token. Increase it if longer predictions are expected%s.",
-                name, self.truncated, self.total, setting, max_length, known,
-            )  # fmt: skip
+    Args:
+      name: of the task.
+      is_truncated: how many predictions are truncated, and how many are not.
+      max_length: tokens of a prediction at most.
+      setting: of that length.
+      longest_target: tokens of the longest target; 0 where there are no targets.
+    """
+    known = f" (the longest target has {longest_target})" if longest_target else ""
+    if is_truncated[True]:
+        logging.warning(
+            "%s: %d of %d predictions are cut off: they reach the maximum length, %s = %d tokens, "
+            "without an end token. Increase it if longer predictions are expected%s.",
+            name, is_truncated[True], is_truncated.total(), setting, max_length, known,
+        )  # fmt: skip

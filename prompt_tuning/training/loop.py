@@ -10,7 +10,7 @@ import jax
 
 from prompt_tuning.data.batches import epochs
 from prompt_tuning.distributed import interrupts, partitioning
-from prompt_tuning.inference import evaluator
+from prompt_tuning.inference import evaluator as evaluator_lib
 from prompt_tuning.training import background, optimizers, prefetch, reporting, stack
 from prompt_tuning.training import run as run_lib
 from prompt_tuning.training import step as step_lib
@@ -19,7 +19,7 @@ from prompt_tuning.training import step as step_lib
 def go_on(
     run: run_lib.Run | stack.Stack,
     batches: epochs.Batches | stack.Batches,
-    validation: evaluator.Validation | stack.Validation,
+    evaluator: evaluator_lib.Evaluator | stack.Evaluator,
     seed: int | tuple[int, ...],
     step: step_lib.Step,
     learning_rate: optimizers.Schedule | None = None,
@@ -36,7 +36,7 @@ def go_on(
     last = until or run.schedule.train_steps
     new = run.position is None
     if run.step == last and not new:
-        return _evaluate_owed(run, validation)
+        return _evaluate_owed(run, evaluator)
     if new:
         run.position = batches.position
     batches.position = run.position
@@ -45,18 +45,18 @@ def go_on(
     with run.log(learning_rate) as log, prefetch.Prefetch(batches, place) as ahead:
         first = next(ahead)
         compiling = background.Background(lambda: _compile(step, run, first[0], rng))
-        _evaluate_owed(run, validation)
+        _evaluate_owed(run, evaluator)
         compiling.result()
         log.restart()
-        return _take_steps(run, step, itertools.chain([first], ahead), validation, log, rng, last)
+        return _take_steps(run, step, itertools.chain([first], ahead), evaluator, log, rng, last)
 
 
 def _evaluate_owed(
-    run: run_lib.Run | stack.Stack, validation: evaluator.Validation | stack.Validation
+    run: run_lib.Run | stack.Stack, evaluator: evaluator_lib.Evaluator | stack.Evaluator
 ) -> None:
     """Before the first step, and where a run was stopped within an evaluation."""
     if run.owes_evaluation:
-        run.record(validation.evaluate(run.params(), run.step), validation.loss)
+        run.record(evaluator.evaluate(run.params(), run.step), evaluator.loss)
         run.save(run.unlogged)
 
 
@@ -76,7 +76,7 @@ def _take_steps(
     run: run_lib.Run | stack.Stack,
     step: step_lib.Step,
     batches: Iterator[tuple[Any, Any]],
-    validation: evaluator.Validation | stack.Validation,
+    evaluator: evaluator_lib.Evaluator | stack.Evaluator,
     log: reporting.StepLog | stack.Logs,
     rng: Any,
     last: int,
@@ -96,7 +96,7 @@ def _take_steps(
             if logs:
                 run.training_loss = log.write(done, run.moved())
             if evaluates and not stops:
-                _evaluate(run, validation, hold)
+                _evaluate(run, evaluator, hold)
             if saves:
                 run.save(log.unwritten())
                 log.restart()
@@ -110,15 +110,15 @@ def _take_steps(
 
 def _evaluate(
     run: run_lib.Run | stack.Stack,
-    validation: evaluator.Validation | stack.Validation,
+    evaluator: evaluator_lib.Evaluator | stack.Evaluator,
     hold: interrupts.Hold,
 ) -> None:
     """Evaluates, unless a signal comes: then the run owes it."""
     try:
         with hold.released():
-            results = validation.evaluate(run.params(), run.step)
+            results = evaluator.evaluate(run.params(), run.step)
     except KeyboardInterrupt:
         if not hold.came:
             raise
     else:
-        run.record(results, validation.loss)
+        run.record(results, evaluator.loss)

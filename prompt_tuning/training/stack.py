@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from prompt_tuning.data.batches import batching, epochs
-from prompt_tuning.inference import evaluator
+from prompt_tuning.inference import evaluator as evaluator_lib
 from prompt_tuning.training import nan_guard, optimizers, reporting
 from prompt_tuning.training import run as run_lib
 from prompt_tuning.training import state as state_lib
@@ -140,10 +140,10 @@ def _padded(array: np.ndarray, shape: np.ndarray) -> np.ndarray:
     return np.pad(array, [(0, n) for n in missing]) if missing.any() else array
 
 
-class Validation:
-    """Evaluates each run after the other, with the interface of `evaluator.Validation`."""
+class Evaluator:
+    """Evaluates one run after the other, with the interface of `evaluator.Evaluator`."""
 
-    def __init__(self, members: Mapping[str, evaluator.Validation]):
+    def __init__(self, members: Mapping[str, evaluator_lib.Evaluator]):
         """{name of the run: its own}."""
         self._members = members
 
@@ -160,7 +160,7 @@ class Validation:
             results.append(member.evaluate(own, step))
         return results
 
-    def __enter__(self) -> "Validation":
+    def __enter__(self) -> "Evaluator":
         return self
 
     def __exit__(self, *error) -> None:

@@ -20,7 +20,9 @@ from prompt_tuning.data.batches import epochs
 from prompt_tuning.data.files import fingerprints
 from prompt_tuning.data.text import labels as labels_lib
 from prompt_tuning.distributed import partitioning
-from prompt_tuning.inference import evaluator, exporter, majority
+from prompt_tuning.inference import evaluator as evaluator_lib
+from prompt_tuning.inference import exporter, majority, predictor_config
+from prompt_tuning.inference import predictor as predictor_lib
 from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.training import (
@@ -138,12 +140,12 @@ def train(
             vocabulary,
             eval_examples,
             known_labels={None: tuple(batches.labels)},
-            **evaluator.ranking_settings(model),
+            **predictor_config.ranking_settings(model),
         )
         majority.warn_of_single_label(tasks)
         _check_labels(batches.labels, train_dataset, tasks, model, vocabulary)
     loaded = loading.result()
-    answerer = evaluator.Answerer(loaded, seeds[0])
+    predictor = predictor_lib.Predictor(loaded, seeds[0])
     if train_dataset.name is not None:
         settings = settings.with_tasks(batches.digests, tasks)
 
@@ -167,8 +169,8 @@ def train(
         reporting.start_folder(folder, config_text, "MODEL_DIR", run.step)
         info = reporting.model_info(run.state.trainable, loaded.params)
         reporting.write_text(run.model_dir / "model-info.txt", info)
-        validation = evaluator.Validation(
-            answerer.with_seed(own),
+        evaluator = evaluator_lib.Evaluator(
+            predictor.with_seed(own),
             tasks,
             eval_size,
             run.model_dir / "inference_eval",
@@ -177,13 +179,13 @@ def train(
             written_examples=written_examples,
             losses=(run.model_dir / "training_eval", eval_steps),
         )
-        return Training(run, batches.with_seed(own), validation, own)
+        return Training(run, batches.with_seed(own), evaluator, own)
 
     with writer_lock.held(model_dir), run_lib.failing([*folders.values()]):
         trainings = [training(*each) for each in folders.items()]
         with partitioning.use(loaded.mesh), contextlib.ExitStack() as logs:
             for each in trainings:
-                logs.enter_context(each.validation)
+                logs.enter_context(each.evaluator)
             _train(trainings, num_microbatches, learning_rate)
         for each in trainings:
             folder, first = each.run.model_dir / "inference_eval", each.run.first_step
@@ -197,7 +199,7 @@ class Training(NamedTuple):
 
     run: run_lib.Run | stack.Stack
     batches: epochs.Batches | stack.Batches
-    validation: evaluator.Validation | stack.Validation
+    evaluator: evaluator_lib.Evaluator | stack.Evaluator
     seed: int | tuple[int, ...]
 
 
@@ -250,11 +252,11 @@ def _train(
     for each, own in zip(trainings, reached, strict=True):
         if own < max(reached) or (own[1] and each.run.owes_evaluation):
             loop.go_on(*each, alone, learning_rate, until=max(reached)[0])
-    runs, batches, validations, seeds = zip(*trainings, strict=True)
+    runs, batches, evaluators, seeds = zip(*trainings, strict=True)
     together = Training(
         stack.Stack(runs, run.model_dir.parent),
         stack.Batches(batches),
-        stack.Validation({r.model_dir.name: v for r, v in zip(runs, validations, strict=True)}),
+        stack.Evaluator({r.model_dir.name: e for r, e in zip(runs, evaluators, strict=True)}),
         seeds,
     )
     step: step_lib.Step = step_lib.ThreadedStep(alone, run.loaded.mesh)

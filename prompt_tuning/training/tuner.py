@@ -10,7 +10,7 @@ from etils import epath
 from prompt_tuning.data import pipeline
 from prompt_tuning.data.batches import batching
 from prompt_tuning.distributed import partitioning
-from prompt_tuning.inference import evaluator
+from prompt_tuning.inference import evaluator, predictor
 from prompt_tuning.training import loop, optimizers, reporting, state, writer_lock
 from prompt_tuning.training import run as run_lib
 from prompt_tuning.training import settings as settings_lib
@@ -77,13 +77,12 @@ def tune(
         if settings is not None:
             text += "".join(f"# {name} = {value!r}\n" for name, value in settings.values.items())
         reporting.start_folder(run.model_dir, text, "model_dir", run.step)
-        answerer = evaluator.Answerer(loaded)
         folder = os.path.join(run.model_dir, "inference_eval")
-        nothing = evaluator.Validation(
-            answerer, [], dataset.batch_size, folder, after_step=run.step
+        no_tasks = evaluator.Evaluator(
+            predictor.Predictor(loaded), [], dataset.batch_size, folder, after_step=run.step
         )
         where = jax.tree.map(lambda x: x.sharding, run.state)
         step = step_lib.make_step(loaded.model, run.optimizer, where)
-        with partitioning.use(loaded.mesh), nothing:
-            loop.go_on(run=run, step=step, batches=batches, validation=nothing, seed=dataset.seed)
+        with partitioning.use(loaded.mesh), no_tasks:
+            loop.go_on(run=run, step=step, batches=batches, evaluator=no_tasks, seed=dataset.seed)
         return run.prompt_file(f"prompt_{run.step}")

@@ -10,23 +10,28 @@ import pytest
 from prompt_tuning.analysis import ensembling
 from prompt_tuning.checkpoints import prompt_files
 from prompt_tuning.cli import main as cli
-from prompt_tuning.inference import evaluator
+from prompt_tuning.inference import predictor
 from prompt_tuning.methods import initializers
 from prompt_tuning.training import state
 
 
-def answer(*texts_and_likelihoods):
-    return ensembling.Answer(dict(texts_and_likelihoods), None)
+def prediction(*texts_and_likelihoods):
+    return predictor.Prediction(*zip(*texts_and_likelihoods, strict=True))
 
 
 @pytest.mark.parametrize(
     ("of_prompts", "voted"),
     [
-        ([answer(("a", -3.0)), answer(("b", -1.0)), answer(("a", -4.0))], "a"),
+        ([prediction(("a", -3.0)), prediction(("b", -1.0)), prediction(("a", -4.0))], "a"),
         # As many votes: the likelier on average of those who voted for it.
-        ([answer(("a", -3.0)), answer(("b", -1.0))], "b"),
+        ([prediction(("a", -3.0)), prediction(("b", -1.0))], "b"),
         (
-            [answer(("a", -1.0)), answer(("b", -2.0)), answer(("b", -3.0)), answer(("a", -5.0))],
+            [
+                prediction(("a", -1.0)),
+                prediction(("b", -2.0)),
+                prediction(("b", -3.0)),
+                prediction(("a", -5.0)),
+            ],
             "b",
         ),
     ],
@@ -37,9 +42,9 @@ def test_majority(of_prompts, voted):
 
 def test_likeliest_may_be_what_few_vote_for():
     of_prompts = [
-        answer(("a", -1.0), ("b", -1.1)),
-        answer(("a", -1.0), ("b", -1.1)),
-        answer(("b", -0.1), ("a", -9.0)),
+        prediction(("a", -1.0), ("b", -1.1)),
+        prediction(("a", -1.0), ("b", -1.1)),
+        prediction(("b", -0.1), ("a", -9.0)),
     ]
     assert ensembling.majority(of_prompts) == "a"
     assert ensembling.likeliest(of_prompts) == "b"
@@ -104,15 +109,13 @@ def test_likelihoods_are_those_of_each_prompt_alone(tiny, prompt_paths):
     ]
     rows = np.stack([np.pad(e["inputs"], (0, 7 - len(e["inputs"]))) for e in examples])
     rows = np.concatenate([rows, np.zeros((5, 7), np.int32)])
-    _, mixed = evaluator.Answerer(together).predict(
-        together.params, {"encoder_input_tokens": rows}, 4
-    )
+    _, mixed = predictor.Predictor(together).decode_batch({"encoder_input_tokens": rows}, 4)
     for row, name in enumerate(("z", "x", "y")):
         start = initializers.FromArray(prompt_files.load(files[name]))
         alone = state.load_model(tiny.model, tiny.vocabulary, prompt_initializer=start, **settings)
         inputs = alone.soft_tokens.put_into({"inputs": ids[row][ids[row] > 0]})["inputs"]
         own = np.tile(np.pad(inputs, (0, 7 - len(inputs))), (8, 1))
-        _, found = evaluator.Answerer(alone).predict(alone.params, {"encoder_input_tokens": own}, 4)
+        _, found = predictor.Predictor(alone).decode_batch({"encoder_input_tokens": own}, 4)
         np.testing.assert_allclose(mixed[row], found[0], atol=1e-5)
     assert len(set(np.round(mixed[:3, 0], 4))) == 3
 

@@ -14,7 +14,7 @@ from prompt_tuning import assets
 from prompt_tuning.checkpoints import base_model
 from prompt_tuning.checkpoints.formats import t5x
 from prompt_tuning.cli import main as cli
-from prompt_tuning.inference import evaluator
+from prompt_tuning.inference import predictor
 
 LABELS = ["good", "bad", "dull"]
 
@@ -115,13 +115,13 @@ def test_sampling_follows_the_seed(model, texts, prompts):
 
 
 def test_few_texts_make_small_batches_and_many_make_full_ones(model, texts, prompts, monkeypatch):
-    shapes, score = [], evaluator.Answerer.score
+    shapes, score_batch = [], predictor.Predictor.score_batch
 
-    def noting(answerer, params, batch):
+    def noting(self, batch):
         shapes.append(batch["encoder_input_tokens"].shape)
-        return score(answerer, params, batch)
+        return score_batch(self, batch)
 
-    monkeypatch.setattr(evaluator.Answerer, "score", noting)
+    monkeypatch.setattr(predictor.Predictor, "score_batch", noting)
     for count, rows in ((1, [8]), (9, [16]), (20, [16, 16])):
         shapes.clear()
         model.score(texts[:count], ["good"] * count, prompts[0], batch_size=16)
@@ -190,11 +190,11 @@ def test_labels_of_the_prompt_are_restored(model, texts, prompts, monkeypatch):
     """Each text has those of its own prompt."""
     ids = np.array([[*model.vocabulary.encode("BAD"), 1]])
 
-    def predict(answerer, params, batch, max_length, *_):
+    def decode_batch(self, batch, max_length, *_):
         count = len(batch["encoder_input_tokens"])
         return np.tile(ids, (count, 1, 1)), np.zeros((count, 1))
 
-    monkeypatch.setattr(evaluator.Answerer, "predict", predict)
+    monkeypatch.setattr(predictor.Predictor, "decode_batch", decode_batch)
     some = [make_prompt(0, labels=["BAD", "good"]), make_prompt(1, labels=["B AD"]), prompts[0]]
     some[1] = make_prompt(1, labels=["FAD"])  # written alike
     written = model.vocabulary.decode(ids[0])

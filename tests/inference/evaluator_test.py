@@ -1,6 +1,5 @@
-"""Answers of the tiny model, and what is made of answers."""
+"""Evaluations of the tiny model: metrics, files, and prompts that are skipped."""
 
-import dataclasses
 import json
 import types
 
@@ -14,9 +13,9 @@ from prompt_tuning.data import evaluation_task, pipeline, sources
 from prompt_tuning.data.batches import batching
 from prompt_tuning.data.text import metrics
 from prompt_tuning.distributed import partitioning
-from prompt_tuning.inference import evaluator
+from prompt_tuning.inference import evaluator, predictor_config
+from prompt_tuning.inference import predictor as predictor_lib
 from prompt_tuning.methods import initializers
-from prompt_tuning.models import decoding
 from prompt_tuning.training import state
 
 ROWS = [("a good film", "good"), ("a bad film", "bad"), ("a long story", "bad")]
@@ -43,14 +42,24 @@ def task_of(vocabulary, rows=ROWS, score_metrics=(), name="films"):
     return evaluation_task.EvaluationTask(name, examples, room, task, vocabulary)
 
 
-class FixedAnswers:
-    """In place of an Answerer."""
+class FixedPredictions:
+    """In place of a Predictor."""
 
     def __init__(self, *texts):
         self.texts = list(texts)
 
-    def answers(self, params, task, batch_size):
-        return self.texts[: len(task.examples)], None, {}
+    def with_params(self, params):
+        return self
+
+    def predict(self, task, batch_size, **_):
+        return [predictor_lib.Prediction([text]) for text in self.texts[: len(task.examples)]]
+
+
+def evaluate_tasks(predictor, params, tasks, batch_size, folder, step=0, **settings):
+    """Metrics of an evaluation, which is written to `folder`."""
+    settings = {"after_step": step - 1, **settings}
+    with evaluator.Evaluator(predictor, tasks, batch_size, folder, **settings) as evaluation:
+        return evaluation.evaluate(params, step)
 
 
 @pytest.fixture(scope="module")
@@ -59,37 +68,11 @@ def loaded(load):
 
 
 @pytest.fixture(scope="module")
-def answerer(loaded):
-    return evaluator.Answerer(loaded)
+def predictor(loaded):
+    return predictor_lib.Predictor(loaded)
 
 
-def test_answers_do_not_depend_on_the_batch_nor_on_its_padding(loaded, answerer):
-    task = task_of(loaded.vocabulary, [(f"film {i}", "good") for i in range(5)])
-    by_two, scores, _ = answerer.answers(loaded.params, task, 2)
-    by_eight, *_ = answerer.answers(loaded.params, task, 8)
-    assert by_two == by_eight and len(by_two) == 5
-    assert scores is None
-
-
-def test_answers_are_in_the_order_of_the_examples(loaded, monkeypatch):
-    texts = ["a bad film", "film", "a film", "a story", "bad"]
-
-    class Echo(evaluator.Answerer):
-        def predict(self, params, batch, max_length, index=0):
-            ids = batch["encoder_input_tokens"]
-            return ids[:, None, len(loaded.soft_tokens) :], -np.count_nonzero(ids, axis=1)[:, None]
-
-        def score(self, params, batch):
-            return np.count_nonzero(batch["encoder_input_tokens"], axis=1)
-
-    task = task_of(loaded.vocabulary, [(t, "good") for t in texts], score_metrics=[len])
-    found, scores, aux_values = Echo(loaded).answers(None, task, 2)
-    assert found == texts
-    assert scores == [len(loaded.soft_tokens) + len(e["inputs"]) for e in task.examples]
-    assert aux_values == {"scores": [-score for score in scores]}
-
-
-def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, answerer):
+def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, predictor, tmp_path):
     seen = []
 
     def rank(targets, scores):
@@ -97,7 +80,7 @@ def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, answere
         return {"rank": seqio.metrics.Scalar(2.5)}
 
     task = task_of(loaded.vocabulary, score_metrics=[rank])
-    ((name, found),) = evaluator.evaluate_tasks(answerer, loaded.params, [task], 4).items()
+    ((name, found),) = evaluate_tasks(predictor, loaded.params, [task], 4, tmp_path).items()
     (targets, scores) = seen[0]
     assert (name, found["rank"], targets) == ("films", 2.5, ["good", "bad", "bad"])
     assert len(scores) == 3 and max(scores) < 0
@@ -107,27 +90,24 @@ def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, answere
     np.testing.assert_allclose(np.array(scores)[which], expected[:3], rtol=1e-5)
 
 
-def test_nothing_is_answered_where_only_scores_matter(loaded, tmp_path, caplog):
-    class Scores(evaluator.Answerer):
-        def predict(self, params, batch, max_length, index=0):
+def test_nothing_is_decoded_where_only_scores_matter(loaded, tmp_path, caplog):
+    class Scores(predictor_lib.Predictor):
+        def decode_batch(self, *_):
             raise AssertionError("decodes")
 
     task = task_of(loaded.vocabulary, score_metrics=[lambda targets, scores: {"sum": sum(scores)}])
     task.task.predict_metric_fns = []
-    results = evaluator.evaluate_tasks(
-        Scores(loaded), loaded.params, [task], 4, output_dir=tmp_path, step=3
-    )
+    results = evaluate_tasks(Scores(loaded), loaded.params, [task], 4, tmp_path, step=3)
     rows = read_lines(tmp_path / "films-000003.jsonl")
     assert [row.keys() for row in rows] == [{"input", "target", "score"}] * 3
     assert results["films"]["sum"] == pytest.approx(sum(row["score"] for row in rows))
-    assert "every answer" not in caplog.text
+    assert "every prediction" not in caplog.text
 
 
-def test_answers_are_written_beside_their_inputs(vocabulary, tmp_path):
+def test_predictions_are_written_beside_their_inputs(vocabulary, tmp_path):
     task, other = task_of(vocabulary), task_of(vocabulary, ROWS[:1], name="other")
-    results = evaluator.evaluate_tasks(
-        FixedAnswers("good", "bad", "good"), None, [task, other], 2, output_dir=tmp_path, step=7
-    )
+    fixed = FixedPredictions("good", "bad", "good")
+    results = evaluate_tasks(fixed, None, [task, other], 2, tmp_path, step=7)
     assert results == {"films": {"accuracy": 200 / 3}, "other": {"accuracy": 100.0}}
     lines = (tmp_path / "films-000007.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
@@ -146,24 +126,26 @@ def test_answers_are_written_beside_their_inputs(vocabulary, tmp_path):
         (("good",), ROWS[:1], False),
     ],
 )
-def test_warns_where_every_answer_is_the_same(vocabulary, caplog, answers, rows, warns):
+def test_warns_where_every_prediction_is_the_same(
+    vocabulary, caplog, tmp_path, answers, rows, warns
+):
     task = task_of(vocabulary, rows)
-    evaluator.evaluate_tasks(FixedAnswers(*answers), None, [task], 2)
-    assert ("films: every answer is 'bad' (3 examples)" in caplog.text) == warns
-    assert bool(caplog.records) == warns
+    evaluate_tasks(FixedPredictions(*answers), None, [task], 2, tmp_path)
+    assert ("films: every prediction is 'bad' (3 examples)" in caplog.text) == warns
+    assert any(record.levelname == "WARNING" for record in caplog.records) == warns
 
 
-def test_validation_logs_each_task(vocabulary, tmp_path, caplog):
+def test_each_task_is_logged(vocabulary, tmp_path, caplog):
     tasks = [task_of(vocabulary), task_of(vocabulary, ROWS[1:], name="other")]
     for after_step, steps in ((0, (1, 2)), (1, (2, 3))):
         with (
-            evaluator.Validation(
-                FixedAnswers("good", "bad", "bad"), tasks, 2, tmp_path, after_step=after_step
-            ) as validation,
+            evaluator.Evaluator(
+                FixedPredictions("good", "bad", "bad"), tasks, 2, tmp_path, after_step=after_step
+            ) as evaluation,
             caplog.at_level("INFO"),
         ):
             for step in steps:
-                found = validation.evaluate(None, step)
+                found = evaluation.evaluate(None, step)
     assert found == {"films": {"accuracy": 100.0}, "other": {"accuracy": 50.0}}
     lines = (tmp_path / "other-metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
@@ -171,33 +153,32 @@ def test_validation_logs_each_task(vocabulary, tmp_path, caplog):
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"films", "other"}
 
 
-def test_samples_of_answers_are_for_tensorboard_only(vocabulary, tmp_path, caplog):
+def test_samples_of_text_are_for_tensorboard_only(vocabulary, tmp_path, caplog):
     task = task_of(vocabulary)
     task.task.predict_metric_fns.append(lambda targets, predictions: {"sample": "one\ntwo"})
-    answerer = FixedAnswers("good", "bad", "bad")
-    validation = evaluator.Validation(answerer, [task], 2, tmp_path, after_step=0)
-    with validation, caplog.at_level("INFO"):
-        assert validation.evaluate(None, 1) == {"films": {"accuracy": 100.0}}
+    fixed = FixedPredictions("good", "bad", "bad")
+    evaluation = evaluator.Evaluator(fixed, [task], 2, tmp_path, after_step=0)
+    with evaluation, caplog.at_level("INFO"):
+        assert evaluation.evaluate(None, 1) == {"films": {"accuracy": 100.0}}
     assert "step 1  films: accuracy 100.00" in caplog.messages
     assert b"one\n\ntwo" in next((tmp_path / "films").iterdir()).read_bytes()
 
 
-def test_scores_and_how_many_answers_are_written(loaded, answerer, tmp_path):
+def test_scores_and_the_number_of_written_predictions(loaded, predictor, tmp_path):
     task = task_of(loaded.vocabulary, score_metrics=[lambda targets, scores: {}])
-    evaluator.evaluate_tasks(
-        answerer, loaded.params, [task], 4, output_dir=tmp_path, step=3, written_examples=2
-    )
+    settings = {"step": 3, "written_examples": 2}
+    evaluate_tasks(predictor, loaded.params, [task], 4, tmp_path, **settings)
     lines = read_lines(tmp_path / "films-000003.jsonl")
     assert [list(line) for line in lines] == 2 * [["input", "target", "prediction", "score"]]
     assert all(line["score"] < 0 for line in lines)
 
 
-def test_losses_are_told_beside_the_answers(loaded, answerer, tmp_path):
+def test_losses_are_logged_beside_the_predictions(loaded, predictor, tmp_path):
     task = task_of(loaded.vocabulary, 3 * ROWS)
-    with evaluator.Validation(
-        answerer, [task], 2, tmp_path / "answers", after_step=0, losses=(tmp_path / "losses", 3)
-    ) as validation:
-        validation.evaluate(loaded.params, 5)
+    with evaluator.Evaluator(
+        predictor, [task], 2, tmp_path / "answers", after_step=0, losses=(tmp_path / "losses", 3)
+    ) as evaluation:
+        evaluation.evaluate(loaded.params, 5)
     (line,) = read_lines(tmp_path / "losses" / "films-metrics.jsonl")
     sums = []
     with partitioning.use(loaded.mesh):
@@ -228,10 +209,9 @@ def evaluate(tiny, tiny_job, tmp_path):
 
     def run(paths=(), config_text="A = 1\n", **settings):
         return evaluator.evaluate(
-            model=tiny.model,
-            vocabulary=tiny.vocabulary,
-            checkpoint=tiny.checkpoint,
-            prompt_initializer=initializers.SampledVocabulary(),
+            config=predictor_config.PredictorConfig(
+                tiny.model, tiny.vocabulary, tiny.checkpoint, initializers.SampledVocabulary()
+            ),
             dataset=dataset,
             output_dir=str(tmp_path / "out"),
             prompt_paths=[str(path) for path in paths],
@@ -243,7 +223,7 @@ def evaluate(tiny, tiny_job, tmp_path):
     return run
 
 
-def test_evaluate_writes_metrics_and_answers(evaluate, tiny_job, tmp_path, capsys):
+def test_evaluate_writes_metrics_and_predictions(evaluate, tiny_job, tmp_path, capsys):
     results = evaluate()
     folder = tmp_path / "out" / "inference_eval"
     assert results.keys() == {"eval"} and results["eval"].keys() == {"accuracy"}
@@ -263,23 +243,24 @@ def read_once(tiny):
     return state.load_model(tiny.model, tiny.vocabulary, checkpoint=tiny.checkpoint)
 
 
-def answering(monkeypatch, loaded):
-    """Answers with the first number of the prompt; the prompts that are asked."""
+def predicting(monkeypatch, loaded):
+    """Predicts with the first number of the prompt; the prompts that are asked."""
     asked = []
     monkeypatch.setattr(state, "load_model", lambda *_, **__: loaded)
 
-    class Reader(evaluator.Answerer):
-        def answers(self, params, task, batch_size):
-            asked.append(float(params["encoder"]["prompt"]["prompt"][0, 0]))
-            right = [task.text(example, "targets") for example in task.examples]
-            return right[: int(asked[-1])] + [""] * (len(right) - int(asked[-1])), None, {}
+    def predict(self, task, batch_size, **_):
+        asked.append(float(self.loaded.params["encoder"]["prompt"]["prompt"][0, 0]))
+        return [
+            predictor_lib.Prediction([task.text(example, "targets") if i < asked[-1] else ""])
+            for i, example in enumerate(task.examples)
+        ]
 
-    monkeypatch.setattr(evaluator, "Answerer", Reader)
+    monkeypatch.setattr(predictor_lib.Predictor, "predict", predict)
     return asked
 
 
 def test_several_prompts_are_evaluated_once(evaluate, read_once, tmp_path, monkeypatch, capsys):
-    asked = answering(monkeypatch, read_once)
+    asked = predicting(monkeypatch, read_once)
     paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5, 7)]
     for path, right in zip(paths, (2, 9, 4), strict=True):
         prompt_files.save(path, np.full((4, 16), right), {})
@@ -297,10 +278,10 @@ def test_several_prompts_are_evaluated_once(evaluate, read_once, tmp_path, monke
         ["5", "90.00"],
         ["7", "40.00"],
     ]
-    monkeypatch.setattr(evaluator.state, "load_model", None)  # nothing is left to do
+    monkeypatch.setattr(state, "load_model", None)  # nothing is left to do
     assert evaluate(paths) == {"eval": {"accuracy": 40.0}}
     monkeypatch.undo()
-    asked = answering(monkeypatch, read_once)
+    asked = predicting(monkeypatch, read_once)
     evaluate(paths, config_text="A = 2\n")  # of other settings nothing is kept
     assert asked == [2.0, 9.0, 4.0] and len(read_lines(metrics)) == 3
 
@@ -309,9 +290,10 @@ def test_an_evaluation_that_was_stopped_goes_on(evaluate, read_once, tmp_path, m
     paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5, 7)]
     for path in paths:
         prompt_files.save(path, np.ones((4, 16)), {})
-    asked = answering(monkeypatch, read_once)
+    asked = predicting(monkeypatch, read_once)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluator.Answerer, "answers", stopping(evaluator.Answerer.answers, asked))
+        predict = stopping(predictor_lib.Predictor.predict, asked)
+        patch.setattr(predictor_lib.Predictor, "predict", predict)
         with pytest.raises(KeyboardInterrupt):
             evaluate(paths)
     evaluate(paths)
@@ -320,15 +302,15 @@ def test_an_evaluation_that_was_stopped_goes_on(evaluate, read_once, tmp_path, m
     assert [line["step"] for line in lines] == [3, 5, 7]
 
 
-def stopping(answers, asked):
+def stopping(predict, asked):
     """As Ctrl-C at the second prompt."""
 
-    def answer(self, params, task, batch_size):
+    def stop(self, task, batch_size, **settings):
         if asked:
             raise KeyboardInterrupt
-        return answers(self, params, task, batch_size)
+        return predict(self, task, batch_size, **settings)
 
-    return answer
+    return stop
 
 
 def test_prompts_of_one_step_are_not_told_apart(evaluate, tmp_path):
@@ -347,27 +329,12 @@ def test_each_of_several_prompts_is_of_the_same_place_and_base(
     for path, place, base in zip(paths, ("prefix", "suffix"), (None, "another"), strict=True):
         prompt_files.save(path, np.ones((4, 16)), {"place": place, "base_model_digest": base})
     with monkeypatch.context() as patch:
-        patch.setattr(evaluator.state, "load_model", None)  # nothing is loaded
+        patch.setattr(state, "load_model", None)  # nothing is loaded
         with pytest.raises(ValueError, match="PROMPT_FILE names prompts of different places"):
             evaluate(paths)
     prompt_files.save(
         paths[1], np.ones((4, 16)), {"place": "prefix", "base_model_digest": "another"}
     )
-    answering(monkeypatch, read_once)
+    predicting(monkeypatch, read_once)
     evaluate(paths)
     assert caplog.text.count("names another base model") == 1
-
-
-def test_a_label_ranking_answers_with_labels_only(loaded):
-    labels = ("bad", "a long story", "good")
-    model = dataclasses.replace(loaded.model, decoder=decoding.LabelRanking(labels))
-    ranking = dataclasses.replace(loaded, model=model)
-    task = task_of(loaded.vocabulary)
-    found, *_ = evaluator.Answerer(ranking).answers(loaded.params, task, 2)
-    scores = []
-    for label in labels:
-        rows = [(text, label) for text, _ in ROWS]
-        of_label = task_of(loaded.vocabulary, rows, score_metrics=[len])
-        of_label.lengths = batching.Lengths(12, 12)
-        scores.append(evaluator.Answerer(loaded).answers(loaded.params, of_label, 2)[1])
-    assert found == [labels[i] for i in np.argmax(scores, axis=0)]

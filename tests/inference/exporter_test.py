@@ -146,7 +146,7 @@ def test_what_cannot_be_written_is_told_before_the_weights_are_read(
 
 def test_a_step_that_is_not_told_is_a_setting(export, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(base_model, "read_step", lambda path: None)
-    with pytest.raises(ValueError, match=r"does not tell its step.* set START_STEP"):
+    with pytest.raises(ValueError, match=r"does not say its step.* set START_STEP"):
         export()
     assert export(start_step=7).endswith("checkpoint_7")
 

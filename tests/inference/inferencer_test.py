@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from prompt_tuning.data import evaluation_task, pipeline, sources
-from prompt_tuning.inference import evaluator, inferencer
+from prompt_tuning.inference import inferencer, predictor_config
+from prompt_tuning.inference import predictor as predictor_lib
 from prompt_tuning.methods import initializers
 from prompt_tuning.training import state
 
@@ -17,8 +18,19 @@ TEXTS = ["film 00000", "film 1", "film 2", "film 30000", "film 444", "film 5", "
 BATCH_OF_EACH = (2, 1, 1, 2, 3, 3, 4)
 
 
-class Echo:
-    """In place of an Answerer: answers 1 ... N to each row, marked with the batch's number."""
+ADAPTER = {"prompt_initializer", "labels"}
+
+
+def make_config(tiny, **adapter):
+    """A config of the tiny model on 8 devices."""
+    adapter = {"prompt_initializer": initializers.SampledVocabulary(), **adapter}
+    return predictor_config.PredictorConfig(
+        tiny.model, tiny.vocabulary, tiny.checkpoint, num_partitions=8, **adapter
+    )
+
+
+class Echo(predictor_lib.Predictor):
+    """Predicts 1 ... N for each row, marked with the batch's number."""
 
     decodes = 1
     batches: list[int]  # that were asked for
@@ -27,7 +39,7 @@ class Echo:
         self.loaded = loaded
         Echo.batches = []
 
-    def predict(self, params, batch, max_length, index=0):
+    def decode_batch(self, batch, max_length, index=0):
         Echo.batches.append(index)
         rows = len(batch["encoder_input_tokens"])
         numbers = "123456789"
@@ -53,7 +65,7 @@ def loaded(tiny):
 def infer(tiny, loaded, tmp_path, monkeypatch):
     """Answers TEXTS in batches of 8 / NUM_PARTITIONS rows and gives back the file."""
     monkeypatch.setattr(state, "load_model", lambda *_, **__: loaded)
-    monkeypatch.setattr(evaluator, "Answerer", Echo)
+    monkeypatch.setattr(predictor_lib, "Predictor", Echo)
     monkeypatch.setattr(evaluation_task, "WINDOW", 2)
     asked = tmp_path / "asked.jsonl"
     asked.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
@@ -63,14 +75,13 @@ def infer(tiny, loaded, tmp_path, monkeypatch):
 
     def run(config_text="A = 1\n", **settings):
         (path,) = inferencer.infer(
-            model=tiny.model,
-            vocabulary=tiny.vocabulary,
-            checkpoint=tiny.checkpoint,
+            config=make_config(
+                tiny, **{name: settings.pop(name) for name in ADAPTER & settings.keys()}
+            ),
             dataset=dataset,
             output_dir=str(tmp_path / "out"),
-            num_partitions=8,
             config_text=config_text,
-            **{"prompt_initializer": initializers.SampledVocabulary(), **settings},
+            **settings,
         )
         return pathlib.Path(path)
 
@@ -124,14 +135,7 @@ def test_targets_are_scored(tiny, tiny_job, tmp_path):
     dataset = pipeline.DatasetConfig(
         sources.TaskSource(eval_file=str(path)), {"inputs": 20, "targets": 9}, "validation", 2
     )
-    settings = {
-        "model": tiny.model,
-        "vocabulary": tiny.vocabulary,
-        "checkpoint": tiny.checkpoint,
-        "prompt_initializer": initializers.SampledVocabulary(),
-        "mode": "score",
-        "num_partitions": 8,
-    }
+    settings = {"config": make_config(tiny), "mode": "score"}
     (found,) = inferencer.infer(dataset=dataset, output_dir=str(tmp_path / "out"), **settings)
     assert found.endswith("asked-score.jsonl-00000-of-00001")
     first, second = lines(pathlib.Path(found))
@@ -223,17 +227,17 @@ def test_a_whole_file_is_left_alone(infer):
 
 
 def test_what_is_answered_is_written_before_the_end(infer, monkeypatch):
-    predict = Echo.predict
+    decode_batch = Echo.decode_batch
 
-    def stopping(self, params, batch, max_length, index=0):
+    def stopping(self, batch, max_length, index=0):
         if index == 3:
             raise KeyboardInterrupt
-        return predict(self, params, batch, max_length, index)
+        return decode_batch(self, batch, max_length, index)
 
-    monkeypatch.setattr(Echo, "predict", stopping)
+    monkeypatch.setattr(Echo, "decode_batch", stopping)
     with pytest.raises(KeyboardInterrupt):
         infer()
-    monkeypatch.setattr(Echo, "predict", predict)
+    monkeypatch.setattr(Echo, "decode_batch", decode_batch)
     assert lines(infer()) == expected()
     assert Echo.batches == [2, 3]
 
@@ -315,12 +319,7 @@ def test_without_lengths_nobody_knows_how_long_answers_are(tiny, tmp_path):
     dataset = pipeline.DatasetConfig(sources.TaskSource(infer_file="a.jsonl"), None, "infer", 8)
     with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS is None; expected"):
         inferencer.infer(
-            model=tiny.model,
-            vocabulary=tiny.vocabulary,
-            checkpoint=tiny.checkpoint,
-            prompt_initializer=initializers.SampledVocabulary(),
-            dataset=dataset,
-            output_dir=str(tmp_path / "out"),
+            config=make_config(tiny), dataset=dataset, output_dir=str(tmp_path / "out")
         )
 
 

@@ -92,7 +92,7 @@ def task_flags(checkpoint_macro, tiny):
     ids=["sst2-demo.sh", "sst2-demo-xxl.sh"],
 )
 def test_the_training_scripts_take_their_first_step(run, tiny, tmp_path, monkeypatch, more):
-    monkeypatch.setattr(evaluator.Validation, "evaluate", lambda *_: {})
+    monkeypatch.setattr(evaluator.Evaluator, "evaluate", lambda *_: {})
     losses.clear()
     with pytest.raises(FirstStepTakenError):
         run(

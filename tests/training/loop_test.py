@@ -15,7 +15,7 @@ from prompt_tuning.methods import module
 from prompt_tuning.training import loop as loop_lib
 
 
-class NoValidation:
+class NoEvaluator:
     """Nothing to evaluate; notes when it is asked."""
 
     def __init__(self):
@@ -26,9 +26,9 @@ class NoValidation:
         return {}
 
 
-def loop(run, step, batches, validation=None):
+def loop(run, step, batches, evaluator=None):
     with partitioning.use(run.loaded.mesh):
-        loop_lib.go_on(run, batches, validation or NoValidation(), 3, step)
+        loop_lib.go_on(run, batches, evaluator or NoEvaluator(), 3, step)
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +101,13 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
 
 
 def test_a_run_that_died_in_its_first_step_goes_on(make_run, make_batches, shared_step):
-    run, validation = make_run(steps=2), NoValidation()
+    run, evaluator = make_run(steps=2), NoEvaluator()
     with pytest.raises(RuntimeError):
-        loop(run, stopping(shared_step(run), 1000, crash), make_batches(), validation)
+        loop(run, stopping(shared_step(run), 1000, crash), make_batches(), evaluator)
     again = make_run(steps=2)
     again.resume()
-    loop(again, shared_step(None), make_batches(), validation)
-    assert validation.steps == [1000, 1002]
+    loop(again, shared_step(None), make_batches(), evaluator)
+    assert evaluator.steps == [1000, 1002]
 
 
 def test_a_run_that_ended_is_left_as_it_is(make_run, make_batches, shared_step):
@@ -175,7 +175,7 @@ def test_a_resumed_run_has_its_steps_in_a_row(make_run, make_batches, shared_ste
         loop(again, poisoned(shared_step(run), bad), make_batches())
 
 
-class StoppedValidation(NoValidation):
+class StoppedEvaluator(NoEvaluator):
     """SIGINT within the evaluation after a step, the first time."""
 
     def __init__(self, at):
@@ -193,25 +193,25 @@ def test_an_evaluation_that_is_stopped_is_owed(make_run, make_batches, shared_st
     """The state is saved at once; what goes on evaluates first."""
     for at in (1002, 1004):
         settings = {"folder": str(at), "steps": 4, "eval_period": 2}
-        run, validation = make_run(**settings), StoppedValidation(at)
+        run, evaluator = make_run(**settings), StoppedEvaluator(at)
         with pytest.raises(KeyboardInterrupt):
-            loop(run, shared_step(run), make_batches(), validation)
+            loop(run, shared_step(run), make_batches(), evaluator)
         assert train_state.latest_step(run.model_dir) == at
         again = make_run(**settings)
         again.resume()
         assert again.owes_evaluation and again.best.metric == at - 2
-        loop(again, shared_step(run), make_batches(), validation)
-        assert validation.steps == sorted([1000, 1002, 1004, at])
+        loop(again, shared_step(run), make_batches(), evaluator)
+        assert evaluator.steps == sorted([1000, 1002, 1004, at])
         assert again.best.metric == 1004 and not again.owes_evaluation
         card = prompt_files.read_card(run.model_dir / f"prompts/prompt_{at}.npy")
         assert card["metrics"] == {"task": {"accuracy": float(at)}}
 
 
 def test_a_signal_before_an_evaluation_does_not_wait_for_it(make_run, make_batches, shared_step):
-    run, validation = make_run(eval_period=2), NoValidation()
+    run, evaluator = make_run(eval_period=2), NoEvaluator()
     with pytest.raises(KeyboardInterrupt):
-        loop(run, stopping(shared_step(run), 1001, control_c), make_batches(), validation)
-    assert validation.steps == [1000] and train_state.latest_step(run.model_dir) == 1002
+        loop(run, stopping(shared_step(run), 1001, control_c), make_batches(), evaluator)
+    assert evaluator.steps == [1000] and train_state.latest_step(run.model_dir) == 1002
 
 
 @pytest.mark.parametrize("at", [1001, 1002, 1004])
