@@ -58,8 +58,6 @@ SHARED = {
     "large": (1024, 2816, 16, 64, 24, 24),
     "xl": (2048, 5120, 32, 64, 24, 24),
     "xxl": (4096, 10240, 64, 64, 24, 24),
-    "80b": (8192, 65536, 256, 64, 16, 16),
-    "150b": (12288, 36864, 96, 128, 32, 32),
 }
 OWN = {
     "t5_1_0_small": (512, 2048, 8, 64, 6, 6),
@@ -93,7 +91,7 @@ CHECKPOINTS = {
     **{f"byt5_{x}": (f"byt5_{x}", f"byt5_{x}", 1_000_000) for x in SIZES},
     **{f"umt5_{x}": (f"umt5_{x}", f"umt5/{x}", 1_000_000) for x in SIZES if x != "large"},
 }
-NETWORKS = sorted({network for network, _, _ in CHECKPOINTS.values()} | {"mt5_80b", "mt5_150b"})
+NETWORKS = sorted({network for network, _, _ in CHECKPOINTS.values()})
 
 
 def size_of(name: str) -> tuple[int, ...]:
@@ -142,8 +140,6 @@ def t5x_tree(network: Network, size: tuple[int, ...]) -> dict[str, tuple[int, ..
 @pytest.mark.parametrize("name", NETWORKS)
 def test_tree_and_count_are_those_of_the_checkpoint(name, quick_shapes):
     network = FAMILIES[name.rpartition("_")[0]]
-    if name == "mt5_150b":
-        network = network._replace(rows=250368)
     built, _ = settings(name)
     found = params.flatten(nn.unbox(built.abstract_params()))
     prompt = found.pop(module.PATH)

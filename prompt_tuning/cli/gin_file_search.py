@@ -19,14 +19,8 @@ REPLACEMENTS: dict[str, tuple[str, ...]] = {
     "models/t5_1_1_prompt.gin": ("models/t5_1_1.gin",),
     "models/mt5_prompt.gin": ("models/mt5.gin",),
     **{f"models/t5_1_1_{size}_prompt.gin": (f"models/t5_1_1_{size}.gin",) for size in _SIZES},
-    **{
-        f"models/mt5_{size}_prompt.gin": (f"models/mt5_{size}.gin",)
-        for size in (*_SIZES, "80b", "150b")
-    },
-    **{
-        f"models/sizes/{size}.gin": (f"models/sizes/{size}.gin",)
-        for size in (*_SIZES, "80b", "150b")
-    },
+    **{f"models/mt5_{size}_prompt.gin": (f"models/mt5_{size}.gin",) for size in _SIZES},
+    **{f"models/sizes/{size}.gin": (f"models/sizes/{size}.gin",) for size in _SIZES},
     **{
         f"models/decoding/{name}.gin": (f"decoding/{name}.gin",)
         for name in ("beam_search", "nucleus_sampling")
@@ -70,8 +64,13 @@ _ONE_OF_SIZES = "models/t5_1_1_base.gin or another size"
 _PERCEPTRON = f"{_ONE_OF_SIZES}, and optimizers/perceptron.gin after runs/train.gin"
 _FINE_TUNING = "runs/train.gin and optimizers/weights.gin, with --gin.PROMPT=None"
 _NO_FACTORIZED = "there is no factorized multi-task prompt; prompts/multi_task.gin has other modes"
+_NO_CHECKPOINT = "there is no public mT5 checkpoint of this size; models/mt5_xxl.gin is the largest"
 # By file name: what is to be done, where files alone do not do it.
 _ADVICE = {
+    **{
+        f"{name}.gin": _NO_CHECKPOINT
+        for name in ("80b", "150b", "mt5_80b_prompt", "mt5_150b_prompt")
+    },
     "t5_1_1_flaxformer.gin": f"use {_ONE_OF_SIZES}",
     "prompt_encoder_t5_1_1_flaxformer.gin": f"use {_ONE_OF_SIZES}",
     "ia3_t5_1_1_flaxformer.gin": f"use {_ONE_OF_SIZES}, and prompts/ia3.gin",

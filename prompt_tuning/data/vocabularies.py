@@ -277,7 +277,7 @@ def load(path: epath.PathLike, extra_ids: annotations.NonNegativeInt = 0) -> Voc
 
 
 def _check_fits(vocabulary: Vocabulary, rows: int, settings: str) -> None:
-    # Published models pad their table to a multiple of 128 rows or of their sharding: mT5 150b by 268.
+    # Published models pad their table to a multiple of 128 rows, or of their sharding.
     if not 0 <= rows - vocabulary.size < 384:
         added = (
             ""

@@ -58,7 +58,6 @@ RENAMED = {
     "Adafactor.factored": "optimizers.adafactor.factored",
     "Adafactor.multiply_by_parameter_scale": "optimizers.adafactor.multiply_by_parameter_scale",
     "Adafactor.epsilon1": "optimizers.adafactor.epsilon1",
-    "Adafactor.epsilon2": "optimizers.adafactor.epsilon2",
     "T5Config.vocab_size": "NUM_EMBEDDINGS",
     "T5Config.emb_dim": "EMBED_DIM",
     "T5Config.num_heads": "NUM_HEADS",
@@ -122,6 +121,7 @@ FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "beam_search.max_decode_len": ((None,), "set TASK_FEATURE_LENGTHS['targets']"),
     "temperature_sample.max_decode_steps": ((None,), "set TASK_FEATURE_LENGTHS['targets']"),
     "Adafactor.step_offset": ((0,), "set START_STEP, the step that the optimizer counts from"),
+    "Adafactor.epsilon2": ((1e-3,), "optax.adafactor has this least scale of a parameter"),
     "Adafactor.beta1": ((None,), "Adafactor has no momentum here"),
     "infer.file_extension": (("jsonl",), "answers are JSON lines"),
 }
