@@ -30,11 +30,11 @@ class AdafactorState(NamedTuple):
 
 def learning_rate_schedule(
     factors: str = "constant",
-    base_learning_rate: annotations.NonNegativeFloat = 0.3,
-    warmup_steps: int = 1000,
+    base_learning_rate: annotations.PositiveFloat = 0.3,
+    warmup_steps: annotations.NonNegativeInt = 1000,
     decay_factor: annotations.NonNegativeFloat = 0.5,
-    steps_per_decay: int = 20_000,
-    steps_per_cycle: int = 100_000,
+    steps_per_decay: annotations.NonNegativeInt = 20_000,
+    steps_per_cycle: annotations.NonNegativeInt = 100_000,
     step_offset: int = 0,
     min_learning_rate: annotations.NonNegativeFloat = LEAST_RATE,
 ) -> Schedule:
@@ -104,7 +104,7 @@ def learning_rate_schedule(
 
 
 def adafactor(
-    learning_rate: annotations.NonNegativeFloat | Schedule,
+    learning_rate: annotations.PositiveFloat | Schedule,
     *,
     start_step: int = 0,
     decay_rate: annotations.PositiveFloat = 0.8,

@@ -70,12 +70,22 @@ def label(tree: Tree, table: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return unflatten(labels)
 
 
-def trainable_labels(tree: Tree, trainable: Sequence[str]) -> dict[str, Any]:
-    """Labels "trainable" and "frozen": what matches a pattern of `trainable` is trained."""
+def check_trainable(trainable: Sequence[str]) -> None:
+    """Raises ValueError where `trainable` (TRAINABLE) is not a sequence of patterns."""
     if isinstance(trainable, str):
         raise ValueError(
             f"TRAINABLE is a sequence of patterns, e.g. ({trainable!r},), not a string"
         )
+    if not trainable:
+        raise ValueError(
+            f"TRAINABLE is {trainable!r}; expected one pattern of parameter paths or more. Set TRAINABLE, "
+            "for a prompt to ('.*/prompt/.*',)"
+        )
+
+
+def trainable_labels(tree: Tree, trainable: Sequence[str]) -> dict[str, Any]:
+    """Labels "trainable" and "frozen": what matches a pattern of `trainable` is trained."""
+    check_trainable(trainable)
     table = [(pattern, TRAINABLE) for pattern in trainable]
     covered = all(any(re.fullmatch(p, path) for p in trainable) for path in flatten(tree))
     return label(tree, table if covered else [*table, (".*", FROZEN)])

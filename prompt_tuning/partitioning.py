@@ -45,7 +45,8 @@ def make_mesh(num_partitions: int | None = 1) -> Mesh:
     whole = isinstance(num_partitions, int) and num_partitions > 0
     if not whole or devices % num_partitions:
         raise ValueError(
-            f"NUM_PARTITIONS is {num_partitions!r}; expected a divisor of the {devices} devices"
+            f"NUM_PARTITIONS is {num_partitions!r}; expected a divisor of the {devices} devices. "
+            "Set NUM_PARTITIONS=1 where the weights fit on one device"
         )
     shape = (devices // num_partitions, num_partitions)
     # Linen's logical constraints need axes that the compiler may shard by itself.

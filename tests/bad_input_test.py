@@ -464,6 +464,7 @@ CASES = {
             ("train", "EVAL_STEPS", -1, 0),
             ("train", "EVALUATOR_NUM_EXAMPLES", 0, 1),
             ("train", "NUM_MICROBATCHES", -1, 1),
+            ("train", "NUM_MICROBATCHES", 0, 1),
             ("eval", "EVALUATOR_NUM_EXAMPLES", 0, 1),
             ("eval", "JSON_WRITE_N_RESULTS", -1, 0),
         ]

@@ -20,7 +20,10 @@ def message(arguments):
     ("setting", "parts"),
     [
         ("LEARNING_RATE='0.1'", ["has type str; expected a number", "Set --gin.LEARNING_RATE=0.1."]),
-        ("LEARNING_RATE=-0.1", ["LEARNING_RATE=-0.1 is out of range; expected a number of at least 0"]),
+        ("LEARNING_RATE=-0.1", ["LEARNING_RATE=-0.1 is out of range; expected a number greater than 0"]),
+        ("LEARNING_RATE=0", ["LEARNING_RATE=0.0 is out of range; expected a number greater than 0"]),
+        ("PROMPT_POPULATION=0", ["PROMPT_POPULATION=0 is out of range; expected an integer of at least 1"]),
+        ("WARMUP_STEPS=-1", ["WARMUP_STEPS=-1 is out of range; expected an integer of at least 0"]),
         ("LEARNING_RATE=1e999", ["LEARNING_RATE=inf is out of range"]),
         ("WARMUP_STEPS=None", ["WARMUP_STEPS=None has type NoneType; expected an integer"]),
         ("DROPOUT_RATE=1.5", ["DROPOUT_RATE=1.5 is out of range", "at least 0 and below 1"]),

@@ -181,6 +181,15 @@ def test_processes_with_other_settings_do_not_start(tiny_job, tmp_path):
         assert "process 1 (on " in each and "settings: TRAIN_STEPS = 1005\n" in each
 
 
+def test_a_run_with_other_settings_is_refused_by_all_processes(few, uninterrupted):
+    before = sorted(uninterrupted.rglob("*"))
+    codes, told = run([*few(uninterrupted), "--gin.LEARNING_RATE=0.1"])
+    assert codes == [2, 2], told
+    assert all("at step 1004 with other settings" in each for each in told)
+    assert all("LEARNING_RATE: 0.3 -> 0.1\n" in each for each in told)
+    assert sorted(uninterrupted.rglob("*")) == before
+
+
 def test_a_process_that_nobody_joins_ends(tiny_job, tmp_path):
     command = tiny_job.command("train", MODEL_DIR=tmp_path / "run", TRAIN_STEPS=1004)
     codes, told = run(command, others=["--initialization_timeout=1"], count=1)

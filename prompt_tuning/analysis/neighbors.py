@@ -47,7 +47,7 @@ def neighbors(
     prompt_paths: Sequence[str],
     count: annotations.PositiveInt = 5,
     metric: str = "cosine",
-    labels: Sequence[str] = (),
+    labels: Sequence[str] | None = None,
     output_dir: str | None = None,
     config_text: str = "",
 ) -> dict[str, list[list[Neighbor]]]:
@@ -88,7 +88,7 @@ def neighbors(
         found[path] = _print_nearest(rows, embedding, vocabulary, count, metric)
     if len(tables) == 1 and not labels and output_dir is None:
         return found
-    pieces = {label: vocabulary.encode(label) for label in labels}
+    pieces = {label: vocabulary.encode(label) for label in labels or ()}
     rows = embedding[: vocabulary.size]
     width = embedding.shape[1]
     joined = [np.concatenate([x.reshape(-1, width) for x in of.values()]) for of in tables]

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
+from prompt_tuning import annotations
 from prompt_tuning.checkpoints import base_model, prompt_files
 from prompt_tuning.data import vocabularies
 
@@ -92,8 +93,8 @@ def recycle(
     target_vocabulary: vocabularies.Vocabulary,
     output_file: str,
     recycler: str = "linear",
-    num_words: int = 4000,
-    word_offset: int = 1000,
+    num_words: annotations.PositiveInt = 4000,
+    word_offset: annotations.NonNegativeInt = 1000,
     config_text: str = "",
 ) -> np.ndarray:
     """`prompt-tuning recycle`: writes a prompt [P, E] for another model than it was trained with.

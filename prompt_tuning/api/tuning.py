@@ -45,8 +45,8 @@ def tune(
     length: annotations.PositiveInt = 20,
     steps: annotations.PositiveInt = 600,
     batch_size: annotations.PositiveInt = 32,
-    learning_rate: annotations.NonNegativeFloat = 0.3,
-    class_labels: Iterable[str] = (),
+    learning_rate: annotations.PositiveFloat = 0.3,
+    class_labels: Iterable[str] | None = None,
     initial_prompt: Annotated[
         prompt_lib.Prompt | None, annotations.Example("pt.load_prompt({value})")
     ] = None,
@@ -72,7 +72,7 @@ def tune(
       batch_size: examples of a step, which share rows.
       learning_rate: of Adafactor, constant.
       class_labels: texts whose embeddings the prompt starts from, such as the targets; its other
-        rows are drawn from the token embedding.
+        rows are drawn from the token embedding, as all are for None.
       initial_prompt: to start from, in place of `length` and `class_labels`.
       task_feature_lengths: {"inputs", "targets"}, the tokens kept of an example; None for all.
       dropout_rate: of the frozen model while the prompt is trained.
@@ -100,7 +100,8 @@ def tune(
     )
     base = model.loaded
     prompt: module.Prompt | None = module.Prompt(length)
-    class_labels = texts.to_strings("class_labels", class_labels)
+    if class_labels is not None:
+        class_labels = texts.to_strings("class_labels", class_labels)
     start: state.Start = initializers.ClassLabels(class_labels)
     if initial_prompt is not None:
         prompt = prompt_lib.as_module([initial_prompt])
@@ -153,10 +154,10 @@ def _settings(
     values["examples"] = f"{len(examples)} examples"
     contents = {"examples": fingerprints.of_examples(examples, len(examples))}
     if initial_prompt is not None:
-        values |= {"initial_prompt": repr(initial_prompt), "length": None, "class_labels": ()}
+        values |= {"initial_prompt": repr(initial_prompt), "length": None, "class_labels": None}
         arrays = {"table": initial_prompt.table, "place": repr(initial_prompt.place)}
         contents["initial_prompt"] = fingerprints.of_arrays(arrays)
-    return settings_lib.Settings(values, contents, in_python=True)
+    return settings_lib.Settings(values, contents)
 
 
 @contextlib.contextmanager

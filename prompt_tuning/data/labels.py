@@ -70,6 +70,8 @@ def label_ids(labels: Sequence[str], vocabulary: vocabularies.Vocabulary) -> Int
     Raises:
       ValueError: see `check_labels`.
     """
+    if not labels:
+        raise ValueError(f"LABELS is {labels!r}; expected two labels or more. Set LABELS to them")
     check_labels(labels, vocabulary, "LABELS")
     rows = [[*vocabulary.encode(label), vocabularies.EOS_ID] for label in labels]
     length = max(map(len, rows))

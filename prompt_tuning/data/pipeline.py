@@ -232,6 +232,19 @@ def check_fit(name: str, examples: Sequence[batching.Example], config: DatasetCo
         truncation.warn_of_cuts(name, key, sizes[key], limit, config.source)
 
 
+def _check_targets(name: str, examples: Sequence[batching.Example]) -> None:
+    """Raises ValueError where examples of a registered task have a target without tokens."""
+    empty = sum(
+        set(example["targets"].tolist()) <= {0, vocabularies.EOS_ID} for example in examples
+    )
+    if empty:
+        raise ValueError(
+            f"{empty} of the first {len(examples)} examples of {name} have an empty target; expected a text "
+            "to predict in each. Correct the task, or set ALLOW_EMPTY_TARGETS=True, which trains the model "
+            "to predict an empty text"
+        )
+
+
 class TrainBatches(epochs.Batches):
     """The batches of a task or mixture.
 
@@ -288,6 +301,8 @@ class TrainBatches(epochs.Batches):
             for task in tasks:
                 examples = sample(task, [task])
                 check_fit(task.name, examples, config)
+                if config.name is not None and not config.source.allow_empty_targets:
+                    _check_targets(task.name, examples)
                 texts = vocabulary_checks.read_texts(examples, "targets")
                 counts = labels.find_labels(texts)
                 vocabulary_checks.check_examples(

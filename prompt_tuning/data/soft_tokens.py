@@ -41,9 +41,8 @@ class SoftTokens:
         if isinstance(self.place, str):
             known = self.place in PLACES
         else:
-            known = isinstance(self.place, Sequence) and all(
-                isinstance(number, int) and number >= 0 for number in self.place
-            )
+            known = isinstance(self.place, Sequence) and len(self.place) > 0
+            known = known and all(isinstance(each, int) and each >= 0 for each in self.place)
         if not known:
             raise ValueError(
                 f"PROMPT_PLACE is {self.place!r}; expected one of {PLACES}, or for each soft token "

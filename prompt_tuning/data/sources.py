@@ -8,6 +8,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
+from prompt_tuning import annotations
 from prompt_tuning.data import tensorflow_import, vocabularies
 
 SPLIT_SETTINGS = {"train": "TRAIN_FILE", "validation": "EVAL_FILE", "infer": "INFER_FILE"}
@@ -219,7 +220,7 @@ class TextSource:
     text_files: Sequence[str]
     objectives: Sequence[tuple[str, float]]
     train_file: str | None = None
-    train_file_rate: float = 1.0
+    train_file_rate: annotations.NonNegativeFloat = 1.0
     file_encoding: str = "utf-8"
     allow_empty_targets: bool = False
 

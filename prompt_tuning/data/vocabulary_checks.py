@@ -30,9 +30,9 @@ def check_examples(
         where their texts are known.
       label_counts: {label: count} of the task; {} of free text.
       vocabulary: of the model.
-      file: the setting and path of a file of the user; None of a registered task, which defines
-        its own labels and metrics, so labels are not refused.
-      training: raises where nearly everything is unknown.
+      file: the setting and path of a file of the user; None of a registered task, whose metrics
+        may compare labels in another way: an evaluation only reports them.
+      training: raises where nearly everything is unknown, and for labels of a registered task.
 
     Raises:
       ValueError: see `check_unknown` and `labels.check_labels`.
@@ -42,8 +42,9 @@ def check_examples(
         ids = [example[feature] for example in examples]
         texts = read_texts(examples, feature)
         check_unknown(f"{file or name}: {feature}", texts, ids, vocabulary, training=training)
-    check = labels.check_labels if file else labels.warn_of_labels
-    check(label_counts, vocabulary, f"{file or name}: targets")
+    check = labels.check_labels if file or training else labels.warn_of_labels
+    fix = labels.FIX if file else labels.PYTHON_FIX
+    check(label_counts, vocabulary, f"{file or name}: targets", fix)
     if file and not label_counts:
         _report_inexact(file, read_texts(examples, "targets"), vocabulary)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from prompt_tuning import params
+from prompt_tuning import annotations, params
 
 Encode = Callable[[str], Sequence[int]]
 POPULATION = 5000
@@ -37,7 +37,7 @@ class RandomUniform:
       signed: U[−scale, scale], as the paper says; else U[0, scale], as its authors' code has it.
     """
 
-    scale: float = 0.5
+    scale: annotations.NonNegativeFloat = 0.5
     signed: bool = True
 
     def __call__(self, rng, length, embedding, encode):
@@ -54,7 +54,7 @@ class SampledVocabulary:
     Without replacement as long as there are enough.
     """
 
-    population: int = POPULATION
+    population: annotations.PositiveInt = POPULATION
 
     def __post_init__(self):
         if self.population < 1:
@@ -72,25 +72,33 @@ class ClassLabels:
     """Row i is the mean embedding of the pieces of label i; the other rows are sampled.
 
     Attributes:
-      labels: CLASS_LABELS, what the model shall answer; none makes this SampledVocabulary.
+      labels: CLASS_LABELS, what the model shall answer; None makes this SampledVocabulary.
       population: see SampledVocabulary.
     """
 
-    labels: Sequence[str] = ()
-    population: int = POPULATION
+    labels: Sequence[str] | None = None
+    population: annotations.PositiveInt = POPULATION
+
+    def __post_init__(self):
+        if self.labels is not None and not len(self.labels):
+            raise ValueError(
+                f"CLASS_LABELS is {self.labels!r}; expected one label or more, or None. Set "
+                "CLASS_LABELS to the labels, or set CLASS_LABELS to None to sample all rows from the vocabulary"
+            )
 
     def __call__(self, rng, length, embedding, encode):
         """See Initializer."""
-        if isinstance(self.labels, str) or not all(isinstance(each, str) for each in self.labels):
-            raise ValueError(f"CLASS_LABELS is {self.labels!r}; expected a list of strings")
-        if len(self.labels) > length:
+        labels = self.labels or ()
+        if isinstance(labels, str) or not all(isinstance(each, str) for each in labels):
+            raise ValueError(f"CLASS_LABELS is {labels!r}; expected a list of strings")
+        if len(labels) > length:
             raise ValueError(
-                f"CLASS_LABELS has {len(self.labels)} labels, the prompt only {length} tokens; "
-                f"set PROMPT_LENGTH to at least {len(self.labels)}"
+                f"CLASS_LABELS has {len(labels)} labels, the prompt only {length} tokens; "
+                f"set PROMPT_LENGTH to at least {len(labels)}"
             )
         prompt = SampledVocabulary(self.population)(rng, length, embedding, encode)
         labels_of: dict[tuple[int, ...], str] = {}
-        for row, label in enumerate(self.labels):
+        for row, label in enumerate(labels):
             ids = tuple(encode(label))
             if labels_of.setdefault(ids, label) != label:
                 raise ValueError(
@@ -116,7 +124,7 @@ class String:
     """
 
     text: str
-    population: int = POPULATION
+    population: annotations.PositiveInt = POPULATION
     setting: str = "PROMPT_TEXT"
 
     def __call__(self, rng, length, embedding, encode):

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from prompt_tuning import annotations
+
 
 @dataclasses.dataclass(frozen=True)
 class Wayward:
@@ -19,7 +21,7 @@ class Wayward:
     """
 
     ids: Sequence[int]
-    gamma: float = 0.01
+    gamma: annotations.NonNegativeFloat = 0.01
 
     def __call__(self, params: Mapping[str, Any]) -> Float[Array, ""]:
         """The penalty of a model's parameters; its gradient is the prompt's alone.

@@ -66,7 +66,7 @@ def describe(
     }
     if mesh is not None:
         lengths = batching.Lengths.from_features(task_feature_lengths)
-        parts = num_microbatches or 1
+        parts = 1 if num_microbatches is None else num_microbatches
         facts["mesh"] = _on_mesh(model, trainable, tuner, mesh, batch_size, parts, lengths)
     print(json.dumps(facts) if as_json else _table(facts))
     return facts

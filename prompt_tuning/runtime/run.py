@@ -186,6 +186,11 @@ class Run:
         """Whether an evaluation is due now: nothing is done yet, or the run was stopped within one."""
         return self.evaluates_at(self.step) and self.evaluated_step != self.step
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to be trained or evaluated."""
+        return self.step == self.schedule.train_steps and not self.owes_evaluation
+
     def _is_due(self, step: int, period: int) -> bool:
         return (step - self.first_step) % period == 0 or step == self.schedule.train_steps
 
@@ -300,7 +305,7 @@ class Run:
             self.best, self.evaluated_step = best_evaluation.BestEvaluation(), None
 
     def _describe_start(self) -> str:
-        if self.step < self.schedule.train_steps or self.owes_evaluation:
+        if not self.is_complete:
             return f"Resuming from step {self.step} in {self.model_dir}."
         return (
             f"The run in {self.model_dir} is complete: it is at step {self.step}, and nothing is trained. "

@@ -35,7 +35,7 @@ FREE = (
     *("REMAT_POLICY", "TRAIN_STEPS", "TRAIN_STEPS_RELATIVE"),
 )
 TASK = "MIXTURE_OR_TASK_NAME"
-CHECKPOINT = {False: "INITIAL_CHECKPOINT_PATH", True: "model"}
+CHECKPOINT = "INITIAL_CHECKPOINT_PATH"
 NOT_SET = "not set"
 
 
@@ -46,13 +46,11 @@ class Settings:
     Attributes:
       values: {setting: value}, of JSON.
       contents: {setting: digest of what its value names}.
-      in_python: whether the settings are arguments of a Python function, not gin macros.
       version: of the package that recorded them.
     """
 
     values: Mapping[str, Any]
     contents: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-    in_python: bool = False
     version: str = prompt_tuning.__version__
 
     def __post_init__(self):
@@ -82,8 +80,7 @@ class Settings:
 
     def with_checkpoint(self, path: str | None, digest: str) -> "Settings":
         """The same with the identity of the base model."""
-        name = CHECKPOINT[self.in_python]
-        return self.with_values(**{name: path}).with_contents({name: digest})
+        return self.with_values(**{CHECKPOINT: path}).with_contents({CHECKPOINT: digest})
 
 
 def parse(config_text: str, free: Collection[str]) -> dict[str, Any]:
@@ -253,19 +250,16 @@ def check_state(
     lines = "\n  ".join(differences(from_json(kept), now))
     if not lines:
         return False
-    folder, accept = "MODEL_DIR", "ALLOW_CHANGED_SETTINGS=True"
-    if now.in_python:
-        folder, accept = "model_dir", "allow_changed_settings=True"
     if not allow_changed:
         raise ValueError(
-            f"{folder} {model_dir} holds a run at step {step} with other settings (old -> new):\n  {lines}\n"
-            f"Expected the settings of that run. Set another {folder} for a new run, or {accept} to "
-            "continue this one with the new settings."
+            f"MODEL_DIR {model_dir} holds a run at step {step} with other settings (old -> new):\n  {lines}\n"
+            f"Expected the settings of that run. Set another MODEL_DIR for a new run, or "
+            "ALLOW_CHANGED_SETTINGS=True to continue this one with the new settings."
         )
     logging.warning(
-        "%s %s holds a run at step %d with other settings (old -> new):\n  %s\nSteps after %d use the new "
+        "MODEL_DIR %s holds a run at step %d with other settings (old -> new):\n  %s\nSteps after %d use the new "
         "settings, and the best prompt is chosen among evaluations with them.",
-        folder, model_dir, step, lines, step,
+        model_dir, step, lines, step,
     )  # fmt: skip
     return True
 

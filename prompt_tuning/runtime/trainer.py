@@ -36,6 +36,7 @@ from prompt_tuning.runtime import (
     writer_lock,
 )
 from prompt_tuning.runtime import run as run_lib
+from prompt_tuning.runtime import seeds as seeds_lib
 from prompt_tuning.runtime import settings as settings_lib
 from prompt_tuning.runtime import step as step_lib
 
@@ -95,11 +96,13 @@ def train(
     """
     # What can be wrong with the settings is looked at before the weights are read.
     reporting.check_folder(model_dir, "MODEL_DIR")
-    seeds = _seeds(seed)
+    folders = seeds_lib.folders(seed, model_dir)
+    seeds = [*folders]
+    params_lib.check_trainable(trainable)
     counts.check("EVAL_STEPS", eval_steps, 0)
     counts.check("EVALUATOR_NUM_EXAMPLES", eval_examples, 1, none="all")
     counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
-    num_microbatches = num_microbatches or 1
+    num_microbatches = 1 if num_microbatches is None else num_microbatches
     mesh = partitioning.make_mesh(num_partitions)
     step_lib.check_batch(train_dataset.batch_size, num_microbatches, mesh)
     rows = num_microbatches * mesh.shape[partitioning.DATA]
@@ -108,9 +111,6 @@ def train(
     partitioning.check_batch_size(eval_size, mesh)
     schedule = schedule.settled(0 if checkpoint is None else base_model.read_step(checkpoint))
     _tell_rate(learning_rate, schedule)
-    folders = {own: epath.Path(model_dir) / f"seed_{own}" for own in seeds}
-    if isinstance(seed, int):
-        folders = {seed: epath.Path(model_dir)}
     files = settings_lib.data_files(train_dataset, eval_dataset)
     with fingerprints.unchanged(files):
         settings = settings_lib.read(
@@ -166,7 +166,8 @@ def train(
         )
         run.resume()
         _check_trained(run, vocabulary, several=not isinstance(seed, int))
-        reporting.start_folder(folder, config_text, "MODEL_DIR", run.step)
+        if not run.is_complete:
+            reporting.start_folder(folder, config_text, "MODEL_DIR", run.step)
         info = reporting.model_info(run.state.trainable, loaded.params)
         reporting.write_text(run.model_dir / "model-info.txt", info)
         validation = evaluator.Validation(
@@ -201,20 +202,6 @@ class Training(NamedTuple):
     batches: epochs.Batches | stack.Batches
     validation: evaluator.Validation | stack.Validation
     seed: int | tuple[int, ...]
-
-
-def _seeds(seed: int | Sequence[int]) -> list[int]:
-    if not isinstance(seed, list | tuple):
-        counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
-        return [seed]
-    if not seed or len(set(seed)) < len(seed):
-        raise ValueError(
-            f"RANDOM_SEED is {seed!r}; expected a whole number, or several different ones: set "
-            "RANDOM_SEED to (0, 1, 2) to tune three prompts"
-        )
-    for each in seed:
-        counts.check("RANDOM_SEED", each, 0, counts.MAX_SEED)
-    return list(seed)
 
 
 def _check_trained(run: run_lib.Run, vocabulary: vocabularies.Vocabulary, *, several: bool) -> None:

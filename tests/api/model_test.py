@@ -241,6 +241,10 @@ def test_a_prompt_of_another_model_is_told(model, texts, caplog):
 def test_texts_are_iterables_of_strings(model, texts, targets, message):
     with pytest.raises((TypeError, ValueError), match=message):
         model.score(texts, targets)
+    if message.startswith("texts"):
+        for predict in (model.generate, model.answers):
+            with pytest.raises((TypeError, ValueError), match=message):
+                predict(texts)
 
 
 def test_any_iterable_gives_the_same(model, texts, prompts):

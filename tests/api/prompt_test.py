@@ -72,3 +72,50 @@ def test_runs_of_several_seeds_are_listed(tmp_path):
         pt.Prompt(TABLE).save(tmp_path / f"seed_{seed}/prompts/best.npy")
     with pytest.raises(ValueError, match=r"holds several runs: .*/seed_0, .*/seed_1; expected one"):
         pt.load_prompt(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "card", "message"),
+    [
+        ("a.npy", {}, r"table='a.npy' has type str; .*pt.load_prompt\('a.npy'\)"),
+        ([["a"]], {}, "is not an array of numbers .*; expected shape"),
+        ([[1.0], [1.0, 2.0]], {}, "is not an array of numbers"),
+        ([[np.nan, 1.0]], {}, "table has values that are NaN or infinite"),
+        ([[np.inf, 1.0]], {}, "table has values that are NaN or infinite"),
+        (np.ones(4), {}, r"table has shape \(4,\); expected \[P, D\]"),
+        (np.ones((2, 3, 4)), {}, r"table has shape \(2, 3, 4\)"),
+        (TABLE, ["task"], r"card=\['task'\] has type list; expected a dict"),
+    ],
+)
+def test_what_is_no_table_of_numbers_is_refused(table, card, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        pt.Prompt(table, card)
+
+
+def test_a_table_is_kept_as_float32():
+    assert pt.Prompt(TABLE.astype(np.float64).tolist()).table.dtype == np.float32
+
+
+def test_labels_are_those_of_the_card():
+    assert pt.Prompt(TABLE, {"labels": ["good", "bad"]}).labels == ("good", "bad")
+    assert pt.Prompt(TABLE).labels == pt.Prompt(TABLE, {"labels": None}).labels == ()
+
+
+def test_prompts_become_one_table():
+    one, two = pt.Prompt(TABLE, {"place": "suffix"}), pt.Prompt(TABLE + 1, {"place": "suffix"})
+    assert prompt_lib.as_module([]) is None
+    found = [prompt_lib.as_module(prompts) for prompts in ([one], [one, two])]
+    assert [(x.length, x.names, x.place) for x in found] == [
+        (3, (), "suffix"),
+        (3, ("0", "1"), "suffix"),
+    ]
+    joined = prompt_lib.as_initializer([one, two], "own")
+    np.testing.assert_array_equal(joined.array, np.concatenate([TABLE, TABLE + 1]))
+
+
+def test_a_prompt_of_another_base_model_gives_its_digest():
+    own, other, none = (
+        pt.Prompt(TABLE, {"base_model_digest": each}) for each in ("weights-a", "weights-b", None)
+    )
+    for prompts, digest in (([own, none], None), ([none, own, other], "weights-b")):
+        assert prompt_lib.as_initializer(prompts, "weights-a").base_model_digest == digest

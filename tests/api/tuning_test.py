@@ -72,7 +72,7 @@ def test_what_is_tuned_follows_the_seed_and_not_the_form_of_the_examples(model):
 
 def test_a_prompt_starts_from_labels_or_from_another_prompt(model, tiny):
     embedding = tiny.base["token_embedder"]["embedding"]
-    frozen = {**FEW, "steps": 1, "learning_rate": 0.0}
+    frozen = {**FEW, "steps": 1, "learning_rate": 1e-8}
     labelled = pt.tune(model, PAIRS, class_labels=["good"], **frozen)
     mean = embedding[np.array(tiny.vocabulary.encode("good"))].mean(axis=0)
     np.testing.assert_allclose(labelled.table[0], mean, rtol=1e-4)  # weight decay is not a rate's
@@ -123,7 +123,7 @@ def test_a_run_that_is_kept_goes_on(model, tmp_path):
         ([*PAIRS[:3], ("he liked it", "bad")], {}, r"examples: '4 examples' -> '4 examples' \(con"),
         (PAIRS, {"learning_rate": 0.1}, "learning_rate: 0.3 -> 0.1"),
         (PAIRS, {"batch_size": 16}, "batch_size: 8 -> 16"),
-        (PAIRS, {"class_labels": ["good"]}, r"class_labels: \[\] -> \['good'\]"),
+        (PAIRS, {"class_labels": ["good"]}, r"class_labels: None -> \['good'\]"),
         (PAIRS, {"seed": 1}, "seed: 0 -> 1"),
         (PAIRS, {"dropout_rate": 0.0}, "dropout_rate: 0.1 -> 0.0"),
         (
@@ -255,6 +255,16 @@ def test_settings_reach_the_run(model, monkeypatch):
             [*PAIRS, ("a film", ""), ("a book", " \n")],
             {},
             rf"2 of {len(PAIRS) + 2} examples have .* examples\[{len(PAIRS)}\].* allow_empty_targets=True",
+        ),
+        (
+            PAIRS,
+            {"class_labels": []},
+            r"class_labels is \[\]; expected one .* or set class_labels to None",
+        ),
+        (
+            PAIRS,
+            {"learning_rate": 0.0},
+            "learning_rate=0.0 is out of range; expected a number greater",
         ),
         (PAIRS, {"class_labels": list("abcde"), "length": 4}, "5 labels, the prompt only 4"),
         (PAIRS, {"initial_prompt": pt.Prompt(np.ones((4, 3)))}, r"\(4, 3\), the model expects"),

@@ -65,10 +65,34 @@ def test_names_with_signs_of_a_pattern_are_names_where_they_exist(tmp_path):
         assert prompt_paths.find(path) == named(run, 5)
 
 
+def test_prompts_beside_folders_of_seeds_are_those_of_the_run(run):
+    prompt_files.save(run / "seed_0/prompts/prompt_5.npy", PROMPT, {})
+    assert prompt_paths.find(run) == named(run, 9, 10, 100, 1000)
+
+
+def test_prompts_of_several_parameters_have_steps(tmp_path):
+    for step in (9, 10):
+        prompt_files.save_leaves(tmp_path / f"prompts/prompt_{step}.npz", {"a": PROMPT}, {})
+        (tmp_path / f"prompts/prompt_{step}.json").unlink()
+    files = [f"{tmp_path}/prompts/prompt_{step}.npz" for step in (9, 10)]
+    assert prompt_paths.find(tmp_path) == files
+    assert prompt_paths.best(tmp_path) == files[1]
+    assert [prompt_paths.step_of(file) for file in files] == [9, 10]
+    assert prompt_paths.numbered(files) == dict(zip("01", files, strict=True))
+
+
+def test_signs_of_patterns_are_those_of_glob(run):
+    assert prompt_paths.find(f"{run}/prompts/prompt_1?.npy") == named(run, 10)
+    assert prompt_paths.find(f"{run}/prompts/prompt_[9].npy") == named(run, 9)
+
+
 def test_an_adapter_is_a_prompt_and_no_folder_of_prompts(run):
     settings = {"base_model": None, "num_layers": 1, "num_heads": 1}
     peft.save_prompt(run / "adapter", PROMPT, **settings)
     assert prompt_paths.find(run / "adapter") == [f"{run}/adapter"]
+    assert prompt_paths.best(run / "adapter") == f"{run}/adapter"
+    prompt_files.save(run / "adapter/prompts/best.npy", PROMPT, {})  # a run of PEFT's folder
+    assert prompt_paths.best(run / "adapter") == f"{run}/adapter"
     assert prompt_paths.find([run / "adapter", *named(run, 9)]) == [
         f"{run}/adapter",
         *named(run, 9),
@@ -127,6 +151,8 @@ def test_steps_are_those_of_cards_else_of_names(run):
     assert [prompt_paths.step_of(path) for path in named(run, 9, 1000)] == [9, 1000]
     assert prompt_paths.step_of(run / "prompts/best.npy") == 10
     assert prompt_paths.step_of("sst2.npy") is None
+    prompt_files.save(run / "prompt_7.npy", PROMPT, {"step": None})
+    assert prompt_paths.step_of(run / "prompt_7.npy") is None
 
 
 def test_what_names_no_prompt_is_an_error(run):

@@ -75,6 +75,32 @@ def test_every_epoch_has_each_example_once_in_an_order_of_its_own(vocabulary, pa
         assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
+@dataclasses.dataclass
+class Registered(Opens):
+    """A source of a task with a name."""
+
+    name: str = "films"
+    allow_empty_targets: bool = False
+
+
+def test_a_registered_task_is_trained_with_targets_that_can_be_learned(vocabulary):
+    def train_on(labels, allowed=False):
+        source = Registered(make_task(labels=labels), allow_empty_targets=allowed)
+        settings = pipeline.DatasetConfig(source, LENGTHS, "train", 4)
+        return pipeline.TrainBatches(settings, vocabulary, SOFT)
+
+    half = len(TEXTS) // 2
+    expected = (
+        f"{half} of the first {len(TEXTS)} examples of films have an empty target; .*ALLOW_EMPTY"
+    )
+    for blank in ("", " "):
+        with pytest.raises(ValueError, match=expected):
+            train_on(("good", blank))
+        assert train_on(("good", blank), allowed=True).labels == {"good": len(TEXTS) - half}
+    with pytest.raises(ValueError, match=r"films: targets: .*\n.*'C\+\+' and 'C#' have the same"):
+        train_on(("C++", "C#"))
+
+
 def test_many_orders_are_read_beside_each_other(vocabulary):
     first = train(vocabulary, make_task(texts=TEXTS[:8]))
     orders, done = [first.with_seed(seed) for seed in range(15)], []

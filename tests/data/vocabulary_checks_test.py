@@ -62,6 +62,10 @@ def test_labels_of_files_are_refused_and_those_of_tasks_are_reported(vocabulary,
     caplog.clear()
     vocabulary_checks.check_examples("of_seqio", examples, counts, vocabulary, file=None)
     assert "of_seqio: targets: the vocabulary" in caplog.messages[-1]
+    with pytest.raises(ValueError, match=r"(?s)of_seqio: targets: .*distinguish.*Use other words"):
+        vocabulary_checks.check_examples(
+            "of_seqio", examples, counts, vocabulary, file=None, training=True
+        )
 
 
 def test_free_text_that_is_written_differently_is_reported_once(vocabulary, caplog):

@@ -65,7 +65,7 @@ SAMPLED = None
     [
         (initializers.ClassLabels(("positive", "negative"), 5), [15, 30, *[SAMPLED] * 3]),
         (initializers.ClassLabels(["negative"] * 5, 5), [30] * 5),
-        (initializers.ClassLabels((), 5), [SAMPLED] * 5),
+        (initializers.ClassLabels(None, 5), [SAMPLED] * 5),
         (initializers.String("it was great", 5), [40, 41, 42, SAMPLED, SAMPLED]),
         (initializers.String("", 5), [SAMPLED] * 5),
         (initializers.FromArray(EMBEDDING[7:12]), [7, 8, 9, 10, 11]),
@@ -151,3 +151,11 @@ def test_a_bfloat16_table_makes_a_float32_prompt():
     table = EMBEDDING.astype(jax.numpy.bfloat16)
     for initializer in (initializers.SampledVocabulary(), initializers.ClassLabels(("positive",))):
         assert initializer(RNG, 5, table, PIECES.__getitem__).dtype == np.float32
+
+
+@pytest.mark.parametrize("labels", [[], ()])
+def test_class_labels_are_one_or_more(labels):
+    with pytest.raises(
+        ValueError, match=r"CLASS_LABELS is [\[(].*; expected one label or more, or None"
+    ):
+        initializers.ClassLabels(labels)

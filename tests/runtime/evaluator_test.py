@@ -223,9 +223,9 @@ def evaluate(tiny, tiny_job, tmp_path):
         batch_size=8,
     )
 
-    def run(paths=(), config_text="A = 1\n", **settings):
+    def run(paths=(), config_text="A = 1\n", decoder=tiny.model.decoder, **settings):
         return evaluator.evaluate(
-            model=tiny.model,
+            model=dataclasses.replace(tiny.model, decoder=decoder),
             vocabulary=tiny.vocabulary,
             checkpoint=tiny.checkpoint,
             prompt_initializer=initializers.SampledVocabulary(),
@@ -300,6 +300,44 @@ def test_several_prompts_are_evaluated_once(evaluate, read_once, tmp_path, monke
     asked = answering(monkeypatch, read_once)
     evaluate(paths, config_text="A = 2\n")  # of other settings nothing is kept
     assert asked == [2.0, 9.0, 4.0] and len(read_lines(metrics)) == 3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"labels": {None: ["Good_One", "bad"]}},
+        {"decoder": decoding.LabelRanking(("Good_One", "bad"))},
+    ],
+    ids=["card", "LABELS"],
+)
+def test_labels_are_restored(evaluate, read_once, tmp_path, monkeypatch, settings):
+    """The vocabulary has neither capitals nor "_"."""
+    answering(monkeypatch, read_once)
+    ids = np.array(read_once.vocabulary.encode("Good_One"))
+
+    def answers(self, params, task, batch_size):
+        return [task.spell(ids)] * len(task.examples), None, {}
+
+    monkeypatch.setattr(evaluator.Answerer, "answers", answers)
+    evaluate(**settings)
+    written = read_lines(tmp_path / "out/inference_eval/eval-001000.jsonl")
+    assert {line["prediction"] for line in written} == {"Good_One"}
+
+
+def test_prompts_with_other_labels_are_evaluated_again(evaluate, read_once, tmp_path, monkeypatch):
+    asked = answering(monkeypatch, read_once)
+    paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5)]
+    for path in paths:
+        prompt_files.save(path, np.ones((4, 16)), {})
+    for label, count in (("good", 2), ("good", 2), ("Good", 4)):
+        evaluate(paths, labels={None: [label, "bad"]})
+        assert len(asked) == count
+
+
+def test_an_evaluation_below_the_majority_is_reported(evaluate, read_once, monkeypatch, caplog):
+    answering(monkeypatch, read_once)
+    evaluate()  # the sampled prompt begins with a number below 1: no answer is right
+    assert " %, which always predicting 'bad' scores (6 of 10 examples)" in caplog.text
 
 
 def test_an_evaluation_that_was_stopped_goes_on(evaluate, read_once, tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from prompt_tuning import cli
+from prompt_tuning.checkpoints import prompt_files
 from prompt_tuning.data import evaluation_task, pipeline, sources
 from prompt_tuning.prompts import initializers
 from prompt_tuning.runtime import evaluator, inferencer, state
@@ -270,6 +272,55 @@ def test_answers_of_other_inputs_are_not_mixed(infer, tmp_path, suffix, changed,
     infer(prompt_initializer=prompt)
     if changed == "INFER_FILE":
         assert "film 445" in path.read_text()
+
+
+def test_an_interrupted_command_resumes_with_the_same_inputs_only(tiny_job, tmp_path, monkeypatch):
+    """By command, in three windows of 8 rows, of which the first is written."""
+    asked, prompt, predict = (
+        tmp_path / "asked.jsonl",
+        tmp_path / "p.npy",
+        evaluator.Answerer.predict,
+    )
+    rows = (tiny_job.folder / "infer.jsonl").read_text()
+    monkeypatch.setattr(evaluation_task, "WINDOW", 1)
+
+    def write(path, content):
+        if path == asked:
+            path.write_text(content)
+        else:
+            prompt_files.save(path, np.full((4, 16), content), {})
+
+    def infer(name):
+        settings = {"INFER_FILE": asked, "PROMPT_FILE": prompt, "BATCH_SIZE": 8}
+        (path,) = cli.run(tiny_job.command("infer", INFER_OUTPUT_DIR=tmp_path / name, **settings))
+        return pathlib.Path(path).read_bytes()
+
+    def interrupt(answerer, params, batch, max_length, index=0):
+        if index == 1:
+            raise KeyboardInterrupt
+        return predict(answerer, params, batch, max_length, index)
+
+    write(asked, rows)
+    write(prompt, 1.0)
+    uninterrupted = infer("uninterrupted")
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator.Answerer, "predict", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            infer("out")
+    (partial,) = (tmp_path / "out").glob("*.partial")
+    begun = partial.read_bytes()
+    assert begun and uninterrupted.startswith(begun)
+    for path, other, same in (
+        (asked, rows.replace("the", "a"), rows),
+        (prompt, 2.0, 1.0),
+    ):
+        write(path, other)
+        name = "INFER_FILE" if path == asked else "PROMPT_FILE"
+        with pytest.raises(ValueError, match=rf"{name}: .* \(content \w+ -> \w+\)\ndelete it, or"):
+            infer("out")
+        assert partial.read_bytes() == begun
+        write(path, same)
+    assert infer("out") == uninterrupted
 
 
 def test_answers_with_other_labels_of_the_card_are_not_mixed(infer):

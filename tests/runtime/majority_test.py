@@ -50,6 +50,7 @@ def test_a_single_label_is_reported(vocabulary, caplog, targets, warns):
         (["good"] * 8, {0: 0.0, 5: 100.0}, False),  # reported as a single label
         (["a text", "another", "and one", "more"], {0: 0.0, 5: 0.0}, False),
         (LABELS, {}, False),
+        (["good", "bad"], {5: 0.0}, False),  # too few to be labels
     ],
 )
 def test_an_accuracy_of_labels_below_the_majority_is_reported(
@@ -63,6 +64,20 @@ def test_an_accuracy_of_labels_below_the_majority_is_reported(
         "8 examples). Try in this order: "
     )
     assert (expected in caplog.text) == warns == bool(caplog.records)
+
+
+def test_the_first_of_several_processes_reports(vocabulary, caplog, tmp_path, monkeypatch):
+    (tmp_path / "films-metrics.jsonl").write_text('{"step": 5, "accuracy": 0.0}\n')
+    monkeypatch.setattr(majority.whole, "is_writer", lambda: False)
+    majority.warn_of_majority([task_of(vocabulary, LABELS)], tmp_path, after_step=0)
+    assert not caplog.records
+
+
+def test_labels_that_occur_twice_are_compared(vocabulary, caplog, tmp_path):
+    (tmp_path / "films-metrics.jsonl").write_text('{"step": 5, "accuracy": 50.0}\n')
+    task = task_of(vocabulary, ["good", "good", "bad", "bad"])
+    majority.warn_of_majority([task], tmp_path, after_step=0)
+    assert "accuracy 50.00 % is not above 50.00 %" in caplog.text
 
 
 def test_other_metrics_are_not_compared(vocabulary, caplog, tmp_path):

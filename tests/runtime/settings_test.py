@@ -199,17 +199,20 @@ def test_what_is_the_same_is_complete(run, job, tmp_path, capsys):
     assert f"The run in {run} is complete: it is at step 1002, and nothing is trained" in shown
     assert f"prompt: {result['prompt_file']}" in shown
     assert snapshot(run / "prompts") | snapshot(run / "checkpoint_1002") == before
-    # The config.gin of the training is kept beside the new one.
-    assert "EVAL_PERIOD = 2" in (run / "config_1002.gin").read_text()
-    assert "EVAL_PERIOD = 1" in (run / "config.gin").read_text()
+    # Nothing is trained, so config.gin is that of the training.
+    assert "EVAL_PERIOD = 2" in (run / "config.gin").read_text()
 
 
 def test_changed_settings_are_accepted_by_one_setting(job, tmp_path, capsys):
     folder = tmp_path / "run"
     cli.run(job(MODEL_DIR=folder))
     other = {"LEARNING_RATE": 0.1, "TRAIN_STEPS": 1004, "MODEL_DIR": folder}
+    accept = {"ALLOW_CHANGED_SETTINGS": True}
+    cli.run(job(**other | accept | {"TRAIN_STEPS": 1002}))  # complete: nothing is trained
+    assert "LEARNING_RATE = 0.3" in (folder / "config.gin").read_text()
+    assert not [*folder.glob("config_*")]
     capsys.readouterr()
-    result = cli.run(job(**other, ALLOW_CHANGED_SETTINGS=True))
+    result = cli.run(job(**other, **accept))
     shown = capsys.readouterr().err
     assert (
         "run at step 1002 with other settings" in shown
@@ -234,6 +237,8 @@ def test_seeds_are_runs_of_their_own(job, tmp_path):
         results = cli.run(job(MODEL_DIR=tmp_path, RANDOM_SEED=seeds))
     assert [each["step"] for each in results] == [1002, 1002]
     cli.run(job(MODEL_DIR=tmp_path / "seed_2", RANDOM_SEED=2))
+    with pytest.raises(ValueError, match="holds the runs seed_1, seed_2, and RANDOM_SEED=2 is a"):
+        cli.run(job(MODEL_DIR=tmp_path, RANDOM_SEED=2))
     with pytest.raises(ValueError, match=r"seed_1 holds .*\n  BATCH_SIZE: 8 -> 16\n"):
         cli.run(job(MODEL_DIR=tmp_path, RANDOM_SEED=(1, 2), BATCH_SIZE=16))
 
