@@ -72,7 +72,7 @@ def test_what_is_tuned_follows_the_seed_and_not_the_form_of_the_examples(model):
 
 def test_a_prompt_starts_from_labels_or_from_another_prompt(model, tiny):
     embedding = tiny.base["token_embedder"]["embedding"]
-    frozen = {**FEW, "steps": 1, "learning_rate": 1e-8}
+    frozen = {**FEW, "steps": 1, "learning_rate": 1e-12}
     labelled = pt.tune(model, PAIRS, class_labels=["good"], **frozen)
     mean = embedding[np.array(tiny.vocabulary.encode("good"))].mean(axis=0)
     np.testing.assert_allclose(labelled.table[0], mean, rtol=1e-4)  # weight decay is not a rate's
