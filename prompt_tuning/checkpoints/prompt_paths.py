@@ -137,5 +137,4 @@ def step_of(path: epath.PathLike) -> int | None:
     named = re.search(r"_(\d+)(\.np[yz])?$", path.name)
     for name in (path.name, path.parent.name):
         named = named or re.fullmatch(r"checkpoint[-_](\d+)", name)
-    step = prompt_files.read_card(path).get("step", named and int(named[1]))
-    return step if isinstance(step, int) else None
+    return prompt_files.read_card(path).get("step", named and int(named[1]))

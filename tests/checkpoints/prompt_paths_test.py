@@ -151,8 +151,6 @@ def test_steps_are_those_of_cards_else_of_names(run):
     assert [prompt_paths.step_of(path) for path in named(run, 9, 1000)] == [9, 1000]
     assert prompt_paths.step_of(run / "prompts/best.npy") == 10
     assert prompt_paths.step_of("sst2.npy") is None
-    prompt_files.save(run / "prompt_7.npy", PROMPT, {"step": None})
-    assert prompt_paths.step_of(run / "prompt_7.npy") is None
 
 
 def test_what_names_no_prompt_is_an_error(run):

@@ -334,10 +334,15 @@ def test_prompts_with_other_labels_are_evaluated_again(evaluate, read_once, tmp_
         assert len(asked) == count
 
 
-def test_an_evaluation_below_the_majority_is_reported(evaluate, read_once, monkeypatch, caplog):
+def test_an_evaluation_below_the_majority_is_reported(
+    evaluate, read_once, tmp_path, monkeypatch, caplog
+):
     answering(monkeypatch, read_once)
-    evaluate()  # the sampled prompt begins with a number below 1: no answer is right
-    assert " %, which always predicting 'bad' scores (6 of 10 examples)" in caplog.text
+    paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5)]
+    for path, right in zip(paths, (2, 4), strict=True):
+        prompt_files.save(path, np.full((4, 16), right), {})
+    evaluate(paths)
+    assert "eval: accuracy 40.00 % is not above 60.00 %" in caplog.text
 
 
 def test_an_evaluation_that_was_stopped_goes_on(evaluate, read_once, tmp_path, monkeypatch):
