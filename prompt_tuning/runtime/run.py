@@ -300,8 +300,7 @@ class Run:
         self.metrics, self.evaluated_step = kept["metrics"], kept["evaluated_step"]
         self.unlogged, self.skipped = kept["unlogged"], kept["skipped"]
         self._saved_step = latest
-        if changed and latest < self.schedule.train_steps:
-            # Earlier metrics may be of other data: the prompt is evaluated again.
+        if changed and latest < self.schedule.train_steps:  # Earlier metrics may be of other data.
             self.best, self.evaluated_step = best_evaluation.BestEvaluation(), None
 
     def _describe_start(self) -> str:
