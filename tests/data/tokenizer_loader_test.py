@@ -156,6 +156,13 @@ def test_spaces_before_punctuation_go_where_the_folder_says_so(write):
     assert cleaned.decode(cleaned.encode(text)) == "it's a good film, isn't it?"
 
 
+def test_special_tokens_in_a_text_are_split_where_the_folder_says_so(write):
+    split = {"tokenizer_config.json": set_to(split_special_tokens=True)}
+    vocabulary = vocabularies.load(write(BOTH, split))
+    assert len(vocabulary.encode("<sp>")) > 1
+    assert len(vocabulary.encode("newtok")) == 1  # added, but not special
+
+
 def _ids(folder, text):
     return vocabularies.load(folder).encode(text)
 
@@ -306,23 +313,3 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     message = "has neither tokenizer.json nor spiece.model; expected one of them"
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         tokenizer_loader.load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("added", "message"),
-    [
-        ({}, None),
-        ({"added_tokens_decoder": {"259": {"content": "<extra_id_0>"}}}, None),
-        ({"added_tokens_decoder": {"384": {"content": "new"}}}, "adds the token 'new' to a ByT5"),
-        ({"added_tokens_decoder": {"384": 5}}, "tokenizer files that cannot be read"),
-    ],
-)
-def test_a_tokenizer_of_bytes_has_no_added_tokens(tmp_path, added, message):
-    config = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 125}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | added))
-    if message is None:
-        assert tokenizer_loader.is_of_bytes(tmp_path)
-        assert vocabularies.load(tmp_path) == vocabularies.ByteVocabulary()
-        return
-    with pytest.raises(ValueError, match=message):
-        tokenizer_loader.is_of_bytes(tmp_path)
