@@ -242,7 +242,7 @@ def _check_special(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
             if (index := tokenizer.token_to_id(text)) != expected:
                 raise ValueError(
                     f"{folder.path} declares {role} {text!r:.80}, whose id is {index}; expected id "
-                    f"{expected}, as of T5, mT5 and umT5: other ids are not supported, so choose another "
+                    f"{expected}, as of T5, mT5, umT5 and ByT5: other ids are not supported, so choose another "
                     "model"
                 )
 

@@ -131,6 +131,30 @@ def test_added_tokens_decoder_decides_as_in_transformers(
     assert ("declares the token 'newtok', which added_tokens_decoder" in caplog.text) != is_token
 
 
+@pytest.mark.parametrize(
+    ("config", "is_used"),
+    [
+        ({}, False),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, True),  # keeps its tokenizer.json
+        ({"mask_token": "newtok"}, True),
+    ],
+)
+def test_added_tokens_of_other_files_beside_added_tokens_decoder(write, config, is_used):
+    new = {"id": 8192, "content": "newtok", "special": True, "single_word": False}
+    new |= {"lstrip": False, "rstrip": False, "normalized": False}
+    changes = {
+        "tokenizer.json": lambda stored: stored["added_tokens"].append(new),
+        "tokenizer_config.json": set_to(added_tokens_decoder={"0": {"content": "<pad>"}}, **config),
+    }
+    assert (len(vocabularies.load(write(PLAIN, changes)).encode("newtok")) == 1) == is_used
+
+
+def test_a_file_without_the_type_of_its_model_is_read(write):
+    """Early versions of the tokenizers library write none."""
+    untyped = {"tokenizer.json": lambda stored: stored["model"].pop("type")}
+    assert vocabularies.load(write(PLAIN, untyped)).encode("</s>") == [1]
+
+
 def test_truncation_and_padding_of_the_file_are_not_applied(write):
     def limit(stored):
         direction = {"direction": "Right", "strategy": "LongestFirst", "stride": 0}
@@ -268,6 +292,12 @@ REFUSED = [
 def test_what_contradicts_is_refused(write, name, file, change, message):
     with pytest.raises(ValueError, match=message):
         tokenizer_loader.load(write(name, {file: change}))
+
+
+def test_a_tokenizer_without_a_class_needs_its_file(write):
+    generic = {"tokenizer_config.json": set_to(tokenizer_class="TokenizersBackend")}
+    with pytest.raises(ValueError, match=r"'TokenizersBackend'; expected one of T5Tok.* or one of"):
+        tokenizer_loader.load(write("added_4.30_T5Tokenizer", generic))
 
 
 def test_a_post_processor_of_another_model_is_refused(write):
