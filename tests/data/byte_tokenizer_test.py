@@ -43,6 +43,7 @@ def test_tokens_in_a_text_are_ids(load):
     assert vocabulary.encode("a </s> b<extra_id_0>") == [100, 1, 101, 259]
     assert vocabulary.encode("<extra_id_124><extra_id_125>")[0] == 383
     assert vocabulary.decode([100, 0, 259, 2, 384, 40_000, 101, 1, 102]) == "a<extra_id_0><unk>b"
+    assert vocabulary.decode([198, 100, 131]) == "a"  # no UTF-8 but "a"
     pieces = [vocabulary.piece(i) for i in (0, 1, 2, 100, 35, 198, 259, 383, 384)]
     texts = ["<pad>", "</s>", "<unk>", "a", "▁", "<0xC3>", "<extra_id_0>", "<extra_id_124>", ""]
     assert pieces == texts

@@ -159,7 +159,8 @@ def test_truncation_and_padding_of_the_file_are_not_applied(write):
     def limit(stored):
         direction = {"direction": "Right", "strategy": "LongestFirst", "stride": 0}
         stored["truncation"] = direction | {"max_length": 2}
-        stored["padding"] = None
+        pad = {"pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>", "pad_to_multiple_of": None}
+        stored["padding"] = pad | {"strategy": {"Fixed": 8}, "direction": "Right"}
 
     for name in ("T5Tokenizer", "PreTrainedTokenizerFast"):
         of_class = {
