@@ -109,6 +109,15 @@ def test_what_cannot_be_honoured_is_refused(load, files, message):
         load({CONFIG: OF_CLASS} | files | {CONFIG: OF_CLASS | files.get(CONFIG, {})})
 
 
+@pytest.mark.parametrize(
+    ("decoder", "is_used"), [({}, True), ({"added_tokens_decoder": {}}, False)]
+)
+def test_added_tokens_decoder_decides_as_in_transformers(load, decoder, is_used):
+    vocabulary = load({CONFIG: OF_CLASS | decoder, MAP: {"bos_token": "<s>"}})
+    assert (vocabulary.encode("<s>") == [259]) == is_used
+    assert vocabulary.size == 384 + is_used
+
+
 def test_one_character_beyond_latin_1_is_a_token(load):
     vocabulary = load({CONFIG: OF_CLASS | {"extra_special_tokens": ["漢"]}})
     assert vocabulary.encode("a漢b") == [100, 259, 101]
