@@ -101,7 +101,7 @@ def test_special_tokens_that_no_file_names_are_those_of_t5(tmp_path):
     a = vocabulary.encode("a")
     assert vocabulary.encode("</s>") == [1] and vocabulary.encode("<pad> a") == [0, *a]
     assert vocabulary.encode("a</s>a <unk>") == [*a, 1, *a, 2]
-    assert vocabulary.encode("a<extra_id_0>") == [*a, vocabulary.size - 1]
+    assert vocabulary.encode("<extra_id_0>a") == [vocabulary.size - 1, *a]
 
 
 @pytest.mark.parametrize(
