@@ -96,7 +96,8 @@ class ByteTokenizer:
         """Tokens and the text between them, without the white space that lstrip and rstrip take."""
         parts = [part for part in self._pattern.split(text) if part]
         for i in range(len(parts)):
-            flags = token.flags if (token := self.tokens.get(parts[i])) else {}
+            # Without ":=", which AutoGraph warns of in tf.data.
+            flags = self.tokens[parts[i]].flags if parts[i] in self.tokens else {}
             if flags.get("lstrip") and i > 0:
                 parts[i - 1] = parts[i - 1].rstrip()
             if flags.get("rstrip") and i + 1 < len(parts):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from prompt_tuning.data import byte_tokenizer, preprocessors, vocabularies
@@ -68,7 +69,7 @@ def test_seqio_encodes_as_the_tokenizer(load):
     vocabulary = load(FOLDERS["added_json"]["files"])
     of_seqio, texts = vocabulary.for_seqio(), GOLDEN["texts"]
     assert of_seqio.encode_tf(texts).to_list() == list(map(vocabulary.encode, texts))
-    ids = vocabulary.encode("é newtok <sp> b")
+    ids = np.array(vocabulary.encode("é newtok <sp> b"))
     assert of_seqio.decode_tf(ids).numpy().decode() == "é newtok <sp> b"
 
 
