@@ -199,21 +199,25 @@ def save(
       FileExistsError: `path` exists.
       ValueError: the format has no place for the network or its vocabulary.
     """
+    is_folder = bool(vocabulary_file) and epath.Path(vocabulary_file).is_dir()
+    is_model = bool(vocabulary_file) and not is_folder
+    of_tokenizer = [epath.Path(vocabulary_file) / name for name in hub.TOKENIZER if is_folder]
+    copied = {file.name: file.read_bytes() for file in of_tokenizer if file.exists()}
     texts = {
         "config.json": _config_json(config, dtype) | special_ids.EXPECTED | {STEP_KEY: step},
         special_ids.GENERATION: special_ids.EXPECTED,
+        # ByT5's config.json alone names its class where a folder has no file of a tokenizer.
         hub.TOKENIZER_CONFIG: {
-            "tokenizer_class": "T5Tokenizer" if vocabulary_file else "ByT5Tokenizer",
+            "tokenizer_class": "T5Tokenizer" if copied or is_model else "ByT5Tokenizer",
             "extra_ids": extra_ids,
         },
     }
     files = {name: (json.dumps(text, indent=2) + "\n").encode() for name, text in texts.items()}
     check_vocabulary(vocabulary_file)
-    if vocabulary_file and epath.Path(vocabulary_file).is_dir():
+    if copied:
         del files[hub.TOKENIZER_CONFIG]
-        of_tokenizer = [epath.Path(vocabulary_file) / name for name in hub.TOKENIZER]
-        files |= {file.name: file.read_bytes() for file in of_tokenizer if file.exists()}
-    elif vocabulary_file:
+        files |= copied
+    elif is_model:
         files[hub.VOCABULARY] = epath.Path(vocabulary_file).read_bytes()
     tensors = _their_tensors(params, dtype)
     with whole.folder(path) as folder:

@@ -77,7 +77,7 @@ def check_sentinels(vocabulary: seqio.Vocabulary, spans: int, length: int) -> No
 
 
 def _has_sentinels(vocabulary: seqio.Vocabulary, spans: int) -> bool:
-    if isinstance(vocabulary, seqio.ByteVocabulary):
+    if isinstance(vocabulary, seqio.ByteVocabulary) or getattr(vocabulary, "is_of_bytes", False):
         # ByT5 takes its last 100 bytes (Xue et al., 2022, section 3.1).
         return spans <= max(100, vocabulary.extra_ids)
     last = vocabulary.decode([sentinels_end(vocabulary) - spans]).strip()

@@ -219,6 +219,12 @@ def test_bytes_need_no_vocabulary_file(tmp_path):
     tokenizer = json.loads((tmp_path / "m" / "tokenizer_config.json").read_text())
     assert tokenizer == {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 0}
     assert not (tmp_path / "m" / "spiece.model").exists()
+    # Of a ByT5 config.json may be all that names the tokenizer.
+    (tmp_path / "base").mkdir()
+    save = dict(vocabulary_file=tmp_path / "base", extra_ids=125, step=0)
+    huggingface.save(tmp_path / "n", random_params(CONFIG), CONFIG, **save)
+    tokenizer = json.loads((tmp_path / "n" / "tokenizer_config.json").read_text())
+    assert tokenizer == {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 125}
 
 
 def test_a_folder_of_tokenizer_files_is_copied(tmp_path):
