@@ -14,6 +14,7 @@ from etils import epath
 SENTENCEPIECE, TOKENIZER = "spiece.model", "tokenizer.json"
 CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
+FILES = (SENTENCEPIECE, TOKENIZER, CONFIG, SPECIAL_TOKENS, ADDED_TOKENS)
 DEFAULT_CLASS = "T5Tokenizer"
 # Without a class of their own: the pipeline of tokenizer.json counts, its added tokens among it.
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")

@@ -22,6 +22,7 @@ from prompt_tuning.data import (
     fingerprints,
     pipeline,
     sources,
+    tokenizer_folder,
     vocabularies,
 )
 from prompt_tuning.models import model as model_lib
@@ -131,11 +132,19 @@ def read(
     """
     contents = {setting: fingerprints.of_files(paths) for setting, paths in files.items()}
     if vocabulary.path is not None:
-        contents["VOCABULARY_FILE"] = fingerprints.of_files([vocabulary.path])
+        contents["VOCABULARY_FILE"] = fingerprints.of_files(_tokenizer_files(vocabulary.path))
     contents |= prompt_contents(initializer, model)
     unread = {*sources.SPLIT_SETTINGS.values(), "TEXT_FILES"} - files.keys()
     # Of TASK_DATA_DIR the examples that are read from it are compared.
     return Settings(parse(config_text, {*free, *unread, "TASK_DATA_DIR"}), contents)
+
+
+def _tokenizer_files(path: str) -> list[epath.Path]:
+    """The files of a vocabulary: itself, or those of a tokenizer's folder."""
+    file = epath.Path(path)
+    if not file.is_dir():
+        return [file]
+    return [file / name for name in tokenizer_folder.FILES if (file / name).exists()]
 
 
 def of_command(config_text: str, free: Collection[str]) -> Settings:

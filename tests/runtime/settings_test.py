@@ -1,6 +1,8 @@
 """Settings of a run: what counts as another one, and what a started or finished run says to it."""
 
 import json
+import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -266,3 +268,19 @@ def test_a_file_that_is_no_record_is_none(tmp_path):
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_an_edited_file_of_a_tokenizer_folder_is_another_vocabulary(tiny, tmp_path):
+    """Files of the folder that are not the tokenizer's, such as weights, are not compared."""
+    vocabulary = types.SimpleNamespace(path=str(tmp_path))
+
+    def content():
+        read = settings_lib.read("", (), {}, vocabulary, None, tiny.model)
+        return read.contents["VOCABULARY_FILE"]
+
+    (tmp_path / "spiece.model").write_bytes(pathlib.Path(tiny.vocabulary.path).read_bytes())
+    before = content()
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert before is not None and content() == before
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    assert content() != before
