@@ -67,8 +67,8 @@ def label(tree: Tree, table: Sequence[tuple[str, str]]) -> dict[str, Any]:
     idle = [pattern for i, (pattern, _) in enumerate(table) if i not in used]
     if idle:
         raise ValueError(
-            f"TRAINABLE has patterns {idle}, which match no parameter that the patterns before them "
-            f"leave; expected regular expressions of complete paths, such as {list(labels)[:8]}. "
+            f"TRAINABLE has patterns {idle} that match no parameter, or none that earlier patterns do "
+            f"not match; expected regular expressions of complete paths, such as {list(labels)[:8]}. "
             "Correct or remove them."
         )
     return unflatten(labels)

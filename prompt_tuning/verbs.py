@@ -103,7 +103,7 @@ VERBS = {
             },
             "--split": {
                 "metavar": "SPLIT",
-                "help": "to show examples of; default: train, if there is one",
+                "help": "split of the examples; default: train, if it exists",
             },
         },
         gin_files=("models/t5_mini.gin", "runs/tasks.gin"),

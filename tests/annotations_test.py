@@ -119,7 +119,7 @@ def test_another_type_is_answered_with_what_was_meant(value, annotation, message
     ],
 )
 def test_a_value_out_of_range_is_refused(value, annotation, expected):
-    with pytest.raises(ValueError, match=f"is out of range; expected {expected}. Set x to such"):
+    with pytest.raises(ValueError, match=f"is out of range; expected {expected}. Set x to an"):
         check(value, annotation)
 
 

@@ -203,12 +203,12 @@ CASES = {
     "no file for the split": (
         "train",
         {"EVAL_FILE": None},
-        ["'validation'", "EVAL_FILE, which is not set"],
+        ["EVAL_FILE is not set; expected the file of split 'validation'"],
     ),
     "name and file": (
         "train",
         {"MIXTURE_OR_TASK_NAME": "films"},
-        ["both MIXTURE_OR_TASK_NAME (films) and", "'TRAIN_FILE'", "set one"],
+        ["both MIXTURE_OR_TASK_NAME (films) and", "'TRAIN_FILE'", "expected one of them"],
     ),
     "split of files": (
         "eval",
@@ -349,7 +349,7 @@ CASES = {
     "vocabulary of another model": (
         "train",
         {"EXTRA_IDS": 300},
-        ["the model's embedding 256 rows", "VOCABULARY_FILE and EXTRA_IDS"],
+        ["the model's embedding has 256 rows", "VOCABULARY_FILE and EXTRA_IDS"],
     ),
     "missing vocabulary": (
         "train",
@@ -579,7 +579,7 @@ def test_a_mistake_is_answered_before_anything_is_done(answer, tiny, tmp_path, m
 def test_a_tfds_folder_without_the_data_set(answer, tmp_path, monkeypatch):
     monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", str(tmp_path))
     message = answer("train", Broken(tmp_path, tmp_path).glue("", TASK_DATA_DIR=None))
-    assert f"glue/sst2:2.0.0 is not in {tmp_path}/glue/sst2/2.0.0" in message
+    assert f"glue/sst2:2.0.0 does not exist in {tmp_path}/glue/sst2/2.0.0" in message
     assert f"tfds build glue/sst2:2.0.0 --data_dir={tmp_path}" in message
     assert "--tfds_data_dir" in message and "TASK_DATA_DIR" in message
     assert not (tmp_path / "out").exists()

@@ -44,8 +44,8 @@ def test_label_truth_table(table, expected):
     ("table", "message"),
     [
         # A pattern matches whole paths: neither a part nor a beginning.
-        ([("prompt", "a"), (".*", "b")], r"patterns \['prompt'\] match no parameter"),
-        ([("encoder", "a"), (".*", "b")], r"patterns \['encoder'\] match no parameter"),
+        ([("prompt", "a"), (".*", "b")], r"patterns \['prompt'\] that match no parameter"),
+        ([("encoder", "a"), (".*", "b")], r"patterns \['encoder'\] that match no parameter"),
         ([(".*", "a"), ("encoder/.*", "b")], r"TRAINABLE has patterns \['encoder/\.\*'\]"),
         ([("encoder/.*", "a")], "parameter 'token_embedder/embedding' matches no pattern"),
         ([], "matches no pattern"),

@@ -290,7 +290,7 @@ def test_what_changes_nothing_is_told(tiny_job):
     [
         ("--gin.utils.SaveCheckpointConfig.kep=3", ["Did you mean: SaveCheckpointConfig.keep"]),
         ("--gin.USE_HARDWARE_RNG=True", ["--gin.USE_HARDWARE_RNG = True: only False here"]),
-        ("--gin.infer.mode='score'", ["macro MODE; it is a setting of infer, not of train"]),
+        ("--gin.infer.mode='score'", ["macro MODE. It is a setting of infer, not of train"]),
         (
             "--gin.utils.RestoreCheckpointConfig.mode='latest'",
             ["RestoreCheckpointConfig.mode='latest': unknown macro RESTORE_MODE", "of eval, not"],
@@ -306,7 +306,7 @@ def test_what_changes_nothing_is_told(tiny_job):
         ),
         (
             "--gin.beam_search.alpha=1",
-            ["unknown macro BEAM_ALPHA; add --gin_file=decoding/beam_search.gin"],
+            ["unknown macro BEAM_ALPHA. Add --gin_file=decoding/beam_search.gin"],
         ),
         ("--gin_file=configs/prompts/from_class_label.gin", ["prompts/from_class_labels.gin"]),
     ],
