@@ -93,7 +93,7 @@ class DatasetConfig:
         """For the tokens of an example."""
         if self.task_feature_lengths is None:
             raise ValueError(
-                "TASK_FEATURE_LENGTHS is None; expected the largest numbers of tokens. Set e.g. "
+                "TASK_FEATURE_LENGTHS is None; expected the maximum numbers of input and target tokens. Set e.g. "
                 "TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 8}."
             )
         return batching.Lengths.from_features(self.task_feature_lengths)
