@@ -50,12 +50,12 @@ def test_files_that_are_not_text_are_named(encoding):
         (
             "a\nso naïve café\n".encode(),
             "cp1252",
-            "'so naÃ¯ve cafÃ©', and utf-8 decodes to 'so naïve café'",
+            "'so naÃ¯ve cafÃ©', but utf-8 decodes to 'so naïve café'",
         ),
         (
             "a\nd’accord\n".encode("cp1252"),
             "latin-1",
-            "'d\\x92accord', and cp1252 decodes to 'd’accord'",
+            "'d\\x92accord', but cp1252 decodes to 'd’accord'",
         ),
     ],
 )
