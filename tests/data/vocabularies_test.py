@@ -110,7 +110,7 @@ def test_a_path_is_a_model_or_a_folder(vocabulary, tmp_path):
     with pytest.raises(ValueError, match=r"is 20, but .* has 100 sentinels; .*EXTRA_IDS = 0"):
         vocabularies.load(tmp_path, 20)
     folder.check_fits(folder.size)
-    with pytest.raises(ValueError, match=r"the model's embedding 8 rows.*set VOCABULARY_FILE"):
+    with pytest.raises(ValueError, match=r"the model's embedding has 8 rows.*Set VOCABULARY_FILE"):
         folder.check_fits(8)
 
 
