@@ -61,7 +61,7 @@ def test_sizes_and_sentinels_of_pretraining(load):
     of_seqio = vocabulary.for_seqio()
     assert preprocessors.sentinels_end(of_seqio) == 259
     preprocessors.check_sentinels(of_seqio, 100, 512)
-    with pytest.raises(ValueError, match="needs the sentinels"):
+    with pytest.raises(ValueError, match="does not end with the sentinels"):
         preprocessors.check_sentinels(of_seqio, 101, 512)
 
 
