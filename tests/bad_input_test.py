@@ -115,7 +115,7 @@ class Broken:
 
 # Name -> (command, settings, what the message says).
 CASES = {
-    "misspelt macro": ("train", {"TRAIN_STESP": 3}, ["TRAIN_STESP", "nearest: TRAIN_STEPS"]),
+    "misspelt macro": ("train", {"TRAIN_STESP": 3}, ["TRAIN_STESP", "Did you mean: TRAIN_STEPS"]),
     "place of a prompt": (
         "train",
         {"PROMPT_PLACE": "before"},
@@ -124,7 +124,7 @@ CASES = {
     "required macro": (
         "train",
         {"TRAIN_STEPS": ABSENT},
-        ["missing settings", "--gin.TRAIN_STEPS="],
+        ["required settings are not set", "--gin.TRAIN_STEPS="],
     ),
     "steps behind": ("train", {"TRAIN_STEPS": 6}, ["TRAIN_STEPS is 6", "starting step 1000"]),
     "missing file": (
@@ -150,7 +150,10 @@ CASES = {
     "column of the input": (
         "infer",
         {"INPUT_TEMPLATE": "sentence: {sentence}"},
-        ["INFER_FILE", "line 1: no column 'sentence'; it has ['text']. Use these names"],
+        [
+            "INFER_FILE",
+            "line 1: no column 'sentence'; expected one of ['text']. Use exactly these names",
+        ],
     ),
     "format of a column": (
         "infer",
@@ -160,22 +163,22 @@ CASES = {
     "column of the target": (
         "eval",
         {"TARGET_COLUMN": "gold"},
-        ["EVAL_FILE", "no column 'gold'; it has ['text', 'label']. Set TARGET_COLUMN"],
+        ["EVAL_FILE", "no column 'gold'; expected one of ['text', 'label']. Set TARGET_COLUMN"],
     ),
     "label outside the map": (
         "train",
         lambda broken: {"TRAIN_FILE": broken.file(), "LABEL_MAP": {"good": "1"}},
-        ["TRAIN_FILE", "a.tsv, line 3: label 'bad' is not in LABEL_MAP, which has ['good']"],
+        ["TRAIN_FILE", "a.tsv, line 3: label 'bad' is not in LABEL_MAP; expected one of ['good']"],
     ),
     "cut label": (
         "train",
         {"TASK_FEATURE_LENGTHS": {"inputs": 40, "targets": 1}},
-        ["labels of train are longer than TASK_FEATURE_LENGTHS['targets'] = 1", "set at least"],
+        ["labels of train are longer than TASK_FEATURE_LENGTHS['targets'] = 1", "to at least"],
     ),
     "cut label to evaluate": (
         "eval",
         {"TASK_FEATURE_LENGTHS": {"inputs": 40, "targets": 1}},
-        ["labels of eval are longer than TASK_FEATURE_LENGTHS['targets'] = 1", "set at least"],
+        ["labels of eval are longer than TASK_FEATURE_LENGTHS['targets'] = 1", "to at least"],
     ),
     "a mean over padding of packed rows": (
         "train",
@@ -200,12 +203,12 @@ CASES = {
     "no file for the split": (
         "train",
         {"EVAL_FILE": None},
-        ["'validation'", "EVAL_FILE, which is not set"],
+        ["EVAL_FILE is not set; expected the file of split 'validation'"],
     ),
     "name and file": (
         "train",
         {"MIXTURE_OR_TASK_NAME": "films"},
-        ["both MIXTURE_OR_TASK_NAME (films) and", "'TRAIN_FILE'", "set one"],
+        ["both MIXTURE_OR_TASK_NAME (films) and", "'TRAIN_FILE'", "expected one of them"],
     ),
     "split of files": (
         "eval",
@@ -215,32 +218,35 @@ CASES = {
     "split of a task": (
         "eval",
         lambda broken: broken.task("films", SPLIT="tset"),
-        ["films has no split 'tset'; it has ['test', 'train']", "set SPLIT"],
+        ["films has no split 'tset'; expected one of ['test', 'train']", "Set SPLIT"],
     ),
     "task": (
         "eval",
         lambda broken: broken.task("flims"),
-        ["MIXTURE_OR_TASK_NAME 'flims'", "nearest: films", "MIXTURE_OR_TASK_MODULE"],
+        ["MIXTURE_OR_TASK_NAME 'flims'", "Did you mean: films", "MIXTURE_OR_TASK_MODULE"],
     ),
     "task of ours": (
         "train",
         lambda broken: broken.glue("", MIXTURE_OR_TASK_NAME="gleu_sst2_v200", TASK_DATA_DIR=None),
-        ["MIXTURE_OR_TASK_NAME 'gleu_sst2_v200'", "nearest: glue_sst2_v200"],
+        ["MIXTURE_OR_TASK_NAME 'gleu_sst2_v200'", "Did you mean: glue_sst2_v200"],
     ),
     "file of another task": (
         "train",
         lambda broken: broken.glue("sentence1\tsentence2\tlabel\na\tb\tentailment\n"),
-        ["TASK_DATA_DIR", "train.tsv: no sentence; it has ['sentence1', 'sentence2', 'label']"],
+        ["TASK_DATA_DIR", "train.tsv: no sentence in ['sentence1', 'sentence2', 'label']"],
     ),
     "folder without the file": (
         "eval",
         lambda broken: broken.glue("", SPLIT="validation"),
-        ["TASK_DATA_DIR", "has none of dev.tsv, nor a folder SST-2 with one; set it"],
+        [
+            "TASK_DATA_DIR",
+            "has none of dev.tsv, nor a folder SST-2 with one of them. Set TASK_DATA_DIR",
+        ],
     ),
     "no folder of original files": (
         "infer",
         lambda broken: broken.glue("", TASK_DATA_DIR="none", SPLIT="test"),
-        ["TASK_DATA_DIR none is no folder"],
+        ["TASK_DATA_DIR none is not a folder"],
     ),
     "original files and files": (
         "train",
@@ -282,7 +288,7 @@ CASES = {
     "much in a small gzip": (
         "train",
         lambda broken: {"TRAIN_FILE": broken.file(gzip.compress(bytes(2**25)), "a.tsv.gz")},
-        ["TRAIN_FILE", "a.tsv.gz", "over 200 times its size; unpack it with gunzip"],
+        ["TRAIN_FILE", "a.tsv.gz", "over 200 times its size; decompress it with gunzip"],
     ),
     "config of a billion layers": (
         "train",
@@ -343,7 +349,7 @@ CASES = {
     "vocabulary of another model": (
         "train",
         {"EXTRA_IDS": 300},
-        ["the model's embedding 256 rows", "VOCABULARY_FILE and EXTRA_IDS"],
+        ["the model's embedding has 256 rows", "VOCABULARY_FILE and EXTRA_IDS"],
     ),
     "missing vocabulary": (
         "train",
@@ -573,7 +579,7 @@ def test_a_mistake_is_answered_before_anything_is_done(answer, tiny, tmp_path, m
 def test_a_tfds_folder_without_the_data_set(answer, tmp_path, monkeypatch):
     monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", str(tmp_path))
     message = answer("train", Broken(tmp_path, tmp_path).glue("", TASK_DATA_DIR=None))
-    assert f"glue/sst2:2.0.0 is not in {tmp_path}/glue/sst2/2.0.0" in message
+    assert f"glue/sst2:2.0.0 does not exist in {tmp_path}/glue/sst2/2.0.0" in message
     assert f"tfds build glue/sst2:2.0.0 --data_dir={tmp_path}" in message
     assert "--tfds_data_dir" in message and "TASK_DATA_DIR" in message
     assert not (tmp_path / "out").exists()

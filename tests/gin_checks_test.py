@@ -95,14 +95,16 @@ def test_other_commands_are_checked_too(verb, files, parts):
 )
 def test_what_gin_cannot_parse_is_answered_with_how_to_write_it(flag, part):
     text = message([*TRAIN, STEPS, f"--gin.{flag}"])
-    assert text.startswith(f"--gin.{flag} is not gin: expected a number, True") and part in text
+    assert (
+        text.startswith(f"--gin.{flag} is not valid gin: expected a number, True") and part in text
+    )
 
 
 def test_one_of_the_two_numbers_of_steps_is_required():
     text = message(TRAIN)
     assert (
         text
-        == "missing settings of these gin files:\n  --gin.TRAIN_STEPS=…  or --gin.TRAIN_STEPS_RELATIVE=…"
+        == "required settings are not set. Add:\n  --gin.TRAIN_STEPS=…  or --gin.TRAIN_STEPS_RELATIVE=…"
     )
     cli.read([*TRAIN, "--gin.TRAIN_STEPS_RELATIVE=600"])
     assert gin.query_parameter("%TRAIN_STEPS") is None

@@ -277,7 +277,7 @@ def test_what_changes_nothing_is_told(tiny_job):
             "--gin.EVAL_PERIOD=500",
         ]
     )
-    assert [note.partition(" changes nothing: ")[0] for note in options.notes] == [
+    assert [note.removeprefix("Ignored ").partition(": ")[0] for note in options.notes] == [
         "--gin.train.use_orbax=False",
         "--gin.EVALUATOR_USE_MEMORY_CACHE=True",
         "--gin.SaveCheckpointConfig.period=5000",
@@ -288,9 +288,9 @@ def test_what_changes_nothing_is_told(tiny_job):
 @pytest.mark.parametrize(
     ("flag", "parts"),
     [
-        ("--gin.utils.SaveCheckpointConfig.kep=3", ["nearest: SaveCheckpointConfig.keep"]),
+        ("--gin.utils.SaveCheckpointConfig.kep=3", ["Did you mean: SaveCheckpointConfig.keep"]),
         ("--gin.USE_HARDWARE_RNG=True", ["--gin.USE_HARDWARE_RNG = True: only False here"]),
-        ("--gin.infer.mode='score'", ["macro MODE; it is a setting of infer, not of train"]),
+        ("--gin.infer.mode='score'", ["macro MODE. It is a setting of infer, not of train"]),
         (
             "--gin.utils.RestoreCheckpointConfig.mode='latest'",
             ["RestoreCheckpointConfig.mode='latest': unknown macro RESTORE_MODE", "of eval, not"],
@@ -298,13 +298,15 @@ def test_what_changes_nothing_is_told(tiny_job):
         *(
             (
                 f"--gin.utils.SaveCheckpointConfig.period={value}",
-                [f"period={value}: expected a multiple of EVAL_PERIOD, 1000; set EVAL_PERIOD"],
+                [
+                    f"period={value}: expected a multiple of EVAL_PERIOD, which is 1000. Set EVAL_PERIOD"
+                ],
             )
             for value in (500, 1500, "'a'")
         ),
         (
             "--gin.beam_search.alpha=1",
-            ["unknown macro BEAM_ALPHA; add --gin_file=decoding/beam_search.gin"],
+            ["unknown macro BEAM_ALPHA. Add --gin_file=decoding/beam_search.gin"],
         ),
         ("--gin_file=configs/prompts/from_class_label.gin", ["prompts/from_class_labels.gin"]),
     ],

@@ -112,7 +112,7 @@ def _faults(labels: Iterable[str], vocabulary: vocabularies.Vocabulary) -> list[
     ]
     single = [group[0] for group in groups.values() if len(group) == 1]
     unknown = [label for label in single if is_unknown(label, vocabulary)]
-    return faults + [f"{label!r} has no known token" for label in unknown]
+    return faults + [f"{label!r} has only unknown tokens" for label in unknown]
 
 
 def _message(
@@ -121,8 +121,8 @@ def _message(
     lines = [*faults[:MAX_LISTED], f"and {len(faults) - MAX_LISTED} more"]
     listed = "\n  ".join(lines if len(faults) > MAX_LISTED else faults)
     return (
-        f"{setting}: the vocabulary {vocabulary} cannot write or distinguish labels:\n  {listed}\n"
-        f"Expected labels with known and different tokens. {fix}"
+        f"{setting}: the vocabulary {vocabulary} cannot represent or distinguish labels:\n  {listed}\n"
+        f"Expected labels with known tokens that differ from label to label. {fix}"
     )
 
 

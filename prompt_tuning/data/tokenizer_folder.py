@@ -150,9 +150,9 @@ class TokenizerFolder:
         ]
         if unused:
             logging.warning(
-                "%s declares the token %r, which added_tokens_decoder in %s lacks; as in transformers the "
-                "latter decides, and text with the token is split%s: if the model was trained with the "
-                "token, save the tokenizer again with transformers",
+                "%s declares the token %r, but added_tokens_decoder in %s does not; as in transformers, it is "
+                "not added, and text with it is split%s. If the model was trained with the token, save the "
+                "tokenizer again with transformers.",
                 unused[0].source,
                 unused[0].content,
                 CONFIG,

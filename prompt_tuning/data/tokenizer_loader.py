@@ -130,7 +130,7 @@ def _load(folder: tokenizer_folder.TokenizerFolder) -> LoadedTokenizer:
     _check_special(folder, tokenizer)
     if folder.proto is not None and folder.proto.trainer_spec.byte_fallback:
         logging.warning(
-            "%s encodes unknown characters as bytes; as in transformers they become <unk>",
+            "%s has byte_fallback, which is not applied, as in transformers: unknown characters become <unk>",
             folder.path / tokenizer_folder.SENTENCEPIECE,
         )
     tokenizer.encode_special_tokens = bool(folder.config.get("split_special_tokens"))
@@ -206,7 +206,8 @@ def _check_pieces_agree(folder: tokenizer_folder.TokenizerFolder) -> None:
             one, other = (
                 "absent" if x is None else f"{x[0]!r} (score {x[1]:g})" for x in (one, other)
             )
-            raise _disagreement(folder, f"id {index} is {one} in the former, {other} in the latter")
+            difference = f"id {index} is {one} in the first, {other} in the second"
+            raise _disagreement(folder, difference)
     if folder.proto.normalizer_spec.precompiled_charsmap != folder.charsmap:
         raise _disagreement(
             folder, "their normalization rules (precompiled_charsmap) are not the same"
@@ -224,14 +225,14 @@ def _check_ids_agree(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> Non
         ids, of_model = tokenizer.encode(text, add_special_tokens=False).ids, processor.Encode(text)
         if ids != of_model and not (byte_fallback and UNK_ID in ids):
             raise _disagreement(
-                folder, f"{text!r} has ids {of_model} by the former, {ids} by the latter"
+                folder, f"{text!r} has ids {of_model} in the first, {ids} in the second"
             )
 
 
 def _disagreement(folder: tokenizer_folder.TokenizerFolder, difference: str) -> ValueError:
     return ValueError(
         f"{folder.path} has {tokenizer_folder.SENTENCEPIECE} and {tokenizer_folder.TOKENIZER} of different vocabularies: {difference}; "
-        "expected one vocabulary: remove the file that the model was not trained with"
+        "expected the same vocabulary. Remove the file that the model was not trained with."
     )
 
 

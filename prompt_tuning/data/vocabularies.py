@@ -53,7 +53,8 @@ class SentencePiece:
         file = epath.Path(self.path)
         if not file.exists():
             raise FileNotFoundError(
-                f"vocabulary {self.path} does not exist; set VOCABULARY_FILE to a sentencepiece model"
+                f"vocabulary {self.path} does not exist. Set VOCABULARY_FILE to a "
+                "sentencepiece model."
             )
         proto = sentencepiece_model_pb2.ModelProto()
         try:
@@ -65,7 +66,8 @@ class SentencePiece:
             processor.LoadFromSerializedProto(proto.SerializeToString())
         except Exception as error:
             raise ValueError(
-                f"vocabulary {self.path} is not a sentencepiece model ({error}); set VOCABULARY_FILE"
+                f"vocabulary {self.path} is not a sentencepiece model ({error}). Set VOCABULARY_FILE "
+                "to one, or copy the file again."
             ) from error
         return processor
 
@@ -268,8 +270,8 @@ def load(path: epath.PathLike, extra_ids: annotations.NonNegativeInt = 0) -> Voc
     if extra_ids not in (0, tokenizer.num_sentinels):
         raise ValueError(
             f"EXTRA_IDS (extra_ids= in Python) is {extra_ids}, but the tokenizer in {path} has "
-            f"{tokenizer.num_sentinels} sentinels; expected 0 beside a folder, which declares their "
-            "number: set EXTRA_IDS=0"
+            f"{tokenizer.num_sentinels} sentinels; expected 0, because a folder declares their number. Set "
+            "EXTRA_IDS = 0."
         )
     return tokenizer
 
@@ -281,11 +283,12 @@ def _check_fits(vocabulary: Vocabulary, rows: int, settings: str) -> None:
             ""
             if rows > vocabulary.size
             else (
-                ". If tokens were added to the tokenizer, resize the embedding with transformers first: "
-                "model.resize_token_embeddings(len(tokenizer))"
+                " If tokens were added to the tokenizer, resize the embedding with transformers first: "
+                "model.resize_token_embeddings(len(tokenizer))."
             )
         )
         raise ValueError(
-            f"the vocabulary {vocabulary} has {vocabulary.size} ids, the model's embedding {rows} "
-            f"rows: they do not belong together; set {settings}, or use another model{added}"
+            f"the vocabulary {vocabulary} has {vocabulary.size} ids, but the model's embedding has {rows} "
+            f"rows; expected at least one row per id, and at most 383 more. Set {settings}, or use another "
+            f"model.{added}"
         )

@@ -60,8 +60,8 @@ def _report_inexact(file: str, targets: Sequence[str], vocabulary: vocabularies.
     pairs = [(text, labels.write(text, vocabulary)) for text in sorted(set(targets))]
     if inexact := [f"{text!r} as {written!r}" for text, written in pairs if text != written]:
         logging.info(
-            "%s: the vocabulary writes %d of %d targets differently; predictions are compared with "
-            "what it writes: %s", file, len(inexact), len(pairs),
+            "%s: the vocabulary cannot represent %d of %d targets exactly; predictions are compared with "
+            "its version of them: %s", file, len(inexact), len(pairs),
             labels.join_labels(inexact, show=str),
         )  # fmt: skip
 
@@ -102,13 +102,13 @@ def check_unknown(
     )
     if alike >= NEARLY_ALL:
         message += f"; {alike:.0%} of the texts have the same tokens as another text"
-    message += (
-        ". Expected text in the script and language of the vocabulary. Use a model whose vocabulary "
-        "covers this text, such as mT5 or ByT5"
+    fix = (
+        "Expected text in the script and language of the vocabulary. Use a model whose vocabulary "
+        "covers this text, such as mT5 or ByT5."
     )
     if max(lost, alike) < NEARLY_ALL:
-        logging.warning("%s. The model does not see unknown characters.", message)
+        logging.warning("%s. The model does not see unknown characters. %s", message, fix)
     elif training:
-        raise ValueError(f"{message}: nothing can be learned from unknown tokens.")
+        raise ValueError(f"{message}. Nothing can be learned from unknown tokens. {fix}")
     else:
-        logging.warning("%s: the predictions of such inputs are arbitrary.", message)
+        logging.warning("%s. Predictions for such inputs are arbitrary. %s", message, fix)

@@ -177,7 +177,7 @@ def test_the_command_calibrates_by_the_template_with_empty_fields(
 def test_labels_with_the_same_tokens_are_refused(model, caplog):
     for labels in (("C++", "C#"), ("good", "good ")):
         with pytest.raises(
-            ValueError, match=r"labels of LabelRanking: .* cannot write or distinguish"
+            ValueError, match=r"labels of LabelRanking: .* cannot represent or distinguish"
         ):
             model.answers(["she"], decoder=pt.LabelRanking(labels))
     model.score(["she", "she"], ["C++", "C#"])
@@ -214,9 +214,7 @@ def test_answers_that_are_cut_off_are_reported(model, texts, prompts, caplog):
 
 def test_unknown_text_is_reported(model, caplog):
     model.generate(["\u4eca\u5929", "\u7535\u5f71"])
-    assert (
-        "texts: " in caplog.text and "the predictions of such inputs are arbitrary" in caplog.text
-    )
+    assert "texts: " in caplog.text and "Predictions for such inputs are arbitrary" in caplog.text
 
 
 def test_a_prompt_of_another_model_is_told(model, texts, caplog):

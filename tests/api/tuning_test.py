@@ -95,8 +95,8 @@ def test_labels_are_kept_in_the_card(model):
 @pytest.mark.parametrize(
     ("examples", "message"),
     [
-        ([("a", "C++"), ("b", "C#")], r"examples: targets: .* cannot write or distinguish"),
-        ([("a", "good"), ("b", "\u4e2d")], "'\u4e2d' has no known token\\n.*Use other words"),
+        ([("a", "C++"), ("b", "C#")], r"examples: targets: .* cannot represent or distinguish"),
+        ([("a", "good"), ("b", "\u4e2d")], "'\u4e2d' has only unknown tokens\\n.*Use other words"),
         ([("\u4eca\u5929", "good"), ("\u7535\u5f71", "bad")], "examples: inputs: .* unknown"),
     ],
 )

@@ -56,12 +56,12 @@ def test_sizes_and_sentinels_of_pretraining(load):
     assert (vocabulary.size, vocabulary.num_sentinels, vocabulary.extra_ids) == (384, 125, 125)
     assert vocabulary.sentinels_end == vocabularies.ByteVocabulary().sentinels_end == 259
     vocabulary.check_fits(384)
-    with pytest.raises(ValueError, match="has 384 ids, the model's embedding 383"):
+    with pytest.raises(ValueError, match="has 384 ids, but the model's embedding has 383"):
         vocabulary.check_fits(383)
     of_seqio = vocabulary.for_seqio()
     assert preprocessors.sentinels_end(of_seqio) == 259
     preprocessors.check_sentinels(of_seqio, 100, 512)
-    with pytest.raises(ValueError, match="needs the sentinels"):
+    with pytest.raises(ValueError, match="does not end with the sentinels"):
         preprocessors.check_sentinels(of_seqio, 101, 512)
 
 

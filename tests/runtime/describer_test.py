@@ -145,7 +145,7 @@ def test_microbatches_are_those_of_the_step(on_mesh, monkeypatch):
             "BATCH_SIZE / NUM_MICROBATCHES is 3; expected a multiple of the 2 data-parallel shards",
         ),
         ("batch_size", 0, "BATCH_SIZE is 0; expected a positive number"),
-        ("task_feature_lengths", None, "TASK_FEATURE_LENGTHS is None; expected positive numbers"),
+        ("task_feature_lengths", None, "TASK_FEATURE_LENGTHS is None; expected positive integers"),
         ("num_microbatches", 3, "NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE 8"),
     ],
 )

@@ -380,7 +380,7 @@ def test_the_labels_of_the_card_are_restored(infer, caplog):
     path = infer(labels={None: ["\uff11\uff11", "good"]})
     found = [json.loads(line)["prediction"] for line in path.read_text().splitlines()]
     assert found == ["\uff11\uff11" if each == 1 else f"{each}1" for each in BATCH_OF_EACH]
-    assert "predictions are restored to the labels" in caplog.text
+    assert "predictions are mapped back to the labels" in caplog.text
 
 
 def test_predictions_at_the_maximum_length_are_reported(infer, caplog):

@@ -67,7 +67,7 @@ def test_labels_are_kept_in_the_card_and_compared(tiny_job, labelled, capsys):
     card = prompt_files.read_card(result["prompt_file"])
     assert card["labels"] == ["Good", "bad"]
     assert prompt_files.labels(result["prompt_file"]) == {None: ("Good", "bad")}
-    told = "eval has labels that TRAIN_FILE .*train.tsv does not have, so the prompt does not learn"
+    told = "eval has labels that are not in TRAIN_FILE .*train.tsv, so the prompt does not learn"
     lines = capsys.readouterr().err.splitlines()
     [message] = [line for line in lines if "does not have" in line]
     assert re.search(told, message) and "'fine' (1 examples), 'Bad' (1 examples)" in message
