@@ -90,12 +90,15 @@ def _on_mesh(
       "weights_exchanged": ["kind, array, source" of each collective that moves a whole weight]}.
     """
     if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"BATCH_SIZE is {batch_size!r}; expected a positive number")
+        raise ValueError(
+            f"BATCH_SIZE is {batch_size!r}; expected a positive integer. Set BATCH_SIZE to the "
+            "number of examples per step."
+        )
     mesh = partitioning.make_mesh(shape[1])
     if mesh.shape[partitioning.DATA] != shape[0]:
         raise ValueError(
-            f"--mesh is {shape[0]}x{shape[1]}; expected a mesh of the {mesh.size} devices that "
-            "JAX has started with"
+            f"--mesh is {shape[0]}x{shape[1]}; expected a mesh of the {mesh.size} devices that JAX "
+            f"has started with. Pass a --mesh whose product is {mesh.size}."
         )
     step_lib.check_batch(batch_size, num_microbatches, mesh)
     given = compiled_step.arguments(

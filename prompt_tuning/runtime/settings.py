@@ -243,8 +243,8 @@ def check_state(
     """
     if kept is None:
         logging.warning(
-            "%s was started by a version of this package that did not record settings: neither they nor "
-            "the base model are compared; they are recorded from now on", model_dir,
+            "%s was started by a version of this package that did not record settings: settings "
+            "and base model are not compared now, and are recorded from now on.", model_dir,
         )  # fmt: skip
         return False
     lines = "\n  ".join(differences(from_json(kept), now))
