@@ -219,7 +219,7 @@ def translate(name: str, value: str) -> Translation:
         try:
             return Translation([(ours, repr(convert(ast.literal_eval(value))))])
         except (ValueError, TypeError, SyntaxError) as error:
-            raise ValueError(f"{name}={value} is not supported: {error}. Set {ours}.") from error
+            raise ValueError(f"{name}={value}: not supported ({error}). Set {ours}.") from error
     if key in FIXED:
         accepted, reason = FIXED[key]
         return _fixed(name, value, accepted, reason)
@@ -232,7 +232,7 @@ def _fixed(name: str, value: str, accepted: tuple[Any, ...], reason: str) -> Tra
     if any(value == repr(each) for each in accepted) or _literal(value) in accepted:
         return Translation([])
     expected = " or ".join(map(repr, accepted)) or "no binding of this name"
-    raise ValueError(f"{name}={value} is not supported; expected {expected}. {reason}.")
+    raise ValueError(f"{name}={value}: not supported; expected {expected}. {reason}.")
 
 
 def _literal(value: str) -> Any:
@@ -247,13 +247,13 @@ def _dataset(scope: str, field: str, value: str, name: str) -> Translation:
         return Translation([], "examples are always read, cached and packed in the same way")
     if scope not in SCOPES:
         raise ValueError(
-            f"{name}={value} has the scope {scope}/, which is not supported; expected train/ or "
+            f"{name}={value}: the scope {scope}/ is not supported; expected train/ or "
             "infer_eval/. Remove it: EVAL_STEPS uses the data of infer_eval/."
         )
     if field == "trim_output_features":
         return _fixed(name, value, (True,), "Increase TASK_FEATURE_LENGTHS")
     if field == "seed" and _literal(value) is None:
-        raise ValueError(f"{name}={value} is not supported; expected an integer. {_SEED}.")
+        raise ValueError(f"{name}={value}: not supported; expected an integer. {_SEED}.")
     if field == "pack" and scope == "infer_eval":
         return _fixed(name, value, (False,), "Remove it: evaluation data are never packed")
     if field == "module" or (field in DATASET_MACROS and not scope):
@@ -268,7 +268,7 @@ def _no_evaluation(key: str, value: str, name: str) -> Translation:
     }
     if _literal(value) is not None:
         raise ValueError(
-            f"{name}={value} is not supported; expected None. Set MIXTURE_OR_TASK_NAME or EVAL_FILE."
+            f"{name}={value}: not supported; expected None. Set MIXTURE_OR_TASK_NAME or EVAL_FILE."
         )
     return Translation([ours[key]])
 
@@ -287,7 +287,7 @@ def _assignment_map(_key: str, value: str, name: str) -> Translation:
         own = False
     if not own:
         raise ValueError(
-            f"{name}={value} is not supported; expected only rules for prompt or ia3_scaling, "
+            f"{name}={value}: not supported; expected only rules for prompt or ia3_scaling, "
             "which are never read from the checkpoint. Set INITIAL_CHECKPOINT_PATH to a "
             "checkpoint with the model's parameter names."
         )

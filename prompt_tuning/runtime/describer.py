@@ -17,10 +17,10 @@ from prompt_tuning.runtime import collectives, compiled_step, reporting
 from prompt_tuning.runtime import step as step_lib
 
 ESTIMATE = """\
-Compiled by XLA for simulated CPU devices: an estimate for a TPU or GPU, whose compilers fuse, order
-and exchange otherwise. The CPU's widens bfloat16 to float32: activations, and what is exchanged of
-them, are shown in float32, of which bfloat16 on a TPU or GPU needs down to half. It also reduces the
-terms of a sum one by one where another compiler may add them up first."""
+Compiled by XLA for simulated CPU devices: an estimate for a TPU or GPU, whose compilers fuse and
+schedule operations and collectives differently. XLA for CPUs widens bfloat16 to float32, so activations
+and their collectives are shown in float32; bfloat16 on a TPU or GPU needs down to half of that. It also
+reduces the terms of a sum separately, where another compiler may add them before the reduction."""
 
 
 def describe(
@@ -160,10 +160,10 @@ def _mesh_table(facts: Mapping[str, Any]) -> str:
         [
             f"a training step of {facts['batch_size']} examples{parts} of {lengths['inputs']} input and "
             f"{lengths['targets']} target tokens, ACTIVATION_DTYPE {facts['activation_dtype']},",
-            f"on a mesh of data {facts['data']} × model {facts['model']}; each device holds",
+            f"on a mesh of data {facts['data']} × model {facts['model']}; memory of each device",
             reporting.table((name, f"{_mib(size, 3):>18}") for name, size in memory),
-            "and takes part in: count × bytes together",
-            reporting.table(exchanged or [("nothing", "")]),
+            "collectives of each device: count × total bytes",
+            reporting.table(exchanged or [("none", "")]),
             "frozen weights exchanged over model: "
             + ("none" if not facts["weights_exchanged"] else ""),
             *(f"  {each}" for each in facts["weights_exchanged"]),

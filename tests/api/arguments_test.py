@@ -95,11 +95,11 @@ CALLS = {
     "a decoder's class": (lambda m: m.generate(["a"], decoder=pt.Greedy), "has type type; expected a Decoder"),
     "beams": (lambda m: pt.BeamSearch("4"), "num_decodes='4' has type str"),
     "no beams": (lambda m: pt.BeamSearch(0), "num_decodes=0 is out of range"),
-    "two ways to sample": (lambda m: pt.Sampling(topk=2, topp=0.5), "topk=2 and topp=0.5 exclude each other"),
+    "two ways to sample": (lambda m: pt.Sampling(topk=2, topp=0.5), "topk=2 and topp=0.5 are both set"),
     "too many pieces": (lambda m: m.generate(["a"], decoder=pt.Sampling(topk=999)), "topk is 999; expected at most vocab_size 256"),
     "a label": (lambda m: pt.LabelRanking("good"), r"Pass labels=\['good'\]"),
     "a prompt that is a path": (lambda m: m.generate(["a"], "a.npy"), r"prompt='a.npy' .* Pass prompt=pt.load_prompt\('a.npy'\)"),
-    "a prompt that is a table": (lambda m: m.generate(["a"], np.ones((4, 16))), r"prompt\[0\]=array.* wrap an array \[P, D\] in pt.Prompt"),
+    "a prompt that is a table": (lambda m: m.generate(["a"], np.ones((4, 16))), r"prompt\[0\]=array.* pass an array \[P, D\] as pt.Prompt"),
     "a prompt of another width": (lambda m: m.generate(["a"], pt.Prompt(np.ones((4, 3)))), r"prompt has the shape \(4, 3\)"),
     "a place": (lambda m: m.generate(["a"], pt.Prompt(np.ones((4, 16)), {"place": "middle"})), "place is 'middle'"),
     "a table of one dimension": (lambda m: pt.Prompt(np.ones(4)), r"table has shape \(4,\); expected \[P, D\]"),
@@ -114,7 +114,7 @@ CALLS = {
     "dtype": (lambda m: pt.load_model("t5_mini", dtype="float8"), "dtype='float8' is unknown; expected 'float32'"),
     "config": (lambda m: pt.load_model("t5_mini", config={}), "config={} has type dict; expected a T5Config or None"),
     "a size": (lambda m: pt.T5Config(8, "8", 1, 8, 8, 1, 1), "embed_dim='8' has type str"),
-    "no prompt": (lambda m: pt.load_prompt("/nowhere"), "path /nowhere does not exist; expected a file. Check path"),
+    "no prompt": (lambda m: pt.load_prompt("/nowhere"), "path /nowhere does not exist; expected a file. Correct path"),
     "a prompt that is None": (lambda m: pt.load_prompt(None), "path=None has type NoneType; expected a path"),
 }  # fmt: skip
 
@@ -130,7 +130,7 @@ def test_each_mistake_names_the_argument_and_the_fix(model, case):
 def test_a_loss_that_is_not_finite_names_what_there_is(model, tmp_path):
     message = (
         r"Lower learning_rate \(and set allow_changed_settings=True to continue this run with it\), "
-        r"look at the batch, or the model$"
+        r"inspect the batch, or the model\\.$"
     )
     with pytest.raises(ValueError, match=message):
         pt.tune(model, PAIRS, **FEW, learning_rate=1e38, model_dir=tmp_path)

@@ -39,9 +39,12 @@ def test_each_prompt_is_there_once():
     [
         ("a.npy", r"prompt='a.npy' has type str; .*Pass prompt=pt.load_prompt\('a.npy'\)"),
         ([pt.Prompt(TABLE), None], r"prompt\[1\]=None has type NoneType; expected a Prompt"),
-        ([pt.Prompt(TABLE)], "prompt has 1 prompts, and there are 2 texts; expected one for each"),
+        (
+            [pt.Prompt(TABLE)],
+            "prompt has 1 elements, and there are 2 texts; expected one prompt for each",
+        ),
         ([pt.Prompt(TABLE), pt.Prompt(TABLE[1:])], r"shapes and places \(2, 4\).*\(3, 4\)"),
-        ([pt.Prompt(TABLE), pt.Prompt(TABLE, CARD)], r"'prefix'.*calls of their own"),
+        ([pt.Prompt(TABLE), pt.Prompt(TABLE, CARD)], r"'prefix'.*in separate calls"),
     ],
 )
 def test_what_is_no_prompt_for_each_text_is_refused(prompts, message):
@@ -70,7 +73,9 @@ def test_an_adapter_of_peft_is_a_prompt(tmp_path):
 def test_runs_of_several_seeds_are_listed(tmp_path):
     for seed in (0, 1):
         pt.Prompt(TABLE).save(tmp_path / f"seed_{seed}/prompts/best.npy")
-    with pytest.raises(ValueError, match=r"holds several runs: .*/seed_0, .*/seed_1; expected one"):
+    with pytest.raises(
+        ValueError, match=r"contains several runs: .*/seed_0, .*/seed_1; expected one"
+    ):
         pt.load_prompt(tmp_path)
 
 

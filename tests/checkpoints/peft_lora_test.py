@@ -64,7 +64,7 @@ def test_the_scale_of_a_lora_follows_its_settings(adapter):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"use_dora": True}, "sets 'use_dora'; expected a plain LoRA: merge it with PEFT"),
+        ({"use_dora": True}, "sets 'use_dora'; expected a plain LoRA. Merge it with PEFT"),
         ({"a_setting_to_come": {"x": 1}}, "sets 'a_setting_to_come'; expected"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa', which changed the base"),
         ({"init_lora_weights": []}, r"init_lora_weights \[\]"),
@@ -72,7 +72,7 @@ def test_the_scale_of_a_lora_follows_its_settings(adapter):
         ({"lora_alpha": float("nan")}, "lora_alpha nan; expected a number"),
         ({"lora_alpha": 10**400}, "lora_alpha 1000.*…; expected a number"),
         ({"alpha_pattern": {"k": 1, "(a+)+$": 1}}, r"alpha_pattern with the key '\(a\+\)\+\$'"),
-        ({"alpha_pattern": {"(?=a)q": 1}}, r"with the key '\(\?=a\)q'; expected names of modules"),
+        ({"alpha_pattern": {"(?=a)q": 1}}, r"has the key '\(\?=a\)q' in .*; expected module names"),
         ({"alpha_pattern": {".*.*.*.*.*q": 1}}, "at most 4 quantifiers"),
         ({"alpha_pattern": {"(q": 1}}, r"alpha_pattern with the key '\(q'"),
         (
@@ -125,9 +125,7 @@ def test_saved_modules_of_a_lora_replace_those_of_the_base(adapter):
         (saved, {}),
     ):
         path = adapter(PAIR | tensors, LORA, modules_to_save=["lm_head"])
-        with pytest.raises(
-            ValueError, match=r"sets modules_to_save \['lm_head'\], which stored 'base"
-        ):
+        with pytest.raises(ValueError, match=r"sets modules_to_save \['lm_head'\], and 'base"):
             merged(path, **weights)
 
 

@@ -84,8 +84,11 @@ def of(dtype, shape, data):
             {"prompt_embeddings": TABLE + np.float32("nan")},
             "NaN or infinite values in prompt_embeddings",
         ),
-        ({}, "holds no tensors; expected"),
-        ({"../../evil": TABLE}, r"holds '\.\./\.\./evil'; expected .* such as prompt_embeddings"),
+        ({}, "contains no tensors; expected"),
+        (
+            {"../../evil": TABLE},
+            r"contains '\.\./\.\./evil'; expected .* such as prompt_embeddings",
+        ),
         ({"prompt_embeddings": TABLE, "x" * 999: TABLE}, r"holds 'x{79}…; expected"),
         ({f"{i}": TABLE for i in range(9)}, r"holds '0', '1', '2' and more; expected"),
     ],
@@ -125,8 +128,8 @@ def test_a_config_is_checked_before_it_is_used(adapter, text, told):
         ({"token_dim": None}, "token_dim None; expected"),
         ({"token_dim": 10**4000}, "token_dim 1000.*…; expected a whole number"),
         ({"num_transformer_submodules": 1}, r"\(4, 3\); expected floats \(2, 3\)"),
-        ({"peft_type": "PREFIX_TUNING"}, "an adapter of PREFIX_TUNING; expected one of PROMPT"),
-        ({"peft_type": "IA3"}, "an adapter of IA3; expected one of PROMPT_TUNING or P_TUNING"),
+        ({"peft_type": "PREFIX_TUNING"}, "a PEFT adapter of PREFIX_TUNING; expected one of PROMPT"),
+        ({"peft_type": "IA3"}, "a PEFT adapter of IA3; expected one of PROMPT_TUNING or P_TUNING"),
     ],
 )
 def test_settings_of_a_prompt_are_checked(adapter, settings, told):

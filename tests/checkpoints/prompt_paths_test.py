@@ -53,7 +53,7 @@ def test_runs_of_several_seeds_are_named(tmp_path):
     runs = f"{tmp_path}/seed_0, {tmp_path}/seed_1"
     for read in (prompt_paths.find, prompt_paths.best):
         with pytest.raises(
-            ValueError, match=f"PROMPT_FILE {tmp_path} holds several runs: {runs}; "
+            ValueError, match=f"PROMPT_FILE {tmp_path} contains several runs: {runs}; "
         ):
             read(tmp_path)
 
@@ -117,7 +117,7 @@ def test_patterns_and_lists_of_adapters(tmp_path):
     for path in (f"{tmp_path}/named", f"{tmp_path}/name*", f"{tmp_path}/named/checkpoint-*"):
         with pytest.raises(FileNotFoundError, match=f"folders with the PEFT adapters {named};"):
             prompt_paths.find(path)
-    with pytest.raises(FileNotFoundError, match="names no prompt; expected a file, an adapter"):
+    with pytest.raises(FileNotFoundError, match="matches no prompt; expected a file, an adapter"):
         prompt_paths.find(f"{early}/*")
 
 
@@ -135,7 +135,7 @@ def test_the_paper_authors_files_are_found_with_their_steps(tmp_path):
     found = prompt_paths.find(f"{tmp_path}/numpy_checkpoints/*/*prompt*")
     assert found == [str(path) for path in paths]
     assert [prompt_paths.step_of(path) for path in found] == [1100500, 1101000]
-    with pytest.raises(FileNotFoundError, match="names no prompt"):
+    with pytest.raises(FileNotFoundError, match="matches no prompt"):
         prompt_paths.find(f"{tmp_path}/numpy_checkpoints/*")  # folders
 
 
@@ -156,7 +156,9 @@ def test_steps_are_those_of_cards_else_of_names(run):
 def test_what_names_no_prompt_is_an_error(run):
     (run / "empty").mkdir()
     for path in (run / "empty", f"{run}/*.npy"):
-        with pytest.raises(FileNotFoundError, match="names no prompt; expected a file, an adapter"):
+        with pytest.raises(
+            FileNotFoundError, match="matches no prompt; expected a file, an adapter"
+        ):
             prompt_paths.find(path)
     with pytest.raises(
         ValueError, match="RESTORE_MODE is 'last'; expected one of specific, latest"

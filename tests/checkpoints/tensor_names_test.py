@@ -21,7 +21,7 @@ def test_a_model_without_output_layer_is_one_where_it_is_the_embedding(is_scaled
     if is_scaled:
         tensor_names.check("model", shapes, config, is_scaled)
     else:
-        with pytest.raises(ValueError, match="model holds a MT5Model, without output layer"):
+        with pytest.raises(ValueError, match="model contains a MT5Model without output layer"):
             tensor_names.check("model", shapes, config, is_scaled)
 
 

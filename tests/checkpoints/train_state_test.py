@@ -109,7 +109,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, tree):
 
 
 def test_missing_damaged_and_foreign_folders_are_named(tmp_path, tree):
-    with pytest.raises(FileNotFoundError, match="checkpoint_1; check MODEL_DIR"):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint_1 does not exist; .* Check MODEL_DIR"):
         train_state.restore(tmp_path, 1, abstract(tree))
     train_state.save(tmp_path, 1, tree, {}, keep=1)
     for file in (tmp_path / "checkpoint_1" / "state" / "d").iterdir():
@@ -121,7 +121,9 @@ def test_missing_damaged_and_foreign_folders_are_named(tmp_path, tree):
                      lambda at: train_state.trained(tmp_path, at)):  # fmt: skip
             with pytest.raises(train_state.DamagedError, match=f"checkpoint_{step} is damaged, or"):
                 read(step)
-    with pytest.raises(train_state.DamagedError, match="checkpoint_2 is damaged, or no state"):
+    with pytest.raises(
+        train_state.DamagedError, match="checkpoint_2 is damaged or is not the state"
+    ):
         train_state.read_metadata(tmp_path, 2)
 
 
@@ -172,7 +174,7 @@ def test_edited_metadata_is_not_taken(tmp_path, tree):
     train_state.save(tmp_path, 1, tree, {"best": 50}, keep=1)
     file = tmp_path / "checkpoint_1/_CHECKPOINT_METADATA"
     file.write_text(file.read_text().replace('"best": 50', '"best": 60'))
-    with pytest.raises(train_state.DamagedError, match="its metadata is not what was saved"):
+    with pytest.raises(train_state.DamagedError, match="its metadata does not match"):
         train_state.read_metadata(tmp_path, 1)
 
 

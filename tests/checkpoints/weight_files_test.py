@@ -72,7 +72,7 @@ def test_the_single_file_precedes_an_index(tmp_path, tensors, caplog, has_shards
     with weight_files.opened(tmp_path) as stored:
         assert stored.keys() == tensors.keys()
     weight_files.warn_of_index(tmp_path)
-    assert "reading the former, as transformers does; delete the one" in caplog.text
+    assert "reading the former, as transformers does. Delete the one" in caplog.text
     caplog.clear()
     (tmp_path / weight_files.INDEX).unlink()
     weight_files.warn_of_index(tmp_path)
@@ -111,10 +111,10 @@ def test_weights_of_another_format_are_named(tmp_path, name):
         ("{}", "has no weight_map"),
         ('{"weight_map": {}}', "has no weight_map, or an empty one"),
         ('{"weight_map": ["a"]}', "has no weight_map"),
-        ('{"weight_map": {"a": "../model.safetensors"}}', "points out of its folder"),
-        ('{"weight_map": {"a": "/model.safetensors"}}', "points out of its folder"),
-        ('{"weight_map": {"a": ".."}}', "points out of its folder"),
-        ('{"weight_map": {"a": 3}}', "points out of its folder"),
+        ('{"weight_map": {"a": "../model.safetensors"}}', "outside its folder"),
+        ('{"weight_map": {"a": "/model.safetensors"}}', "outside its folder"),
+        ('{"weight_map": {"a": ".."}}', "outside its folder"),
+        ('{"weight_map": {"a": 3}}', "outside its folder"),
     ],
 )
 def test_a_damaged_or_foreign_index_is_told(tmp_path, tensors, content, message):

@@ -175,7 +175,9 @@ def prompt_file(tmp_path, width=8, **card):
 
 def test_what_peft_has_no_place_for_is_told(convert, tmp_path):
     file = prompt_file(tmp_path, place="suffix")
-    with pytest.raises(ValueError, match=r"stands at 'suffix' .*expected 'prefix'.*PROMPT_PLACE"):
+    with pytest.raises(
+        ValueError, match=r"has the place 'suffix' .*expected 'prefix'.*PROMPT_PLACE"
+    ):
         convert(CONFIG, file, "out")
     leaves = {
         "encoder/prompt/prompt": np.ones((4, 8)),
@@ -202,10 +204,10 @@ def test_what_peft_has_no_place_for_is_told(convert, tmp_path):
 def test_what_does_not_belong_together_is_told(peft_adapter, convert, saved, tmp_path):
     adapter = peft_adapter(GATED, "prompt")
     with pytest.raises(
-        ValueError, match=r"vectors of 24 numbers; expected 8, the width of the model"
+        ValueError, match=r"vectors of width 24; expected 8, the width of the model"
     ):
         convert(CONFIG, adapter.folder, "out.npy")
-    with pytest.raises(ValueError, match=r"vectors of 24 numbers; expected 8"):
+    with pytest.raises(ValueError, match=r"vectors of width 24; expected 8"):
         convert(CONFIG, prompt_file(tmp_path, 24), "out")
     for name, output in (("ia3", "out.npz"), ("lora", "out")):
         other = peft_adapter(GATED, name)
@@ -228,7 +230,7 @@ def test_what_does_not_belong_together_is_told(peft_adapter, convert, saved, tmp
 def test_a_lora_needs_its_base_and_a_step(peft_adapter, convert, saved, tmp_path, monkeypatch):
     adapter = peft_adapter(GATED, "lora")
     config, checkpoint = adapter.base.config, saved(adapter.base)
-    with pytest.raises(ValueError, match=r"INITIAL_CHECKPOINT_PATH is None.*set INITIAL_CHECK"):
+    with pytest.raises(ValueError, match=r"INITIAL_CHECKPOINT_PATH is not set.*Set INITIAL_CHECK"):
         convert(config, adapter.folder, "out")
     monkeypatch.setattr(base_model, "read_step", lambda path: None)
     with pytest.raises(ValueError, match=r"START_STEP is None.*set START_STEP"):

@@ -9,7 +9,7 @@ from prompt_tuning.runtime import counts, run
 def test_what_is_no_count_is_told(value):
     with pytest.raises(ValueError) as caught:
         counts.check("KEEP", value, 1)
-    expected = "expected a whole number of at least 1; set KEEP"
+    expected = "expected an integer of at least 1. Set KEEP"
     assert str(caught.value) == f"KEEP is {value!r}; {expected}"
 
 
@@ -27,7 +27,7 @@ def test_a_number_may_be_too_high():
     expected = (
         "RANDOM_SEED is 4294967296; expected a whole number of at least 0 and at most 4294967295"
     )
-    assert str(caught.value) == f"{expected}; set RANDOM_SEED"
+    assert str(caught.value) == f"{expected}. Set RANDOM_SEED"
     with pytest.raises(
         ValueError, match=r"START_STEP is 2147483648; expected .* at most 2147483647"
     ):

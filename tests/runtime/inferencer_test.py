@@ -146,7 +146,7 @@ def test_targets_are_scored(tiny, tiny_job, tmp_path):
         source=sources.TaskSource(infer_file=str(tiny_job.folder / "infer.jsonl")),
         split="infer",
     )
-    with pytest.raises(ValueError, match=r"MODE 'score' scores targets.*set SPLIT"):
+    with pytest.raises(ValueError, match=r"MODE='score' scores targets.*Set SPLIT"):
         inferencer.infer(dataset=asked, output_dir=str(tmp_path / "none"), **settings)
     assert not (tmp_path / "none").exists()
 
@@ -385,5 +385,5 @@ def test_the_labels_of_the_card_are_restored(infer, caplog):
 
 def test_predictions_at_the_maximum_length_are_reported(infer, caplog):
     infer()
-    told = "asked: 7 of 7 predictions are cut off: they reach the maximum length, TASK_FEATURE_"
+    told = "asked: 7 of 7 predictions are truncated: they reach the maximum length, TASK_FEATURE_"
     assert told in caplog.text
