@@ -292,7 +292,7 @@ CASES = {
     "config of texts": (
         "eval",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.checkpoint(d_model="16")},
-        ["copy/config.json has d_model '16'; expected an integer", "copy it again"],
+        ["copy/config.json has d_model '16'; expected an integer", "Copy"],
     ),
     "damaged T5X index": (
         "train",
@@ -306,12 +306,12 @@ CASES = {
                 {"a": {"driver": "zarr", "kvstore": {"driver": "http", "path": "/etc/passwd"}}}
             )
         },
-        ["refers to a path outside its folder ('/etc/passwd')", "use another copy"],
+        ["refers to a path outside its folder ('/etc/passwd')", "Use another copy"],
     ),
     "truncated weights": (
         "train",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.truncated("model.safetensors")},
-        ["copy/model.safetensors is damaged", "copy it again"],
+        ["copy/model.safetensors is damaged", "Copy"],
     ),
     "truncated config": (
         "train",
@@ -338,7 +338,7 @@ CASES = {
     "BERT": (
         "eval",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.bert()},
-        ["model_type 'bert'", "supported are t5, mt5, umt5", "INITIAL_CHECKPOINT_PATH"],
+        ["model_type 'bert'", "expected one of t5, mt5, umt5", "INITIAL_CHECKPOINT_PATH"],
     ),
     "vocabulary of another model": (
         "train",
@@ -458,7 +458,7 @@ CASES = {
         f"{name}={value!r} of {verb}": (
             verb,
             {name: value},
-            [f"{name} is {value!r}; expected an integer of at least {least}", f"set {name}"],
+            [f"{name} is {value!r}; expected an integer of at least {least}", f"Set {name}"],
         )
         for verb, name, value, least in [
             ("train", "EVAL_STEPS", -1, 0),
@@ -584,7 +584,7 @@ def test_a_folder_that_cannot_be_written_is_named(answer, tmp_path, verb):
     (tmp_path / "file").write_text("here")
     message = answer(verb, {}, tmp_path / "file" / "run")
     assert f"cannot write to {FOLDERS[verb]} {tmp_path}/file/run" in message
-    assert f"set {FOLDERS[verb]}" in message
+    assert f"Set {FOLDERS[verb]}" in message
 
 
 @pytest.fixture(scope="module")

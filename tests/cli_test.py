@@ -235,7 +235,7 @@ def test_a_mistake_in_flags_is_answered_with_what_was_meant(arguments, parts):
         ("--gin.PROMPT_LENGHT=7", ["PROMPT_LENGHT", "nearest: PROMPT_LENGTH"]),
         ("--gin_bindings=PROMPT_LENGHT = 7", ["PROMPT_LENGHT", "nearest: PROMPT_LENGTH"]),
         ("--gin.ZZZ=7", ["ZZZ", "known: ", "EMBED_DIM"]),
-        ("--gin.BEAM_ALPHA=7", ["BEAM_ALPHA", "Add --gin_file=decoding/beam_search.gin"]),
+        ("--gin.BEAM_ALPHA=7", ["BEAM_ALPHA", "add --gin_file=decoding/beam_search.gin"]),
         ("--gin.VOCABULARY_FILE=a/b", ["--gin.VOCABULARY_FILE=a/b", "inner quotes"]),
         ("--gin.VOCABULARY_FILE=a", ["--gin.VOCABULARY_FILE=a", "inner quotes"]),
         ("--gin.module.Prompt.lenght=7", ["--gin.module.Prompt.lenght", "'lenght'"]),

@@ -112,7 +112,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_end(
     assert f"step 1002 is saved in {tmp_path}, and the same command resumes from it" in message
     assert train_state.latest_step(tmp_path) == 1002
     assert prompt_files.read_card(tmp_path / "prompts/prompt_1002.npy")["metrics"] == {}
-    for said in ("Resuming from step 1002 in", f"is complete at step {LAST}, and"):
+    for said in ("Resuming from step 1002 in", f"is complete at step {LAST}; nothing"):
         again = cli.run(arguments)
         assert said in capsys.readouterr().err
         assert {**again, "prompt_file": ""} == {**result, "prompt_file": ""}

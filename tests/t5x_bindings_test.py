@@ -223,7 +223,7 @@ def test_a_binding_of_t5x_is_one_of_ours(name, value, ours):
     ],
 )
 def test_what_has_no_meaning_here_says_what_has(name, value, parts):
-    with pytest.raises(ValueError, match=re.escape(f"{name} = {value}: ")) as caught:
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value}: ")) as caught:
         t5x_bindings.translate(name, value)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 

@@ -86,7 +86,7 @@ def convert(
 def _to_adapter(
     model: model_lib.EncoderDecoderModel, prompt_file: str, output: str, name: str | None
 ) -> None:
-    _check_name(output, "", f"a folder for the adapter made from {prompt_file}")
+    _check_name(output, "", f"the adapter made from {prompt_file}")
     if model.attention_pattern is not None:
         raise ValueError(
             "ATTENTION_PATTERN is set, but PEFT has full attention to the prompt; expected no "
@@ -133,7 +133,7 @@ def _leaves_to_adapter(
 
 
 def _prompt(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
-    _check_name(output, prompt_files.SUFFIX, f"a prompt of the adapter {adapter}")
+    _check_name(output, prompt_files.SUFFIX, f"the prompt of the adapter {adapter}")
     prompt = peft.read_prompt(adapter)
     _check_width(model, adapter, prompt)
     card = {"length": len(prompt), "embed_dim": prompt.shape[1], "place": "prefix"}
@@ -168,7 +168,7 @@ def _merged(
     step: int | None,
 ) -> None:
     """Writes a Hugging Face folder of the base with what a LoRA changed in it."""
-    _check_name(output, "", f"a folder for the model with the merged LoRA {adapter}")
+    _check_name(output, "", f"the model with the merged LoRA {adapter}")
     for given, setting in ((checkpoint, "INITIAL_CHECKPOINT_PATH"), (step, "START_STEP")):
         if given is None:
             raise ValueError(
@@ -219,9 +219,7 @@ def _check_name(output: str, suffix: str, content: str) -> None:
     """Raises ValueError where OUTPUT does not end as what is written does: "" for a folder."""
     found = epath.Path(output).suffix
     if (found if found in FILES else "") != suffix:
-        advice = (
-            f"Set OUTPUT to a name that ends in {suffix}."
-            if suffix
-            else "Set OUTPUT to a new folder."
+        wanted = f"a name that ends in {suffix}" if suffix else "a new folder"
+        raise ValueError(
+            f"OUTPUT is {output!r}; expected {wanted} for {content}. Set OUTPUT to one."
         )
-        raise ValueError(f"OUTPUT is {output!r}; expected {content}. {advice}")

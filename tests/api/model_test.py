@@ -206,7 +206,7 @@ def test_answers_that_are_cut_off_are_reported(model, texts, prompts, caplog):
     assert told in caplog.text
     caplog.clear()
     model.answers(texts[:3], prompts[0], max_length=1, decoder=pt.BeamSearch(2))
-    assert "of 6 predictions are cut off" in caplog.text
+    assert "of 6 predictions are truncated" in caplog.text
     caplog.clear()
     model.generate(texts[:3], prompts[0], max_length=1, decoder=pt.LabelRanking(LABELS))
     assert "cut off" not in caplog.text
@@ -233,7 +233,7 @@ def test_a_prompt_of_another_model_is_told(model, texts, caplog):
     [
         ("one text", ["a"], r"texts='one text' is a single str; expected an iterable of str"),
         (["a", 5], ["a", "b"], r"texts\[1\]=5 has type int; expected a str"),
-        (["a", "b"], ["a"], "targets has 1 elements and texts 2"),
+        (["a", "b"], ["a"], "targets has 1 elements and texts has 2"),
         (["a"], "b", "targets='b' is a single str"),
         (["a"], [1], r"targets\[0\]=1 has type int; .*str\(label\)"),
     ],

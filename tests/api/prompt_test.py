@@ -43,7 +43,7 @@ def test_each_prompt_is_there_once():
             [pt.Prompt(TABLE)],
             "prompt has 1 elements, and there are 2 texts; expected one prompt for each",
         ),
-        ([pt.Prompt(TABLE), pt.Prompt(TABLE[1:])], r"shapes and places \(2, 4\).*\(3, 4\)"),
+        ([pt.Prompt(TABLE), pt.Prompt(TABLE[1:])], r"shapes or places: \(2, 4\).*\(3, 4\)"),
         ([pt.Prompt(TABLE), pt.Prompt(TABLE, CARD)], r"'prefix'.*in separate calls"),
     ],
 )
@@ -58,7 +58,9 @@ def test_a_runs_folder_is_its_best_prompt_else_its_last(tmp_path):
     assert pt.load_prompt(tmp_path / "run").card["step"] == 10
     pt.Prompt(TABLE + 9, {"step": 9}).save(tmp_path / "run/prompts/best.npy")
     assert pt.load_prompt(str(tmp_path / "run")).card["step"] == 9
-    with pytest.raises(ValueError, match=r"path .*prompt_.* names 2 prompts: .*_9.npy, .*_10.npy"):
+    with pytest.raises(
+        ValueError, match=r"path .*prompt_.* matches 2 prompts: .*_9.npy, .*_10.npy"
+    ):
         pt.load_prompt(f"{tmp_path}/run/prompts/prompt_*.npy")
     assert pt.load_prompt(f"{tmp_path}/run/prompts/*_9.npy").card["step"] == 9
     with pytest.raises(FileNotFoundError, match=r"path .*names no prompt; .*model_dir of a run"):

@@ -90,7 +90,7 @@ def test_what_is_no_name_is_a_path(asked, tmp_path):
 def test_what_the_hub_does_not_give_is_told(asked):
     with pytest.raises(
         FileNotFoundError,
-        match=r"google/none does not exist here, .*\(404\); expected .*set INITIAL",
+        match=r"google/none is not a local folder, .*\(404\); expected .* Correct INITIAL",
     ):
         base_model.read_step("google/none")
 

@@ -121,7 +121,7 @@ def cut(path):
         (npy(np.ones((3, 4), np.int32)), "expected floats"),
         (npy(np.ones((1, 3, 4), np.float32)), "expected floats"),
         (npy(np.ones((5, 4), np.float32)), r"\(5, 4\).*\(3, 4\).*PROMPT_LENGTH=5"),
-        (npy(np.ones((3, 6), np.float32)), r"\(3, 6\).*\(3, 4\).*gin file one of width 6"),
+        (npy(np.ones((3, 6), np.float32)), r"\(3, 6\).*\(3, 4\).*gin file of a model of width 6"),
         (npy(np.full((3, 4), np.nan, np.float32)), "NaN or infinite"),
         (npy(np.full((3, 4), np.inf, np.float16)), "NaN or infinite"),
     ],
@@ -146,7 +146,7 @@ def test_an_adapter_is_read_in_place_of_a_file(tmp_path, rng):
         "prefix",
     )
     np.testing.assert_array_equal(prompt_files.load(tmp_path / "a", (3, 4)), table)
-    with pytest.raises(ValueError, match=r"PROMPT_FILE .*shape \(3, 4\), expected \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"PROMPT_FILE .*shape \(3, 4\); expected \(3, 5\)"):
         prompt_files.load(tmp_path / "a", (3, 5))
     peft.save_scaling(
         tmp_path / "b", {"encoder/layers_0/mlp/scaling/ia3_scaling": table}, base_model=None

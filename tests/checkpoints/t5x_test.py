@@ -227,7 +227,7 @@ def test_an_array_unlike_its_index_is_an_error(tmp_path):
         t5x.load(tmp_path / "c", abstract)
     shutil.rmtree(tmp_path / "c" / "target.a")
     write_zarr(tmp_path / "c" / "target.a", np.ones((2, 2), np.uint16), "<u2")
-    with pytest.raises(ValueError, match=r"a holds uint16 \(2, 2\), expected floats"):
+    with pytest.raises(ValueError, match=r"a is uint16 \(2, 2\); expected floats"):
         t5x.load(tmp_path / "c", abstract)
 
 

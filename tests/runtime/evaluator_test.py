@@ -375,7 +375,7 @@ def test_prompts_of_one_step_are_not_told_apart(evaluate, tmp_path):
     paths = [tmp_path / name for name in ("a.npy", "b.npy")]
     for path in paths:
         prompt_files.save(path, np.ones((4, 16)), {"step": 3})
-    with pytest.raises(ValueError, match=r"PROMPT_FILE names prompts of the steps \[3, 3\]"):
+    with pytest.raises(ValueError, match=r"PROMPT_FILE matches prompts of the steps \[3, 3\]"):
         evaluate(paths)
     assert not (tmp_path / "out").exists()
 

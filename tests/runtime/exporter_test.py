@@ -155,7 +155,7 @@ def test_a_run_of_another_size_is_told(export, finished, make_run, tiny):
     folder, _ = finished(make_run, (".*",))
     config = dataclasses.replace(tiny.model.config, mlp_dim=32)
     wider = dataclasses.replace(tiny.model, config=config)
-    with pytest.raises(ValueError, match=r"mlp/w.*MODEL_DIR .* is .*16.*, the model has .*32"):
+    with pytest.raises(ValueError, match=r"mlp/w.*MODEL_DIR .* has shape .*16.*; expected .*32"):
         exporter.export(
             model=wider,
             vocabulary=tiny.vocabulary,

@@ -219,7 +219,9 @@ def test_table_aligns():
 
 @pytest.mark.parametrize("folder", ["", " ", None, 5])
 def test_a_folder_has_a_path(folder):
-    with pytest.raises(ValueError, match=r"MODEL_DIR is .*; expected a path: Set MODEL_DIR to"):
+    with pytest.raises(
+        ValueError, match=r"MODEL_DIR is .*; expected the path of a folder. Set MODEL_DIR"
+    ):
         reporting.check_folder(folder, "MODEL_DIR")
 
 

@@ -57,7 +57,7 @@ def test_periods_are_positive(setting):
 
 def test_none_is_t5xs_default():
     assert run.Schedule(None, train_steps_relative=7).settled(3).train_steps == 10
-    with pytest.raises(ValueError, match="EVAL_PERIOD is None; expected a whole"):
+    with pytest.raises(ValueError, match="EVAL_PERIOD is None; expected an integer"):
         run.Schedule(10, eval_period=None)
     with pytest.raises(ValueError, match="TRAIN_STEPS and TRAIN_STEPS_RELATIVE are not set"):
         run.Schedule(None)
@@ -306,8 +306,8 @@ def test_a_run_of_damaged_states_is_not_begun_again(make_run):
 def test_a_failure_tells_which_states_are_left(make_run, tmp_path):
     folder = saved(make_run, 1002)
     expected = (
-        r"training stopped: \[Errno 28\] No space left on device\nthere is the state of step 1002 "
-        r"in .*run, no state in .*new; .* MODEL_DIR, the same command goes on"
+        r"training stopped: \[Errno 28\] No space left on device\n.*run has the state of step 1002, "
+        r".*new has no state. .* MODEL_DIR .* the same command again: it resumes"
     )
     with pytest.raises(OSError, match=expected), run.failing([folder, tmp_path / "new"]):
         raise OSError(28, "No space left on device")
@@ -324,5 +324,5 @@ def test_what_is_trained_must_not_be_bfloat16(load, make_run):
     weights = jax.tree.map(lambda x: x.astype(jnp.bfloat16), halved.params["decoder"])
     halved = dataclasses.replace(halved, params={**halved.params, "decoder": weights})
     make_run(halved)
-    with pytest.raises(ValueError, match=r"decoder/.* is bfloat16 .* WEIGHTS_DTYPE"):
+    with pytest.raises(ValueError, match=r"decoder/.* is bfloat16, .* WEIGHTS_DTYPE"):
         make_run(halved, trainable=(".*",))

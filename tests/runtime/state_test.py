@@ -93,7 +93,9 @@ def test_random_weights_need_no_checkpoint(tiny):
 
 def test_what_does_not_fit_is_seen_before_the_weights_are_read(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(base_model, "load", lambda *_: pytest.fail("the weights were read"))
-    with pytest.raises(ValueError, match="CLASS_LABELS has 5 labels, the prompt only 4 tokens"):
+    with pytest.raises(
+        ValueError, match="CLASS_LABELS has 5 labels, but the prompt has only 4 tokens"
+    ):
         load(tiny, prompt_initializer=initializers.ClassLabels(list("abcde")))
     with pytest.raises(ValueError, match="they do not belong together; set VOCABULARY_FILE"):
         load(tiny._replace(vocabulary=dataclasses.replace(tiny.vocabulary, extra_ids=300)))
