@@ -116,7 +116,7 @@ def test_recycle_writes_a_prompt_for_the_target(tmp_path, vocabulary, rng, table
         "place": "suffix",
         "task": "films",
     }
-    assert "from 40 pieces" in capsys.readouterr().out
+    assert "with 40 common tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -299,7 +299,7 @@ def test_settings_of_sampling_that_are_refused(settings, message):
 
 
 def test_more_likeliest_pieces_than_there_are(table_model):
-    with pytest.raises(ValueError, match="TOPK is 6; expected at most NUM_EMBEDDINGS 5"):
+    with pytest.raises(ValueError, match="TOPK is 6; expected at most NUM_EMBEDDINGS=5"):
         table_model.decode(decoding.Sampling(topk=6), jax.random.key(0))
 
 

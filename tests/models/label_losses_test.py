@@ -60,7 +60,7 @@ def test_a_target_that_is_no_label_is_no_number():
     ("settings", "part"),
     [
         ({"kind": "hinge"}, "LABEL_LOSS_KIND is 'hinge'; expected one of"),
-        ({"hinge": -1.0}, "HINGE is -1.0; expected at least 0"),
+        ({"hinge": -1.0}, "HINGE is -1.0; expected a number of at least 0"),
         (
             {"labels": [[5, 1], [5, 1, 0]]},
             "LABELS have the ids .* two or more labels with different ids",
