@@ -362,7 +362,7 @@ CASES = {
             "EXTRA_IDS": 0,
             "TRAINABLE": [".*"],
         },
-        ["full.model already contains the extra ids", "set VOCABULARY_FILE"],
+        ["full.model already contains the extra ids", "Set VOCABULARY_FILE"],
     ),
     "more labels than prompt": (
         "train",

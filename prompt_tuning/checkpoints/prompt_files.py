@@ -287,8 +287,7 @@ def _one(path: PromptFile) -> epath.PathLike | None:
     if isinstance(path, Mapping):
         if not path:
             raise ValueError(
-                "PROMPT_FILE is an empty mapping; expected at least one prompt. Set PROMPT_FILE "
-                "to a file."
+                "PROMPT_FILE is empty; expected at least one prompt. Set PROMPT_FILE to a file."
             )
         return next(iter(path.values()))
     return path

@@ -63,7 +63,7 @@ def test_a_runs_folder_is_its_best_prompt_else_its_last(tmp_path):
     ):
         pt.load_prompt(f"{tmp_path}/run/prompts/prompt_*.npy")
     assert pt.load_prompt(f"{tmp_path}/run/prompts/*_9.npy").card["step"] == 9
-    with pytest.raises(FileNotFoundError, match=r"path .*names no prompt; .*model_dir of a run"):
+    with pytest.raises(FileNotFoundError, match=r"path .*matches no prompt; .*model_dir of a run"):
         pt.load_prompt(tmp_path / "run/prompts")
 
 

@@ -167,6 +167,6 @@ def test_what_names_no_prompt_is_an_error(run):
         ):
             prompt_paths.find(path)
     with pytest.raises(
-        ValueError, match="RESTORE_MODE is 'last'; expected one of specific, latest"
+        ValueError, match="RESTORE_MODE='last' is unknown; expected one of specific, latest"
     ):
         prompt_paths.find(run, "last")
