@@ -86,8 +86,7 @@ class Schedule:
         if self.train_steps <= first:
             raise ValueError(
                 f"TRAIN_STEPS={self.train_steps} is not greater than the starting step {first} "
-                f"(TRAIN_STEPS is absolute). Set TRAIN_STEPS to {first} plus the number of steps "
-                "to train, or set TRAIN_STEPS_RELATIVE to that number."
+                f"(TRAIN_STEPS is absolute). Add {first} to it, or set TRAIN_STEPS_RELATIVE instead."
             )
         return first
 
@@ -95,9 +94,8 @@ class Schedule:
         first = self.start_step if self.start_step is not None else checkpoint_step
         if first is None:
             raise ValueError(
-                "START_STEP is not set, and the checkpoint does not contain its step, on which "
-                "the optimizer's decay depends; expected the number of pre-training steps. Set "
-                "START_STEP (1_100_000 for LM-adapted T5 1.1, 1_000_000 for T5 1.1)."
+                "the checkpoint does not contain its step, on which the optimizer's decay depends; expected "
+                "START_STEP. Set it: 1_100_000 for LM-adapted T5 1.1, 1_000_000 for T5 1.1."
             )
         return first
 
@@ -286,8 +284,7 @@ class Run:
             raise ValueError(
                 f"TRAIN_STEPS is {self.schedule.train_steps}, less than step {latest}, which the "
                 f"run in MODEL_DIR {self.model_dir} has reached. Set TRAIN_STEPS above {latest} or "
-                f"TRAIN_STEPS_RELATIVE above {latest - kept['first_step']} to continue it, or set "
-                "another MODEL_DIR."
+                f"TRAIN_STEPS_RELATIVE above {latest - kept['first_step']} to continue it, or another MODEL_DIR."
             )
         tree, _ = train_state.restore(
             self.model_dir, latest, params_lib.shapes(self.state._asdict())
@@ -398,7 +395,6 @@ def _check_dtypes(trainable: Tree) -> None:
     for path, leaf in params_lib.flatten(trainable).items():
         if leaf.dtype != jnp.float32:
             raise ValueError(
-                f"{path} is {leaf.dtype}, but it is trainable; expected float32, because "
-                "WEIGHTS_DTYPE is for frozen weights. Set WEIGHTS_DTYPE='float32', or TRAINABLE "
-                "to the prompt."
+                f"{path} is {leaf.dtype}, but it is trainable; expected float32. Set "
+                "WEIGHTS_DTYPE='float32', or TRAINABLE to the prompt."
             )

@@ -266,7 +266,11 @@ def test_settings_reach_the_run(model, monkeypatch):
             {"learning_rate": 0.0},
             "learning_rate=0.0 is out of range; expected a number greater",
         ),
-        (PAIRS, {"class_labels": list("abcde"), "length": 4}, "5 labels, but the prompt has only 4"),
+        (
+            PAIRS,
+            {"class_labels": list("abcde"), "length": 4},
+            "5 labels, but the prompt has only 4",
+        ),
         (PAIRS, {"initial_prompt": pt.Prompt(np.ones((4, 3)))}, r"\(4, 3\); expected"),
     ],
 )

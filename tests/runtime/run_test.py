@@ -31,7 +31,7 @@ def test_first_step(train_steps, start_step, checkpoint_step, first):
     [
         (100, None, 100, "TRAIN_STEPS=100 is not greater than the starting step 100"),
         (100, 200, 0, "TRAIN_STEPS=100 is not greater than the starting step 200"),
-        (100, None, None, "Set START_STEP"),
+        (100, None, None, "START_STEP. Set it"),
     ],
 )
 def test_schedules_that_do_nothing(train_steps, start_step, checkpoint_step, part):
