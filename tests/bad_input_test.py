@@ -126,7 +126,7 @@ CASES = {
         {"TRAIN_STEPS": ABSENT},
         ["required settings are not set", "--gin.TRAIN_STEPS="],
     ),
-    "steps behind": ("train", {"TRAIN_STEPS": 6}, ["TRAIN_STEPS is 6", "starting step 1000"]),
+    "steps behind": ("train", {"TRAIN_STEPS": 6}, ["TRAIN_STEPS=6", "starting step 1000"]),
     "missing file": (
         "train",
         {"TRAIN_FILE": "none.tsv"},
@@ -183,7 +183,7 @@ CASES = {
     "a mean over padding of packed rows": (
         "train",
         {"LOSS_NORMALIZING_FACTOR": "NUM_TOTAL_TARGET_TOKENS"},
-        ["LOSS_NORMALIZING_FACTOR 'NUM_TOTAL_TARGET_TOKENS' counts padding", "set PACK = False"],
+        ["LOSS_NORMALIZING_FACTOR='NUM_TOTAL_TARGET_TOKENS' counts padding", "Set PACK=False"],
     ),
     "rematerialisation": (
         "train",
@@ -261,7 +261,7 @@ CASES = {
     "missing checkpoint": (
         "train",
         {"INITIAL_CHECKPOINT_PATH": "none"},
-        ["none does not exist; check INITIAL_CHECKPOINT_PATH"],
+        ["none does not exist; expected a checkpoint folder. Set INITIAL_CHECKPOINT_PATH"],
     ),
     "no checkpoint": (
         "eval",
@@ -271,7 +271,7 @@ CASES = {
     "checkpoint of another size": (
         "eval",
         {"EMBED_DIM": 32},
-        ["embed_dim is 16, the model has 32", "INITIAL_CHECKPOINT_PATH", "gin file"],
+        ["embed_dim is 16 in config.json, and 32", "INITIAL_CHECKPOINT_PATH", "gin file"],
     ),
     "T5X checkpoint of another size": (
         "train",
@@ -293,12 +293,12 @@ CASES = {
     "config of a billion layers": (
         "train",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.checkpoint(num_layers=10**9)},
-        ["copy/config.json has num_layers 1000000000", "tensors are stored", "copy the model"],
+        ["copy/config.json has num_layers 1000000000", "tensors; expected", "Copy the model"],
     ),
     "config of texts": (
         "eval",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.checkpoint(d_model="16")},
-        ["copy/config.json has d_model '16'; expected a whole number", "copy it again"],
+        ["copy/config.json has d_model '16'; expected an integer", "Copy"],
     ),
     "damaged T5X index": (
         "train",
@@ -312,12 +312,12 @@ CASES = {
                 {"a": {"driver": "zarr", "kvstore": {"driver": "http", "path": "/etc/passwd"}}}
             )
         },
-        ["points out of its folder ('/etc/passwd')", "use another copy"],
+        ["refers to a path outside its folder ('/etc/passwd')", "Use another copy"],
     ),
     "truncated weights": (
         "train",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.truncated("model.safetensors")},
-        ["copy/model.safetensors is damaged", "copy it again"],
+        ["copy/model.safetensors is damaged", "Copy"],
     ),
     "truncated config": (
         "train",
@@ -327,24 +327,24 @@ CASES = {
     "relu checkpoint": (
         "train",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.checkpoint(feed_forward_proj="relu")},
-        ["mlp_activations is ('relu',), the model has ('gelu', 'linear')", "gin file"],
+        ["mlp_activations is ('relu',) in config.json, and ('gelu', 'linear')", "gin file"],
     ),
     "relu model": (
         "train",
         {"MLP_ACTIVATIONS": ("relu",)},
-        ["mlp_activations is ('gelu', 'linear'), the model has ('relu',)"],
+        ["mlp_activations is ('gelu', 'linear') in config.json, and ('relu',)"],
     ),
     "mT5": (
         "eval",
         lambda broken: {
             "INITIAL_CHECKPOINT_PATH": broken.checkpoint(model_type="mt5", vocab_size=250112)
         },
-        ["256 rows", "config.json has vocab_size 250112", "set vocab_size to 256 in config.json"],
+        ["256 rows", "config.json has vocab_size 250112", "Set vocab_size to 256 in config.json"],
     ),
     "BERT": (
         "eval",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.bert()},
-        ["model_type 'bert'", "supported are t5, mt5, umt5", "INITIAL_CHECKPOINT_PATH"],
+        ["model_type 'bert'", "expected one of t5, mt5, umt5", "INITIAL_CHECKPOINT_PATH"],
     ),
     "vocabulary of another model": (
         "train",
@@ -368,22 +368,22 @@ CASES = {
             "EXTRA_IDS": 0,
             "TRAINABLE": [".*"],
         },
-        ["full.model holds its extra ids already", "set VOCABULARY_FILE"],
+        ["full.model already contains the extra ids", "Set VOCABULARY_FILE"],
     ),
     "more labels than prompt": (
         "train",
         {"CLASS_LABELS": ["good", "bad", "long", "dull", "film"]},
-        ["CLASS_LABELS has 5 labels, the prompt only 4", "set PROMPT_LENGTH to at least 5"],
+        ["CLASS_LABELS has 5 labels, but the prompt has only 4", "Set PROMPT_LENGTH to at least 5"],
     ),
     "missing prompt": (
         "eval",
         {"PROMPT_FILE": "none.npy"},
         ["PROMPT_FILE none.npy does not exist"],
     ),
-    "no prompt by name": ("infer", {"PROMPT_FILE": {}}, ["PROMPT_FILE names no prompt"]),
-    "an empty list of prompts": ("neighbors", {"PROMPT_FILE": []}, ["PROMPT_FILE names no prompt"]),
-    "no prompt to look at": ("neighbors", {"PROMPT_FILE": None}, ["PROMPT_FILE names no prompt"]),
-    "no neighbor": (
+    "no prompt by name": ("infer", {"PROMPT_FILE": {}}, ["PROMPT_FILE is empty"]),
+    "an empty list of prompts": ("neighbors", {"PROMPT_FILE": []}, ["PROMPT_FILE is empty"]),
+    "no prompt to look at": ("neighbors", {"PROMPT_FILE": None}, ["PROMPT_FILE is empty"]),
+    "no nearest tokens": (
         "neighbors",
         {"PROMPT_FILE": "p.npy", "NUM_NEIGHBORS": 0},
         ["NUM_NEIGHBORS=0", "an integer of at least 1"],
@@ -391,7 +391,7 @@ CASES = {
     "prompt of another shape": (
         "infer",
         lambda broken: {"PROMPT_FILE": broken.prompt(np.ones((4, 8), np.float32))},
-        ["PROMPT_FILE has the shape (4, 8), the model expects (4, 16)"],
+        ["PROMPT_FILE has shape (4, 8); expected (4, 16)"],
     ),
     "prompt with NaN": (
         "eval",
@@ -421,19 +421,19 @@ CASES = {
     "card of something else": (
         "eval",
         lambda broken: {"PROMPT_FILE": broken.prompt(np.ones((4, 16)), '{"place": 5}')},
-        ["p.json has place 5", "restore or delete it"],
+        ["p.json has place 5", "Restore or delete it"],
     ),
     "Orbax checkpoint without its marker": (
         "infer",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.file("", "_CHECKPOINT_METADATA").parent},
-        ["is incomplete: Orbax writes commit_success.txt"],
+        ["is incomplete: it has no commit_success.txt"],
     ),
-    "checkpoint of Mesh TensorFlow": (
+    "Mesh TensorFlow checkpoint": (
         "eval",
         lambda broken: {
             "INITIAL_CHECKPOINT_PATH": broken.file("", "model.ckpt-5.index").with_suffix("")
         },
-        ["is a checkpoint of Mesh TensorFlow", "INITIAL_CHECKPOINT_PATH"],
+        ["is a Mesh TensorFlow checkpoint", "INITIAL_CHECKPOINT_PATH"],
     ),
     "format to export": (
         "export",
@@ -443,7 +443,7 @@ CASES = {
     "run to export": (
         "export",
         lambda broken: {"MODEL_DIR": broken.folder},
-        ["MODEL_DIR", "holds no checkpoint_<step> of a run"],
+        ["MODEL_DIR", "has no checkpoint_<step>"],
     ),
     "batch": (
         "train",
@@ -458,13 +458,13 @@ CASES = {
     "microbatches": (
         "train",
         {"NUM_MICROBATCHES": 3},
-        ["NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE 16"],
+        ["NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE=16"],
     ),
     **{
         f"{name}={value!r} of {verb}": (
             verb,
             {name: value},
-            [f"{name} is {value!r}; expected a whole number of at least {least}", f"set {name}"],
+            [f"{name} is {value!r}; expected an integer of at least {least}", f"Set {name}"],
         )
         for verb, name, value, least in [
             ("train", "EVAL_STEPS", -1, 0),
@@ -590,7 +590,7 @@ def test_a_folder_that_cannot_be_written_is_named(answer, tmp_path, verb):
     (tmp_path / "file").write_text("here")
     message = answer(verb, {}, tmp_path / "file" / "run")
     assert f"cannot write to {FOLDERS[verb]} {tmp_path}/file/run" in message
-    assert f"set {FOLDERS[verb]}" in message
+    assert f"Set {FOLDERS[verb]}" in message
 
 
 @pytest.fixture(scope="module")

@@ -255,7 +255,10 @@ def test_a_mistake_in_a_setting_is_answered_with_what_was_meant(describe, flag, 
         ("CHECKPOINT_PATH = 'a'", ["sets CHECKPOINT_PATH, which", "Set INITIAL_CHECKPOINT_PATH"]),
         ("PROMPT_REGEX = ['.*']", ["sets PROMPT_REGEX, which", "Set TRAINABLE"]),
         ("BATCHSIZE = 8", ["sets BATCHSIZE, which is not a setting. Did you mean: BATCH_SIZE"]),
-        ("USE_HARDWARE_RNG = True", ["a gin file sets USE_HARDWARE_RNG = True: only False here"]),
+        (
+            "USE_HARDWARE_RNG = True",
+            ["a gin file sets USE_HARDWARE_RNG=True: not supported; expected False"],
+        ),
         (
             "utils.DatasetConfig.split = 'a'",
             ["command line", "add --gin.utils.DatasetConfig.split='a'"],
@@ -387,7 +390,7 @@ def test_every_command_takes_the_sizes_from_config_json(hugging_face, tmp_path, 
     [
         ([], {"EMBED_DIM": 32}, "EMBED_DIM=32, but config.json has d_model 16"),
         (["models/t5_1_1_small.gin"], {}, "NUM_HEADS=6, but config.json has num_heads 8"),
-        ([], {"INITIAL_CHECKPOINT_PATH": None}, "INITIAL_CHECKPOINT_PATH is None"),
+        ([], {"INITIAL_CHECKPOINT_PATH": None}, "INITIAL_CHECKPOINT_PATH=None"),
     ],
 )
 def test_sizes_that_differ_are_named_with_those_of_config_json(

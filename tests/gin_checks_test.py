@@ -123,5 +123,5 @@ def test_errors_of_what_gin_makes_name_the_macros(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main()
     shown = capsys.readouterr().err
-    assert "LABELS=['a', 'a']; expected two or more texts, each once" in shown
+    assert "LABELS=['a', 'a']; expected two or more different texts" in shown
     assert "labels=" not in shown and "In call to" not in shown

@@ -207,13 +207,13 @@ def test_a_binding_of_t5x_is_one_of_ours(name, value, ours):
     ("name", "value", "parts"),
     [
         ("USE_HARDWARE_RNG", "True", ["only False here", "JAX_DEFAULT_PRNG_IMPL"]),
-        ("utils.SaveCheckpointConfig.dtype", "'bfloat16'", ["only 'float32' or None here"]),
-        ("TF_EXAMPLE_FILE_PATHS", "['a']", ["not a setting here", "INFER_FILE"]),
+        ("utils.SaveCheckpointConfig.dtype", "'bfloat16'", ["expected 'float32' or None"]),
+        ("TF_EXAMPLE_FILE_PATHS", "['a']", ["expected no binding", "INFER_FILE"]),
         ("train_eval/utils.DatasetConfig.split", "'test'", ["infer_eval/", "EVAL_STEPS"]),
         ("infer_eval/utils.DatasetConfig.pack", "True", ["only False here"]),
-        ("train/utils.DatasetConfig.seed", "None", ["set RANDOM_SEED"]),
-        ("train.infer_eval_dataset_cfg", "@x()", ["only None here", "EVAL_FILE"]),
-        ("PjitPartitioner.model_parallel_submesh", "'a'", ["set NUM_PARTITIONS"]),
+        ("train/utils.DatasetConfig.seed", "None", ["Set RANDOM_SEED"]),
+        ("train.infer_eval_dataset_cfg", "@x()", ["expected None", "EVAL_FILE"]),
+        ("PjitPartitioner.model_parallel_submesh", "'a'", ["Set NUM_PARTITIONS"]),
         ("models.EncoderDecoderModel.decode_fn", "@x", ["decoding/beam_search.gin"]),
         ("train.actions", "{}", ["best.npy"]),
         *(
@@ -223,7 +223,7 @@ def test_a_binding_of_t5x_is_one_of_ours(name, value, ours):
     ],
 )
 def test_what_has_no_meaning_here_says_what_has(name, value, parts):
-    with pytest.raises(ValueError, match=re.escape(f"{name} = {value}: ")) as caught:
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value}: ")) as caught:
         t5x_bindings.translate(name, value)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 

@@ -33,7 +33,7 @@ NAMES = {
     "TRAIN_STEPS": "start_step + steps",
     "TRAIN_STEPS_RELATIVE": "steps",
     "the same command": "the same call",
-    "or set NAN_TOLERANCE, now 0, to the number of such steps in a row to leave out": "or the model",
+    "or set NAN_TOLERANCE (now 0) to the number of consecutive steps to skip": "or the model",
 }
 
 
@@ -206,8 +206,8 @@ def _columns_of_table(table: Any) -> tuple[list[str], list[str]]:
     targets = texts.to_strings('examples["targets"]', table["targets"])
     if len(inputs) != len(targets):
         raise ValueError(
-            f"examples has {len(inputs)} inputs and {len(targets)} targets; expected one target for "
-            "each input"
+            f"examples has {len(inputs)} inputs and {len(targets)} targets; expected one target "
+            "for each input. Pass lists of equal length."
         )
     return inputs, targets
 
@@ -237,6 +237,6 @@ def _check_targets(targets: Sequence[str]) -> None:
     if blank:
         raise ValueError(
             f"{len(blank)} of {len(targets)} examples have an empty target, the first of them "
-            f"examples[{blank[0]}]; expected a text to predict in each. Leave these examples out, or pass "
-            "allow_empty_targets=True, which trains the model to predict an empty text."
+            f"examples[{blank[0]}]; expected a text to predict in each. Remove these examples, or "
+            "pass allow_empty_targets=True, which trains the model to predict an empty text."
         )

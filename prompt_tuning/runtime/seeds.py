@@ -36,7 +36,7 @@ def folders(seed: int | Sequence[int], model_dir: epath.PathLike) -> dict[int, e
         return {seed: root}
     if not seed or len(set(seed)) < len(seed):
         raise ValueError(
-            f"RANDOM_SEED is {seed!r}; expected a whole number, or several different ones: set "
+            f"RANDOM_SEED is {seed!r}; expected an integer, or several different ones. Set "
             "RANDOM_SEED to (0, 1, 2) to tune three prompts"
         )
     for each in seed:

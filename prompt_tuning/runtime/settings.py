@@ -38,6 +38,8 @@ FREE = (
 TASK = "MIXTURE_OR_TASK_NAME"
 CHECKPOINT = "INITIAL_CHECKPOINT_PATH"
 NOT_SET = "not set"
+# Macros that stand for arguments which gin files set otherwise.
+MACROS = {"trainer.train.train_dataset": "TRAIN_FILE", "trainer.train.eval_dataset": "EVAL_FILE"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +50,13 @@ class Settings:
       values: {setting: value}, of JSON.
       contents: {setting: digest of what its value names}.
       version: of the package that recorded them.
+      macros: {argument that gin sets: the macro that it is set to}.
     """
 
     values: Mapping[str, Any]
     contents: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     version: str = prompt_tuning.__version__
+    macros: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("values", "contents"):  # as a file gives them back
@@ -103,6 +107,12 @@ def parse(config_text: str, free: Collection[str]) -> dict[str, Any]:
     return values
 
 
+def parse_macros(config_text: str) -> dict[str, str]:
+    """{argument: macro} of the arguments that gin's text sets to a macro."""
+    lines = re.finditer(r"^([\w/]+\.[\w.]+) =(?: \\\n)? +%(\w+)$", config_text, re.MULTILINE)
+    return {line[1]: line[2] for line in lines}
+
+
 def data_files(*datasets: pipeline.DatasetConfig | None) -> dict[str, list[str]]:
     """{setting: the paths of the files that it names and these data sets read}."""
     files: dict[str, list[str]] = {}
@@ -136,7 +146,8 @@ def read(
     contents |= prompt_contents(initializer, model)
     unread = {*sources.SPLIT_SETTINGS.values(), "TEXT_FILES"} - files.keys()
     # Of TASK_DATA_DIR the examples that are read from it are compared.
-    return Settings(parse(config_text, {*free, *unread, "TASK_DATA_DIR"}), contents)
+    values = parse(config_text, {*free, *unread, "TASK_DATA_DIR"})
+    return Settings(values, contents, macros=parse_macros(config_text))
 
 
 def _tokenizer_files(path: str) -> list[epath.Path]:
@@ -158,7 +169,7 @@ def of_command(config_text: str, free: Collection[str]) -> Settings:
             contents[name] = fingerprints.of_folder(value)
         elif paths and all(os.path.isfile(path) for path in paths):
             contents[name] = fingerprints.of_files(paths)
-    return Settings(values, contents)
+    return Settings(values, contents, macros=parse_macros(config_text))
 
 
 def prompt_contents(
@@ -185,10 +196,13 @@ def differences(kept: Settings, now: Settings) -> list[str]:
     """
     lines, unknown = [], object()
     for name in sorted({*kept.values, *now.values, *kept.contents, *now.contents}):
-        old, new = (each.values.get(name, unknown) for each in (kept, now))
+        old, new = (
+            each.values.get(name, each.values.get(each.macros.get(name, ""), unknown))
+            for each in (kept, now)
+        )
         if kept.version != now.version and unknown in (old, new):
             continue
-        shown = f"{name}: {_shown(old, unknown)} -> {_shown(new, unknown)}"
+        shown = f"{_shown_name(name, kept, now)}: {_shown(old, unknown)} -> {_shown(new, unknown)}"
         digests = kept.contents.get(name), now.contents.get(name)
         if None not in digests:
             if digests[0] != digests[1]:
@@ -198,6 +212,13 @@ def differences(kept: Settings, now: Settings) -> list[str]:
         ):
             lines.append(shown)
     return lines
+
+
+def _shown_name(name: str, kept: Settings, now: Settings) -> str:
+    """An argument with the macro that users set it by."""
+    macros = MACROS | kept.macros | now.macros
+    macro = macros.get(name) or macros.get(name.rpartition("/")[2])
+    return f"{macro} ({name})" if macro else name
 
 
 def _shown(value: Any, unknown: object) -> str:
@@ -252,8 +273,8 @@ def check_state(
     """
     if kept is None:
         logging.warning(
-            "%s was started by a version of this package that did not record settings: neither they nor "
-            "the base model are compared; they are recorded from now on", model_dir,
+            "%s was started by a version of this package that did not record settings: settings "
+            "and base model are not compared now, and are recorded from now on.", model_dir,
         )  # fmt: skip
         return False
     lines = "\n  ".join(differences(from_json(kept), now))

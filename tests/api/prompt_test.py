@@ -39,9 +39,12 @@ def test_each_prompt_is_there_once():
     [
         ("a.npy", r"prompt='a.npy' has type str; .*Pass prompt=pt.load_prompt\('a.npy'\)"),
         ([pt.Prompt(TABLE), None], r"prompt\[1\]=None has type NoneType; expected a Prompt"),
-        ([pt.Prompt(TABLE)], "prompt has 1 prompts, and there are 2 texts; expected one for each"),
-        ([pt.Prompt(TABLE), pt.Prompt(TABLE[1:])], r"shapes and places \(2, 4\).*\(3, 4\)"),
-        ([pt.Prompt(TABLE), pt.Prompt(TABLE, CARD)], r"'prefix'.*calls of their own"),
+        (
+            [pt.Prompt(TABLE)],
+            "prompt has 1 elements, and there are 2 texts; expected one prompt for each",
+        ),
+        ([pt.Prompt(TABLE), pt.Prompt(TABLE[1:])], r"shapes or places: \(2, 4\).*\(3, 4\)"),
+        ([pt.Prompt(TABLE), pt.Prompt(TABLE, CARD)], r"'prefix'.*in separate calls"),
     ],
 )
 def test_what_is_no_prompt_for_each_text_is_refused(prompts, message):
@@ -55,10 +58,12 @@ def test_a_runs_folder_is_its_best_prompt_else_its_last(tmp_path):
     assert pt.load_prompt(tmp_path / "run").card["step"] == 10
     pt.Prompt(TABLE + 9, {"step": 9}).save(tmp_path / "run/prompts/best.npy")
     assert pt.load_prompt(str(tmp_path / "run")).card["step"] == 9
-    with pytest.raises(ValueError, match=r"path .*prompt_.* names 2 prompts: .*_9.npy, .*_10.npy"):
+    with pytest.raises(
+        ValueError, match=r"path .*prompt_.* matches 2 prompts: .*_9.npy, .*_10.npy"
+    ):
         pt.load_prompt(f"{tmp_path}/run/prompts/prompt_*.npy")
     assert pt.load_prompt(f"{tmp_path}/run/prompts/*_9.npy").card["step"] == 9
-    with pytest.raises(FileNotFoundError, match=r"path .*names no prompt; .*model_dir of a run"):
+    with pytest.raises(FileNotFoundError, match=r"path .*matches no prompt; .*model_dir of a run"):
         pt.load_prompt(tmp_path / "run/prompts")
 
 
@@ -70,7 +75,9 @@ def test_an_adapter_of_peft_is_a_prompt(tmp_path):
 def test_runs_of_several_seeds_are_listed(tmp_path):
     for seed in (0, 1):
         pt.Prompt(TABLE).save(tmp_path / f"seed_{seed}/prompts/best.npy")
-    with pytest.raises(ValueError, match=r"holds several runs: .*/seed_0, .*/seed_1; expected one"):
+    with pytest.raises(
+        ValueError, match=r"contains several runs: .*/seed_0, .*/seed_1; expected one"
+    ):
         pt.load_prompt(tmp_path)
 
 

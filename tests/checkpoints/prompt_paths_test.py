@@ -43,7 +43,9 @@ def test_the_best_prompt_of_a_run_else_the_last(run):
     (run / "prompts/best.npy").unlink()
     assert prompt_paths.best(run) == named(run, 1000)[0]
     assert prompt_paths.best(named(run, 9)[0]) == named(run, 9)[0]
-    with pytest.raises(ValueError, match=r"names 2 prompts: .*_100.npy, .*_1000.npy; expected one"):
+    with pytest.raises(
+        ValueError, match=r"matches 2 prompts: .*_100.npy, .*_1000.npy; expected one"
+    ):
         prompt_paths.best(f"{run}/prompts/*00.npy")
 
 
@@ -53,7 +55,7 @@ def test_runs_of_several_seeds_are_named(tmp_path):
     runs = f"{tmp_path}/seed_0, {tmp_path}/seed_1"
     for read in (prompt_paths.find, prompt_paths.best):
         with pytest.raises(
-            ValueError, match=f"PROMPT_FILE {tmp_path} holds several runs: {runs}; "
+            ValueError, match=f"PROMPT_FILE {tmp_path} contains several runs: {runs}; "
         ):
             read(tmp_path)
 
@@ -117,7 +119,9 @@ def test_patterns_and_lists_of_adapters(tmp_path):
     for path in (f"{tmp_path}/named", f"{tmp_path}/name*", f"{tmp_path}/named/checkpoint-*"):
         with pytest.raises(FileNotFoundError, match=f"folders with the PEFT adapters {named};"):
             prompt_paths.find(path)
-    with pytest.raises(FileNotFoundError, match="names no prompt; expected a file, an adapter"):
+    with pytest.raises(
+        FileNotFoundError, match="matches no prompt; expected a file, a PEFT adapter"
+    ):
         prompt_paths.find(f"{early}/*")
 
 
@@ -135,7 +139,7 @@ def test_the_paper_authors_files_are_found_with_their_steps(tmp_path):
     found = prompt_paths.find(f"{tmp_path}/numpy_checkpoints/*/*prompt*")
     assert found == [str(path) for path in paths]
     assert [prompt_paths.step_of(path) for path in found] == [1100500, 1101000]
-    with pytest.raises(FileNotFoundError, match="names no prompt"):
+    with pytest.raises(FileNotFoundError, match="matches no prompt"):
         prompt_paths.find(f"{tmp_path}/numpy_checkpoints/*")  # folders
 
 
@@ -143,7 +147,9 @@ def test_prompts_of_different_places_are_told(tmp_path):
     for step, place in ((3, "prefix"), (5, "suffix"), (7, "suffix")):
         prompt_files.save(tmp_path / f"prompts/prompt_{step}.npy", PROMPT, {"place": place})
     prompt_paths.check_places(named(tmp_path, 5, 7))
-    with pytest.raises(ValueError, match=r"different places:\n .*_3.npy: 'prefix'\n .*: 'suffix'"):
+    with pytest.raises(
+        ValueError, match=r"different places in the input:\n .*_3.npy: 'prefix'\n .*: 'suffix'"
+    ):
         prompt_paths.check_places(named(tmp_path, 3, 5))
 
 
@@ -156,9 +162,11 @@ def test_steps_are_those_of_cards_else_of_names(run):
 def test_what_names_no_prompt_is_an_error(run):
     (run / "empty").mkdir()
     for path in (run / "empty", f"{run}/*.npy"):
-        with pytest.raises(FileNotFoundError, match="names no prompt; expected a file, an adapter"):
+        with pytest.raises(
+            FileNotFoundError, match="matches no prompt; expected a file, a PEFT adapter"
+        ):
             prompt_paths.find(path)
     with pytest.raises(
-        ValueError, match="RESTORE_MODE is 'last'; expected one of specific, latest"
+        ValueError, match="RESTORE_MODE='last' is unknown; expected one of specific, latest"
     ):
         prompt_paths.find(run, "last")

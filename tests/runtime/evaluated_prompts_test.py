@@ -52,7 +52,7 @@ def test_a_prompt_of_another_place_is_evaluated_again(waiting, tmp_path):
 )
 def test_with_other_settings_or_data_all_are_evaluated_again(waiting, other, caplog):
     assert waiting(other) == [3, 5, 7]
-    assert "all prompts are evaluated again, as these have changed (old -> new):" in caplog.text
+    assert "because these settings changed (old -> new):" in caplog.text
     assert "BATCH_SIZE: 8 -> 4" in caplog.text or "(content 00000000 -> 11111111)" in caplog.text
 
 

@@ -146,7 +146,7 @@ def test_answers_are_written_beside_their_inputs(vocabulary, tmp_path):
 def test_warns_where_every_answer_is_the_same(vocabulary, caplog, answers, rows, warns):
     task = task_of(vocabulary, rows)
     evaluator.evaluate_tasks(FixedAnswers(*answers), None, [task], 2)
-    assert ("films: every answer is 'bad' (3 examples)" in caplog.text) == warns
+    assert ("films: every prediction is 'bad' (3 examples)" in caplog.text) == warns
     assert bool(caplog.records) == warns
 
 
@@ -250,7 +250,7 @@ def test_evaluate_writes_metrics_and_answers(evaluate, tiny_job, tmp_path, capsy
     assert ["\t".join(list(answer.values())[:2]) for answer in answers] == rows
     assert (tmp_path / "out" / "config.gin").read_text() == "A = 1\n"
     shown = capsys.readouterr().out
-    assert "1000" in shown and "always the most common answer: 60.00 %" in shown
+    assert "1000" in shown and "majority class: 60.00 %" in shown
     assert (folder / "eval").is_dir()
 
 
@@ -375,7 +375,7 @@ def test_prompts_of_one_step_are_not_told_apart(evaluate, tmp_path):
     paths = [tmp_path / name for name in ("a.npy", "b.npy")]
     for path in paths:
         prompt_files.save(path, np.ones((4, 16)), {"step": 3})
-    with pytest.raises(ValueError, match=r"PROMPT_FILE names prompts of the steps \[3, 3\]"):
+    with pytest.raises(ValueError, match=r"PROMPT_FILE matches prompts of the steps \[3, 3\]"):
         evaluate(paths)
     assert not (tmp_path / "out").exists()
 
@@ -388,14 +388,14 @@ def test_each_of_several_prompts_is_of_the_same_place_and_base(
         prompt_files.save(path, np.ones((4, 16)), {"place": place, "base_model_digest": base})
     with monkeypatch.context() as patch:
         patch.setattr(evaluator.state, "load_model", None)  # nothing is loaded
-        with pytest.raises(ValueError, match="PROMPT_FILE names prompts of different places"):
+        with pytest.raises(ValueError, match="PROMPT_FILE lists prompts with different places"):
             evaluate(paths)
     prompt_files.save(
         paths[1], np.ones((4, 16)), {"place": "prefix", "base_model_digest": "another"}
     )
     answering(monkeypatch, read_once)
     evaluate(paths)
-    assert caplog.text.count("names another base model") == 1
+    assert caplog.text.count("trained with another base model") == 1
 
 
 def test_a_label_ranking_answers_with_labels_only(loaded):

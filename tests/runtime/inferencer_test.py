@@ -146,7 +146,7 @@ def test_targets_are_scored(tiny, tiny_job, tmp_path):
         source=sources.TaskSource(infer_file=str(tiny_job.folder / "infer.jsonl")),
         split="infer",
     )
-    with pytest.raises(ValueError, match=r"MODE 'score' scores targets.*set SPLIT"):
+    with pytest.raises(ValueError, match=r"MODE='score' scores targets.*Set SPLIT"):
         inferencer.infer(dataset=asked, output_dir=str(tmp_path / "none"), **settings)
     assert not (tmp_path / "none").exists()
 
@@ -174,7 +174,7 @@ def test_shards_answer_a_part_each(infer):
             {"mode": "predikt"},
             "MODE is 'predikt'; expected one of predict, predict_with_aux, score",
         ),
-        ({"num_shards": 2, "shard_id": 2}, "SHARD_ID is 2 and NUM_SHARDS 2; expected 0 <="),
+        ({"num_shards": 2, "shard_id": 2}, "SHARD_ID is 2 and NUM_SHARDS is 2; expected 0 <="),
     ],
 )
 def test_modes_and_shards_are_checked(infer, settings, part):
@@ -264,7 +264,7 @@ def test_answers_of_other_inputs_are_not_mixed(infer, tmp_path, suffix, changed,
     else:
         monkeypatch.setattr(state.base_model, "digest", lambda *_: "another")
     with pytest.raises(
-        ValueError, match=rf"(?s){changed}: .* \(content \w+ -> \w+\)\ndelete it, or"
+        ValueError, match=rf"(?s){changed}: .* \(content \w+ -> \w+\)\nExpected .* Delete it, or"
     ):
         infer(prompt_initializer=prompt)
     assert path.with_name(path.name + suffix).read_bytes() == kept
@@ -325,7 +325,9 @@ def test_an_interrupted_command_resumes_with_the_same_inputs_only(tiny_job, tmp_
 
 def test_answers_with_other_labels_of_the_card_are_not_mixed(infer):
     path = infer(labels={None: ["good", "bad"]})
-    expected = r"labels of PROMPT_FILE: \['bad', 'good'\] -> \['Good', 'bad'\]\ndelete it"
+    expected = (
+        r"labels of PROMPT_FILE: \['bad', 'good'\] -> \['Good', 'bad'\]\nExpected .* Delete it"
+    )
     with pytest.raises(ValueError, match=expected):
         infer(labels={None: ["Good", "bad"]})
     assert infer(labels={None: ("bad", "good")}) == path
@@ -337,7 +339,7 @@ def test_answers_without_a_record_are_not_taken_for_these(infer):
     path = infer()
     path.with_name(f"{path.name}.settings.json").unlink()
     with pytest.raises(
-        ValueError, match=r"has no record .*\.settings\.json .*delete it, or set another"
+        ValueError, match=r"has no record .*\.settings\.json .* Delete it, or set another"
     ):
         infer()
 
@@ -385,5 +387,5 @@ def test_the_labels_of_the_card_are_restored(infer, caplog):
 
 def test_predictions_at_the_maximum_length_are_reported(infer, caplog):
     infer()
-    told = "asked: 7 of 7 predictions are cut off: they reach the maximum length, TASK_FEATURE_"
+    told = "asked: 7 of 7 predictions are truncated: they reach the maximum length, TASK_FEATURE_"
     assert told in caplog.text

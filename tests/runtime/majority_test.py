@@ -60,7 +60,7 @@ def test_an_accuracy_of_labels_below_the_majority_is_reported(
     (tmp_path / "films-metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     majority.warn_of_majority([task_of(vocabulary, targets)], tmp_path, after_step=0)
     expected = (
-        "films: accuracy 75.00 % is not above 75.00 %, which always predicting 'good' scores (6 of "
+        "films: accuracy 75.00 % is not above 75.00 %, the accuracy of always predicting 'good' (6 of "
         "8 examples). Try in this order: "
     )
     assert (expected in caplog.text) == warns == bool(caplog.records)
@@ -96,7 +96,7 @@ def test_commands_warn_once(tiny_job, capsys, tmp_path):
     result = cli.run(tiny_job.command("train", **run))
     shown = capsys.readouterr().err
     assert result["step"] == 1001
-    assert shown.count(" %, which always predicting ") == 1
+    assert shown.count(" %, the accuracy of always predicting ") == 1
     assert "targets are" not in shown
     assert (
         cli.run(tiny_job.command("train", **run))["step"] == 1001
@@ -106,5 +106,5 @@ def test_commands_warn_once(tiny_job, capsys, tmp_path):
     evaluation |= {"EVAL_FILE": tmp_path / "one.tsv", "BATCH_SIZE": 8}
     cli.run(tiny_job.command("eval", **evaluation))
     shown = capsys.readouterr().err
-    assert shown.count("targets are 'bad', so metrics do not show") == 1
-    assert " %, which always predicting " not in shown
+    assert shown.count("targets are 'bad', so the metrics cannot show") == 1
+    assert " %, the accuracy of always predicting " not in shown

@@ -55,6 +55,29 @@ def test_equal_values_may_be_written_differently(old, new):
     assert settings_lib.differences(settings_lib.Settings(old), settings_lib.Settings(new)) == []
 
 
+def test_arguments_are_listed_with_the_macros_that_set_them():
+    text = "A = 2\nmodule.f.a = %A\nmodule.f.long_name = \\\n    %A\nB = %A\n"
+    macros = {"module.f.a": "A", "module.f.long_name": "A"}
+    assert settings_lib.parse_macros(text) == macros
+    kept = settings_lib.of_command(text, [])
+    now = settings_lib.of_command("A = 2\nmodule.f.a = 3\neval/module.f.a = 4\n", [])
+    assert settings_lib.differences(kept, now) == [
+        "A (eval/module.f.a): not set -> 4",
+        "A (module.f.a): 2 -> 3",
+    ]
+    assert settings_lib.differences(now, now) == []
+
+
+def test_the_evaluation_data_are_listed_with_their_macro():
+    kept, now = (
+        settings_lib.of_command(f"trainer.train.eval_dataset = {value}\n", [])
+        for value in ("@eval/pipeline.DatasetConfig()", "None")
+    )
+    assert settings_lib.differences(kept, now) == [
+        "EVAL_FILE (trainer.train.eval_dataset): @eval/pipeline.DatasetConfig() -> None"
+    ]
+
+
 def test_a_line_for_each_difference():
     old = settings_lib.Settings({"A": 1, "B": "x", "F": "a"}, {"F": "a" * 16, "G": "c" * 16})
     new = settings_lib.Settings({"A": 2, "C": None, "F": "b"}, {"F": "b" * 16})
@@ -198,7 +221,7 @@ def test_what_is_the_same_is_complete(run, job, tmp_path, capsys):
     }
     result = cli.run(job(MODEL_DIR=run, **free, **same))
     shown = capsys.readouterr().err
-    assert f"The run in {run} is complete: it is at step 1002, and nothing is trained" in shown
+    assert f"The run in {run} is complete at step 1002; nothing is trained" in shown
     assert f"prompt: {result['prompt_file']}" in shown
     assert snapshot(run / "prompts") | snapshot(run / "checkpoint_1002") == before
     # Nothing is trained, so config.gin is that of the training.
@@ -252,7 +275,7 @@ def test_a_state_of_an_earlier_version_is_taken_with_a_warning(job, tmp_path, mo
         patch.setattr(train_state, "save", drop)
         cli.run(job(MODEL_DIR=tmp_path))
     cli.run(job(MODEL_DIR=tmp_path, BATCH_SIZE=16, TRAIN_STEPS=1004))
-    assert "did not record settings: neither they nor the base" in capsys.readouterr().err
+    assert "did not record settings: settings and base" in capsys.readouterr().err
     with pytest.raises(ValueError, match="BATCH_SIZE: 16 -> 8"):
         cli.run(job(MODEL_DIR=tmp_path, TRAIN_STEPS=1004))
 

@@ -42,7 +42,7 @@ def test_a_schedule_that_is_over_before_the_run_is_told(factors, offset, told, c
     settings = {"warmup_steps": 10, "decay_factor": 0.02, "step_offset": offset}
     rate = optimizers.learning_rate_schedule(factors, **settings)
     trainer._tell_rate(rate, schedule)
-    assert ("STEP_OFFSET: set it to 1100000" in caplog.text) == told
+    assert ("STEP_OFFSET=1100000" in caplog.text) == told
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_labels_with_the_same_tokens_are_refused(
 def test_a_label_loss_scores_all_labels(tiny_job, labelled):
     files = ["runs/train.gin", "optimizers/perceptron.gin"]
     settings = labelled(["good", "bad", "fine"] * 3, ["good"])
-    with pytest.raises(ValueError, match=r"train.tsv has labels that LABELS does not have: 'fine'"):
+    with pytest.raises(ValueError, match=r"train.tsv has labels that are not in LABELS: 'fine'"):
         cli.run(tiny_job.command("train", *files, LABELS=["good", "bad"], **settings))
 
 
