@@ -48,7 +48,7 @@ LIBRARIES = {
     "analysis": {"jax", "flax", "matplotlib"},
     "api": set(),
     "cli": {"gin", "jax"},
-    "t5x": {"clu", "flax", "jax", "optax", "seqio", "t5x"},
+    "t5x": {"clu", "flax", "jax", "optax", "seqio", "t5x", "tensorflow"},
     "__main__": set(),
 }
 ANYWHERE = {"numpy", "etils", "jaxtyping", "prompt_tuning", *sys.stdlib_module_names}

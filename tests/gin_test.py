@@ -434,7 +434,7 @@ def test_a_method_of_encoders_is_refused_where_there_is_none(method):
     files = ["models/decoder_only_mini.gin", f"prompts/{method}.gin", "runs/describe.gin"]
     flags = [f"--gin_file={file}" for file in files]
     flags += ["--gin.TASK_STRING='a film'"] if method == "wayward" else []
-    with pytest.raises(ValueError, match=rf"decoder-only.*: leave out prompts/{method}\.gin"):
+    with pytest.raises(ValueError, match=rf"decoder-only.*Remove prompts/{method}\.gin"):
         cli.run(["describe", *flags])
 
 

@@ -164,7 +164,7 @@ def test_each_example_is_fed_once_an_epoch(uninterrupted):
 def test_one_that_is_killed_ends_the_other_and_a_restart_goes_on(few, uninterrupted, tmp_path):
     codes, told = run(few(tmp_path), before=KILLED)
     assert codes == [75, -signal.SIGKILL], told
-    assert "prompt-tuning: process 1 (on " in told[0] and "is gone: it was killed" in told[0]
+    assert "prompt-tuning: process 1 (on " in told[0] and "has exited: it was killed" in told[0]
     assert not (tmp_path / "prompts/prompt_1004.npy").exists()
     codes, told = run(few(tmp_path))
     assert codes == [0, 0] and "Resuming from step 1002" in told[0], told
@@ -181,10 +181,19 @@ def test_processes_with_other_settings_do_not_start(tiny_job, tmp_path):
         assert "process 1 (on " in each and "settings: TRAIN_STEPS = 1005\n" in each
 
 
+def test_a_run_with_other_settings_is_refused_by_all_processes(few, uninterrupted):
+    before = sorted(uninterrupted.rglob("*"))
+    codes, told = run([*few(uninterrupted), "--gin.LEARNING_RATE=0.1"])
+    assert codes == [2, 2], told
+    assert all("at step 1004 with other settings" in each for each in told)
+    assert all("LEARNING_RATE: 0.3 -> 0.1\n" in each for each in told)
+    assert sorted(uninterrupted.rglob("*")) == before
+
+
 def test_a_process_that_nobody_joins_ends(tiny_job, tmp_path):
     command = tiny_job.command("train", MODEL_DIR=tmp_path / "run", TRAIN_STEPS=1004)
     codes, told = run(command, others=["--initialization_timeout=1"], count=1)
-    assert codes == [2] and "not all processes have come" in told[0] and "Check" not in told[0]
+    assert codes == [2] and "not all processes connected" in told[0] and "Check" not in told[0]
 
 
 def test_all_stop_after_the_same_step(tiny_job, tmp_path):
@@ -217,9 +226,9 @@ def test_two_processes_evaluate_as_one(tiny_job, tmp_path):
         (
             "infer",
             {"PROMPT_FILE": None, "PROMPT": None, "INFER_OUTPUT_DIR": "x"},
-            "infer runs in one process, and there are 2; start NUM_SHARDS",
+            "infer runs in 2 processes; expected one. Start NUM_SHARDS",
         ),
-        ("export", {"EXPORT_DIR": "x"}, "export writes in one process, and there are 2; start one"),
+        ("export", {"EXPORT_DIR": "x"}, "export runs in 2 processes; expected one. Start it"),
     ],
 )
 def test_what_a_single_process_does(tiny_job, tmp_path, monkeypatch, verb, settings, part):

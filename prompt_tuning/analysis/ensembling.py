@@ -124,8 +124,8 @@ def ensemble(
     names = getattr(model.prompt, "names", ())
     if len(names) < 2:
         raise ValueError(
-            f"PROMPT_FILE names {len(names)} prompt; an ensemble has several: give a list of files, or a "
-            "pattern such as 'runs/*/prompts/best.npy'"
+            f"PROMPT_FILE matches {len(names)} prompt; expected at least two for an ensemble. Set "
+            "PROMPT_FILE to a list of files, or to a pattern such as 'runs/*/prompts/best.npy'."
         )
     mesh = partitioning.make_mesh(num_partitions)
     partitioning.check_batch_size(dataset.batch_size * len(names), mesh)
@@ -178,8 +178,8 @@ def scores(
         of_targets = [statistics.mean(a.target_score for a in own) for own in found]
     if not singles[0]:
         raise ValueError(
-            f"{task.name} has no metrics by which prompts could be compared; choose a task that has, and "
-            "a SPLIT with answers"
+            f"{task.name} has no metrics, by which prompts are compared; expected a task with "
+            "metrics and a SPLIT with targets. Set MIXTURE_OR_TASK_NAME or SPLIT to such."
         )
     first = next(iter(singles[0]))
     results = {f"prompt {number}": single for number, single in enumerate(singles)}

@@ -101,7 +101,7 @@ def _width(shapes: Shapes) -> int:
 # Of the model's shapes and the prompt's length; the last ones do not look at the length.
 METHODS: Mapping[str, Callable[[Shapes, int], int]] = {
     "prompt tuning": prompt_tuning,
-    "a prompt a layer (soft words)": prompt_per_layer,
+    "per-layer prompts (deep prompts)": prompt_per_layer,
     "WARP": warp,
     "P-tuning, in training": p_tuning,
     "prefix tuning": prefix_tuning,

@@ -36,6 +36,7 @@ Decoder = Annotated[
 # What `load_model` calls macros.
 LOADING_NAMES = {
     "the model's gin file": "config",
+    "models/hugging_face.gin reads all of these from config.json": "without config, it is read from config.json",
     "the model gin file": "config",
     "INITIAL_CHECKPOINT_PATH": "path",
     "VOCABULARY_FILE": "vocabulary",
@@ -100,9 +101,9 @@ def load_model(
         vocabulary, extra_ids = base_model.tokenizer_folder(path), 0
     if config is None or vocabulary is None:
         raise ValueError(
-            f"{path} does not say what network and vocabulary it has: it has no config.json; expected "
-            "both as arguments: config=pt.T5Config(…) with the model's sizes, and vocabulary= with its "
-            "sentencepiece model"
+            f"{path} has no config.json, so its network and vocabulary are not known; expected "
+            "both as arguments. Pass config=pt.T5Config(…) with the model's sizes, and "
+            "vocabulary= with the path of its SentencePiece model."
         )
     if isinstance(vocabulary, str | os.PathLike):
         vocabulary = vocabularies.load(vocabulary, extra_ids)
@@ -252,8 +253,8 @@ class Model:
         targets = texts_lib.to_strings("targets", targets)
         if len(targets) != len(texts):
             raise ValueError(
-                f"targets has {len(targets)} elements and texts {len(texts)}; expected one target for "
-                "each text"
+                f"targets has {len(targets)} elements and texts has {len(texts)}; expected one "
+                "target for each text. Pass lists of equal length."
             )
         loaded, task = self._task(texts, prompt, targets)
         labels.warn_of_labels(task.target_labels, self.vocabulary, "targets", labels.PYTHON_FIX)

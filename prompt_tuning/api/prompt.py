@@ -128,19 +128,20 @@ def distinct(prompts: Prompts, count: int) -> tuple[tuple[Prompt, ...], list[int
         if not isinstance(each, Prompt):
             raise annotations.WrongTypeError(
                 f"prompt[{number}]={texts.show(each)} has type {type(each).__name__}; expected a Prompt. "
-                "Load a file with pt.load_prompt, wrap an array [P, D] in pt.Prompt, and answer texts "
-                "without a prompt in another call"
+                "Load a file with pt.load_prompt, pass an array [P, D] as pt.Prompt(array), and process texts "
+                "without a prompt in a separate call."
             )
     if len(prompts) != count:
         raise ValueError(
-            f"prompt has {len(prompts)} prompts, and there are {count} texts; expected one for each: "
-            "give a single prompt, not a list, where it is for all"
+            f"prompt has {len(prompts)} elements, and there are {count} texts; expected one prompt "
+            "for each text. Pass a single Prompt, not a list, to use it for all texts."
         )
     kinds = {f"{each.table.shape} {each.place!r}" for each in prompts}
     if len(kinds) > 1:
         raise ValueError(
-            f"the prompts of one call have the shapes and places {', '.join(sorted(kinds))}; expected "
-            "the same of all: give those that differ in calls of their own"
+            f"prompt has elements of different shapes or places: {', '.join(sorted(kinds))}; "
+            "expected the same shape and place for all. Process them in separate calls, one for "
+            "each shape and place."
         )
     numbers = {each: number for number, each in enumerate(dict.fromkeys(prompts))}
     return tuple(numbers), [numbers[each] for each in prompts]

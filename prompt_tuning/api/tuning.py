@@ -37,7 +37,7 @@ NAMES = {
     "TRAIN_STEPS": "start_step + steps",
     "TRAIN_STEPS_RELATIVE": "steps",
     "the same command": "the same call",
-    "or set NAN_TOLERANCE, now 0, to the number of such steps in a row to leave out": "or the model",
+    "or set NAN_TOLERANCE (now 0) to the number of consecutive steps to skip": "or the model",
 }
 
 
@@ -49,8 +49,8 @@ def tune(
     length: annotations.PositiveInt = 20,
     steps: annotations.PositiveInt = 600,
     batch_size: annotations.PositiveInt = 32,
-    learning_rate: annotations.NonNegativeFloat = 0.3,
-    class_labels: Iterable[str] = (),
+    learning_rate: annotations.PositiveFloat = 0.3,
+    class_labels: Iterable[str] | None = None,
     initial_prompt: Annotated[
         prompt_lib.Prompt | None, annotations.Example("pt.load_prompt({value})")
     ] = None,
@@ -76,7 +76,7 @@ def tune(
       batch_size: examples of a step, which share rows.
       learning_rate: of Adafactor, constant.
       class_labels: texts whose embeddings the prompt starts from, such as the targets; its other
-        rows are drawn from the token embedding.
+        rows are drawn from the token embedding, as all are for None.
       initial_prompt: to start from, in place of `length` and `class_labels`.
       task_feature_lengths: {"inputs", "targets"}, the tokens kept of an example; None for all.
       dropout_rate: of the frozen model while the prompt is trained.
@@ -104,7 +104,8 @@ def tune(
     )
     base = model.loaded
     prompt: module.Prompt | None = module.Prompt(length)
-    class_labels = texts.to_strings("class_labels", class_labels)
+    if class_labels is not None:
+        class_labels = texts.to_strings("class_labels", class_labels)
     start: state.Start = initializers.ClassLabels(class_labels)
     if initial_prompt is not None:
         prompt = prompt_lib.as_module([initial_prompt])
@@ -157,10 +158,10 @@ def _settings(
     values["examples"] = f"{len(examples)} examples"
     contents = {"examples": fingerprints.of_examples(examples, len(examples))}
     if initial_prompt is not None:
-        values |= {"initial_prompt": repr(initial_prompt), "length": None, "class_labels": ()}
+        values |= {"initial_prompt": repr(initial_prompt), "length": None, "class_labels": None}
         arrays = {"table": initial_prompt.table, "place": repr(initial_prompt.place)}
         contents["initial_prompt"] = fingerprints.of_arrays(arrays)
-    return settings_lib.Settings(values, contents, in_python=True)
+    return settings_lib.Settings(values, contents)
 
 
 @contextlib.contextmanager
@@ -209,8 +210,8 @@ def _columns_of_table(table: Any) -> tuple[list[str], list[str]]:
     targets = texts.to_strings('examples["targets"]', table["targets"])
     if len(inputs) != len(targets):
         raise ValueError(
-            f"examples has {len(inputs)} inputs and {len(targets)} targets; expected one target for "
-            "each input"
+            f"examples has {len(inputs)} inputs and {len(targets)} targets; expected one target "
+            "for each input. Pass lists of equal length."
         )
     return inputs, targets
 
@@ -240,6 +241,6 @@ def _check_targets(targets: Sequence[str]) -> None:
     if blank:
         raise ValueError(
             f"{len(blank)} of {len(targets)} examples have an empty target, the first of them "
-            f"examples[{blank[0]}]; expected a text to predict in each. Leave these examples out, or pass "
-            "allow_empty_targets=True, which trains the model to predict an empty text."
+            f"examples[{blank[0]}]; expected a text to predict in each. Remove these examples, or "
+            "pass allow_empty_targets=True, which trains the model to predict an empty text."
         )

@@ -33,7 +33,8 @@ class DamagedError(ValueError):
 
     def __init__(self, path: epath.PathLike, why: str):
         super().__init__(
-            f"{path} is damaged, or no state of a run: {why}; copy it again or remove it"
+            f"{path} is damaged or is not the state of a run ({why}); expected the state as it was "
+            "saved. Copy it again, or remove it."
         )
 
 
@@ -106,15 +107,16 @@ def restore(directory: epath.PathLike, step: int, abstract: Any) -> tuple[Any, d
     content = _content(directory, step)
     kept, wanted = content["arrays"], _flat(abstract)
     lines = [
-        f"{name} is {_shape(kept.get(name))}, the run's settings need {_shape(wanted.get(name))}"
+        f"{name}: {_shape(kept.get(name))}; expected {_shape(wanted.get(name))}"
         for name in sorted(kept.keys() | wanted.keys())
         if _shape(kept.get(name)) != _shape(wanted.get(name))
     ]
     if lines:
         raise ValueError(
-            f"checkpoint_{step} of {directory} does not fit:\n  " + "\n  ".join(lines) + "\n"
-            "use the settings that it was trained with (PROMPT_LENGTH, the model gin file, the "
-            "optimizer's), or another MODEL_DIR"
+            f"checkpoint_{step} of {directory} does not match the settings:\n  "
+            + "\n  ".join(lines)
+            + "\n"
+            "Set PROMPT_LENGTH, the model gin file and the optimizer as in that run, or set another MODEL_DIR."
         )
     path = _folder(directory, step)
     with _reading(path):
@@ -220,7 +222,7 @@ def _described(array: Any) -> dict[str, Any]:
 def _shape(array: Mapping[str, Any] | jax.ShapeDtypeStruct | None) -> str:
     """As a person reads it, of what `_described` gives or of a leaf."""
     if array is None:
-        return "not there"
+        return "none"
     if isinstance(array, Mapping):
         return f"{array['dtype']} {tuple(array['shape'])}"
     return f"{array.dtype} {tuple(array.shape)}"
@@ -234,11 +236,13 @@ def _content(directory: epath.PathLike, step: int) -> dict[str, Any]:
     """{"metadata", "arrays": {name: what `_described` gives}}, verified. Raises as `restore`."""
     path = _folder(directory, step)
     if not path.exists():
-        raise FileNotFoundError(f"there is no {path}; check MODEL_DIR")
+        raise FileNotFoundError(
+            f"{path} does not exist; expected the state of a run. Check MODEL_DIR."
+        )
     with _reading(path):
         content = json.loads((path / orbax_format.METADATA).read_text())["custom_metadata"]
         if content.pop("checksum") != _checksum(content):
-            raise DamagedError(path, "its metadata is not what was saved")
+            raise DamagedError(path, "its metadata does not match its checksum")
     return content
 
 
@@ -251,7 +255,7 @@ def _verified(
         values = leaves.read(leaf)
         if _described(values) == kept:
             return values
-    raise DamagedError(path, f"{name} is not what was saved")
+    raise DamagedError(path, f"{name} does not match its checksum")
 
 
 @contextlib.contextmanager

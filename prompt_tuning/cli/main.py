@@ -78,13 +78,13 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options, unknown = _parser().parse_known_args([_as_flag(each) for each in arguments])
     if unknown:
         raise UsageError(
-            f"unknown argument {unknown[0]}; {_nearest(unknown[0], _flags(options.verb))}"
+            f"unknown argument {unknown[0]}. {_nearest(unknown[0], _flags(options.verb))}"
         )
     given = [name for name in OF_SEVERAL if getattr(options, name) is not None]
     if given and not (options.coordinator_address or options.multiprocess_gpu):
         raise UsageError(
-            f"--{given[0]} is given, but not where the processes meet; add --coordinator_address, "
-            "or --multiprocess_gpu on a cluster that tells"
+            f"--{given[0]} is set without an address of process 0. Add --coordinator_address=HOST:PORT, "
+            "or --multiprocess_gpu on a cluster that JAX detects, such as Slurm."
         )
     return options, options.gin_bindings
 
@@ -95,13 +95,13 @@ def _as_flag(argument: str) -> str:
         return argument
     name, equals, value = argument.removeprefix("--gin.").partition("=")
     if not equals:
-        raise UsageError(f"{argument} has no value; expected --gin.{name}=VALUE")
+        raise UsageError(f"{argument} has no value; expected --gin.{name}=VALUE.")
     return f"--gin_bindings={name} = {value}"
 
 
 def _nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, list(known), n=3)
-    return f"nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"
+    return f"Did you mean: {', '.join(close)}?" if close else f"Known: {', '.join(known)}."
 
 
 def _parse_gin(options: argparse.Namespace, bindings: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ def _parse_gin(options: argparse.Namespace, bindings: Sequence[str]) -> None:
     run_file = gin_folder() / "runs" / f"{options.verb}.gin"
     names = options.gin_file or commands.VERBS[options.verb].gin_files
     if not names:
-        raise UsageError(f"no --gin_file is given; this is what is needed:\n{header(run_file)}")
+        raise UsageError(f"--gin_file is not set; {options.verb} requires:\n{header(run_file)}")
     folders = [*filter(None, options.gin_search_paths.split(",")), str(gin_folder())]
     files = gin_file_search.find(names, folders, _shipped())
     for name, file in zip(names, files, strict=True):
@@ -152,13 +152,13 @@ def _bind(bindings: Sequence[str], verb: str) -> list[str]:
             except ValueError as error:
                 raise UsageError(f"--gin.{error}") from error
         if ours.note:
-            notes.append(f"{flag} changes nothing: {ours.note}")
+            notes.append(f"Ignored {flag}: {ours.note}.")
         if ours.multiple_of:
             periods.append((flag, value, ours.multiple_of))
         for macro, text in ours.bindings:
             if macro not in known and "." not in macro:
                 advice = _set_in(macro, verb) or _nearest(macro, known)
-                raise UsageError(f"{flag}: unknown macro {macro}; {advice}")
+                raise UsageError(f"{flag}: unknown macro {macro}. {advice}")
             try:
                 _read(gin.parse_config, f"{macro} = {text}", flag, gin_checks.advise(name, value))
             except UsageError as error:
@@ -175,7 +175,8 @@ def _check_multiple(flag: str, value: str, macro: str) -> None:
     ours = _macros().get(macro, "")
     if not (value.isdecimal() and ours.isdecimal() and int(value) % int(ours) == 0):
         raise UsageError(
-            f"{flag}: expected a multiple of {macro}, {ours or 'not set'}; set {macro}"
+            f"{flag}: expected a multiple of {macro}, which is {ours or 'not set'}. Set {macro} to the "
+            "same number of steps, or to a divisor of it."
         )
 
 
@@ -192,10 +193,10 @@ def _check_read() -> list[str]:
         except ValueError as error:
             raise UsageError(f"a gin file sets {error}") from error
         for other, _ in meant.bindings:
-            advice = f"set {other}" if other != name else _nearest(name, sorted(ours))
-            raise UsageError(f"a gin file sets {name}, which nothing reads; {advice}")
+            advice = f"Set {other}." if other != name else _nearest(name, sorted(ours))
+            raise UsageError(f"a gin file sets {name}, which is not a setting. {advice}")
         if meant.note:
-            notes.append(f"{name} of a gin file changes nothing: {meant.note}")
+            notes.append(f"Ignored {name} of a gin file: {meant.note}.")
     return notes
 
 
@@ -204,7 +205,8 @@ def _check_reader(name: str, path: str) -> None:
     if pathlib.Path(path).resolve().parent == (gin_folder() / FOR_T5X).resolve():
         verb = pathlib.Path(path).stem.removeprefix("prompt_")
         raise UsageError(
-            f"--gin_file {name} is read by python -m t5x.{verb} alone; expected runs/{verb}.gin"
+            f"--gin_file {name} is for `python -m t5x.{verb}`; expected a gin file of prompt-tuning. "
+            f"Use --gin_file=runs/{verb}.gin."
         )
 
 
@@ -216,13 +218,13 @@ def _read_file(file: str) -> None:
         name, equals, value = str(error).rpartition("\n")[2].strip().partition(" = ")
         if equals and t5x_bindings.is_known(name):
             raise UsageError(
-                f"{error}\na binding of T5X's goes on the command line: --gin.{name}={value}"
+                f"{error}\nT5X bindings are accepted only on the command line. Remove it from the file and "
+                f"add --gin.{name}={value}"
             ) from error
         if "No module named 't5x" in str(error):
             raise UsageError(
-                f"{error}\na gin file of T5X's is not read; expected one that includes ours; "
-                "docs/from_t5x.md tells which is in place of which, and T5X's bindings go on the "
-                "command line"
+                f"{error}\nGin files of T5X are not supported; expected those of prompt-tuning. See "
+                "docs/from_t5x.md for the file to use instead, and pass T5X bindings on the command line."
             ) from error
         raise
 
@@ -231,7 +233,7 @@ def _read(parse, what: str, flag: str, advice: str = "") -> None:
     try:
         parse(what)
     except SyntaxError as error:
-        raise UsageError(f"{flag} is not gin: {advice or error}") from error
+        raise UsageError(f"{flag} is not valid gin: {advice or error}") from error
     except (NameError, AttributeError, ValueError, ImportError, OSError) as error:
         raise UsageError(f"{flag}: {error}") from error
 
@@ -240,7 +242,10 @@ def _check_order(files: Sequence[str]) -> None:
     """A model file after another file would undo what that one sets."""
     is_model = [gin_files.is_model(file) for file in files]
     if is_model != sorted(is_model, reverse=True):
-        raise UsageError(f"a model's gin file sets defaults, so it must be the first of {files}")
+        raise UsageError(
+            f"the gin file of the model is not the first of {files}, and would reset what the files "
+            "before it set. Put it first."
+        )
 
 
 def _macros() -> dict[str, str]:
@@ -261,28 +266,28 @@ def _set_in(macro: str, verb: str) -> str:
     files = [file for file in _shipped() if macro in _assigned(file)]
     others = {f"runs/{each}.gin": each for each in commands.VERBS if each != verb}
     if here := [file for file in files if file not in others]:
-        return f"add --gin_file={' or '.join(here)}"
+        return f"Add --gin_file={' or '.join(here)}."
     where = " and ".join(others[file] for file in files)
-    return f"it is a setting of {where}, not of {verb}" if where else ""
+    return f"It is a setting of {where}, not of {verb}." if where else ""
 
 
 def _function(verb: str) -> Callable[..., Any]:
-    return getattr(
-        importlib.import_module(commands.VERBS[verb].module), commands.VERBS[verb].function
-    )
+    command = commands.VERBS[verb]
+    return getattr(importlib.import_module(command.module), command.function)
 
 
 def _check_complete(verb: str) -> None:
     macros, text = _macros(), gin.config_str()
     function = f"{commands.VERBS[verb].module.rpartition('.')[2]}.{commands.VERBS[verb].function}"
     if f"\n{function}." not in text:
-        raise UsageError(f"no run of this command is given; add --gin_file=runs/{verb}.gin")
+        raise UsageError(f"no gin file configures {verb}. Add --gin_file=runs/{verb}.gin.")
     used = gin_files.used_macros(text)
     if "MODEL" not in macros and "MODEL" in used:
-        raise UsageError(f"no model is given; {_set_in('MODEL', verb)} or one of its sizes")
+        raise UsageError(f"no model is set, e.g. models/t5_1_1_base.gin. {_set_in('MODEL', verb)}")
     if unset := used - macros.keys():
         name = min(unset)
-        raise UsageError(f"macro {name} is used but not set; {_set_in(name, verb) or 'set it'}")
+        advice = _set_in(name, verb) or f"Add --gin.{name}=VALUE."
+        raise UsageError(f"macro {name} is used but not set. {advice}")
     gin_checks.check_missing(macros)
 
 
@@ -376,10 +381,7 @@ def end_process(code: int) -> NoReturn:
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are one message and exit code 2.
-
-    Signals give the codes that shells give: 130 for Ctrl-C, 143 for SIGTERM.
-    """
+    """Entry point: user errors are one message and exit code 2; Ctrl-C gives 130, SIGTERM 143."""
     from prompt_tuning.distributed import interrupts
 
     start_process()

@@ -182,9 +182,8 @@ class EvaluationTask:
         ]
         if names and unlisted:
             logging.warning(
-                "%s has labels that %s does not have, so %s: %s. Add them there, or correct the "
-                "targets.", self.name, setting, consequence,
-                labels.join_labels(unlisted, show=str),
+                "%s has labels that are not in %s, so %s: %s. Add them to %s, or correct the targets.",
+                self.name, setting, consequence, labels.join_labels(unlisted, show=str), setting,
             )  # fmt: skip
 
     @functools.cached_property
@@ -201,8 +200,8 @@ class EvaluationTask:
         changed = {pair for each in names.values() for pair in each.items() if pair[0] != pair[1]}
         if different := sorted(f"{label!r} as {text!r}" for text, label in changed):
             logging.info(
-                "%s: the vocabulary writes labels differently; predictions are restored to the "
-                "labels: %s", self.name, labels.join_labels(different, show=str),
+                "%s: the vocabulary cannot represent some labels exactly; predictions are mapped back to "
+                "the labels: %s", self.name, labels.join_labels(different, show=str),
             )  # fmt: skip
         return names
 
@@ -228,7 +227,10 @@ class EvaluationTask:
             for text, e in zip(wanted, self.examples, strict=True)
         ]
         if all(map(_is_unknown, wanted, targets)):
-            logging.warning("%s: this split has no answers; no metrics", self.name)
+            logging.warning(
+                "%s: no metrics, because the targets of this split are unknown. Set SPLIT to a split with "
+                "targets, such as 'validation'.", self.name,
+            )  # fmt: skip
             return {}
         predictions = [
             postprocess(text, example=e, is_target=False)
@@ -243,7 +245,10 @@ class EvaluationTask:
             values |= metric(targets, scores)
         plain = {name: _plain(value) for name, value in values.items()}
         if others := [name for name, value in plain.items() if value is None]:
-            logging.warning("%s: no number and no text, not told: %s", self.name, ", ".join(others))
+            logging.warning(
+                "%s: metrics that are neither numbers nor text are not reported: %s",
+                self.name, ", ".join(others),
+            )  # fmt: skip
         return {name: value for name, value in plain.items() if value is not None}
 
 

@@ -65,7 +65,9 @@ class DatasetConfig:
         if self.task_feature_lengths is not None:
             _ = self.room  # raises where the lengths are wrong
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(f"BATCH_SIZE is {self.batch_size!r}; expected a positive number")
+            raise ValueError(
+                f"BATCH_SIZE is {self.batch_size!r}; expected a positive integer. Set e.g. BATCH_SIZE = 32."
+            )
 
     @property
     def name(self) -> str | None:
@@ -82,8 +84,8 @@ class DatasetConfig:
         """For the tokens of an example."""
         if self.task_feature_lengths is None:
             raise ValueError(
-                "TASK_FEATURE_LENGTHS is None; expected the tokens kept of an example, e.g. "
-                "{'inputs': 512, 'targets': 8}"
+                "TASK_FEATURE_LENGTHS is None; expected the maximum numbers of input and target tokens. Set e.g. "
+                "TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 8}."
             )
         return batching.Lengths.from_features(self.task_feature_lengths)
 
@@ -108,8 +110,8 @@ def use_vocabulary(task, vocabulary: vocabularies.Vocabulary):
         own = feature.vocabulary
         if own is not features.MODEL_VOCABULARY and own != wanted:
             raise ValueError(
-                f"task {task.name} tokenises {name} with {own}, the model uses {vocabulary}; "
-                "set VOCABULARY_FILE and EXTRA_IDS, or another task"
+                f"task {task.name} tokenizes {name} with {own}; expected the model's vocabulary, "
+                f"{vocabulary}. Set VOCABULARY_FILE and EXTRA_IDS to the task's, or choose another task."
             )
         replaced[name] = dataclasses.replace(feature, vocabulary=wanted)
     task = copy.copy(task)
@@ -129,8 +131,8 @@ def _open(config: DatasetConfig, vocabulary: vocabularies.Vocabulary):
     originals = [t for t in seqio.get_subtasks(provider) if config.split in t.splits]
     if not originals:
         raise NoSplitError(
-            f"{provider.name} has no split {config.split!r}; it has {sorted(provider.splits)}; "
-            "set SPLIT of eval and infer to one of them, or another task"
+            f"{provider.name} has no split {config.split!r}; expected one of {sorted(provider.splits)}. Set "
+            "SPLIT (of eval and infer) to one of them, or choose another task."
         )
     tasks = [use_vocabulary(task, vocabulary) for task in originals]
     if config.use_cached:
@@ -148,11 +150,10 @@ def _check_cached(tasks: Sequence) -> None:
     for task in tasks:
         if task.supports_caching and not task.cache_dir:
             raise ValueError(
-                f"USE_CACHED_TASKS is True, but no cache of {task.name} is in "
-                f"{list(seqio.utils.get_global_cache_dirs())}, the folders of seqio's caches; set "
-                "USE_CACHED_TASKS = False, or give T5X's cache of a task of this name with "
-                "--seqio_additional_cache_dirs (seqio_cache_tasks cannot make one here, where a task "
-                "has no vocabulary before a model reads it)"
+                f"USE_CACHED_TASKS is True, but no cache of {task.name} is in the cache folders "
+                f"{list(seqio.utils.get_global_cache_dirs())}. Set USE_CACHED_TASKS = False, or pass the "
+                "folder of T5X's cache of the task in --seqio_additional_cache_dirs (seqio_cache_tasks cannot "
+                "cache a task of this package, whose vocabulary is the model's)."
             )
 
 
@@ -206,7 +207,8 @@ def check_fit(name: str, examples: Sequence[batching.Example], config: DatasetCo
         )
     if not examples:
         raise ValueError(
-            f"{name} has no example in split {config.split!r}; choose another split or data set"
+            f"{name} has no example in split {config.split!r}; expected at least one. Choose another split "
+            "or data set."
         )
     room = config.room
     sizes = {key: [len(example[key]) for example in examples] for key in ("inputs", "targets")}
@@ -216,11 +218,24 @@ def check_fit(name: str, examples: Sequence[batching.Example], config: DatasetCo
     if cut_targets and labels.are_labels(counts) and len(counts) <= len(examples) // 2:
         raise ValueError(
             f"{cut_targets} of the first {len(examples)} labels of {name} are longer than "
-            f"TASK_FEATURE_LENGTHS['targets'] = {room.targets} tokens; "
-            f"set at least {max(sizes['targets'])}"
+            f"TASK_FEATURE_LENGTHS['targets'] = {room.targets} tokens; expected labels that are not cut off. Set "
+            f"TASK_FEATURE_LENGTHS['targets'] to at least {max(sizes['targets'])}."
         )
     for key, limit in (("inputs", room.inputs), ("targets", room.targets)):
         truncation.warn_of_cuts(name, key, sizes[key], limit, config.source)
+
+
+def _check_targets(name: str, examples: Sequence[batching.Example]) -> None:
+    """Raises ValueError where examples of a registered task have a target without tokens."""
+    empty = sum(
+        set(example["targets"].tolist()) <= {0, vocabularies.EOS_ID} for example in examples
+    )
+    if empty:
+        raise ValueError(
+            f"{empty} of the first {len(examples)} examples of {name} have an empty target; expected a text "
+            "to predict in each. Correct the task, or set ALLOW_EMPTY_TARGETS=True, which trains the model "
+            "to predict an empty text"
+        )
 
 
 class TrainBatches(epochs.Batches):
@@ -279,6 +294,8 @@ class TrainBatches(epochs.Batches):
             for task in tasks:
                 examples = sample(task, [task])
                 check_fit(task.name, examples, config)
+                if config.name is not None and not config.source.allow_empty_targets:
+                    _check_targets(task.name, examples)
                 texts = vocabulary_checks.read_texts(examples, "targets")
                 counts = labels.find_labels(texts)
                 vocabulary_checks.check_examples(

@@ -8,6 +8,7 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
+from prompt_tuning import annotations
 from prompt_tuning.data import tensorflow_import, vocabularies
 
 SPLIT_SETTINGS = {"train": "TRAIN_FILE", "validation": "EVAL_FILE", "infer": "INFER_FILE"}
@@ -106,12 +107,13 @@ class TaskSource:
         """
         if self.files and self.data_dir:
             raise ValueError(
-                f"both TASK_DATA_DIR ({self.data_dir}) and {sorted(self.files)} are set; TASK_DATA_DIR "
-                "is for a task that MIXTURE_OR_TASK_NAME names; set one"
+                f"both TASK_DATA_DIR ({self.data_dir}) and {sorted(self.files)} are set; expected one of "
+                "them. Remove TASK_DATA_DIR, or use it with MIXTURE_OR_TASK_NAME alone."
             )
         if self.name and self.files:
             raise ValueError(
-                f"both MIXTURE_OR_TASK_NAME ({self.name}) and {sorted(self.files)} are set; set one"
+                f"both MIXTURE_OR_TASK_NAME ({self.name}) and {sorted(self.files)} are set; expected one of "
+                "them. Remove the other."
             )
         if self.files:
             from prompt_tuning.data.files import file_task
@@ -119,13 +121,13 @@ class TaskSource:
             setting = SPLIT_SETTINGS.get(split)
             if setting is None:
                 raise ValueError(
-                    f"SPLIT is {split!r}; expected one of {', '.join(SPLIT_SETTINGS)}, which "
-                    f"are read from {', '.join(SPLIT_SETTINGS.values())}"
+                    f"SPLIT is {split!r}; expected one of {', '.join(SPLIT_SETTINGS)}. Set SPLIT to the one "
+                    f"that is read from your file: {', '.join(SPLIT_SETTINGS.values())}."
                 )
             if setting not in self.files:
                 raise ValueError(
-                    f"split {split!r} is read from {setting}, which is not set; set it beside "
-                    f"{', '.join(self.files)}"
+                    f"{setting} is not set; expected the file of split {split!r}. Set it in addition to "
+                    f"{', '.join(self.files)}."
                 )
             return file_task.file_task(
                 self.files[setting],
@@ -142,13 +144,13 @@ class TaskSource:
             )
         if self.truncate_field is not None:
             raise ValueError(
-                f"TRUNCATE_FIELD is {self.truncate_field!r}, which shortens a field of INPUT_TEMPLATE; "
-                f"MIXTURE_OR_TASK_NAME {self.name!r} has none. Leave TRUNCATE_FIELD unset."
+                f"TRUNCATE_FIELD is {self.truncate_field!r}, but MIXTURE_OR_TASK_NAME {self.name!r} has no "
+                "INPUT_TEMPLATE with such a field. Remove TRUNCATE_FIELD."
             )
         if not self.name:
             raise ValueError(
-                "no data: set MIXTURE_OR_TASK_NAME (with MIXTURE_OR_TASK_MODULE), "
-                "or TRAIN_FILE / EVAL_FILE / INFER_FILE"
+                "no data set is given. Set MIXTURE_OR_TASK_NAME (with MIXTURE_OR_TASK_MODULE for your own "
+                "task), or TRAIN_FILE, EVAL_FILE or INFER_FILE."
             )
         return self._registered()
 
@@ -160,7 +162,8 @@ class TaskSource:
                 importlib.import_module(module)
             except ModuleNotFoundError as error:
                 raise ValueError(
-                    f"MIXTURE_OR_TASK_MODULE {self.module!r} cannot be imported: {error}"
+                    f"MIXTURE_OR_TASK_MODULE {self.module!r} cannot be imported: {error}. Correct the name, "
+                    "or add the module's folder to PYTHONPATH."
                 ) from error
 
     def _registered(self):
@@ -177,9 +180,9 @@ class TaskSource:
         if name not in names:
             nearest = difflib.get_close_matches(plain, names, n=3)
             raise ValueError(
-                f"MIXTURE_OR_TASK_NAME {self.name!r} is no registered task or mixture"
-                + (f"; nearest: {', '.join(nearest)}" if nearest else "")
-                + "; set MIXTURE_OR_TASK_MODULE to the module that registers it"
+                f"MIXTURE_OR_TASK_NAME {self.name!r} is not a registered task or mixture. "
+                + (f"Did you mean: {', '.join(nearest)}? " if nearest else "")
+                + "For your own task, set MIXTURE_OR_TASK_MODULE to the module that registers it."
             )
         provider = seqio.get_mixture_or_task(name)
         if self.data_dir:
@@ -219,7 +222,7 @@ class TextSource:
     text_files: Sequence[str]
     objectives: Sequence[tuple[str, float]]
     train_file: str | None = None
-    train_file_rate: float = 1.0
+    train_file_rate: annotations.NonNegativeFloat = 1.0
     file_encoding: str = "utf-8"
     allow_empty_targets: bool = False
 

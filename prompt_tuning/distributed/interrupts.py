@@ -82,7 +82,10 @@ class Hold:
             self.came = Terminated if number == signal.SIGTERM else KeyboardInterrupt
         # Where the signal has come while a line was written, there is none about it.
         with contextlib.suppress(RuntimeError):
-            logging.warning("stopping when this step is saved; a second signal stops at once")
+            logging.warning(
+                "Received a signal: stopping when this step is saved. A second signal stops at "
+                "once."
+            )
         if self._released:
             raise self.came
 

@@ -45,7 +45,8 @@ def make_mesh(num_partitions: int | None = 1) -> Mesh:
     whole = isinstance(num_partitions, int) and num_partitions > 0
     if not whole or devices % num_partitions:
         raise ValueError(
-            f"NUM_PARTITIONS is {num_partitions!r}; expected a divisor of the {devices} devices"
+            f"NUM_PARTITIONS is {num_partitions!r}; expected a divisor of the {devices} devices. "
+            "Set NUM_PARTITIONS=1 where the weights fit on one device."
         )
     shape = (devices // num_partitions, num_partitions)
     # Linen's logical constraints need axes that the compiler may shard by itself.
@@ -118,7 +119,7 @@ def check_batch_size(rows: int, mesh: Mesh, setting: str = "BATCH_SIZE") -> None
     if rows % shards:
         raise ValueError(
             f"{setting} is {rows}; expected a multiple of the {shards} data-parallel shards of the "
-            f"mesh {dict(mesh.shape)}; set {setting} or NUM_PARTITIONS"
+            f"mesh {dict(mesh.shape)}. Set {setting} to a multiple, or change NUM_PARTITIONS."
         )
 
 

@@ -143,7 +143,8 @@ def evaluate_tasks(
         same = task.needs_answers and len(set(texts)) == 1
         if same and len(texts) > 1 and len(targets) > 1:
             logging.warning(
-                "%s: every answer is %r (%d examples); the prompt has not learned to tell them apart",
+                "%s: every prediction is %r (%d examples), so the model does not distinguish examples. "
+                "Train longer (TRAIN_STEPS), or change LEARNING_RATE.",
                 task.name, texts[0], len(texts),
             )  # fmt: skip
         if output_dir is not None:
@@ -318,7 +319,7 @@ def evaluate(
         output_dir, dataset.name or tasks[0].name, prompt_paths, settings, model
     )
     if not record.waiting:
-        logging.info("all of PROMPT_FILE is evaluated in %s", output_dir)
+        logging.info("All prompts of PROMPT_FILE are already evaluated in %s.", output_dir)
         return _tell(tasks, record.folder)
     loaded = state.load_model(
         model,
@@ -357,7 +358,7 @@ def _tell(
         names = [name for name in numbers(lines[-1]) if name != "step"]
         rows = [[str(x["step"]), *(f"{x[name]:.2f}" for name in names)] for x in lines]
         print(reporting.table([[f"{task.name}  step", *names], *rows]))
-        print(f"  always the most common answer: {majority.share(task):.2f} %")
+        print(f"  majority class: {majority.share(task):.2f} %")
         results[task.name] = {name: lines[-1][name] for name in names}
     majority.warn_of_majority(tasks, folder, after_step=-1)
     return results

@@ -64,26 +64,30 @@ def export(
         step, trained = _trained(model_dir, wanted, checkpoint)
     if jax.process_count() > 1:
         raise ValueError(
-            f"export writes in one process, and there are {jax.process_count()}; start one, without "
-            "--coordinator_address and --multiprocess_gpu"
+            f"export runs in {jax.process_count()} processes; expected one. Start it without "
+            "--coordinator_address and --multiprocess_gpu."
         )
     if checkpoint is None and wanted.keys() - trained.keys():
         raise ValueError(
-            "there is no model to export: INITIAL_CHECKPOINT_PATH is None, and MODEL_DIR is not that "
-            "of a run that trained all weights; set INITIAL_CHECKPOINT_PATH"
+            "there is no model to export: INITIAL_CHECKPOINT_PATH is not set, and MODEL_DIR is "
+            "not set to a run that trained all weights; expected one of them. Set "
+            "INITIAL_CHECKPOINT_PATH."
         )
     if step is None:
         raise ValueError(
-            f"INITIAL_CHECKPOINT_PATH {checkpoint} does not tell its step, which is a part of the "
-            "exported folder's name; set START_STEP"
+            f"INITIAL_CHECKPOINT_PATH {checkpoint} does not contain its step, which is part of the "
+            "exported folder's name; expected START_STEP. Set it to the pre-training steps of the "
+            "model."
         )
     folder = epath.Path(output_dir) / f"{NAMES[export_format]}_{step}"
     if folder.exists():
-        raise FileExistsError(f"{folder} exists; remove it or set another EXPORT_DIR")
+        raise FileExistsError(
+            f"{folder} exists; expected a new folder. Remove it, or set another EXPORT_DIR."
+        )
     _make(folder.parent)
     weights = _weights(wanted, trained, checkpoint)
     write(folder, weights, model, vocabulary, export_format=export_format, step=step, dtype=dtype)
-    logging.info("model: %s", folder)
+    logging.info("Exported the model to %s.", folder)
     return str(folder)
 
 
@@ -141,8 +145,8 @@ def _make(folder: epath.Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            f"cannot write to EXPORT_DIR {folder}: {error}; set EXPORT_DIR to a folder that you may "
-            "write to"
+            f"cannot write to EXPORT_DIR {folder}: {error}. Expected a writable folder. Set "
+            "EXPORT_DIR to one."
         ) from error
 
 
@@ -150,15 +154,21 @@ def _check(
     export_format: str, dtype: str, vocabulary: vocabularies.Vocabulary, wanted: Shapes
 ) -> None:
     if export_format not in NAMES:
-        raise ValueError(f"EXPORT_FORMAT is {export_format!r}; expected one of {sorted(NAMES)}")
+        raise ValueError(
+            f"EXPORT_FORMAT is {export_format!r}; expected one of {sorted(NAMES)}. Set "
+            "EXPORT_FORMAT to one of them."
+        )
     if dtype not in DTYPES:
-        raise ValueError(f"EXPORT_DTYPE is {dtype!r}; expected one of {list(DTYPES)}")
+        raise ValueError(
+            f"EXPORT_DTYPE is {dtype!r}; expected one of {list(DTYPES)}. Set EXPORT_DTYPE to one "
+            "of them."
+        )
     if export_format == HUGGING_FACE:
         huggingface.check_vocabulary(vocabulary.path)
         if not any(path.startswith("encoder/") for path in wanted):
             raise ValueError(
-                f"EXPORT_FORMAT is {HUGGING_FACE!r}, which has no place for a T5 without encoder; set "
-                f"{T5X!r}"
+                f"EXPORT_FORMAT is {HUGGING_FACE!r}, which does not support a decoder-only T5; "
+                f"expected {T5X!r}. Set EXPORT_FORMAT={T5X!r}."
             )
 
 
@@ -174,22 +184,31 @@ def _trained(
     """Step and trained weights of the network in a run's last state; those of no prompt."""
     step = train_state.latest_step(model_dir)
     if step is None:
-        raise ValueError(f"MODEL_DIR {model_dir} holds no checkpoint_<step> of a run")
+        raise ValueError(
+            f"MODEL_DIR {model_dir} has no checkpoint_<step>; expected the folder of a run. "
+            "Correct MODEL_DIR."
+        )
     found = train_state.trained(model_dir, step)
     weights = {path: leaf for path, leaf in found.items() if path in wanted}
     if apart := sorted(found.keys() - weights.keys()):
-        logging.info("%s of the run stay apart: see %s/prompts", ", ".join(apart), model_dir)
+        logging.info(
+            "The export does not include %s of the run; these adapter parameters are in "
+            "%s/prompts.",
+            ", ".join(apart),
+            model_dir,
+        )
     kept = train_state.read_metadata(model_dir, step)["digest"]
     if weights.keys() != wanted.keys() and kept != _digest(found, wanted, checkpoint):
         raise ValueError(
-            f"the run in MODEL_DIR {model_dir} trained on another base than INITIAL_CHECKPOINT_PATH "
-            f"{checkpoint}; set INITIAL_CHECKPOINT_PATH and the model's gin file of that run"
+            f"the run in MODEL_DIR {model_dir} was trained on another base model than "
+            f"INITIAL_CHECKPOINT_PATH {checkpoint}; expected the same. Set INITIAL_CHECKPOINT_PATH "
+            "and the model's gin file of that run."
         )
     for path, leaf in weights.items():
         if leaf.shape != wanted[path].shape:
             raise ValueError(
-                f"{path} of the run in MODEL_DIR {model_dir} is {leaf.shape}, the model has "
-                f"{wanted[path].shape}; set the model's gin file of that run"
+                f"{path} of the run in MODEL_DIR {model_dir} has shape {leaf.shape}; expected "
+                f"{wanted[path].shape}, as the model has. Set the model's gin file of that run."
             )
     return step, weights
 

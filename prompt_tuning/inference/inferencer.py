@@ -73,8 +73,8 @@ def infer(
     _check_mode(mode, num_shards, shard_id)
     if jax.process_count() > 1:
         raise ValueError(
-            f"infer runs in one process, and there are {jax.process_count()}; start NUM_SHARDS commands "
-            "apart, each with a SHARD_ID of its own"
+            f"infer runs in {jax.process_count()} processes; expected one. Start NUM_SHARDS "
+            "separate commands, each with its own SHARD_ID."
         )
     _ = dataset.room  # raises without lengths: how long are answers?
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
@@ -115,7 +115,11 @@ def infer(
     answerer = evaluator.Answerer(loaded, seed)
     for task, path in zip(tasks, paths, strict=True):
         if path.exists():
-            logging.info("%s is complete, of the same inputs; delete it to answer again", path)
+            logging.info(
+                "%s is complete and has the same inputs: its predictions are kept. Delete it to "
+                "predict again.",
+                path,
+            )
         else:
             settings_lib.write(_record(path), settings)
             _answer(answerer, loaded, task, dataset.batch_size, path, mode)
@@ -125,12 +129,15 @@ def infer(
 
 def _check_mode(mode: str, num_shards: int, shard_id: int) -> None:
     if mode not in MODES:
-        raise ValueError(f"MODE is {mode!r}; expected one of {', '.join(MODES)}")
+        raise ValueError(
+            f"MODE is {mode!r}; expected one of {', '.join(MODES)}. Set MODE to one of them."
+        )
     counts.check("NUM_SHARDS", num_shards, 1)
     counts.check("SHARD_ID", shard_id, 0)
     if not 0 <= shard_id < num_shards:
         raise ValueError(
-            f"SHARD_ID is {shard_id} and NUM_SHARDS {num_shards}; expected 0 <= SHARD_ID < NUM_SHARDS"
+            f"SHARD_ID is {shard_id} and NUM_SHARDS is {num_shards}; expected 0 <= SHARD_ID < "
+            f"NUM_SHARDS. Set SHARD_ID to a number from 0 to {num_shards - 1}."
         )
 
 
@@ -140,8 +147,9 @@ def _check_targets(
     for task in tasks:
         if not all(task.text(example, "targets") for example in task.examples):
             raise ValueError(
-                f"MODE 'score' scores targets, and split {dataset.split!r} of {task.name} has none; "
-                "set SPLIT to one with targets: 'validation' is read from EVAL_FILE"
+                f"MODE='score' scores targets, but split {dataset.split!r} of {task.name} has "
+                "none; expected a split with targets. Set SPLIT to one, such as 'validation', "
+                "which is read from EVAL_FILE."
             )
 
 
@@ -149,18 +157,18 @@ def _check_settings(path: epath.Path, settings: settings_lib.Settings) -> None:
     """Raises ValueError where answers in a file are of other inputs: two kinds must not be in one."""
     if not (path.exists() or _partial(path).exists()):
         return
-    advice = "delete it, or set another INFER_OUTPUT_DIR"
+    advice = "Delete it, or set another INFER_OUTPUT_DIR."
     kept = settings_lib.read_file(_record(path)).get("settings")
     if kept is None:
         raise ValueError(
-            f"{path} has no record {_record(path).name} of what its answers were made of, such as a file of an "
-            f"earlier version of this package; {advice}"
+            f"{path} has no record {_record(path).name} of its inputs, for example because an "
+            f"earlier version wrote it; expected a record, to compare the inputs. {advice}"
         )
     if lines := settings_lib.differences(kept, settings):
         raise ValueError(
-            f"{path} has answers of other inputs (old -> new):\n  "
+            f"{path} has predictions of other inputs (old -> new):\n  "
             + "\n  ".join(lines)
-            + f"\n{advice}"
+            + f"\nExpected the same inputs. {advice}"
         )
 
 
@@ -208,7 +216,7 @@ def _answer(
             os.fsync(out.fileno())
     partial.replace(path)
     counter.report(task.name, task.lengths.targets)
-    logging.info("%d answers: %s", total, path)
+    logging.info("Wrote %d predictions to %s.", total, path)
 
 
 def _keep_whole(partial: epath.Path, window: int) -> int:

@@ -35,7 +35,7 @@ class TruncationCounter:
         known = f" (the longest target has {longest_target})" if longest_target else ""
         if self.truncated:
             logging.warning(
-                "%s: %d of %d predictions are cut off: they reach the maximum length, %s = %d "
-                "tokens, without an end token. Increase it if longer predictions are expected%s.",
+                "%s: %d of %d predictions are truncated: they reach the maximum length, %s = %d "
+                "tokens, without an end token. Increase it if you expect longer predictions%s.",
                 name, self.truncated, self.total, setting, max_length, known,
             )  # fmt: skip

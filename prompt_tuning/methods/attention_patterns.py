@@ -31,13 +31,18 @@ class AttentionPattern:
     def __post_init__(self):
         if isinstance(self.allowed, str):
             raise ValueError(
-                f"PROMPT_ATTENTION is the string {self.allowed!r}; expected a list of {KNOWN}"
+                f"PROMPT_ATTENTION is the string {self.allowed!r}; expected a list of names from "
+                f"{KNOWN}. Set PROMPT_ATTENTION to a list."
             )
         if unknown := sorted(set(self.allowed) - set(KNOWN)):
-            raise ValueError(f"PROMPT_ATTENTION has unknown types {unknown}; known: {KNOWN}")
+            raise ValueError(
+                f"PROMPT_ATTENTION has {unknown}; expected names from {KNOWN}. Correct "
+                "PROMPT_ATTENTION."
+            )
         if {PROMPT_PROMPT, CAUSAL} <= set(self.allowed):
             raise ValueError(
-                f"PROMPT_ATTENTION has {PROMPT_PROMPT!r} and {CAUSAL!r}; keep one of the two"
+                f"PROMPT_ATTENTION has {PROMPT_PROMPT!r} and {CAUSAL!r}; expected only one of "
+                "them. Remove the other."
             )
         # From gin a list comes; a frozen set hashes, and is not the caller's.
         object.__setattr__(self, "allowed", frozenset(self.allowed) | {INPUT_PROMPT})

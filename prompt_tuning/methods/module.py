@@ -53,8 +53,8 @@ def check_length(length: int) -> None:
     """Raises ValueError where `length` is no P."""
     if not isinstance(length, int) or length < 1:
         raise ValueError(
-            f"PROMPT_LENGTH is {length!r}; expected a whole number, at least 1; a method without "
-            "soft tokens has its own gin file, such as prompts/ia3.gin"
+            f"PROMPT_LENGTH is {length!r}; expected an integer of at least 1. Set PROMPT_LENGTH, "
+            "or include the gin file of a method without soft tokens, such as prompts/ia3.gin."
         )
 
 

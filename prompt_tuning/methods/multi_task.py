@@ -44,19 +44,29 @@ class MultiTaskPrompt(nn.Module):
 
     def __post_init__(self):
         if self.mode not in MODES:
-            raise ValueError(f"MULTI_TASK_MODE is {self.mode!r}; expected one of {MODES}")
+            raise ValueError(
+                f"MULTI_TASK_MODE is {self.mode!r}; expected one of {MODES}. Set MULTI_TASK_MODE "
+                "to one of them."
+            )
         if not isinstance(self.num_tasks, int) or self.num_tasks < 1:
-            raise ValueError(f"NUM_TASKS is {self.num_tasks!r}; expected at least 1")
+            raise ValueError(
+                f"NUM_TASKS is {self.num_tasks!r}; expected at least 1. Set NUM_TASKS to the "
+                "number of tasks."
+            )
         module.check_length(self.length)
         own = self.task_length
         if self.mode == "concatenate" and not (isinstance(own, int) and 0 < own < self.length):
             raise ValueError(
-                f"TASK_PROMPT_LENGTH is {own!r}; expected a part of the PROMPT_LENGTH {self.length} "
-                "tokens, so that some are the task's and some are shared"
+                f"TASK_PROMPT_LENGTH is {own!r}; expected at least 1 and less than "
+                f"PROMPT_LENGTH={self.length}, because the remaining tokens are shared. Set "
+                "TASK_PROMPT_LENGTH to such a number."
             )
         own = self.task_features
         if self.mode == "concatenate_features" and not (isinstance(own, int) and own > 0):
-            raise ValueError(f"TASK_PROMPT_FEATURES is {own!r}; expected a part of EMBED_DIM")
+            raise ValueError(
+                f"TASK_PROMPT_FEATURES is {own!r}; expected at least 1 and less than EMBED_DIM. "
+                "Set it to such a number."
+            )
         super().__post_init__()
 
     @nn.compact
@@ -93,7 +103,8 @@ class MultiTaskPrompt(nn.Module):
     def _concatenate_features(self, width: int) -> Float[Array, "N P D"]:
         if self.task_features >= width:
             raise ValueError(
-                f"TASK_PROMPT_FEATURES is {self.task_features}; expected a part of EMBED_DIM {width}"
+                f"TASK_PROMPT_FEATURES is {self.task_features}; expected less than "
+                f"EMBED_DIM={width}. Set it to such a number."
             )
         own = self._of_tasks(self.initializer, self.length, self.task_features)
         shared = self._shared(self.length, width - self.task_features)

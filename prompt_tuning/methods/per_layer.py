@@ -35,7 +35,8 @@ class LayerPrompt(module.Prompt):
     def __post_init__(self):
         if self.combine not in (REPLACE, ADD):
             raise ValueError(
-                f"PER_LAYER_COMBINE is {self.combine!r}; expected {REPLACE!r} or {ADD!r}"
+                f"PER_LAYER_COMBINE is {self.combine!r}; expected {REPLACE!r} or {ADD!r}. Set it "
+                "to one of them."
             )
         super().__post_init__()
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from prompt_tuning import annotations
+
 
 @dataclasses.dataclass(frozen=True)
 class Wayward:
@@ -19,7 +21,7 @@ class Wayward:
     """
 
     ids: Sequence[int]
-    gamma: float = 0.01
+    gamma: annotations.NonNegativeFloat = 0.01
 
     def __call__(self, params: Mapping[str, Any]) -> Float[Array, ""]:
         """The penalty of a model's parameters; its gradient is the prompt's alone.
@@ -31,15 +33,15 @@ class Wayward:
         prompt = params["encoder"]["prompt"]["prompt"]
         if len(self.ids) != len(prompt):
             raise ValueError(
-                f"TASK_STRING has {len(self.ids)} pieces, the prompt {len(prompt)} tokens; leave "
-                "PROMPT_LENGTH to prompts/wayward.gin"
+                f"TASK_STRING has {len(self.ids)} tokens, but the prompt has {len(prompt)}; "
+                "expected the same number. Do not set PROMPT_LENGTH: prompts/wayward.gin sets it."
             )
         embedding = jax.lax.stop_gradient(params["token_embedder"]["embedding"])
         if prompt.shape[1] != embedding.shape[1]:
             raise ValueError(
-                f"the prompt is {prompt.shape}, the embedding {embedding.shape}; a wayward prompt is "
-                "compared with whole vectors: set MULTI_TASK_MODE to another than "
-                "'concatenate_features'"
+                f"the prompt has shape {prompt.shape} and the embedding {embedding.shape}; "
+                "expected the same width for a wayward prompt. Set MULTI_TASK_MODE to another "
+                "value than 'concatenate_features'."
             )
         text = jnp.take(embedding, jnp.array(self.ids), axis=0).astype(jnp.float32)
         return self.gamma * jnp.mean(jnp.sum((prompt - text) ** 2, axis=-1))

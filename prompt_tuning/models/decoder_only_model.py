@@ -41,18 +41,18 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
         if given:
             files = " and ".join(f"prompts/{OF_ENCODERS[name]}.gin" for name in given)
             raise ValueError(
-                f"{' and '.join(name.upper() for name in given)} given to a decoder-only model; "
-                f"expected none, which acts where there is an encoder: leave out {files}"
+                f"{' and '.join(name.upper() for name in given)} set for a decoder-only model; "
+                f"expected none, because these methods need an encoder. Remove {files}."
             )
         if self.label_loss is not None:
             raise ValueError(
-                "LABEL_LOSS given to a decoder-only model; expected none, as its labels are scored for "
-                "answers only: leave out optimizers/perceptron.gin"
+                "LABEL_LOSS set for a decoder-only model; expected none, because the loss needs "
+                "an encoder-decoder. Remove optimizers/perceptron.gin."
             )
         if self.config.relative_attention_per_layer:
             raise ValueError(
-                "relative_attention_per_layer is True of a decoder-only model; expected False: its "
-                "layers share a bias, as T5X's do"
+                "relative_attention_per_layer=True for a decoder-only model; expected False, "
+                "because its layers share one bias as in T5X. Set it to False."
             )
 
     @property
@@ -76,8 +76,8 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
         """
         if given := sorted(batch.keys() & {"encoder_positions", "decoder_positions"}):
             raise ValueError(
-                f"a batch of a decoder-only model has {given}; expected none: its tokens stand behind "
-                "each other"
+                f"a batch of a decoder-only model has {given}; expected none, because its tokens "
+                "have consecutive positions. Remove them from the batch."
             )
         return self.module.apply(
             {"params": params},

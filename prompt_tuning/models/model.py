@@ -173,7 +173,10 @@ class EncoderDecoderModel:
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """As `loss`; "correct" and "tokens" count rows."""
         if "encoder_segment_ids" in batch:
-            raise ValueError("labels are scored a row each; set PACK = False with LABEL_LOSS")
+            raise ValueError(
+                "PACK=True does not work with LABEL_LOSS, which needs one example per row. Set "
+                "PACK=False."
+            )
         ids, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
         logits = self._label_logits(params, ids, label_loss.padded(), dropout_rng)
         losses_B, correct_B, rows_B = label_loss(logits, targets)

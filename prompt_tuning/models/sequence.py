@@ -66,8 +66,8 @@ def join(
     """
     if (input_segment_ids is None) != (target_segment_ids is None):
         raise ValueError(
-            "there are segment ids of inputs or of targets; expected both or neither: a target "
-            "follows the inputs of its segment"
+            "only one of input_segment_ids and target_segment_ids is set; expected "
+            "both or neither, because a target follows the inputs of its segment"
         )
     if input_segment_ids is None:
         input_segment_ids = (inputs > 0).astype(jnp.int32)

@@ -69,8 +69,8 @@ class Model:
         counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
         if checkpoint is not None and huggingface.is_checkpoint(epath.Path(checkpoint)):
             raise ValueError(
-                f"INITIAL_CHECKPOINT_PATH {checkpoint} is in Hugging Face's format, which T5X does not "
-                "read; expected a folder checkpoint_<step>: `prompt-tuning export` writes one"
+                f"INITIAL_CHECKPOINT_PATH {checkpoint} is in Hugging Face's format; expected "
+                "T5X's, a folder checkpoint_<step>. Convert it with `prompt-tuning export`."
             )
         self.model, self.vocabulary, self.checkpoint = model, vocabulary, checkpoint
         self._start, self._seed = prompt_initializer, seed

@@ -102,7 +102,7 @@ def _take_steps(
                 log.restart()
             if saves and hold.came:
                 logging.warning(
-                    "interrupted; step %d is saved in %s: the same command goes on from there",
+                    "Interrupted: step %d is saved in %s, and the same command resumes from it.",
                     done, run.model_dir,
                 )  # fmt: skip
                 raise hold.came

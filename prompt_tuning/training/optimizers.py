@@ -16,11 +16,11 @@ LEAST_RATE = 1e-8
 
 def learning_rate_schedule(
     factors: str = "constant",
-    base_learning_rate: annotations.NonNegativeFloat = 0.3,
-    warmup_steps: int = 1000,
+    base_learning_rate: annotations.PositiveFloat = 0.3,
+    warmup_steps: annotations.NonNegativeInt = 1000,
     decay_factor: annotations.NonNegativeFloat = 0.5,
-    steps_per_decay: int = 20_000,
-    steps_per_cycle: int = 100_000,
+    steps_per_decay: annotations.NonNegativeInt = 20_000,
+    steps_per_cycle: annotations.NonNegativeInt = 100_000,
     step_offset: int = 0,
     min_learning_rate: annotations.NonNegativeFloat = LEAST_RATE,
 ) -> Schedule:
@@ -63,8 +63,8 @@ def learning_rate_schedule(
     names = [name.strip() for name in factors.split("*")]
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
-            f"LEARNING_RATE_FACTORS is {factors!r}, of which {unknown} are unknown; expected names "
-            f"of {sorted(known)} joined by '*'"
+            f"LEARNING_RATE_FACTORS is {factors!r}, with unknown factors {unknown}; expected names from "
+            f"{sorted(known)}, joined by '*'. Correct or remove the unknown factors."
         )
     divisors = {"decay_every": ("STEPS_PER_DECAY", steps_per_decay)}
     divisors |= {"cosine_decay": ("STEPS_PER_CYCLE", steps_per_cycle)}
@@ -74,8 +74,8 @@ def learning_rate_schedule(
         setting, steps = divisors.get(name, ("", 1))
         if steps < 1:
             raise ValueError(
-                f"{setting} is {steps}; expected at least 1, by which {name!r} of "
-                f"LEARNING_RATE_FACTORS divides; set {setting}, or other factors"
+                f"{setting} is {steps}; expected at least 1, because {name!r} of LEARNING_RATE_FACTORS "
+                f"divides by it. Set {setting}, or remove {name!r} from LEARNING_RATE_FACTORS."
             )
 
     def schedule(step: Array) -> Array:
@@ -90,7 +90,7 @@ def learning_rate_schedule(
 
 
 def adafactor(
-    learning_rate: annotations.NonNegativeFloat | Schedule,
+    learning_rate: annotations.PositiveFloat | Schedule,
     *,
     start_step: int = 0,
     decay_rate: annotations.PositiveFloat = 0.8,

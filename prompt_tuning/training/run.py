@@ -57,9 +57,9 @@ class Schedule:
     def __post_init__(self):
         if self.train_steps is None and self.train_steps_relative is None:
             raise ValueError(
-                "TRAIN_STEPS and TRAIN_STEPS_RELATIVE are both None; expected one of them. Set "
-                "TRAIN_STEPS_RELATIVE to the number of steps to train, or TRAIN_STEPS to the absolute "
-                "last step"
+                "TRAIN_STEPS and TRAIN_STEPS_RELATIVE are not set; expected one of them. Set "
+                "TRAIN_STEPS_RELATIVE to the number of steps to train, or TRAIN_STEPS to the "
+                "absolute last step."
             )
         most, relative = counts.MAX_STEP, self.train_steps_relative
         counts.check("TRAIN_STEPS", self.train_steps, 0, most, none="TRAIN_STEPS_RELATIVE")
@@ -86,8 +86,8 @@ class Schedule:
         first = self._start(checkpoint_step)
         if self.train_steps <= first:
             raise ValueError(
-                f"TRAIN_STEPS is {self.train_steps}, not beyond the starting step {first}; it is absolute: "
-                f"set {first} + the number of steps to train"
+                f"TRAIN_STEPS={self.train_steps} is not greater than the starting step {first} "
+                f"(TRAIN_STEPS is absolute). Add {first} to it, or set TRAIN_STEPS_RELATIVE instead."
             )
         return first
 
@@ -95,8 +95,8 @@ class Schedule:
         first = self.start_step if self.start_step is not None else checkpoint_step
         if first is None:
             raise ValueError(
-                "the checkpoint does not say its step; set START_STEP (1_100_000 for LM-adapted "
-                "T5 1.1, 1_000_000 for T5 1.1): the optimizer's decay depends on it"
+                "the checkpoint does not contain its step, on which the optimizer's decay depends; expected "
+                "START_STEP. Set it: 1_100_000 for LM-adapted T5 1.1, 1_000_000 for T5 1.1."
             )
         return first
 
@@ -187,6 +187,11 @@ class Run:
         """Whether an evaluation is due now: nothing is done yet, or the run was stopped within one."""
         return self.evaluates_at(self.step) and self.evaluated_step != self.step
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to be trained or evaluated."""
+        return self.step == self.schedule.train_steps and not self.owes_evaluation
+
     def _is_due(self, step: int, period: int) -> bool:
         return (step - self.first_step) % period == 0 or step == self.schedule.train_steps
 
@@ -246,14 +251,14 @@ class Run:
                 logging.info("%s", self._describe_start())
                 break
             except train_state.DamagedError as error:
-                logging.warning("%s; looking for the state before", error)
+                logging.warning("%s Trying the previous state.", error)
                 damaged.append(str(error))
         else:
             if damaged:
                 raise ValueError(
-                    f"MODEL_DIR {self.model_dir} holds a run, and no state of it can be read:\n  "
+                    f"MODEL_DIR {self.model_dir} holds a run, but none of its states can be read:\n  "
                     + "\n  ".join(damaged)
-                    + "\nremove these folders to begin again, or set another MODEL_DIR"
+                    + "\nExpected a readable state. Remove these folders, or set another MODEL_DIR."
                 )
         # A process that could read another state than the others ends here.
         atomic.wait_for_writer(f"begin at step {self.step} in {self.model_dir}")
@@ -272,15 +277,15 @@ class Run:
         # Versions that recorded no settings had another identity of the base model.
         if "settings" in kept and kept["digest"] != self.digest() and not changed:
             raise ValueError(
-                f"MODEL_DIR {self.model_dir} holds a run with another base model or other trainable "
-                "parameters; set another MODEL_DIR, or the INITIAL_CHECKPOINT_PATH, PROMPT_LENGTH and "
-                "TRAINABLE of that run"
+                f"MODEL_DIR {self.model_dir} holds a run with another base model or other "
+                "trainable parameters; expected the same. Set another MODEL_DIR, or the "
+                "INITIAL_CHECKPOINT_PATH, PROMPT_LENGTH and TRAINABLE of that run."
             )
         if latest > self.schedule.train_steps:
             raise ValueError(
-                f"TRAIN_STEPS is {self.schedule.train_steps}, but the run in MODEL_DIR "
-                f"{self.model_dir} is at step {latest} already; set TRAIN_STEPS beyond it, "
-                f"TRAIN_STEPS_RELATIVE beyond {latest - kept['first_step']}, or another MODEL_DIR"
+                f"TRAIN_STEPS is {self.schedule.train_steps}, less than step {latest}, which the "
+                f"run in MODEL_DIR {self.model_dir} has reached. Set TRAIN_STEPS above {latest} or "
+                f"TRAIN_STEPS_RELATIVE above {latest - kept['first_step']} to continue it, or another MODEL_DIR."
             )
         tree, _ = train_state.restore(
             self.model_dir, latest, params_lib.shapes(self.state._asdict())
@@ -296,16 +301,15 @@ class Run:
         self.metrics, self.evaluated_step = kept["metrics"], kept["evaluated_step"]
         self.unlogged, self.skipped = kept["unlogged"], kept["skipped"]
         self._saved_step = latest
-        if changed and latest < self.schedule.train_steps:
-            # Earlier metrics may be of other data: the prompt is evaluated again.
+        if changed and latest < self.schedule.train_steps:  # Earlier metrics may be of other data.
             self.best, self.evaluated_step = best_evaluation.BestEvaluation(), None
 
     def _describe_start(self) -> str:
-        if self.step < self.schedule.train_steps or self.owes_evaluation:
+        if not self.is_complete:
             return f"Resuming from step {self.step} in {self.model_dir}."
         return (
-            f"The run in {self.model_dir} is complete: it is at step {self.step}, and nothing is trained. "
-            "Set TRAIN_STEPS beyond it to continue."
+            f"The run in {self.model_dir} is complete at step {self.step}; nothing is trained. To "
+            f"continue it, set TRAIN_STEPS above {self.step}."
         )
 
     def save(self, unlogged: Sequence[Mapping[str, float]] = ()) -> None:
@@ -378,12 +382,12 @@ def failing(folders: Sequence[epath.PathLike]) -> Iterator[None]:
     except OSError as error:
         last = {str(each): train_state.latest_step(each) for each in folders}
         left = ", ".join(
-            f"no state in {folder}" if step is None else f"the state of step {step} in {folder}"
+            f"{folder} has no state" if step is None else f"{folder} has the state of step {step}"
             for folder, step in last.items()
         )
         raise OSError(
-            f"training stopped: {error}\nthere is {left}; when this is mended, as by making room in "
-            "MODEL_DIR, the same command goes on from there"
+            f"training stopped: {error}\n{left}. Expected a writable MODEL_DIR with enough free space. "
+            "Fix the cause and start the same command again: it resumes from there."
         ) from error
 
 
@@ -392,6 +396,5 @@ def _check_dtypes(trainable: Tree) -> None:
     for path, leaf in params_lib.flatten(trainable).items():
         if leaf.dtype != jnp.float32:
             raise ValueError(
-                f"{path} is {leaf.dtype} and is to be trained; WEIGHTS_DTYPE is for what is "
-                "frozen: set it to 'float32', or TRAINABLE to the prompt"
+                f"{path} is {leaf.dtype}; expected float32 to be trained. Set WEIGHTS_DTYPE='float32'."
             )

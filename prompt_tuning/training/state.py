@@ -121,7 +121,7 @@ def load_model(
     if model.penalty is not None:
         jax.eval_shape(model.penalty, nn.unbox(boxed))
     if checkpoint is None:
-        logging.info("random weights: no INITIAL_CHECKPOINT_PATH")
+        logging.info("Initializing random weights, because INITIAL_CHECKPOINT_PATH is not set.")
         # Each device makes its part only.
         params = jax.jit(model.init, out_shardings=where)(jax.random.key(seed))
         step = 0
@@ -173,8 +173,9 @@ def warn_of_another_base(start: Start | None, checkpoint: str | None, digest: st
     if getattr(start, "base_model_digest", None) not in (None, digest):
         # No error: a prompt may be tried with a model that is nearly the same.
         logging.warning(
-            "the card of PROMPT_FILE names another base model than INITIAL_CHECKPOINT_PATH %s; "
-            "if it is not the same model, answers will be wrong",
+            "PROMPT_FILE was trained with another base model than INITIAL_CHECKPOINT_PATH %s, by "
+            "its card. Predictions will be wrong unless the models are equal: set the base model "
+            "of the prompt.",
             checkpoint,
         )
 
@@ -199,9 +200,9 @@ def added_to(
         return start.fit(shapes)
     if isinstance(start, initializers.FromArray) and shapes.keys() != {model.PROMPT_PATH}:
         raise ValueError(
-            f"{start.setting} holds one prompt; what the model adds to its base is "
-            f"{list(shapes) or 'nothing'}; give the gin file of the method that the file was trained "
-            "with (prompts/…), and no other"
+            f"{start.setting} holds a single prompt, but the model's adapter parameters are "
+            f"{list(shapes) or 'none'}; expected the same. Set the gin file of the method that the "
+            "file was trained with (prompts/…), and no other."
         )
     values = {}
     if shapes.keys() - {model.PROMPT_PATH}:

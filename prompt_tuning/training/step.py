@@ -171,6 +171,7 @@ def check_batch(size: int, num_microbatches: int, mesh: Mesh) -> None:
     counts.check("NUM_MICROBATCHES", num_microbatches, 1, none="1")
     if size % num_microbatches:
         raise ValueError(
-            f"NUM_MICROBATCHES is {num_microbatches}; expected a divisor of BATCH_SIZE {size}"
+            f"NUM_MICROBATCHES is {num_microbatches}; expected a divisor of BATCH_SIZE={size}. Set "
+            "NUM_MICROBATCHES to one."
         )
     partitioning.check_batch_size(size // num_microbatches, mesh, "BATCH_SIZE / NUM_MICROBATCHES")

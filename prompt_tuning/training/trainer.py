@@ -34,6 +34,7 @@ from prompt_tuning.training import (
     writer_lock,
 )
 from prompt_tuning.training import run as run_lib
+from prompt_tuning.training import seeds as seeds_lib
 from prompt_tuning.training import settings as settings_lib
 from prompt_tuning.training import step as step_lib
 
@@ -93,11 +94,13 @@ def train(
     """
     # What can be wrong with the settings is looked at before the weights are read.
     reporting.check_folder(model_dir, "MODEL_DIR")
-    seeds = _seeds(seed)
+    folders = seeds_lib.folders(seed, model_dir)
+    seeds = [*folders]
+    params_lib.check_trainable(trainable)
     counts.check("EVAL_STEPS", eval_steps, 0)
     counts.check("EVALUATOR_NUM_EXAMPLES", eval_examples, 1, none="all")
     counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
-    num_microbatches = num_microbatches or 1
+    num_microbatches = 1 if num_microbatches is None else num_microbatches
     mesh = partitioning.make_mesh(num_partitions)
     step_lib.check_batch(train_dataset.batch_size, num_microbatches, mesh)
     rows = num_microbatches * mesh.shape[partitioning.DATA]
@@ -106,9 +109,6 @@ def train(
     partitioning.check_batch_size(eval_size, mesh)
     schedule = schedule.settled(0 if checkpoint is None else base_model.read_step(checkpoint))
     _tell_rate(learning_rate, schedule)
-    folders = {own: epath.Path(model_dir) / f"seed_{own}" for own in seeds}
-    if isinstance(seed, int):
-        folders = {seed: epath.Path(model_dir)}
     files = settings_lib.data_files(train_dataset, eval_dataset)
     with fingerprints.unchanged(files):
         settings = settings_lib.read(
@@ -164,7 +164,8 @@ def train(
         )
         run.resume()
         _check_trained(run, vocabulary, several=not isinstance(seed, int))
-        reporting.start_folder(folder, config_text, "MODEL_DIR", run.step)
+        if not run.is_complete:
+            reporting.start_folder(folder, config_text, "MODEL_DIR", run.step)
         info = reporting.model_info(run.state.trainable, loaded.params)
         reporting.write_text(run.model_dir / "model-info.txt", info)
         validation = evaluator.Validation(
@@ -201,20 +202,6 @@ class Training(NamedTuple):
     seed: int | tuple[int, ...]
 
 
-def _seeds(seed: int | Sequence[int]) -> list[int]:
-    if not isinstance(seed, list | tuple):
-        counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
-        return [seed]
-    if not seed or len(set(seed)) < len(seed):
-        raise ValueError(
-            f"RANDOM_SEED is {seed!r}; expected a whole number, or several different ones: set "
-            "RANDOM_SEED to (0, 1, 2) to tune three prompts"
-        )
-    for each in seed:
-        counts.check("RANDOM_SEED", each, 0, counts.MAX_SEED)
-    return list(seed)
-
-
 def _check_trained(run: run_lib.Run, vocabulary: vocabularies.Vocabulary, *, several: bool) -> None:
     """Raises ValueError where weights are trained that could not be exported."""
     _tell_export(run)
@@ -222,13 +209,13 @@ def _check_trained(run: run_lib.Run, vocabulary: vocabularies.Vocabulary, *, sev
         return
     if several:
         raise ValueError(
-            "RANDOM_SEED names several seeds, with which prompts are tuned on the same weights, and "
-            "TRAINABLE names weights; set one RANDOM_SEED, or TRAINABLE to the prompt"
+            "RANDOM_SEED has several seeds, whose runs share the weights, but TRAINABLE includes "
+            "weights. Set a single RANDOM_SEED, or TRAINABLE to the prompt."
         )
     if jax.process_count() > 1:
         raise ValueError(
-            f"TRAINABLE names weights, which a single process exports, and there are "
-            f"{jax.process_count()}; set TRAINABLE to the prompt, or use one process"
+            f"TRAINABLE includes weights, but there are {jax.process_count()} processes; expected "
+            "one, which exports them. Set TRAINABLE to the prompt, or use one process."
         )
     if not _is_decoder_only(run.loaded.model):
         huggingface.check_vocabulary(vocabulary.path)
@@ -278,7 +265,7 @@ def evaluated(
     try:
         return pipeline.evaluation_tasks(dataset, vocabulary, limit, **settings)
     except pipeline.NoSplitError as error:
-        logging.warning("nothing is evaluated while training: %s", error)
+        logging.warning("Training without evaluation: %s", error)
         return []
 
 
@@ -299,9 +286,9 @@ def _check_labels(
     unlisted = [label for label, ids in of_labels.items() if listed and ids not in listed]
     if unlisted:
         raise ValueError(
-            f"{dataset.file or 'the training data'} has labels that LABELS does not have: "
-            f"{labels_lib.join_labels(unlisted)}; expected LABELS to name every target, as LABEL_LOSS "
-            "scores no other. Add them to LABELS, or correct the targets"
+            f"{dataset.file or 'the training data'} has labels that are not in LABELS: "
+            f"{labels_lib.join_labels(unlisted)}; expected every target in LABELS, because "
+            "LABEL_LOSS scores only these. Add them to LABELS, or correct the targets."
         )
     if dataset.file:  # Of other tasks only a sample is read.
         for task in tasks:
@@ -314,8 +301,8 @@ def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.Sche
     steps = jnp.asarray([first, (first + last) // 2, last])
     if learning_rate is not None and jnp.all(learning_rate(steps) <= optimizers.LEAST_RATE):
         logging.warning(
-            "the learning rate is %g from step %d to %d: nothing will be learnt; LEARNING_RATE_FACTORS "
-            "count from step 0, or from STEP_OFFSET: set it to %d",
+            "The learning rate is %g from step %d to %d, so the prompt does not change: "
+            "LEARNING_RATE_FACTORS count from STEP_OFFSET (default 0). Set STEP_OFFSET=%d.",
             learning_rate(steps[0]), first, last, first,
         )  # fmt: skip
 
@@ -324,8 +311,8 @@ def _tell_export(run: run_lib.Run) -> None:
     """Warns where what is trained together is kept apart."""
     if run.trains_weights and run.loaded.model.added:
         logging.warning(
-            "TRAINABLE names weights, and %s stands beside them: model_<step> is exported without, "
-            "and to use it you need PROMPT_FILE too; set PROMPT = None to tune the weights alone",
+            "TRAINABLE includes weights, and the model also has %s: model_<step> is exported "
+            "without these, and needs PROMPT_FILE. Set PROMPT=None to tune only the weights.",
             ", ".join(sorted(run.loaded.model.added)),
         )
 
@@ -333,13 +320,13 @@ def _tell_export(run: run_lib.Run) -> None:
 def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:
     if pack and model.label_loss is not None:
         raise ValueError(
-            "PACK is True, and LABEL_LOSS scores labels a row each; set PACK = False, or give "
-            "optimizers/perceptron.gin after runs/train.gin"
+            "PACK=True does not work with LABEL_LOSS, which needs one example per row. Set "
+            "PACK=False, or include optimizers/perceptron.gin after runs/train.gin."
         )
     if pack and model.loss_normalizing_factor == "NUM_TOTAL_TARGET_TOKENS":
         raise ValueError(
-            "LOSS_NORMALIZING_FACTOR 'NUM_TOTAL_TARGET_TOKENS' counts padding, of which packed rows "
-            "have little; set PACK = False, or 'NUM_REAL_TARGET_TOKENS'"
+            "LOSS_NORMALIZING_FACTOR='NUM_TOTAL_TARGET_TOKENS' counts padding tokens, of which "
+            "packed rows have few. Set PACK=False, or 'NUM_REAL_TARGET_TOKENS'."
         )
 
 
@@ -351,12 +338,12 @@ def _finish(run: run_lib.Run) -> dict[str, Any]:
         logging.warning("%s: %s", run.model_dir, text)
     if run.loaded.model.added:
         result["prompt_file"] = str(run.prompt_file(f"prompt_{run.step}"))
-        logging.info("prompt: %s", result["prompt_file"])
+        logging.info("Last prompt: %s", result["prompt_file"])
         if run.best.step is not None:
-            logging.info("best prompt: %s (step %d)", run.prompt_file("best"), run.best.step)
+            logging.info("Best prompt: %s (step %d)", run.prompt_file("best"), run.best.step)
     if run.trains_weights:
         result["model"] = _export(run)
-        logging.info("model: %s", result["model"])
+        logging.info("Model: %s", result["model"])
     return result
 
 
@@ -393,6 +380,6 @@ def _check_export(target: epath.Path, weights: Mapping[str, np.ndarray], run: ru
     exported = params_lib.flatten(base_model.load(target, params_lib.unflatten(shapes))[0])
     if any(not np.array_equal(exported[path], x) for path, x in weights.items()):
         raise ValueError(
-            f"{target} exists and holds other weights than the run at step {run.step}; expected no such "
-            "folder, or the export of this run: remove it and start the same command again"
+            f"{target} exists with other weights than the run at step {run.step}; expected a new "
+            "folder, or the export of this run. Remove it and start the same command again."
         )

@@ -76,7 +76,8 @@ def tune(
         text = f"# prompt_tuning.tune: {steps} steps of {learning_rate:g} from {first}\n"
         if settings is not None:
             text += "".join(f"# {name} = {value!r}\n" for name, value in settings.values.items())
-        reporting.start_folder(run.model_dir, text, "model_dir", run.step)
+        if not run.is_complete:
+            reporting.start_folder(run.model_dir, text, "model_dir", run.step)
         answerer = evaluator.Answerer(loaded)
         folder = os.path.join(run.model_dir, "inference_eval")
         nothing = evaluator.Validation(

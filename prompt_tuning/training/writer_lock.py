@@ -51,8 +51,8 @@ def held(model_dir: epath.PathLike) -> Iterator[None]:
             os.pwrite(descriptor, who.encode(), 0)
         except OSError as error:
             raise OSError(
-                f"cannot write to MODEL_DIR {folder}: {error}; set MODEL_DIR to a folder that you "
-                "may write to"
+                f"cannot write to MODEL_DIR {folder}: {error}. Expected a writable folder. Set "
+                "MODEL_DIR to one."
             ) from error
         yield
 
@@ -80,13 +80,16 @@ def _take(descriptor: int, folder: pathlib.Path) -> None:
     except BlockingIOError as error:
         who = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
         raise ValueError(
-            f"MODEL_DIR {folder} is in use: {who} is training there; wait for it or stop it, or "
-            "set another MODEL_DIR"
+            f"MODEL_DIR {folder} is in use: {who} is training there. Wait for it, stop it, or set "
+            "another MODEL_DIR."
         ) from error
     except OSError as error:
         if error.errno not in WITHOUT:
             raise
-        logging.warning("%s has no locks: see to it that nothing else trains there", folder)
+        logging.warning(
+            "%s is on a file system without locks: make sure that no other process trains there.",
+            folder,
+        )
 
 
 def _remove(made: Sequence[pathlib.Path]) -> None:

@@ -57,7 +57,7 @@ def test_table_of_the_paper(quick_shapes, tmp_path, capsys):
     [
         ("prompt tuning", {"prompt": module.Prompt(4)}),
         (
-            "a prompt a layer (soft words)",
+            "per-layer prompts (deep prompts)",
             {"prompt": module.Prompt(4), "layer_prompt": per_layer.LayerPrompt(4)},
         ),
         ("IA3", {"scaling": ia3.Scaling()}),

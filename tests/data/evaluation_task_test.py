@@ -164,7 +164,7 @@ def test_metrics_may_be_text_and_may_want_more_than_answers(vocabulary, caplog):
     found = task.metrics(["x", "y"], None, {"scores": [-1.0, -2.0]})
     assert found == {"sure": -1.5, "sample": "a sample", "plain": "text"}
     [message] = caplog.messages
-    assert "films: no number and no text, not told: picture" in message
+    assert "films: metrics that are neither numbers nor text are not reported: picture" in message
 
 
 def unknown(vocabulary, target, postprocess, metric, **features):
@@ -199,7 +199,8 @@ def test_a_split_without_answers_has_no_metrics(
 ):
     task = unknown(vocabulary, target, postprocess, metric, **features)
     assert task.metrics(["", "no"], None) == {}
-    assert caplog.messages == ["films: this split has no answers; no metrics"]
+    [message] = caplog.messages
+    assert message.startswith("films: no metrics, because the targets of this split are unknown")
 
 
 def test_metrics_of_a_split_with_an_answer(vocabulary):
@@ -254,7 +255,7 @@ def test_labels_that_the_vocabulary_cannot_write_are_restored(vocabulary, count,
         assert task.spell(encoded(vocabulary, label)) == label
     assert task.spell(np.array(vocabulary.encode("bad film"))) == "bad film"
     [message] = caplog.messages
-    assert "predictions are restored to the labels" in message and "'film_film' as" in message
+    assert "predictions are mapped back to the labels" in message and "'film_film' as" in message
     assert ("and 32 more" in message) == (count == 40)
     assert message.count("' as '") == min(count, 8)
 
@@ -290,8 +291,8 @@ def test_labels_that_are_not_listed_are_reported(vocabulary, caplog):
     task.warn_of_unlisted_labels(["good", "dull", "fine"], "LABELS", "they are never predicted")
     [message] = caplog.messages
     assert message == (
-        "films has labels that LABELS does not have, so they are never predicted: 'bad' "
-        "(2 examples). Add them there, or correct the targets."
+        "films has labels that are not in LABELS, so they are never predicted: 'bad' (2 examples). "
+        "Add them to LABELS, or correct the targets."
     )
     task.warn_of_unlisted_labels(["good", "bad", "dull"], "LABELS", "")
     task.warn_of_unlisted_labels([], "LABELS", "")

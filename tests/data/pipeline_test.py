@@ -77,6 +77,32 @@ def test_every_epoch_has_each_example_once_in_an_order_of_its_own(vocabulary, pa
         assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
+@dataclasses.dataclass
+class Registered(Opens):
+    """A source of a task with a name."""
+
+    name: str = "films"
+    allow_empty_targets: bool = False
+
+
+def test_a_registered_task_is_trained_with_targets_that_can_be_learned(vocabulary):
+    def train_on(labels, allowed=False):
+        source = Registered(make_task(labels=labels), allow_empty_targets=allowed)
+        settings = pipeline.DatasetConfig(source, LENGTHS, "train", 4)
+        return pipeline.TrainBatches(settings, vocabulary, SOFT)
+
+    half = len(TEXTS) // 2
+    expected = (
+        f"{half} of the first {len(TEXTS)} examples of films have an empty target; .*ALLOW_EMPTY"
+    )
+    for blank in ("", " "):
+        with pytest.raises(ValueError, match=expected):
+            train_on(("good", blank))
+        assert train_on(("good", blank), allowed=True).labels == {"good": len(TEXTS) - half}
+    with pytest.raises(ValueError, match=r"films: targets: .*\n.*'C\+\+' and 'C#' have the same"):
+        train_on(("C++", "C#"))
+
+
 def test_many_orders_are_read_beside_each_other(vocabulary):
     first = train(vocabulary, make_task(texts=TEXTS[:8]))
     orders, done = [first.with_seed(seed) for seed in range(15)], []
@@ -186,11 +212,13 @@ def test_rows_are_as_long_as_the_data_need(vocabulary, caplog, pack):
     if pack:
         # At most six examples a row, about.
         assert rows % 8 == 0 and rows < 48 and longest < length <= 6 * longest + 8
-        assert caplog.messages[-1].startswith(f"packing: 48 examples in {rows} rows of ")
+        assert caplog.messages[-1].startswith(f"Packing batches: 48 examples in {rows} rows of ")
     else:
         assert rows == 48 and longest <= length < longest + 8
         assert batch["decoder_target_tokens"].shape == (48, 8)
-        assert caplog.messages[-1] == "padding: 48 examples in 48 rows of 8, 16, 22 positions"
+        assert (
+            caplog.messages[-1] == "Padding batches: 48 examples in 48 rows of 8, 16, 22 positions."
+        )
     assert len(list(texts_of([batch], vocabulary))) == 48
 
 
@@ -227,7 +255,7 @@ def test_tasks_of_another_vocabulary_are_refused(vocabulary, kind):
     task = make_task(output_features=features.features(other))
     provider = task if kind == "task" else seqio.Mixture("one", [(task, 1.0)])
     for call in (lambda: train(vocabulary, provider), lambda: evaluate(vocabulary, provider)):
-        with pytest.raises(ValueError, match=r"task films tokenises .* set VOCABULARY_FILE"):
+        with pytest.raises(ValueError, match=r"task films tokenizes .* Set VOCABULARY_FILE"):
             call()
 
 
@@ -250,7 +278,8 @@ def test_a_task_of_a_mixture_may_lack_the_split(vocabulary):
     assert [task.name for task in evaluate(vocabulary, mixture)] == ["films"]
     next(train(vocabulary, mixture, split="validation"))
     with pytest.raises(
-        pipeline.NoSplitError, match=r"both has no split 'test'; it has \['train', 'validation'\]"
+        pipeline.NoSplitError,
+        match=r"both has no split 'test'; expected one of \['train', 'validation'\]",
     ):
         evaluate(vocabulary, mixture, split="test")
 
@@ -276,7 +305,7 @@ def test_a_label_that_is_cut_is_an_error(vocabulary, mixed, opens):
     if mixed:
         provider = seqio.Mixture("both", [(make_task("songs"), 1.0), (provider, 1.0)])
     call, longest = globals()[opens], 1 + len(vocabulary.encode(LONG_LABELS[1]))
-    part = rf"5 of the first 10 labels of films .*TASK_FEATURE_LENGTHS.* set at least {longest}"
+    part = rf"5 of the first 10 labels of films .*TASK_FEATURE_LENGTHS.* to at least {longest}"
     with pytest.raises(ValueError, match=part):
         call(vocabulary, provider)
     room = {"inputs": 20, "targets": longest}
@@ -331,7 +360,7 @@ def test_no_example_is_an_error(vocabulary, opens):
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, None])
 def test_batch_size_is_a_positive_number(size):
-    with pytest.raises(ValueError, match=f"BATCH_SIZE is {size}; expected a positive number"):
+    with pytest.raises(ValueError, match=f"BATCH_SIZE is {size}; expected a positive integer"):
         config(None, batch_size=size)
 
 
@@ -374,7 +403,7 @@ def test_another_task_than_the_source_has(vocabulary):
     assert asked.name == "none"
     other = dataclasses.replace(asked, mixture_or_task_name="glue_sst2_v200_exmaples")
     assert other.name == "glue_sst2_v200_exmaples"
-    with pytest.raises(ValueError, match="nearest: glue_sst2_v200_examples"):
+    with pytest.raises(ValueError, match="Did you mean: glue_sst2_v200_examples"):
         pipeline.evaluation_tasks(other, vocabulary)
 
 

@@ -144,9 +144,9 @@ def test_microbatches_are_those_of_the_step(on_mesh, monkeypatch):
             3,
             "BATCH_SIZE / NUM_MICROBATCHES is 3; expected a multiple of the 2 data-parallel shards",
         ),
-        ("batch_size", 0, "BATCH_SIZE is 0; expected a positive number"),
-        ("task_feature_lengths", None, "TASK_FEATURE_LENGTHS is None; expected positive numbers"),
-        ("num_microbatches", 3, "NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE 8"),
+        ("batch_size", 0, "BATCH_SIZE is 0; expected a positive integer"),
+        ("task_feature_lengths", None, "TASK_FEATURE_LENGTHS is None; expected positive integers"),
+        ("num_microbatches", 3, "NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE=8"),
     ],
 )
 def test_a_step_that_cannot_be_is_refused(on_mesh, setting, value, message):

@@ -80,7 +80,7 @@ def test_the_first_is_held_back_and_the_second_acts(command, caplog, send, raise
         assert not hold.stops_at(1)
         send()
         assert hold.stops_at(2) and hold.came is raised
-        assert "a second signal stops at once" in caplog.text
+        assert "A second signal stops at once" in caplog.text
         with pytest.raises(KeyboardInterrupt) as caught:
             send()
         assert caught.type is raised

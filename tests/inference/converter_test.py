@@ -160,9 +160,7 @@ def test_what_is_written_is_what_peft_writes(peft_adapter, convert, tmp_path, ba
 def test_an_output_of_another_kind_is_told(peft_adapter, convert, tmp_path, base, name):
     adapter = peft_adapter(base, name)
     for suffix in {".npy", ".npz", ""} - {SUFFIXES[base, name]}:
-        with pytest.raises(
-            ValueError, match=r"OUTPUT is '.*'; expected .*: PROMPT_FILE .* adapter"
-        ):
+        with pytest.raises(ValueError, match=r"OUTPUT is '.*'; expected .* for the .* Set OUTPUT"):
             convert(adapter.base.config, adapter.folder, f"out{suffix}")
     assert not list(tmp_path.glob("out*"))
 
@@ -177,7 +175,9 @@ def prompt_file(tmp_path, width=8, **card):
 
 def test_what_peft_has_no_place_for_is_told(convert, tmp_path):
     file = prompt_file(tmp_path, place="suffix")
-    with pytest.raises(ValueError, match=r"stands at 'suffix' .*expected 'prefix'.*PROMPT_PLACE"):
+    with pytest.raises(
+        ValueError, match=r"has the place 'suffix' .*expected 'prefix'.*PROMPT_PLACE"
+    ):
         convert(CONFIG, file, "out")
     leaves = {
         "encoder/prompt/prompt": np.ones((4, 8)),
@@ -185,7 +185,7 @@ def test_what_peft_has_no_place_for_is_told(convert, tmp_path):
     }
     prompt_files.save_leaves(tmp_path / "p.npz", leaves, {"length": 4})
     with pytest.raises(
-        ValueError, match=r"(?s)surplus: encoder/layers_1/prompt.*here PEFT has IA3 and prefix"
+        ValueError, match=r"(?s)surplus: encoder/layers_1/prompt.*PEFT supports .* IA3 and prefix"
     ):
         layered = model_lib.EncoderDecoderModel(
             CONFIG, module.Prompt(4), layer_prompt=per_layer.LayerPrompt(4)
@@ -204,10 +204,10 @@ def test_what_peft_has_no_place_for_is_told(convert, tmp_path):
 def test_what_does_not_belong_together_is_told(peft_adapter, convert, saved, tmp_path):
     adapter = peft_adapter(GATED, "prompt")
     with pytest.raises(
-        ValueError, match=r"vectors of 24 numbers; expected 8, the width of the model"
+        ValueError, match=r"vectors of width 24; expected 8, the width of the model"
     ):
         convert(CONFIG, adapter.folder, "out.npy")
-    with pytest.raises(ValueError, match=r"vectors of 24 numbers; expected 8"):
+    with pytest.raises(ValueError, match=r"vectors of width 24; expected 8"):
         convert(CONFIG, prompt_file(tmp_path, 24), "out")
     for name, output in (("ia3", "out.npz"), ("lora", "out")):
         other = peft_adapter(GATED, name)
@@ -219,9 +219,7 @@ def test_what_does_not_belong_together_is_told(peft_adapter, convert, saved, tmp
             )
             weights = jax.jit(model_lib.EncoderDecoderModel(config).init)(jax.random.key(0))
             checkpoint = saved(other.base._replace(params=weights, config=config))
-            with pytest.raises(
-                ValueError, match=r"adapter_model.safetensors holds base_model|holds 'base"
-            ):
+            with pytest.raises(ValueError, match=r"adapter_model.safetensors contains 'base"):
                 convert(config, other.folder, output, checkpoint=checkpoint)
             base_model.epath.Path(checkpoint).rmtree()
     assert not list(tmp_path.glob("out*"))
@@ -230,10 +228,10 @@ def test_what_does_not_belong_together_is_told(peft_adapter, convert, saved, tmp
 def test_a_lora_needs_its_base_and_a_step(peft_adapter, convert, saved, tmp_path, monkeypatch):
     adapter = peft_adapter(GATED, "lora")
     config, checkpoint = adapter.base.config, saved(adapter.base)
-    with pytest.raises(ValueError, match=r"INITIAL_CHECKPOINT_PATH is None.*set INITIAL_CHECK"):
+    with pytest.raises(ValueError, match=r"INITIAL_CHECKPOINT_PATH is not set.*Set INITIAL_CHECK"):
         convert(config, adapter.folder, "out")
     monkeypatch.setattr(base_model, "read_step", lambda path: None)
-    with pytest.raises(ValueError, match=r"START_STEP is None.*set START_STEP"):
+    with pytest.raises(ValueError, match=r"START_STEP is not set.*Set START_STEP"):
         convert(config, adapter.folder, "out", checkpoint=checkpoint)
     assert not (tmp_path / "out").exists()
     found = convert(config, adapter.folder, "out", checkpoint=checkpoint, start_step=11)

@@ -149,7 +149,7 @@ def test_answers_are_written_beside_their_inputs(vocabulary, tmp_path):
 def test_warns_where_every_answer_is_the_same(vocabulary, caplog, answers, rows, warns):
     task = task_of(vocabulary, rows)
     evaluator.evaluate_tasks(FixedAnswers(*answers), None, [task], 2)
-    assert ("films: every answer is 'bad' (3 examples)" in caplog.text) == warns
+    assert ("films: every prediction is 'bad' (3 examples)" in caplog.text) == warns
     assert bool(caplog.records) == warns
 
 
@@ -226,9 +226,9 @@ def evaluate(tiny, tiny_job, tmp_path):
         batch_size=8,
     )
 
-    def run(paths=(), config_text="A = 1\n", **settings):
+    def run(paths=(), config_text="A = 1\n", decoder=tiny.model.decoder, **settings):
         return evaluator.evaluate(
-            model=tiny.model,
+            model=dataclasses.replace(tiny.model, decoder=decoder),
             vocabulary=tiny.vocabulary,
             checkpoint=tiny.checkpoint,
             prompt_initializer=initializers.SampledVocabulary(),
@@ -253,7 +253,7 @@ def test_evaluate_writes_metrics_and_answers(evaluate, tiny_job, tmp_path, capsy
     assert ["\t".join(list(answer.values())[:2]) for answer in answers] == rows
     assert (tmp_path / "out" / "config.gin").read_text() == "A = 1\n"
     shown = capsys.readouterr().out
-    assert "1000" in shown and "always the most common answer: 60.00 %" in shown
+    assert "1000" in shown and "majority class: 60.00 %" in shown
     assert (folder / "eval").is_dir()
 
 
@@ -305,6 +305,49 @@ def test_several_prompts_are_evaluated_once(evaluate, read_once, tmp_path, monke
     assert asked == [2.0, 9.0, 4.0] and len(read_lines(metrics)) == 3
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"labels": {None: ["Good_One", "bad"]}},
+        {"decoder": decoding.LabelRanking(("Good_One", "bad"))},
+    ],
+    ids=["card", "LABELS"],
+)
+def test_labels_are_restored(evaluate, read_once, tmp_path, monkeypatch, settings):
+    """The vocabulary has neither capitals nor "_"."""
+    answering(monkeypatch, read_once)
+    ids = np.array(read_once.vocabulary.encode("Good_One"))
+
+    def answers(self, params, task, batch_size):
+        return [task.spell(ids)] * len(task.examples), None, {}
+
+    monkeypatch.setattr(evaluator.Answerer, "answers", answers)
+    evaluate(**settings)
+    written = read_lines(tmp_path / "out/inference_eval/eval-001000.jsonl")
+    assert {line["prediction"] for line in written} == {"Good_One"}
+
+
+def test_prompts_with_other_labels_are_evaluated_again(evaluate, read_once, tmp_path, monkeypatch):
+    asked = answering(monkeypatch, read_once)
+    paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5)]
+    for path in paths:
+        prompt_files.save(path, np.ones((4, 16)), {})
+    for label, count in (("good", 2), ("good", 2), ("Good", 4)):
+        evaluate(paths, labels={None: [label, "bad"]})
+        assert len(asked) == count
+
+
+def test_an_evaluation_below_the_majority_is_reported(
+    evaluate, read_once, tmp_path, monkeypatch, caplog
+):
+    answering(monkeypatch, read_once)
+    paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5)]
+    for path, right in zip(paths, (2, 4), strict=True):
+        prompt_files.save(path, np.full((4, 16), right), {})
+    evaluate(paths)
+    assert "eval: accuracy 40.00 % is not above 60.00 %" in caplog.text
+
+
 def test_an_evaluation_that_was_stopped_goes_on(evaluate, read_once, tmp_path, monkeypatch):
     paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5, 7)]
     for path in paths:
@@ -335,7 +378,7 @@ def test_prompts_of_one_step_are_not_told_apart(evaluate, tmp_path):
     paths = [tmp_path / name for name in ("a.npy", "b.npy")]
     for path in paths:
         prompt_files.save(path, np.ones((4, 16)), {"step": 3})
-    with pytest.raises(ValueError, match=r"PROMPT_FILE names prompts of the steps \[3, 3\]"):
+    with pytest.raises(ValueError, match=r"PROMPT_FILE matches prompts of the steps \[3, 3\]"):
         evaluate(paths)
     assert not (tmp_path / "out").exists()
 
@@ -348,14 +391,14 @@ def test_each_of_several_prompts_is_of_the_same_place_and_base(
         prompt_files.save(path, np.ones((4, 16)), {"place": place, "base_model_digest": base})
     with monkeypatch.context() as patch:
         patch.setattr(evaluator.state, "load_model", None)  # nothing is loaded
-        with pytest.raises(ValueError, match="PROMPT_FILE names prompts of different places"):
+        with pytest.raises(ValueError, match="PROMPT_FILE lists prompts with different places"):
             evaluate(paths)
     prompt_files.save(
         paths[1], np.ones((4, 16)), {"place": "prefix", "base_model_digest": "another"}
     )
     answering(monkeypatch, read_once)
     evaluate(paths)
-    assert caplog.text.count("names another base model") == 1
+    assert caplog.text.count("trained with another base model") == 1
 
 
 def test_a_label_ranking_answers_with_labels_only(loaded):

@@ -82,9 +82,9 @@ def test_a_prompt_that_does_not_see_the_input_is_the_same_for_all(deep, examples
 @pytest.mark.parametrize(
     ("allowed", "message"),
     [
-        (["input->output"], r"unknown types \['input->output'\]; known: .*prompt->input"),
+        (["input->output"], r"has \['input->output'\]; expected names from .*prompt->input"),
         ("input->input", "is the string 'input->input'; expected a list"),
-        (["prompt->prompt", "prompt->prompt;causal"], "keep one of the two"),
+        (["prompt->prompt", "prompt->prompt;causal"], "expected only one of them"),
     ],
 )
 def test_what_is_no_pattern(allowed, message):

@@ -49,7 +49,7 @@ def test_an_id_beyond_the_table_gives_no_row_of_it():
 
 @pytest.mark.parametrize("length", [0, -1, 2.5, "4"])
 def test_a_length_that_is_none(length):
-    with pytest.raises(ValueError, match=f"PROMPT_LENGTH is {length!r}; expected a whole number"):
+    with pytest.raises(ValueError, match=f"PROMPT_LENGTH is {length!r}; expected an integer"):
         module.Prompt(length)
 
 

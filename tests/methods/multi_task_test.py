@@ -98,7 +98,7 @@ def test_gradient_reaches_the_shared_half_and_the_tasks_that_are_there(mode):
         ({"num_tasks": 0}, "NUM_TASKS is 0; expected at least 1"),
         ({"num_tasks": "2"}, "NUM_TASKS is '2'"),
         ({"length": 0}, "PROMPT_LENGTH is 0; expected"),
-        ({"mode": "concatenate", "task_length": 4}, "TASK_PROMPT_LENGTH is 4; .* PROMPT_LENGTH 4"),
+        ({"mode": "concatenate", "task_length": 4}, "TASK_PROMPT_LENGTH is 4; .* PROMPT_LENGTH=4"),
         ({"mode": "concatenate"}, "TASK_PROMPT_LENGTH is None"),
         ({"mode": "concatenate_features"}, "TASK_PROMPT_FEATURES is None"),
     ],
@@ -111,7 +111,7 @@ def test_settings_that_fit_nothing(settings, part):
 def test_features_of_the_task_are_a_part_of_the_width():
     prompt = multi_task.MultiTaskPrompt(4, 2, "concatenate_features", task_features=D)
     with pytest.raises(
-        ValueError, match="TASK_PROMPT_FEATURES is 2; expected a part of EMBED_DIM 2"
+        ValueError, match="TASK_PROMPT_FEATURES is 2; expected less than EMBED_DIM=2"
     ):
         prompt.init(jax.random.key(0), jnp.zeros((1, 2), int), jnp.zeros((1, 2, D)))
 

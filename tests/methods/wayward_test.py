@@ -39,7 +39,7 @@ def test_a_table_of_bfloat16(rng):
 
 def test_a_text_as_long_as_the_prompt(tiny):
     model = dataclasses.replace(tiny.model, penalty=wayward.Wayward(IDS[:3]))
-    part = "TASK_STRING has 3 pieces, the prompt 4 tokens; leave PROMPT_LENGTH"
+    part = "TASK_STRING has 3 tokens, but the prompt has 4; .* PROMPT_LENGTH"
     with pytest.raises(ValueError, match=part):
         state.load_model(model, tiny.vocabulary, checkpoint=tiny.checkpoint)
 
@@ -47,7 +47,7 @@ def test_a_text_as_long_as_the_prompt(tiny):
 def test_a_part_of_each_vector(tiny):
     prompt = multi_task.MultiTaskPrompt(4, 2, "concatenate_features", task_features=6)
     model = dataclasses.replace(tiny.model, prompt=prompt, penalty=wayward.Wayward(IDS))
-    part = r"the prompt is \(4, 10\), the embedding \(256, 16\); .* set MULTI_TASK_MODE"
+    part = r"the prompt has shape \(4, 10\) and the embedding \(256, 16\); .* Set MULTI_TASK_MODE"
     with pytest.raises(ValueError, match=part):
         state.load_model(model, tiny.vocabulary, checkpoint=tiny.checkpoint)
 

@@ -68,7 +68,9 @@ def test_packed_examples_are_joined_one_by_one():
 def test_segments_of_one_side():
     inputs, targets, *segments = (np.array(x, np.int32) for x in PACKED)
     for given in ((segments[0], None), (None, segments[1])):
-        with pytest.raises(ValueError, match="of inputs or of targets; expected both or neither"):
+        with pytest.raises(
+            ValueError, match=r"only one of input_segment_ids and .*; expected both or neither"
+        ):
             sequence.join(inputs, targets, *given, vocab_size=V)
 
 

@@ -140,7 +140,7 @@ def test_a_schedule_has_a_least_rate():
 
 
 def test_unknown_schedule_factor_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"\['cosine'\] are unknown.*linear_warmup"):
+    with pytest.raises(ValueError, match=r"unknown factors \['cosine'\].*linear_warmup"):
         optimizers.learning_rate_schedule("constant * cosine")
 
 

@@ -46,7 +46,7 @@ def test_initializer_sees_the_embedding_and_the_vocabulary(tiny):
 def test_a_prompt_of_another_base_is_told(tiny, caplog, known, warns):
     digest = load(tiny).digest if known == "its own" else known
     load(tiny, prompt_initializer=initializers.FromArray(PROMPT, digest))
-    assert ("names another base model" in caplog.text) == warns
+    assert ("trained with another base model" in caplog.text) == warns
 
 
 def test_prompt_follows_the_seed(tiny):
@@ -93,9 +93,11 @@ def test_random_weights_need_no_checkpoint(tiny):
 
 def test_what_does_not_fit_is_seen_before_the_weights_are_read(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(base_model, "load", lambda *_: pytest.fail("the weights were read"))
-    with pytest.raises(ValueError, match="CLASS_LABELS has 5 labels, the prompt only 4 tokens"):
+    with pytest.raises(
+        ValueError, match="CLASS_LABELS has 5 labels, but the prompt has only 4 tokens"
+    ):
         load(tiny, prompt_initializer=initializers.ClassLabels(list("abcde")))
-    with pytest.raises(ValueError, match="they do not belong together; set VOCABULARY_FILE"):
+    with pytest.raises(ValueError, match=r"at most 383 more\. Set VOCABULARY_FILE"):
         load(tiny._replace(vocabulary=dataclasses.replace(tiny.vocabulary, extra_ids=300)))
     with pytest.raises(ValueError, match="NUM_PARTITIONS is 3"):
         load(tiny, num_partitions=3)
@@ -158,7 +160,7 @@ def test_all_that_a_method_adds_comes_from_a_file(tiny, shifted):
 @pytest.mark.parametrize(
     ("initializer", "parts"),
     [
-        (initializers.FromArray(PROMPT), ["PROMPT_FILE holds one prompt", SHIFT]),
+        (initializers.FromArray(PROMPT), ["PROMPT_FILE holds a single prompt", SHIFT]),
         (
             initializers.FromLeaves({module.PATH: PROMPT}),
             [f"missing: {SHIFT}", "gin file of the method"],
@@ -176,5 +178,5 @@ def test_a_file_of_another_method_is_refused(tiny, shifted, monkeypatch, initial
 
 def test_a_prompt_for_a_model_without_one_is_refused(tiny):
     plain = tiny._replace(model=dataclasses.replace(tiny.model, prompt=None))
-    with pytest.raises(ValueError, match="adds to its base is nothing; give the gin file"):
+    with pytest.raises(ValueError, match=r"adapter parameters are none; .* Set the gin file"):
         load(plain, prompt_initializer=initializers.FromArray(PROMPT))

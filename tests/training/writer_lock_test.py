@@ -82,7 +82,7 @@ def test_a_file_system_without_locks_refuses_nothing(tmp_path, monkeypatch, capl
 
     monkeypatch.setattr(writer_lock.fcntl, "flock", without)
     with writer_lock.held(tmp_path), writer_lock.held(tmp_path):
-        assert "has no locks: see to it that nothing else trains there" in caplog.text
+        assert "without locks: make sure that no other process trains there" in caplog.text
 
 
 def test_an_address_has_no_locks(monkeypatch):
@@ -93,12 +93,12 @@ def test_an_address_has_no_locks(monkeypatch):
 
 def test_a_folder_that_cannot_be_written_names_its_setting(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"cannot write to MODEL_DIR .*file.*set MODEL_DIR"):
+    with pytest.raises(OSError, match=r"cannot write to MODEL_DIR .*file.*Set MODEL_DIR"):
         writer_lock.held(tmp_path / "file").__enter__()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_others_of_a_run_hold_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_lock.whole, "is_writer", lambda: False)
+    monkeypatch.setattr(writer_lock.atomic, "is_writer", lambda: False)
     with writer_lock.held(tmp_path / "run"):
         assert not (tmp_path / "run").exists()

@@ -46,14 +46,15 @@ def read(path: epath.PathLike, model: config_lib.T5Config) -> dict[str, Float[np
     wanted = model.num_heads, model.num_heads * size
     if (heads, width) != wanted or layers < model.num_decoder_layers:
         raise ValueError(
-            f"PROMPT_FILE {path} is a prefix of {layers} layers with {heads} heads and width {width}; "
-            f"expected at least {model.num_decoder_layers} with {model.num_heads} and {model.num_heads * size}, "
-            "those of the decoder: set the gin file of its model"
+            f"PROMPT_FILE {path} is a prefix for {layers} layers with {heads} heads and width "
+            f"{width}; expected at least {model.num_decoder_layers} layers with {model.num_heads} "
+            f"heads and width {model.num_heads * size}, as the decoder has. Set the gin file of "
+            "the adapter's base model."
         )
     if stacks != 2:
         raise ValueError(
-            f"{path}/{peft.CONFIG} has num_transformer_submodules {stacks}; expected 2, as PEFT answers "
-            "with no other prefix of a T5: train it with PEFT's default"
+            f"{path}/{peft.CONFIG} has num_transformer_submodules {stacks}; expected 2, the only "
+            "value with which PEFT generates with a T5. Train the prefix with PEFT's default."
         )
     with peft.opened(path) as tensors:
         tensors.check_names({peft.TABLE})

@@ -45,5 +45,5 @@ def make_assembler(
     longest = bucketing.draw_batches(sizes[:, 0], size).max(axis=1)
     buckets = bucketing.Bucketing.choose(longest, room)
     lengths = ", ".join(map(str, buckets.inputs))
-    logging.info("padding: %d examples in %d rows of %s positions", size, size, lengths)
+    logging.info("Padding batches: %d examples in %d rows of %s positions.", size, size, lengths)
     return lambda examples: buckets.pad(fitted(examples), size)

@@ -34,8 +34,8 @@ class Lengths:
         known = isinstance(lengths, Mapping) and set(lengths) == {"inputs", "targets"}
         if not known or not all(isinstance(n, int) and n > 0 for n in lengths.values()):
             raise ValueError(
-                f"TASK_FEATURE_LENGTHS is {lengths!r}; expected positive numbers for exactly "
-                "'inputs' and 'targets', e.g. {'inputs': 512, 'targets': 8}"
+                f"TASK_FEATURE_LENGTHS is {lengths!r}; expected positive integers for exactly 'inputs' and "
+                "'targets'. Set e.g. TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 8}."
             )
         return cls(lengths["inputs"], lengths["targets"])
 

@@ -79,8 +79,8 @@ class Bucketing:
         targets = max(len(example["targets"]) for example in examples)
         if inputs > self.inputs[-1] or targets > self.targets:
             raise ValueError(
-                f"an example has {inputs} input tokens or {targets} target tokens; rows hold "
-                f"{self.inputs[-1]} and {self.targets} at most; trim it (TASK_FEATURE_LENGTHS)"
+                f"examples have up to {inputs} input and {targets} target tokens; expected at most "
+                f"{self.inputs[-1]} and {self.targets}. Trim them to TASK_FEATURE_LENGTHS."
             )
         length = next(length for length in self.inputs if inputs <= length)
         return batching.pad(examples, rows, length, self.targets)

@@ -119,7 +119,7 @@ class Packing:
         packing, lengths = best
         filled = batches[..., 0].sum() / (packing.rows * lengths.sum())
         logging.info(
-            "packing: %d examples in %d rows of %d to %d positions, about %d %% filled",
+            "Packing batches: %d examples in %d rows of %d to %d positions, about %d %% filled.",
             batch_size, packing.rows, lengths.min(), lengths.max(), 100 * filled,
         )  # fmt: skip
         return packing
@@ -129,8 +129,8 @@ class Packing:
             if need[0] <= shape[0] and need[1] <= shape[1]:
                 return shape
         raise ValueError(
-            f"a row needs {need[0]} input and {need[1]} target positions; the packing has at most "
-            f"{self.shapes[-1]}: there are more examples, or longer ones, than it was chosen for"
+            f"a row needs {need[0]} input and {need[1]} target positions; expected at most "
+            f"{self.shapes[-1]}: the packing was chosen for fewer or shorter examples"
         )
 
     def pack(self, examples: Sequence[batching.Example]) -> batching.Batch:

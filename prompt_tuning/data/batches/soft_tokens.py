@@ -41,18 +41,17 @@ class SoftTokens:
         if isinstance(self.place, str):
             known = self.place in PLACES
         else:
-            known = isinstance(self.place, Sequence) and all(
-                isinstance(number, int) and number >= 0 for number in self.place
-            )
+            known = isinstance(self.place, Sequence) and len(self.place) > 0
+            known = known and all(isinstance(each, int) and each >= 0 for each in self.place)
         if not known:
             raise ValueError(
-                f"PROMPT_PLACE is {self.place!r}; expected one of {PLACES}, or for each soft token "
-                "the number of the text's token that it stands before, e.g. (0, 0, 5)"
+                f"PROMPT_PLACE is {self.place!r}; expected one of {PLACES}, or for each soft token the index "
+                "of the input token that follows it. Set e.g. PROMPT_PLACE = 'prefix', or (0, 0, 5)."
             )
         if not isinstance(self.place, str) and len(self.place) != len(self):
             raise ValueError(
-                f"PROMPT_PLACE has {len(self.place)} numbers, the prompt {len(self)} tokens; expected "
-                f"one each: set PROMPT_LENGTH to {len(self.place)}, or other places"
+                f"PROMPT_PLACE has {len(self.place)} indices; expected one for each of the {len(self)} soft "
+                f"tokens. Set PROMPT_LENGTH to {len(self.place)}, or correct PROMPT_PLACE."
             )
 
     def __len__(self) -> int:
@@ -88,8 +87,8 @@ class SoftTokens:
         name = name.decode() if isinstance(name, bytes) else name
         if name not in self.names:
             raise ValueError(
-                f"an example names the prompt {name!r}; expected one of {list(self.names)}, the names "
-                "in PROMPT_FILE; set PROMPT_COLUMN to the column that names them"
+                f"an example has the prompt name {name!r}; expected one of {list(self.names)}, the names in "
+                "PROMPT_FILE. Set PROMPT_COLUMN to the column with these names."
             )
         return list(self.names).index(name)
 
@@ -98,10 +97,9 @@ class SoftTokens:
         first = int(inputs[0]) if len(inputs) else None
         if first is None or not 0 <= last - first < self.num_tasks:
             raise ValueError(
-                f"an input begins with token {first}; with NUM_TASKS = {self.num_tasks} expected one "
-                f"of the sentinels {last - self.num_tasks + 1} to {last}, which tell the task: read "
-                "tasks that begin with one (task_index_…), or, where the vocabulary has pieces for "
-                "sentinels (in one of bytes the text is bytes), set INPUT_TEMPLATE to "
-                "'<extra_id_0> …' for task 0; for a larger index set NUM_TASKS beyond it"
+                f"an input begins with token {first}; with NUM_TASKS = {self.num_tasks} expected one of the "
+                f"sentinels {last - self.num_tasks + 1} to {last}, which select the task. Use registered "
+                "tasks that begin with one (task_index_…), or begin INPUT_TEMPLATE with '<extra_id_0> ' for "
+                "task 0 (not possible with a vocabulary of bytes); for a larger index, increase NUM_TASKS."
             )
         return last - first

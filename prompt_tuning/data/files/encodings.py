@@ -19,8 +19,8 @@ _PACKED = (  # what other files begin with, and what to do with them
         "a ZIP archive, as .xlsx files are",
         "Save the table as 'CSV UTF-8', or unpack it",
     ),
-    (b"\x1f\x8b", "packed with gzip", "End its name in .gz, or unpack it with gunzip"),
-    (b"PAR1", "a Parquet table", "Save the table as CSV, with to_csv of pandas"),
+    (b"\x1f\x8b", "compressed with gzip", "Add .gz to its name, or decompress it with gunzip"),
+    (b"PAR1", "a Parquet table", "Save the table as CSV, e.g. with DataFrame.to_csv of pandas"),
 )
 # Most files that are not UTF-8 come from Windows; Latin-1 decodes any bytes.
 _CANDIDATES = ("cp1252", "latin-1")
@@ -54,8 +54,8 @@ def check_name(encoding: str) -> None:
         "".encode(encoding)
     except (LookupError, TypeError) as error:
         raise ValueError(
-            f"FILE_ENCODING is {encoding!r}, which is not a text encoding of Python. Set it to e.g. "
-            "'utf-8', 'cp1252', 'latin-1' or 'utf-16'."
+            f"FILE_ENCODING is {encoding!r}; expected a text encoding of Python. Set it to e.g. 'utf-8', "
+            "'cp1252', 'latin-1' or 'utf-16'."
         ) from error
 
 
@@ -78,8 +78,8 @@ def detect(head: bytes, encoding: str, place: str) -> TextCoding:
     if encoding == "utf-8" and len(head) > 1 and (head[0] == 0) != (head[1] == 0):
         wide = "utf-16-be" if head[0] == 0 else "utf-16-le"
         raise ValueError(
-            f"{place} begins with {head[:4]!r}, which is not UTF-8 text but UTF-16 without a byte "
-            f"order mark. Set FILE_ENCODING = '{wide}', or save the file as UTF-8."
+            f"{place} begins with {head[:4]!r}, as UTF-16 without a byte order mark does; expected UTF-8. "
+            f"Set FILE_ENCODING = '{wide}', or save the file as UTF-8."
         )
     text = head.decode(encoding, errors="ignore")
     first_break = re.search("\r\n?|\n", text)
@@ -96,10 +96,10 @@ def _warn_of_mismatch(head: bytes, encoding: str, place: str) -> None:
         start = head.rfind(b"\n", 0, first.start()) + 1
         line = head[max(start, first.start() - _EXCERPT) :].splitlines()[0][: 2 * _EXCERPT]
         logging.warning(
-            "%s: FILE_ENCODING = %r reads %r, and %s reads %r. If that is right, save the file as UTF-8 "
-            "with a byte order mark, or set FILE_ENCODING = %r if all files of the command have this "
-            "encoding.", place, encoding, line.decode(encoding, errors="replace"), likely[0],
-            line.decode(likely[0], errors="replace"), likely[0],
+            "%s: FILE_ENCODING = %r decodes to %r, but %s decodes to %r. If the latter is correct, save "
+            "the file as UTF-8 with a byte order mark, or set FILE_ENCODING = %r if all files of the command "
+            "have this encoding.", place, encoding, line.decode(encoding, errors="replace"),
+            likely[0], line.decode(likely[0], errors="replace"), likely[0],
         )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def _suggest(line: bytes, position: int, has_setting: bool) -> str:
         if not has_setting:
             fix = f"convert the file with `iconv -f {name} -t utf-8`"
         return (
-            f"In {name} it reads {excerpt!r}: if that is right, {fix}; otherwise use the "
+            f"Decoded as {name}, it reads {excerpt!r}. If that is correct, {fix}; otherwise use the "
             "encoding of the program that wrote the file, or save it as UTF-8."
         )
     raise AssertionError("latin-1 decodes any bytes")
@@ -169,13 +169,13 @@ def describe_error(error: UnicodeError, encoding: str, offset: int) -> str:
     """
     if not isinstance(error, UnicodeDecodeError):  # UTF-16 and UTF-32 where there is no mark
         return (
-            f"not {encoding} ({error}). Set FILE_ENCODING = 'utf-8', or one of a known byte order, "
+            f"not {encoding} ({error}). Set FILE_ENCODING = 'utf-8', or an encoding with a byte order, "
             "such as 'utf-16-le'."
         )
     position = offset - len(error.object) + error.start
     advice = _suggest(error.object, error.start, True)
     if encoding.startswith(("utf-16", "utf-32")):
-        advice = "Is the file incomplete? Copy it again, or save it as UTF-8."
+        advice = "The file may be incomplete: copy it again, or save it as UTF-8."
     return (
         f"not {encoding}: byte 0x{error.object[error.start]:02X} at offset {position:,} "
         f"({error.reason}). {advice}"

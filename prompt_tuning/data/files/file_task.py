@@ -22,7 +22,7 @@ from prompt_tuning.data.text import truncation
 
 # What to do about a column that is not in the file, by the setting that names it.
 _COLUMN_ADVICE = {
-    "INPUT_TEMPLATE": "Use these names, as they are written here, in INPUT_TEMPLATE.",
+    "INPUT_TEMPLATE": "Use exactly these names in INPUT_TEMPLATE.",
     "TEXT_FILES": "Rename the column of the documents to 'text'.",
 }
 
@@ -34,7 +34,7 @@ def read_text(path: str, setting: str) -> str:
     """
     file = epath.Path(path)
     if not file.exists():
-        raise FileNotFoundError(f"{setting} {path} does not exist")
+        raise FileNotFoundError(f"{setting} {path} does not exist. Correct the path.")
     data = file.read_bytes()
     if file.suffix == ".gz":
         try:
@@ -58,12 +58,16 @@ def find(patterns: Sequence[str], setting: str) -> list[str]:
     Raises ValueError where `patterns` is a string, FileNotFoundError where one matches no file.
     """
     if isinstance(patterns, str):
-        raise ValueError(f"{setting} is {patterns!r}; expected a list, [{patterns!r}]")
+        raise ValueError(
+            f"{setting} is {patterns!r}; expected a list. Set {setting} = [{patterns!r}]."
+        )
     paths: list[str] = []
     for pattern in map(epath.Path, patterns):
         matching = sorted(pattern.parent.glob(pattern.name))
         if not matching:
-            raise FileNotFoundError(f"{setting} {pattern} matches no file")
+            raise FileNotFoundError(
+                f"{setting} {pattern} matches no file. Correct the path or pattern."
+            )
         paths += map(str, matching)
     return paths
 
@@ -86,7 +90,7 @@ def column(row: tables.Row, name: str, place: str, setting: str) -> str:
     if name not in row:
         columns = list(row)
         raise ValueError(
-            f"{place}: no column {name!r}; it has {columns}. "
+            f"{place}: no column {name!r}; expected one of {columns}. "
             + _COLUMN_ADVICE.get(setting, f"Set {setting} to one of them.")
             + tables.separator_hint(columns)
         )
@@ -104,7 +108,7 @@ def _json_text(value: Any, name: str, place: str) -> str:
         kind = "a list" if isinstance(value, list) else "an object"
         raise ValueError(
             f"{place}: column {name!r} is {kind}, {json.dumps(value)[:60]}; expected text, a number, "
-            "true or false. Write its items as one text, or as columns of their own."
+            "true or false. Join its items to one text, or write one column per item."
         )
     return json.dumps(value)
 
@@ -189,7 +193,7 @@ def _label_finder(label_map: Mapping[Any, str] | None) -> Callable[[str, str], s
         if not value:
             return ""
         raise ValueError(
-            f"{place}: label {value!r} is not in LABEL_MAP, which has {list(labels)}. Add it to "
+            f"{place}: label {value!r} is not in LABEL_MAP; expected one of {list(labels)}. Add it to "
             "LABEL_MAP, or correct the row."
         )
 
@@ -217,23 +221,27 @@ def _parse_template(template: str, truncate_field: str | None) -> list[tuple[str
     try:
         fields = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise ValueError(f"INPUT_TEMPLATE {template!r}: {error}") from error
+        raise ValueError(
+            f"INPUT_TEMPLATE {template!r} is not a valid template ({error}); expected column names in "
+            "braces, such as 'sentence: {sentence}'. Double a brace that is text: '{{' or '}}'."
+        ) from error
     for _, name, format_spec, conversion in fields:
         if format_spec or conversion:
             raise ValueError(
-                f"INPUT_TEMPLATE {template!r} has a format after {name!r}; expected only names of columns in "
-                f"braces. Write {f'{{{name}}}'!r}, and rename a column whose name has ':' or '!'"
+                f"INPUT_TEMPLATE {template!r} has a format after {name!r}; expected only column names in "
+                f"braces. Write {f'{{{name}}}'!r}, and rename a column whose name has ':' or '!'."
             )
     pieces = [(literal, name) for literal, name, *_ in fields]
     names = [name for _, name in pieces if name]
     if not names:
         raise ValueError(
-            f"INPUT_TEMPLATE {template!r} names no column; expected e.g. 'sentence: {{sentence}}'"
+            f"INPUT_TEMPLATE {template!r} has no column; expected at least one column name in braces. Set "
+            "e.g. INPUT_TEMPLATE = 'sentence: {sentence}'."
         )
     if truncate_field is not None and truncate_field not in names:
         raise ValueError(
-            f"TRUNCATE_FIELD is {truncate_field!r}, which INPUT_TEMPLATE {template!r} does not have; "
-            f"set it to one of {names}"
+            f"TRUNCATE_FIELD is {truncate_field!r}; expected a field of INPUT_TEMPLATE {template!r}. Set it "
+            f"to one of {names}."
         )
     return pieces
 

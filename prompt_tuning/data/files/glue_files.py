@@ -130,8 +130,7 @@ def _label(value: str, classes: Sequence[str], place: str) -> float | int:
         return float(value)
     except ValueError as error:
         raise ValueError(
-            f"{originals.SETTING} {place}: label {value!r}; expected a number: is this the file of "
-            "another task?"
+            f"{originals.SETTING} {place}: label {value!r}; expected a number. {originals.FIX}"
         ) from error
 
 
@@ -151,8 +150,8 @@ def _tsv_rows(
     for row in reader:
         if not has_header and row["sentence"] is None:
             raise ValueError(
-                f"{originals.SETTING} {file}, line {reader.line_num}: expected 4 columns without a "
-                "header; is this the file of another task?"
+                f"{originals.SETTING} {file}, line {reader.line_num}: fewer than 4 columns; expected 4 "
+                f"columns and no header. {originals.FIX}"
             )
         whole = all(row[column] is not None for column in columns)
         yield row if whole and row.get(data_set.label) != "" else None
@@ -162,7 +161,9 @@ def _json_rows(file: epath.Path, data_set: DataSet) -> Iterator[dict[str, str]]:
     text = file_task.read_text(str(file), originals.SETTING)
     rows = json_text.parse(text, f"{originals.SETTING} {file}")
     if not isinstance(rows, Mapping):
-        raise ValueError(f"{originals.SETTING} {file}: {text[:40]}; expected a JSON object of rows")
+        raise ValueError(
+            f"{originals.SETTING} {file}: {text[:40]}; expected a JSON object of rows. {originals.FIX}"
+        )
     first, second = data_set.texts.values()
     for key, row in rows.items():
         originals.check_keys(row, ("text_a", "text_b", "label"), f"{file}, {key!r}")

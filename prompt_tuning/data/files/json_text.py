@@ -22,5 +22,7 @@ def parse(text: str | bytes, place: str, decode: Callable[[Any], Any] = json.loa
         if (b"\\ud" if isinstance(text, bytes) else "\\ud") in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
     except (RecursionError, ValueError) as error:
-        raise ValueError(f"{place}: not JSON ({error})") from error
+        raise ValueError(
+            f"{place}: not JSON ({error}). Correct it, or write the file again."
+        ) from error
     return value

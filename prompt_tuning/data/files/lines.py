@@ -67,7 +67,7 @@ def _open(path: str, setting: str) -> Iterator[tuple[Any, int | None]]:
     """(stream of bytes, how many a packed file may have)."""
     file = epath.Path(path)
     if not file.exists():
-        raise FileNotFoundError(f"{setting} {path} does not exist")
+        raise FileNotFoundError(f"{setting} {path} does not exist. Correct the path.")
     with file.open("rb") as packed:
         if file.suffix != ".gz":
             yield packed, None
@@ -101,21 +101,21 @@ def check_unpacked(size: int, limit: int) -> None:
     """Raises gzip.BadGzipFile where more than the limit has come out of a file."""
     if size > limit:
         raise gzip.BadGzipFile(
-            f"it holds over {LARGEST_RATIO} times its size; unpack it with gunzip"
+            f"it decompresses to over {LARGEST_RATIO} times its size; decompress it with gunzip"
         )
 
 
 def incomplete_gzip(place: str, error: Exception) -> ValueError:
     """The error for a .gz file that cannot be unpacked."""
     return ValueError(
-        f"{place} is not a complete gzip file: {error}. Copy the file again; if it is not packed, "
-        "take .gz off its name."
+        f"{place} is not a complete gzip file: {error}. Copy the file again; if it is not compressed, "
+        "remove .gz from its name."
     )
 
 
 def error_too_long(place: str, number: int) -> ValueError:
     """The error for a line, or a row of several lines, beyond LINE_LIMIT."""
     return ValueError(
-        f"{place}, line {number}: more than {LINE_LIMIT:,} bytes without an end; expected a row of "
-        "text: is a line break missing, or a quote open?"
+        f"{place}, line {number}: longer than {LINE_LIMIT:,} bytes; expected one row of text. Add a "
+        "missing line break, or close an open quotation mark."
     )

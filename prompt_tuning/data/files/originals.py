@@ -20,6 +20,8 @@ from prompt_tuning.data import in_memory
 from prompt_tuning.data.files import lazy, records, tables
 
 SETTING = "TASK_DATA_DIR"
+# The last sentence of a message about a file that another task may have.
+FIX = f"It may belong to another task: set {SETTING} to the folder of this task."
 Example = Mapping[str, Any]
 # From the folder and the split to its examples.
 Reader = Callable[[epath.Path, str], Iterable[Example]]
@@ -98,7 +100,10 @@ class Source(seqio.TfdsDataSource):
         except STRANGE as error:
             raise self._foreign(folder, split, error) from error
         if not examples:
-            raise ValueError(f"{SETTING} {folder} has no example of split {split!r} of {self.name}")
+            raise ValueError(
+                f"{SETTING} {folder} has no example of split {split!r} of {self.name}; expected at least "
+                f"one. {FIX}"
+            )
         if self._streams:
             return _stream(read, self._features), STREAM_SHUFFLE
         try:
@@ -109,8 +114,8 @@ class Source(seqio.TfdsDataSource):
 
     def _foreign(self, folder: epath.Path, split: str, error: Exception) -> ValueError:
         return ValueError(
-            f"{SETTING} {folder} has another kind of value than {self.name} in split {split!r} "
-            f"({error!r:.200}): is this the folder of another task? Set {SETTING} to the task's folder"
+            f"{SETTING} {folder}: split {split!r} does not have the values of {self.name} "
+            f"({error!r:.200}). {FIX}"
         )
 
     @property
@@ -139,9 +144,9 @@ class Source(seqio.TfdsDataSource):
         if folder.exists():
             return
         raise ValueError(
-            f"the TFDS data set {self.name} is not in {folder}; make it with: tfds build {self.name} "
-            f"--data_dir={root} and give --tfds_data_dir={root}, or set {SETTING} to a folder with "
-            "its original files"
+            f"the TFDS data set {self.name} does not exist in {folder}. Run `tfds build {self.name} "
+            f"--data_dir={root}` and pass --tfds_data_dir={root}, or set {SETTING} to a folder with its "
+            "original files."
         )
 
 
@@ -196,14 +201,15 @@ def in_folder(provider: seqio.Task | seqio.Mixture, folder: str):
     """
     if not epath.Path(folder).is_dir():
         raise FileNotFoundError(
-            f"{SETTING} {folder} is no folder; set it to the folder of the original files"
+            f"{SETTING} {folder} is not a folder; expected the folder of the original files. Correct the "
+            "path."
         )
     tasks = seqio.get_subtasks(provider)
     for task in tasks:
         if not isinstance(task.source, Source):
             raise ValueError(
-                f"{SETTING} is set, but task {task.name} reads {type(task.source).__name__}, not a "
-                f"data set with original files; leave {SETTING} unset"
+                f"{SETTING} is {folder!r}, but task {task.name} reads {type(task.source).__name__}, which "
+                f"has no original files. Remove {SETTING}."
             )
     moved = [task.replace(source=task.source.in_folder(folder)) for task in tasks]
     if not isinstance(provider, seqio.Mixture):
@@ -227,10 +233,10 @@ def find_file(folder: epath.Path, *names: str, inside: str = "") -> epath.Path:
         for file in (own / name, own / f"{name}.gz"):
             if file.exists():
                 return file
-    either = f", nor a folder {inside} with one" if inside and own == folder else ""
+    either = f", nor a folder {inside} with one of them" if inside and own == folder else ""
     raise FileNotFoundError(
-        f"{SETTING} {own} has none of {', '.join(names)}{either}; set it to the folder that holds "
-        "the data set's original files"
+        f"{SETTING} {own} has none of {', '.join(names)}{either}. Set {SETTING} to the folder that has "
+        "the original files of the data set."
     )
 
 
@@ -238,8 +244,7 @@ def check_keys(found: Collection[str], expected: Collection[str], place: str) ->
     """Raises ValueError where a row is that of another task."""
     if missing := [key for key in expected if key not in found]:
         raise ValueError(
-            f"{SETTING} {place}: no {', '.join(missing)}; it has {list(found)}, expected "
-            f"{list(expected)}: is this the file of another task? Set {SETTING} to the task's folder"
+            f"{SETTING} {place}: no {', '.join(missing)} in {list(found)}; expected {list(expected)}. {FIX}"
         )
 
 
@@ -247,8 +252,7 @@ def class_id(value: str, names: Sequence[str], place: str) -> int:
     """The number of a class that a file tells by its name. Raises ValueError for another's."""
     if value not in names:
         raise ValueError(
-            f"{SETTING} {place}: label {value!r}; expected one of {', '.join(names)}: is this the "
-            f"file of another task? Set {SETTING} to the task's folder"
+            f"{SETTING} {place}: label {value!r}; expected one of {', '.join(names)}. {FIX}"
         )
     return list(names).index(value)
 

@@ -35,7 +35,8 @@ def read_squad(folder: epath.Path, split: str) -> Iterator[Example]:
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{originals.SETTING} {file} is not SQuAD v1.1 ({error!r}); expected {{'data': "
-            "[{'paragraphs': [{'context', 'qas': [{'id', 'question', 'answers'}]}]}]}"
+            "[{'paragraphs': [{'context', 'qas': [{'id', 'question', 'answers'}]}]}]}. "
+            f"{originals.FIX}"
         ) from error
 
 
@@ -43,8 +44,8 @@ def _squad_example(asked: Mapping[str, Any], context: str, file: epath.Path) -> 
     texts = [answer["text"] for answer in asked["answers"]]
     if not texts:
         raise ValueError(
-            f"{originals.SETTING} {file}: question {asked['id']} has no answer; expected SQuAD v1.1, "
-            "is this v2.0?"
+            f"{originals.SETTING} {file}: question {asked['id']} has no answer, as in SQuAD v2.0; expected "
+            f"SQuAD v1.1. Set {originals.SETTING} to the folder of SQuAD v1.1."
         )
     return {
         "id": asked["id"],
@@ -79,7 +80,8 @@ def read_mrqa(folder: epath.Path, split: str, name: str) -> Iterator[Example]:
             originals.check_keys(asked, ("qid", "question", "answers"), place)
             if not asked["answers"]:
                 raise ValueError(
-                    f"{originals.SETTING} {place}: question {asked['qid']} has no answer"
+                    f"{originals.SETTING} {place}: question {asked['qid']} has no answer; expected at "
+                    "least one. Add an answer, or remove the question."
                 )
             yield {
                 "qid": asked["qid"],
@@ -95,17 +97,17 @@ def _check_header(row: tables.Row, name: str, split: str, file: epath.Path) -> N
     if not isinstance(header, Mapping) or "dataset" not in header:
         raise ValueError(
             f"{originals.SETTING} {file}, line 1: no header; expected "
-            f"{{'header': {{'dataset': '{name}', …}}}}, as the files of MRQA begin"
+            f"{{'header': {{'dataset': '{name}', …}}}}, as in the files of MRQA. {originals.FIX}"
         )
     found = re.sub(r"\W", "", str(header["dataset"])).lower()
     if not found.startswith(name.lower()):
         raise ValueError(
-            f"{originals.SETTING} {file} has the data set {header['dataset']}, the task {name}; set "
-            f"{originals.SETTING} to the folder of {name}, or another task"
+            f"{originals.SETTING} {file} has the data set {header['dataset']}; expected {name}. Set "
+            f"{originals.SETTING} to the folder of {name}, or choose another task."
         )
     of_file = header.get("split")
     if of_file is not None and (of_file == "train") != (split == "train"):
         raise ValueError(
             f"{originals.SETTING} {file} has the split {of_file!r} of {name}; expected "
-            f"{_PARTS[split]!r}; set {originals.SETTING} to a folder with train/ and dev/"
+            f"{_PARTS[split]!r}. Set {originals.SETTING} to a folder with train/ and dev/."
         )

@@ -77,9 +77,9 @@ def detect_quoting(rows: Iterable[bytes], place: str, first_line: int = 1) -> Qu
 def _broken(evidence: "_Evidence", number: int, place: str) -> Quoting:
     if evidence.header_is_quoted:
         raise ValueError(
-            f"{place}, line {number}: the quotation marks are not those of CSV, though the header is "
-            'quoted. Expected them around fields, and doubled ("") inside. Correct the row, or save '
-            "the file again as CSV (.csv) or JSON Lines (.jsonl)."
+            f"{place}, line {number}: quotation marks do not follow CSV, although the header is quoted; "
+            'expected them around fields, and doubled ("") inside fields. Correct the row, or save the '
+            "file again as CSV (.csv) or JSON Lines (.jsonl)."
         )
     return Quoting(False, number, evidence.has_doubled)
 

@@ -104,13 +104,16 @@ class _Content:
             self._file.write(data)
         except OSError as error:
             raise OSError(
-                f"{self._place} is copied to {tempfile.gettempdir()}, which failed: {error}; set "
-                "TMPDIR to a folder with room for it"
+                f"{self._place} cannot be copied to {tempfile.gettempdir()}: {error}. Set TMPDIR to a folder "
+                "with enough free space."
             ) from error
 
     def part(self, start: int, end: int) -> bytes:
         if self._now() != self._state:
-            raise OSError(f"{self._place} has changed while it was in use; start again")
+            raise OSError(
+                f"{self._place} has changed while it was in use; expected a file that no other process "
+                "writes to. Run the same command again."
+            )
         with self._lock:
             self._file.seek(start)
             return self._file.read(end - start)

@@ -53,15 +53,16 @@ class RowSummary:
         """
         if not self._rows:
             raise ValueError(
-                f"{self._place} has no row of data: all fields are empty; expected at least one"
+                f"{self._place} has no row of data, because all fields are empty; expected at least one. Add "
+                "rows, or correct the path."
             )
         missing = self._without_target
         if missing.count and not allow_empty_targets:
             raise ValueError(
                 f"{self._place}: column {self._target_column!r} (TARGET_COLUMN) is empty, null or NaN in "
                 f"{missing.count} of {self._rows} rows ({missing}); expected a target in each. Fill in "
-                "or delete these rows, or set ALLOW_EMPTY_TARGETS = True, which trains the model to "
-                "predict an empty text."
+                "or delete these rows, or set ALLOW_EMPTY_TARGETS = True to train the model to predict an "
+                "empty text."
             )
         skipped = f", {self._skipped.count} empty skipped ({self._skipped})"
         logging.info(
@@ -70,7 +71,8 @@ class RowSummary:
         )  # fmt: skip
         if self._without_inputs.count:
             logging.warning(
-                "%s: the fields of INPUT_TEMPLATE are empty in %d of %d rows (%s), which are kept",
+                "%s: the fields of INPUT_TEMPLATE are empty in %d of %d rows (%s), which are kept. Correct or "
+                "delete these rows.",
                 self._place, self._without_inputs.count, self._rows, self._without_inputs,
             )  # fmt: skip
 

@@ -204,8 +204,8 @@ def read_definite_pronouns(folder: epath.Path, split: str) -> Examples:
         place = f"{file}, line {start + 4}"
         if len(names) != 2:
             raise ValueError(
-                f"{originals.SETTING} {file}, line {start + 3}: {candidates!r}; expected two names: is "
-                "this the file of another task?"
+                f"{originals.SETTING} {file}, line {start + 3}: {candidates!r}; expected two names. "
+                f"{originals.FIX}"
             )
         yield {
             "sentence": sentence,

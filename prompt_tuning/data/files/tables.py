@@ -56,8 +56,8 @@ class Table:
             raise ValueError(
                 f"{self.place} {f'ends in {suffix!r}' if suffix else 'has no suffix'}; expected one of "
                 f"{', '.join(suffixes)}, or one of them with .gz. Save the table as one of them, "
-                "e.g. as 'CSV UTF-8' in Excel or with to_csv in pandas; lines of text become a .tsv with "
-                "a column's name as first line."
+                "e.g. as 'CSV UTF-8' in Excel or with to_csv in pandas; for lines of text, name the file .tsv "
+                "and add a column name as first line."
             )
         encodings.check_name(encoding or "utf-8")
         self._path, self._setting = path, setting
@@ -94,7 +94,9 @@ class Table:
             has_rows = has_rows or row is not None
             yield number, begin, start, row
         if not has_rows and not isinstance(self._format, _TextLines):
-            raise ValueError(f"{self.place} has no row of data; expected at least one")
+            raise ValueError(
+                f"{self.place} has no row of data; expected at least one. Add rows, or correct the path."
+            )
 
     def row(self, record: bytes, number: int) -> Row | None:
         """The row of these bytes, which begin at this line; None for a blank line."""
@@ -140,8 +142,8 @@ class Table:
             return None
         if len(values) != len(self._header):
             raise ValueError(
-                f"{self.place}, line {number}: {len(values)} fields; expected the "
-                f"{len(self._header)} of the header, {self._header}. {self._format.advice}"
+                f"{self.place}, line {number}: {len(values)} fields; expected "
+                f"{len(self._header)}, as in the header {self._header}. {self._format.advice}"
                 + separator_hint(self._header)
                 + self._row_name_hint(values)
             )
@@ -152,7 +154,7 @@ class Table:
         if len(values) != len(self._header or ()) + 1 or not values[0].isdecimal():
             return ""
         return (
-            f" If {values[0]!r} is the row's name, as write.table of R writes it, write the file with "
+            f" If {values[0]!r} is the row name of R's write.table, write the file again with "
             "row.names=FALSE."
         )
 
@@ -162,8 +164,8 @@ def separator_hint(columns: Iterable[str]) -> str:
     for separator in _SEPARATORS:
         if any(separator in column for column in columns):
             return (
-                f" If {separator!r}, which is in the header, separates the fields, name the file .csv "
-                f"and make its first line sep={separator}"
+                f" If the {separator!r} in the header separates fields, name the file .csv and insert the "
+                f"first line sep={separator}"
             )
     return ""
 
@@ -226,11 +228,14 @@ class _JsonLines:
             if not isinstance(error.__cause__, json.JSONDecodeError):
                 raise
             raise ValueError(
-                f"{error}; expected one JSON object per line. Write the file again with one object on "
-                "each line and nothing between them, as to_json(orient='records', lines=True) of pandas."
+                f"{place}: not JSON ({error.__cause__}); expected one JSON object per line. Write the file "
+                "again with one object on each line, e.g. with to_json(orient='records', lines=True) of pandas."
             ) from error
         if not isinstance(row, dict):
-            raise ValueError(f"{place}: {text[:40]}; expected a JSON object")
+            raise ValueError(
+                f"{place}: {text[:40]}; expected a JSON object. Write each row as "
+                '{"column": value, …} on one line.'
+            )
         return row
 
 
@@ -255,8 +260,8 @@ class _TabSeparated:
         self._decode, self._place, self._detect_quoting = decode, place, detect_quoting
         self._is_decided, self._quoted = False, None
         self.advice = (
-            "A tab or line break inside a field ends it; save the file as CSV (.csv), which quotes "
-            "such fields."
+            "A tab or line break inside a field splits it: save the file as CSV (.csv), where such fields "
+            "are quoted."
         )
 
     def split(self, of_file: Iterator[bytes]) -> Iterator[tuple[int, bytes, list[str]]]:
@@ -277,17 +282,17 @@ class _TabSeparated:
     def _decide(self) -> None:
         self._is_decided, detected = True, self._detect_quoting()
         if detected.is_quoted:
-            logging.info("%s: fields are quoted, and are read as those of CSV", self._place)
+            logging.info("%s: fields are quoted and are read as in CSV", self._place)
             self._quoted = _Quoted(self._decode, self._place, "\t")
         if detected.broken_line:
             self.advice = (
-                f"Fields are not read as quoted, as the quotation marks of line "
-                f"{detected.broken_line} are not those of CSV. {self.advice}"
+                "Quotation marks are read as text, because those of line "
+                f"{detected.broken_line} do not follow CSV. {self.advice}"
             )
         if detected.is_mixed:
             logging.warning(
-                "%s: quotation marks are kept as text, though fields are quoted as in CSV, as those "
-                "of line %d are not; if the file is a quoted one, save it as CSV (.csv)",
+                "%s: quotation marks are read as text, because those of line %d do not follow CSV. If the "
+                "fields of the file are quoted, save it as CSV (.csv).",
                 self._place, detected.broken_line,
             )  # fmt: skip
 
@@ -301,7 +306,7 @@ class _Quoted:
         """`decode` makes text of the bytes at a line."""
         self._decode, self._place, self._separator = decode, place, separator
         self._warns_of_spaces = True
-        self.advice = f"Quote fields that have {separator!r} or a line break inside."
+        self.advice = f"Quote fields that contain {separator!r} or a line break."
 
     def split(
         self, of_file: Iterable[bytes], start: int = 1
@@ -331,7 +336,7 @@ class _Quoted:
         except csv.Error as error:
             raise ValueError(
                 f"{self._place}, line {self._open_line(start, taken)}: not CSV ({error}). Close the "
-                'field that a quotation mark opens there, and double ("") each one that is text.'
+                'quoted field that begins there, and double ("") quotation marks that are text.'
             ) from error
 
     def _check_spaces(self, record: bytes, values: Sequence[str], number: int) -> None:
@@ -340,8 +345,8 @@ class _Quoted:
         if self._warns_of_spaces and pattern in record and any(v[:2] == ' "' for v in values):
             self._warns_of_spaces = False
             logging.warning(
-                "%s, line %d: a space between a separator and a quotation mark makes the mark a part of the "
-                "text. Expected fields without it, as in %r; delete the space where fields are quoted",
+                "%s, line %d: a space before a quotation mark makes the mark a part of the text; expected %r. "
+                "If the fields are quoted, delete the space.",
                 self._place, number, f'"a"{self._separator}"b"',
             )  # fmt: skip
 

@@ -36,7 +36,7 @@ def read_columns(
         file = originals.find_file(folder, *names)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error}, as rows with the columns {', '.join(columns)}"
+            f"{error} Their rows have the columns {', '.join(columns)}."
         ) from error
     for number, row in records.read_rows(str(file), originals.SETTING):
         place = f"{file}, line {number}"
@@ -68,7 +68,7 @@ def read_imdb(folder: epath.Path, part: str) -> list[Example]:
         ]
         if not found:
             raise FileNotFoundError(
-                f"{originals.SETTING} {folder} has no {part}/{name}/*.txt; set it to the folder aclImdb"
+                f"{originals.SETTING} {folder} has no {part}/{name}/*.txt. Set it to the folder aclImdb."
             )
         # A file's name is NUMBER_STARS.txt.
         reviews += [(int(file.name.partition("_")[0]), label, file) for file in found]
@@ -83,7 +83,7 @@ def read_c4(folder: epath.Path, split: str) -> Iterator[Example]:
     shards = sorted(folder.glob(f"c4-{split}*.json*"))
     if not shards:
         raise FileNotFoundError(
-            f"{originals.SETTING} {folder} has no c4-{split}*.json.gz; set it to a folder with shards of C4"
+            f"{originals.SETTING} {folder} has no c4-{split}*.json.gz. Set it to a folder with shards of C4."
         )
     for shard in shards:
         for number, line in enumerate(lines.read_lines(str(shard), originals.SETTING), start=1):
@@ -94,6 +94,7 @@ def read_c4(folder: epath.Path, split: str) -> Iterator[Example]:
             originals.check_keys(row, ("text",), place)
             if not isinstance(row["text"], str):
                 raise ValueError(
-                    f"{originals.SETTING} {place}: text is {row['text']!r:.80}; expected a string"
+                    f"{originals.SETTING} {place}: text is {row['text']!r:.80}; expected a string. "
+                    "Correct the row."
                 )
             yield {"text": row["text"]}

@@ -31,7 +31,10 @@ def read_documents(text_files: Sequence[str], encoding: str = "utf-8") -> in_mem
     paths = file_task.find(text_files, "TEXT_FILES")
     documents = lazy.chain([_documents(path, encoding) for path in paths])
     if not documents:
-        raise ValueError(f"TEXT_FILES {list(text_files)} hold no text")
+        raise ValueError(
+            f"TEXT_FILES {list(text_files)} have no text; expected at least one document. Add documents, or "
+            "correct the paths."
+        )
     splits = {
         "train": documents.without_every(VALIDATION_EVERY),
         "validation": documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY],
@@ -59,7 +62,9 @@ def text_task(
       vocabulary: the model's.
     """
     if objective not in OBJECTIVES:
-        raise ValueError(f"OBJECTIVES has {objective!r}; expected one of {', '.join(OBJECTIVES)}")
+        raise ValueError(
+            f"OBJECTIVES has {objective!r}; expected one of {', '.join(OBJECTIVES)}. Correct the name."
+        )
     return seqio.Task(
         objective,
         source=documents,

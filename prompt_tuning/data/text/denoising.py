@@ -103,8 +103,8 @@ def _room(sequence_length: Mapping[str, int]) -> int:
     room = min(sequence_length["inputs"], sequence_length["targets"]) - 1
     if room < 2:
         raise ValueError(
-            f"TASK_FEATURE_LENGTHS {dict(sequence_length)} has no room for a text; expected at least "
-            "{'inputs': 3, 'targets': 3}"
+            f"TASK_FEATURE_LENGTHS is {dict(sequence_length)}, too short for a text; expected at least "
+            "{'inputs': 3, 'targets': 3}. Set larger lengths."
         )
     return room
 

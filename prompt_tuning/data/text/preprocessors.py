@@ -70,14 +70,14 @@ def check_sentinels(vocabulary: seqio.Vocabulary, spans: int, length: int) -> No
     """Raises ValueError where a vocabulary has no sentinels for the spans of so many tokens."""
     if not _has_sentinels(vocabulary, spans):
         raise ValueError(
-            f"span corruption of {length} tokens needs the sentinels <extra_id_0> to "
-            f"<extra_id_{spans - 1}> at the vocabulary's end, which it lacks; set EXTRA_IDS, or a "
-            "shorter TASK_FEATURE_LENGTHS"
+            f"the vocabulary does not end with the sentinels <extra_id_0> to <extra_id_{spans - 1}>, which "
+            f"span corruption of {length} tokens requires. Set EXTRA_IDS = {spans} or more, or reduce "
+            "TASK_FEATURE_LENGTHS."
         )
 
 
 def _has_sentinels(vocabulary: seqio.Vocabulary, spans: int) -> bool:
-    if isinstance(vocabulary, seqio.ByteVocabulary):
+    if isinstance(vocabulary, seqio.ByteVocabulary) or getattr(vocabulary, "is_of_bytes", False):
         # ByT5 takes its last 100 bytes (Xue et al., 2022, section 3.1).
         return spans <= max(100, vocabulary.extra_ids)
     last = vocabulary.decode([sentinels_end(vocabulary) - spans]).strip()
@@ -100,8 +100,8 @@ def _longest_chunk(count, sequence_length: Mapping[str, int]) -> int:
 
     if not fits(2):
         raise ValueError(
-            f"TASK_FEATURE_LENGTHS {dict(sequence_length)} has no room for a corrupted span; "
-            "expected at least {'inputs': 3, 'targets': 3}"
+            f"TASK_FEATURE_LENGTHS is {dict(sequence_length)}, too short for a corrupted span; expected at "
+            "least {'inputs': 3, 'targets': 3}. Set larger lengths."
         )
     length = 2
     while fits(length + 1):
@@ -165,8 +165,8 @@ def prefix_lm(
     length = max(inputs, targets)
     if min(inputs, targets) < 1 or length < 2:
         raise ValueError(
-            f"TASK_FEATURE_LENGTHS {dict(sequence_length)} has no room for a prefix and the rest; "
-            "expected at least {'inputs': 3, 'targets': 2}"
+            f"TASK_FEATURE_LENGTHS is {dict(sequence_length)}, too short for a prefix and a target; "
+            "expected at least {'inputs': 3, 'targets': 2}. Set larger lengths."
         )
     eos_id = output_features["targets"].vocabulary.eos_id
     chunks = concatenate_and_chunk(dataset, length, eos_id)

@@ -31,9 +31,9 @@ def check_examples(
         where their texts are known.
       label_counts: {label: count} of the task; {} of free text.
       vocabulary: of the model.
-      file: the setting and path of a file of the user; None of a registered task, which defines
-        its own labels and metrics, so labels are not refused.
-      training: raises where nearly everything is unknown.
+      file: the setting and path of a file of the user; None of a registered task, whose metrics
+        may compare labels in another way: an evaluation only reports them.
+      training: raises where nearly everything is unknown, and for labels of a registered task.
 
     Raises:
       ValueError: see `check_unknown` and `labels.check_labels`.
@@ -43,8 +43,9 @@ def check_examples(
         ids = [example[feature] for example in examples]
         texts = read_texts(examples, feature)
         check_unknown(f"{file or name}: {feature}", texts, ids, vocabulary, training=training)
-    check = labels.check_labels if file else labels.warn_of_labels
-    check(label_counts, vocabulary, f"{file or name}: targets")
+    check = labels.check_labels if file or training else labels.warn_of_labels
+    fix = labels.FIX if file else labels.PYTHON_FIX
+    check(label_counts, vocabulary, f"{file or name}: targets", fix)
     if file and not label_counts:
         _report_inexact(file, read_texts(examples, "targets"), vocabulary)
 
@@ -60,8 +61,8 @@ def _report_inexact(file: str, targets: Sequence[str], vocabulary: vocabularies.
     pairs = [(text, labels.write(text, vocabulary)) for text in sorted(set(targets))]
     if inexact := [f"{text!r} as {written!r}" for text, written in pairs if text != written]:
         logging.info(
-            "%s: the vocabulary writes %d of %d targets differently; predictions are compared with "
-            "what it writes: %s", file, len(inexact), len(pairs),
+            "%s: the vocabulary cannot represent %d of %d targets exactly; predictions are compared with "
+            "its version of them: %s", file, len(inexact), len(pairs),
             labels.join_labels(inexact, show=str),
         )  # fmt: skip
 
@@ -102,13 +103,13 @@ def check_unknown(
     )
     if alike >= NEARLY_ALL:
         message += f"; {alike:.0%} of the texts have the same tokens as another text"
-    message += (
-        ". Expected text in the script and language of the vocabulary. Use a model whose vocabulary "
-        "covers this text, such as mT5 or ByT5"
+    fix = (
+        "Expected text in the script and language of the vocabulary. Use a model whose vocabulary "
+        "covers this text, such as mT5 or ByT5."
     )
     if max(lost, alike) < NEARLY_ALL:
-        logging.warning("%s. The model does not see unknown characters.", message)
+        logging.warning("%s. The model does not see unknown characters. %s", message, fix)
     elif training:
-        raise ValueError(f"{message}: nothing can be learned from unknown tokens.")
+        raise ValueError(f"{message}. Nothing can be learned from unknown tokens. {fix}")
     else:
-        logging.warning("%s: the predictions of such inputs are arbitrary.", message)
+        logging.warning("%s. Predictions for such inputs are arbitrary. %s", message, fix)

@@ -80,13 +80,16 @@ def test_each_layer_has_a_pair_of_its_own_in_what_is_written(tmp_path, rng, laye
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"layers": 1}, r"of 1 layers with 2 heads.*expected at least 2 with 2 and 6"),
+        (
+            {"layers": 1},
+            r"for 1 layers with 2 heads.*expected at least 2 layers with 2 heads and width 6",
+        ),
         ({"num_attention_heads": 3}, "with 3 heads and width 6; expected"),
         ({"token_dim": 8}, "with 2 heads and width 8; expected"),
         ({"num_virtual_tokens": 3}, r"\(2, 36\); expected floats \(3, 36\)"),
         ({"num_layers": 4}, r"\(2, 36\); expected floats \(2, 48\)"),
-        ({"num_layers": "3"}, "num_layers '3'; expected a whole number"),
-        ({"num_attention_heads": None}, "num_attention_heads None; expected a whole number"),
+        ({"num_layers": "3"}, "num_layers '3'; expected an integer"),
+        ({"num_attention_heads": None}, "num_attention_heads None; expected an integer"),
         ({"num_transformer_submodules": 1}, "num_transformer_submodules 1; expected 2"),
         ({"task_type": "CAUSAL_LM"}, "for the task 'CAUSAL_LM'; expected SEQ_2_SEQ_LM"),
     ],

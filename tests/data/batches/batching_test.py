@@ -39,7 +39,7 @@ def test_trim_keeps_the_end_token(inputs, kept):
     ],
 )
 def test_lengths_are_positive_and_of_inputs_and_targets(lengths):
-    with pytest.raises(ValueError, match=r"TASK_FEATURE_LENGTHS is .*; expected positive numbers"):
+    with pytest.raises(ValueError, match=r"TASK_FEATURE_LENGTHS is .*; expected positive integers"):
         batching.Lengths.from_features(lengths)
 
 

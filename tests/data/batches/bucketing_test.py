@@ -53,7 +53,7 @@ def test_a_batch_gets_the_first_that_holds_it(longest, length):
 @pytest.mark.parametrize("size", [(21, 1), (1, 5)])
 def test_an_example_beyond_the_room_is_an_error(size):
     buckets = bucketing.Bucketing((8, 20), 4)
-    with pytest.raises(ValueError, match=r"rows hold 20 and 4 at most; trim it \(TASK_FEATURE"):
+    with pytest.raises(ValueError, match=r"at most 20 and 4. Trim them to TASK_FEATURE"):
         buckets.pad([example(2), example(*size)], 2)
 
 

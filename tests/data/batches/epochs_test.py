@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_told(vocabulary, caplog):
         "inputs of 10 of 10 examples (100 %) have more than task_feature_lengths['inputs'] = 3 tokens"
         in caplog.text
     )
-    with pytest.raises(ValueError, match=r"labels of examples are longer .* set at least"):
+    with pytest.raises(ValueError, match=r"labels of examples are longer .* to at least"):
         batches(vocabulary, task_feature_lengths={"inputs": 20, "targets": 2})
     with pytest.raises(ValueError, match="examples is empty; expected at least one"):
         batches(vocabulary, [], [])

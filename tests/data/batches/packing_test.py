@@ -86,7 +86,7 @@ def test_what_is_chosen_is_told_and_always_the_same(caplog):
     assert plan == packing.Packing.choose(sentences(2000), 32, ROOM, row_multiple=8)
     lengths = [inputs for inputs, _ in plan.shapes]
     said = caplog.messages[0]
-    assert said.startswith(f"packing: 32 examples in 8 rows of {lengths[0]} to ")
+    assert said.startswith(f"Packing batches: 32 examples in 8 rows of {lengths[0]} to ")
     assert int(said.split(" to ")[1].split()[0]) in lengths
     assert 90 <= int(said.split("about ")[1].split()[0]) <= 100
 

@@ -61,7 +61,7 @@ def test_places_that_are_none(place):
 
 
 def test_a_place_for_each_soft_token():
-    part = "PROMPT_PLACE has 2 numbers, the prompt 3 tokens; .* set PROMPT_LENGTH to 2"
+    part = "PROMPT_PLACE has 2 indices; .* the 3 soft tokens. Set PROMPT_LENGTH to 2"
     with pytest.raises(ValueError, match=part):
         soft((0, 1))
 
@@ -95,7 +95,9 @@ def test_what_is_advised_for_sentinels_is_true_of_each_vocabulary(vocabulary):
     some_bytes = vocabularies.ByteVocabulary(extra_ids=2)
     assert some_bytes.encode(text) == some_bytes.for_seqio().encode(text)
     which = soft("prefix", num_tasks=2, sentinels_end=some_bytes.size)
-    with pytest.raises(ValueError, match=r"in one of bytes the text is bytes.*INPUT_TEMPLATE"):
+    with pytest.raises(
+        ValueError, match=r"INPUT_TEMPLATE.*not possible with a vocabulary of bytes"
+    ):
         put(which, some_bytes.encode(text))
 
 

@@ -40,7 +40,7 @@ def test_utf16_without_a_byte_order_mark_is_named(encoding):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_files_that_are_not_text_are_named(encoding):
-    with pytest.raises(ValueError, match=r"a.csv is packed with gzip.*End its name in \.gz"):
+    with pytest.raises(ValueError, match=r"a.csv is compressed with gzip.*Add \.gz to its name"):
         encodings.detect(gzip.compress(b"text\n"), encoding, "TRAIN_FILE a.csv")
 
 
@@ -50,12 +50,12 @@ def test_files_that_are_not_text_are_named(encoding):
         (
             "a\nso naïve café\n".encode(),
             "cp1252",
-            "'so naÃ¯ve cafÃ©', and utf-8 reads 'so naïve café'",
+            "'so naÃ¯ve cafÃ©', but utf-8 decodes to 'so naïve café'",
         ),
         (
             "a\nd’accord\n".encode("cp1252"),
             "latin-1",
-            "'d\\x92accord', and cp1252 reads 'd’accord'",
+            "'d\\x92accord', but cp1252 decodes to 'd’accord'",
         ),
     ],
 )
@@ -74,7 +74,7 @@ def test_the_encoding_of_a_file_is_not_reported(caplog, encoding):
 
 def test_an_old_mac_file_gets_its_encoding():
     error = UnicodeDecodeError("utf-8", "text\rcafé\rb\r".encode("mac_roman"), 8, 9, "invalid")
-    assert "In mac_roman it reads 'café'" in encodings.describe_error(error, "utf-8", 14)
+    assert "Decoded as mac_roman, it reads 'café'" in encodings.describe_error(error, "utf-8", 14)
 
 
 @pytest.mark.parametrize("encoding", ["utf8x", "hex", "rot13", 5])
@@ -88,9 +88,12 @@ def test_an_unknown_encoding_is_refused(encoding):
     [
         (
             "first\nna\u00efve café\n".encode("cp1252"),
-            r"line 8: not UTF-8: byte 0xEF .*In cp1252 it reads 'naïve café'.*FILE_ENCODING = 'cp1252'",
+            r"line 8: not UTF-8: byte 0xEF .*Decoded as cp1252, it reads 'naïve café'.*FILE_ENCODING = 'cp1252'",
         ),
-        (b"a \x81 caf\xe9\n", r"line 7: .*In latin-1 it reads 'a \\x81 café'.*= 'latin-1'"),
+        (
+            b"a \x81 caf\xe9\n",
+            r"line 7: .*Decoded as latin-1, it reads 'a \\x81 café'.*= 'latin-1'",
+        ),
     ],
 )
 def test_an_error_suggests_an_encoding(line, message):

@@ -83,7 +83,7 @@ BAD_FILES = {
         [
             "'text'",
             "['word', 'label']",
-            "Use these names, as they are written here, in INPUT_TEMPLATE",
+            "Use exactly these names in INPUT_TEMPLATE",
         ],
     ),
     "lacks target": (
@@ -98,11 +98,11 @@ BAD_FILES = {
     ),
     "NaN": ("a.jsonl", JSONL + '{"text": "x", "label": NaN}', ["1 of 4 rows (line 4)"]),
     "blank targets": ("a.tsv", TSV + "x\t\ny\t \n", ["2 of 5 rows (lines 5, 6)"]),
-    "empty rows": ("a.csv", "text,label\n,\n,\n", ["no row of data: all fields are empty"]),
+    "empty rows": ("a.csv", "text,label\n,\n,\n", ["no row of data, because all fields are empty"]),
     "a list": (
         "a.jsonl",
         '{"text": ["x", "y"], "label": 1}',
-        ["line 1", "column 'text' is a list", "Write its items as one text"],
+        ["line 1", "column 'text' is a list", "Join its items to one text"],
     ),
     "an object": (
         "a.jsonl",
@@ -112,10 +112,10 @@ BAD_FILES = {
     "semicolons in a TSV": (
         "a.tsv",
         "text;label\nx;1\n",
-        ["'text'", "separates the fields", "sep=;"],
+        ["'text'", "separates fields", "sep=;"],
     ),
     "semicolons and commas": ("a.csv", "text;label, of\nx;1,2\n", ["no column 'text'", "sep=;"]),
-    "ragged": ("a.tsv", TSV + "x\n", ["line 5", "1 fields", "2 of the header"]),
+    "ragged": ("a.tsv", TSV + "x\n", ["line 5", "1 fields", "expected 2, as in the header"]),
     "open quote": ("a.csv", 'text,label\nx,1\n"x,1\n', ["line 3", "not CSV"]),
     "bad JSON": ("a.jsonl", JSONL + "{'text': 1}\n", ["line 4", "not JSON"]),
     "no object": ("a.jsonl", '["x", 1]\n', ["line 1", "JSON object"]),
@@ -208,7 +208,7 @@ def test_empty_rows_are_skipped_and_counted(tmp_path, name, caplog):
     assert caplog.messages == [
         f"TRAIN_FILE {path}: rows read: 2, 3 empty skipped (lines {skipped}); targets: 'y' 2",
         f"TRAIN_FILE {path}: the fields of INPUT_TEMPLATE are empty in 1 of 2 rows (line {blank}), "
-        "which are kept",
+        "which are kept. Correct or delete these rows.",
     ]
 
 
@@ -245,7 +245,7 @@ def test_a_field_to_shorten_is_in_the_template(tmp_path):
     places = [example["inputs"][start:end] for start, end in example["truncate_spans"]]
     assert places == ["what ?", "what ?"] and example["truncate_spans"][0, 0] == 0
     with pytest.raises(
-        ValueError, match=r"TRUNCATE_FIELD is 'label'.*set it to one of \['q', 'text'"
+        ValueError, match=r"TRUNCATE_FIELD is 'label'.*Set it to one of \['q', 'text'"
     ):
         read(path, input_template=template, truncate_field="label")
 

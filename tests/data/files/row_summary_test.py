@@ -59,5 +59,5 @@ def test_empty_targets_are_refused_unless_allowed(log):
 
 
 def test_nothing_but_empty_rows_is_refused():
-    with pytest.raises(ValueError, match="no row of data: all fields are empty"):
+    with pytest.raises(ValueError, match="no row of data, because all fields are empty"):
         summary([None, None])

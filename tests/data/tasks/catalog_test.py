@@ -73,7 +73,7 @@ def test_all_without_a_pattern(registered):
 
 @pytest.mark.parametrize("pattern", ["catalog_tset_one", "catalog_test_one?"])
 def test_no_such_name(registered, pattern):
-    with pytest.raises(ValueError, match=r"nearest: catalog_test_one.*MIXTURE_OR_TASK_MODULE"):
+    with pytest.raises(ValueError, match=r"Did you mean: catalog_test_one.*MIXTURE_OR_TASK_MODULE"):
         catalog.entries(pattern)
 
 

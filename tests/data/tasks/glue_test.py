@@ -156,7 +156,7 @@ def test_a_cache_of_seqio_is_read(vocabulary, tmp_path, monkeypatch):
     config = pipeline.DatasetConfig(
         sources.TaskSource(name), {"inputs": 40, "targets": 8}, "train", 1, use_cached=True
     )
-    part = rf"no cache of {name} .*USE_CACHED_TASKS = False.*seqio_cache_tasks cannot make one"
+    part = rf"no cache of {name} .*USE_CACHED_TASKS = False.*seqio_cache_tasks cannot cache"
     with pytest.raises(ValueError, match=part):
         pipeline.evaluation_tasks(config, vocabulary)
     ids = vocabulary.encode("sentence: a fine film")

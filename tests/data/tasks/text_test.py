@@ -80,7 +80,7 @@ def test_text_files_that_are_not_there(tmp_path):
 
 
 def test_text_files_is_a_list():
-    with pytest.raises(ValueError, match=r"expected a list, \['a\.txt'\]"):
+    with pytest.raises(ValueError, match=r"expected a list. Set TEXT_FILES = \['a\.txt'\]"):
         text.read_documents("a.txt")
 
 

@@ -112,7 +112,7 @@ def test_too_little_room(vocabulary):
     with pytest.raises(ValueError, match=r"TASK_FEATURE_LENGTHS .*'inputs': 3"):
         deletion(50, room={"inputs": 2, "targets": 64})
     plain = vocabularies.SentencePiece(vocabulary.path, extra_ids=2)
-    with pytest.raises(ValueError, match=r"<extra_id_2> .*EXTRA_IDS"):
+    with pytest.raises(ValueError, match=r"<extra_id_2>, .*EXTRA_IDS"):
         infilling(plain, 50)
 
 
@@ -120,7 +120,7 @@ def test_there_are_sentinels_for_all_spans_of_the_longest_piece(vocabulary):
     # Of 50 tokens 8 are noise, in 3 spans; 50 * 0.15 / 3 is 2.5.
     room = {"inputs": 51, "targets": 51}
     few = vocabularies.SentencePiece(vocabulary.path, extra_ids=2)
-    with pytest.raises(ValueError, match=r"<extra_id_2> .*EXTRA_IDS"):
+    with pytest.raises(ValueError, match=r"<extra_id_2>, .*EXTRA_IDS"):
         infilling(few, 50, room=room)
     enough = vocabularies.SentencePiece(vocabulary.path, extra_ids=3)
     (example,) = infilling(enough, 50, room=room)

@@ -40,9 +40,9 @@ def test_all_of_a_file_is_read_where_a_sample_has_labels(monkeypatch):
     [
         (["C++", "good", "C#"], r"'C\+\+' and 'C#' have the same tokens"),
         (["good", "good "], "'good' and 'good ' have the same tokens, 'good'"),
-        (["good", "👍"], "'👍' has no known token"),
+        (["good", "👍"], "'👍' has only unknown tokens"),
         (["👍", "👎"], "'👍' and '👎' have the same tokens"),
-        (["good", " "], "' ' has no known token"),
+        (["good", " "], "' ' has only unknown tokens"),
         ([f"good{' ' * i}" for i in range(12)], "and 4 more"),
     ],
 )
@@ -50,10 +50,15 @@ def test_labels_that_cannot_be_distinguished_are_refused(vocabulary, caplog, som
     with pytest.raises(ValueError, match=fault) as error:
         labels.check_labels(some, vocabulary, "TRAIN_FILE a.tsv: targets")
     assert "TRAIN_FILE a.tsv: targets: the vocabulary" in str(error.value)
-    assert "Expected labels with known and different tokens. Set LABEL_MAP" in str(error.value)
+    assert (
+        "Expected labels with known tokens that differ from label to label. Set LABEL_MAP"
+        in str(error.value)
+    )
     labels.warn_of_labels(some, vocabulary, "task")
     assert caplog.records[0].levelname == "WARNING" and str(error.value)[-80:] in caplog.text
-    with pytest.raises(ValueError, match=r"LABELS: the vocabulary .* cannot write or distinguish"):
+    with pytest.raises(
+        ValueError, match=r"LABELS: the vocabulary .* cannot represent or distinguish"
+    ):
         labels.label_ids(some, vocabulary)
 
 
@@ -111,4 +116,4 @@ def test_labels_of_settings_and_cards_are_restored(evaluation, vocabulary, caplo
     for label in ("Mapped", "Ranked", "Of_Card"):
         ids = vocabulary.encode(label)
         assert vocabulary.decode(ids) != label == task.spell(np.array(ids))
-    assert "LABELS does not have, so they are never predicted: 'good' (3 examples)" in caplog.text
+    assert "that are not in LABELS, so they are never predicted: 'good' (3 examples)" in caplog.text

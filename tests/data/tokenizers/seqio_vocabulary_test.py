@@ -53,7 +53,8 @@ def test_a_registered_task_gets_the_ids_of_the_tokenizer(tokenizer, vocabulary, 
     other = features.features(vocabulary.for_seqio())
     insists = seqio.Task("own", source=source, output_features=other, preprocessors=steps)
     with pytest.raises(
-        ValueError, match=r"task own tokenises inputs with .*the model uses .*Hugging Face tok"
+        ValueError,
+        match=r"task own tokenizes inputs with .*the model's vocabulary, .*Hugging Face tok",
     ):
         pipeline.use_vocabulary(insists, tokenizer)
 
@@ -63,5 +64,5 @@ def test_sentinels_are_before_added_tokens(tokenizer, vocabulary):
     assert preprocessors.sentinels_end(of_seqio) == tokenizer.sentinels_end == vocabulary.size
     assert preprocessors.sentinels_end(vocabulary.for_seqio()) == vocabulary.sentinels_end
     preprocessors.check_sentinels(of_seqio, 100, 512)
-    with pytest.raises(ValueError, match="needs the sentinels"):
+    with pytest.raises(ValueError, match="does not end with the sentinels"):
         preprocessors.check_sentinels(of_seqio, 101, 512)
