@@ -75,6 +75,7 @@ TESTED_ELSEWHERE = {
     "__main__.py": "a call: cli/main_test.py runs it",
     "data/features.py": "a constant and a constructor: tasks/text_test.py",
     "data/in_memory.py": "the source of files and text: files/file_task_test.py, tasks/text_test.py",
+    "cli/gin_config.py": "what `prompt-tuning` reads: cli/main_test.py, gin_test.py",
     "t5x/optimizer.py": "what T5X's trainer calls: t5x/models_test.py",
 }
 

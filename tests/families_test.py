@@ -21,6 +21,7 @@ from flax import linen as nn
 
 from prompt_tuning import params
 from prompt_tuning.checkpoints.formats import huggingface
+from prompt_tuning.cli import gin_config
 from prompt_tuning.cli import main as cli
 from prompt_tuning.data import pipeline, sources, vocabularies
 from prompt_tuning.methods import initializers, module
@@ -29,7 +30,7 @@ from prompt_tuning.models import model
 from prompt_tuning.training import state
 
 TESTDATA = pathlib.Path(__file__).parent / "testdata"
-FOLDER = cli.gin_folder() / "models"
+FOLDER = gin_config.gin_folder() / "models"
 COUNTS = json.loads((TESTDATA / "parameter_counts.json").read_text())
 ROOT = "gs://t5-data/pretrained_models/t5x"
 
@@ -168,7 +169,7 @@ def test_counts_known_from_the_papers():
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_header_names_the_checkpoint_and_the_parameters(name):
     network, folder, step = CHECKPOINTS[name]
-    text = cli.header(FOLDER / f"{name}.gin")
+    text = gin_config.header(FOLDER / f"{name}.gin")
     assert f"{ROOT}/{folder}/checkpoint_{step}" in text
     assert f"{COUNTS[network]:,} parameters" in text.partition("\n")[0]
     if steps := re.findall(r"TRAIN_STEPS=(\d+)", text):

@@ -26,7 +26,7 @@ import prompt_tuning
 from prompt_tuning import assets
 from prompt_tuning.checkpoints import prompt_files
 from prompt_tuning.checkpoints.formats import huggingface
-from prompt_tuning.cli import commands, gin_files
+from prompt_tuning.cli import commands, gin_config, gin_files
 from prompt_tuning.cli import main as cli
 from prompt_tuning.inference import exporter
 from prompt_tuning.methods import (
@@ -98,7 +98,7 @@ REQUIRED = {
 def header(file):
     """The title and the four parts of a file's header."""
     parts = re.split(
-        r"^(provides|requires|command|result): ", cli.header(FOLDER / file), flags=re.M
+        r"^(provides|requires|command|result): ", gin_config.header(FOLDER / file), flags=re.M
     )
     return parts[0], dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -240,7 +240,7 @@ def read_as_t5x(monkeypatch):
         gin.clear_config()
         monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", ["", str(FOLDER)])
         gin.parse_config_files_and_bindings(files, set_)
-        assert not gin_files.used_macros(gin.config_str()) - cli._macros().keys()
+        assert not gin_files.used_macros(gin.config_str()) - gin_config.read_macros().keys()
 
     yield read
     gin.clear_config()

@@ -1,14 +1,27 @@
 """The commands of `prompt-tuning`, their positional arguments and their flags."""
 
 import dataclasses
+import difflib
 import functools
+import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
 class UsageError(Exception):
     """What the user gave cannot be run; the message says what to change."""
+
+
+def suggest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """Advice for an unknown name: the nearest known ones, or all."""
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"Did you mean: {', '.join(close)}?" if close else f"Known: {', '.join(known)}."
+
+
+def load_function(command: str) -> Callable[..., Any]:
+    """Imports the function of a command."""
+    return getattr(importlib.import_module(VERBS[command].module), VERBS[command].function)
 
 
 def _mesh(text: str) -> tuple[int, int]:

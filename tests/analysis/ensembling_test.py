@@ -152,7 +152,9 @@ def test_prompts_that_do_not_fit_together(prompt_paths, tmp_path):
 def test_a_row_that_names_no_prompt(tiny_job, prompt_paths, tmp_path):
     files = {name: str(path) for name, path in zip("xyz", prompt_paths, strict=True)}
     arguments = tiny_job.command("infer", PROMPT_FILE=files, INFER_OUTPUT_DIR=tmp_path)
-    with pytest.raises(ValueError, match=r"names the prompt None; expected one of .*PROMPT_COLUMN"):
+    with pytest.raises(
+        ValueError, match=r"has the prompt name None; expected one of .*PROMPT_COLUMN"
+    ):
         cli.run(arguments)
 
 

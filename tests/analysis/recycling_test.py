@@ -127,8 +127,8 @@ def test_recycle_writes_a_prompt_for_the_target(tmp_path, vocabulary, rng, table
             {"source": np.ones((8, 7))},
             "of width 6, but the source embedding has width 7; .* Set SO",
         ),
-        ({"source": np.ones((8, 6))}, "they do not belong together"),
-        ({"target": np.ones((8, 6))}, "they do not belong together"),
+        ({"source": np.ones((8, 6))}, "expected at least one row per id"),
+        ({"target": np.ones((8, 6))}, "expected at least one row per id"),
     ],
 )
 def test_what_does_not_fit(tmp_path, vocabulary, rng, tables, other, part):

@@ -3,7 +3,7 @@
 import gin
 import pytest
 
-from prompt_tuning.cli import gin_file_search
+from prompt_tuning.cli import gin_config, gin_file_search
 from prompt_tuning.cli import main as cli
 
 AUTHORS = """
@@ -71,7 +71,7 @@ def read(verb, *files, flags):
 def test_every_file_of_the_authors_is_replaced_or_answered(name):
     path = f"{THEIRS}{name}.gin"
     if files := gin_file_search.replacement(path):
-        assert all((cli.gin_folder() / file).is_file() for file in files)
+        assert all((gin_config.gin_folder() / file).is_file() for file in files)
         return
     with pytest.raises(cli.UsageError) as caught:
         read("train", path, flags=[])

@@ -14,7 +14,7 @@ import seqio
 
 import prompt_tuning
 from prompt_tuning.checkpoints import base_model
-from prompt_tuning.cli import commands
+from prompt_tuning.cli import commands, gin_config
 from prompt_tuning.cli import main as cli
 from prompt_tuning.distributed import interrupts, processes
 
@@ -73,10 +73,10 @@ def test_files_are_found_in_search_paths_then_shipped_ones(tmp_path, monkeypatch
 
 
 def test_the_package_of_a_wheel_holds_its_gin_files(tmp_path, monkeypatch):
-    assert cli.gin_folder() == REPOSITORY / "gin"
+    assert gin_config.gin_folder() == REPOSITORY / "gin"
     shutil.copytree(REPOSITORY / "gin", tmp_path / "gin_configs")
     monkeypatch.setattr(prompt_tuning, "__file__", str(tmp_path / "__init__.py"))
-    assert cli.gin_folder() == tmp_path / "gin_configs"
+    assert gin_config.gin_folder() == tmp_path / "gin_configs"
     cli.read(["describe", "--gin_file=models/t5_1_1_small.gin", "--gin_file=runs/describe.gin"])
 
 

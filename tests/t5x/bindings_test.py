@@ -11,7 +11,7 @@ import pytest
 import seqio
 
 from prompt_tuning.checkpoints import prompt_files
-from prompt_tuning.cli import gin_checks
+from prompt_tuning.cli import gin_checks, gin_config
 from prompt_tuning.cli import main as cli
 from prompt_tuning.inference import evaluator
 from prompt_tuning.t5x import bindings as t5x_bindings
@@ -258,7 +258,7 @@ def test_every_name_of_ours_is_one(tiny_job, monkeypatch):
     """Macros are set by a shipped gin file, and arguments are there to be bound."""
     monkeypatch.setattr(gin_checks, "check_types", lambda _: None)  # names are tested, not values
     ours = {*t5x_bindings.RENAMED.values(), *(name for name, _ in t5x_bindings.CONVERTED.values())}
-    texts = [file.read_text() for file in cli.gin_folder().rglob("*.gin")]
+    texts = [file.read_text() for file in gin_config.gin_folder().rglob("*.gin")]
     macros = {name for text in texts for name in re.findall(r"^([A-Z][A-Z_0-9]*) = ", text, re.M)}
     assert {name for name in ours if "." not in name} <= macros
     arguments = sorted(name for name in ours if "." in name)
