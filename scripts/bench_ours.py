@@ -29,7 +29,7 @@ from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.data.batches import assembly, batching
 from prompt_tuning.distributed import partitioning
 from prompt_tuning.inference import evaluator
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.training import optimizers, state
@@ -287,7 +287,7 @@ def save(*, size, prompt_length) -> bench_workers.Prepared:
     # Random: what repeats would be compressed.
     shape = prompt_length, bench_sizes.SIZES[size].embed_dim
     table = jax.random.normal(jax.random.key(0), shape, jnp.float32)
-    tuned = params_lib.unflatten({module.PATH: table})
+    tuned = params_lib.unflatten({prompt_method.PATH: table})
     optimizer = optimizers.for_trainable(optimizers.adafactor(0.3), TRAINABLE)
     moments = jax.tree.map(lambda x: x + table if x.shape == shape else x, optimizer.init(tuned))
     tree = state.TrainState(jnp.asarray(0), tuned, moments)

@@ -10,7 +10,7 @@ import numpy as np
 import torture_job as job
 
 from prompt_tuning.checkpoints import train_state
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.training import optimizers
 
 CUTS, FLIPS = 20, 200  # of each file
@@ -46,7 +46,7 @@ def _state() -> dict:
     trainable = {"encoder": {"prompt": {"prompt": jax.numpy.asarray(prompt)}}}
     optimizer = optimizers.for_trainable(optimizers.adafactor(0.3, start_step=1), (".*",))
     step = jax.numpy.asarray(1, jax.numpy.int32)
-    assert module.PATH == "encoder/prompt/prompt"
+    assert prompt_method.PATH == "encoder/prompt/prompt"
     return {"step": step, "trainable": trainable, "optimizer": optimizer.init(trainable)}
 
 

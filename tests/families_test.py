@@ -24,7 +24,8 @@ from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.cli import gin_config
 from prompt_tuning.cli import main as cli
 from prompt_tuning.data import pipeline, sources, vocabularies
-from prompt_tuning.methods import initializers, module
+from prompt_tuning.methods import initializers
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 from prompt_tuning.training import state
@@ -143,7 +144,7 @@ def test_tree_and_count_are_those_of_the_checkpoint(name, quick_shapes):
     network = FAMILIES[name.rpartition("_")[0]]
     built, _ = settings(name)
     found = params.flatten(nn.unbox(built.abstract_params()))
-    prompt = found.pop(module.PATH)
+    prompt = found.pop(prompt_method.PATH)
     assert prompt.shape == (100, size_of(name)[0])
     assert {path: leaf.shape for path, leaf in found.items()} == t5x_tree(network, size_of(name))
     assert params.count(params.unflatten(found)) == COUNTS[name]
@@ -285,13 +286,13 @@ def test_a_prompt_of_bytes_begins_and_reads_bytes(tmp_path, rng):
     huggingface.save(tmp_path / "base", weights, config, vocabulary_file=None, extra_ids=0, step=0)
     labels, vocabulary = ("good", "böse"), vocabularies.ByteVocabulary()
     loaded = state.load_model(
-        model.EncoderDecoderModel(config, module.Prompt(4)),
+        model.EncoderDecoderModel(config, prompt_method.Prompt(4)),
         vocabulary,
         checkpoint=str(tmp_path / "base"),
         prompt_initializer=initializers.ClassLabels(labels),
     )
     flat = params.flatten(loaded.params)
-    for row, label in zip(flat[module.PATH], labels, strict=False):
+    for row, label in zip(flat[prompt_method.PATH], labels, strict=False):
         ids = np.array(list(label.encode())) + 3
         expected = np.asarray(flat["token_embedder/embedding"])[ids].mean(axis=0)
         np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-6)

@@ -45,7 +45,7 @@ def answers(
 
     A batch has `batch_size` examples, each with all of the prompts: one forward pass for all.
     """
-    names = loaded.model.prompt.names
+    names = loaded.model.method.soft_tokens.names
     spread = dataclasses.replace(
         task, examples=[{**example, "prompt": name} for example in task.examples for name in names]
     )
@@ -91,7 +91,7 @@ def ensemble(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.Vocabulary,
     checkpoint: str,
-    prompt_initializer: state.Start,
+    prompt_initializer: state.PromptInitializer,
     dataset: pipeline.DatasetConfig,
     output_dir: str,
     labels: Mapping[str | None, Sequence[str]] | None = None,
@@ -121,7 +121,7 @@ def ensemble(
       {task: {which: {metric: value}}}; which: "prompt 0", …, "average", "deviation", "best",
       "majority vote", and "mean log-likelihood" of label rankings.
     """
-    names = getattr(model.prompt, "names", ())
+    names = model.method.soft_tokens.names
     if len(names) < 2:
         raise ValueError(
             f"PROMPT_FILE matches {len(names)} prompt; expected at least two for an ensemble. Set "

@@ -21,7 +21,7 @@ from prompt_tuning.data.text import labels
 from prompt_tuning.data.tokenizers import vocabulary_checks
 from prompt_tuning.distributed import partitioning
 from prompt_tuning.inference import evaluator, truncation
-from prompt_tuning.methods import module
+from prompt_tuning.methods import base
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as network
@@ -308,16 +308,14 @@ class Model:
     def _load_prompts(
         self, prompts: tuple[prompt_lib.Prompt, ...], decoder: Decoder
     ) -> state.LoadedModel:
-        kind = prompt_lib.as_module(prompts)
-        loaded = dataclasses.replace(self._loaded, model=self._network(kind, decoder))
-        if kind is None:
+        method = prompt_lib.as_method(prompts)
+        loaded = dataclasses.replace(self._loaded, model=self._network(method, decoder))
+        if not prompts:
             return loaded
         return state.with_added(loaded, prompt_lib.as_initializer(prompts, loaded.digest))
 
-    def _make_network(
-        self, kind: module.Prompt | None, decoder: Decoder
-    ) -> network.EncoderDecoderModel:
-        return dataclasses.replace(self._loaded.model, prompt=kind, decoder=decoder)
+    def _make_network(self, method: base.Method, decoder: Decoder) -> network.EncoderDecoderModel:
+        return dataclasses.replace(self._loaded.model, method=method, decoder=decoder)
 
     def _make_answerer(self, model: network.EncoderDecoderModel, seed: int) -> evaluator.Answerer:
         return evaluator.Answerer(dataclasses.replace(self._loaded, model=model), seed)

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from prompt_tuning import annotations, texts
 from prompt_tuning.api import arguments
 from prompt_tuning.checkpoints import prompt_files, prompt_paths
-from prompt_tuning.methods import initializers, module
+from prompt_tuning.methods import base, initializers
+from prompt_tuning.methods import prompt as prompt_method
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,12 +148,12 @@ def distinct(prompts: Prompts, count: int) -> tuple[tuple[Prompt, ...], list[int
     return tuple(numbers), [numbers[each] for each in prompts]
 
 
-def as_module(prompts: Sequence[Prompt]) -> module.Prompt | None:
-    """What a network takes: a table of prompts that are alike; None of none."""
+def as_method(prompts: Sequence[Prompt]) -> base.Method:
+    """The method of a network with prompts of one shape and place, or with none."""
     if not prompts:
-        return None
+        return base.NO_METHOD
     names = tuple(map(str, range(len(prompts)))) if len(prompts) > 1 else ()
-    return module.Prompt(len(prompts[0]), names, prompts[0].place)
+    return prompt_method.Prompt(len(prompts[0]), names, prompts[0].place)
 
 
 def as_initializer(prompts: Sequence[Prompt], base_digest: str) -> initializers.FromArray:

@@ -19,7 +19,8 @@ from prompt_tuning.data.batches import batching, epochs
 from prompt_tuning.data.files import fingerprints
 from prompt_tuning.data.text import labels
 from prompt_tuning.data.tokenizers import vocabulary_checks
-from prompt_tuning.methods import initializers, module
+from prompt_tuning.methods import initializers
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.training import nan_guard, state, tuner
 from prompt_tuning.training import settings as settings_lib
 
@@ -103,15 +104,15 @@ def tune(
         None, task_feature_lengths, "train", batch_size, seed=seed, pack=True
     )
     base = model.loaded
-    prompt: module.Prompt | None = module.Prompt(length)
+    method: base.Method = prompt_method.Prompt(length)
     if class_labels is not None:
         class_labels = texts.to_strings("class_labels", class_labels)
-    start: state.Start = initializers.ClassLabels(class_labels)
+    start: state.PromptInitializer = initializers.ClassLabels(class_labels)
     if initial_prompt is not None:
-        prompt = prompt_lib.as_module([initial_prompt])
+        method = prompt_lib.as_method([initial_prompt])
         start = prompt_lib.as_initializer([initial_prompt], base.digest)
     config = dataclasses.replace(base.model.config, dropout_rate=dropout_rate)
-    network = dataclasses.replace(base.model, config=config, prompt=prompt)
+    network = dataclasses.replace(base.model, config=config, method=method)
     if start_step is None:
         start_step = STEP_OF_PUBLIC_MODELS if base.step is None else base.step
     base = dataclasses.replace(base, model=network, step=start_step)

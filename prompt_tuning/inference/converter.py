@@ -14,7 +14,7 @@ from prompt_tuning.checkpoints import base_model, prompt_files
 from prompt_tuning.checkpoints.formats import huggingface, peft, peft_lora, peft_prefix
 from prompt_tuning.data import vocabularies
 from prompt_tuning.inference import exporter
-from prompt_tuning.methods import ia3, prefix
+from prompt_tuning.methods import attention_pattern, base, ia3, prefix
 from prompt_tuning.models import model as model_lib
 
 FILES = (prompt_files.SUFFIX, prompt_files.SUFFIX_OF_LEAVES)
@@ -81,11 +81,12 @@ def _to_adapter(
     model: model_lib.EncoderDecoderModel, prompt_file: str, output: str, name: str | None
 ) -> None:
     _check_name(output, "", f"the adapter made from {prompt_file}")
-    if model.attention_pattern is not None:
-        raise ValueError(
-            "ATTENTION_PATTERN is set, but PEFT has full attention to the prompt; expected no "
-            "pattern. Remove prompts/attention_pattern.gin if the prompt was trained without it."
-        )
+    for part in model.method.parts:
+        if isinstance(part, attention_pattern.AttentionPattern):
+            raise ValueError(
+                "ATTENTION_PATTERN is set, but PEFT has full attention to the prompt; expected no "
+                f"pattern. Remove {part.gin_file} if the prompt was trained without it."
+            )
     config, place = model.config, prompt_files.place(prompt_file)
     if epath.Path(prompt_file).suffix == prompt_files.SUFFIX_OF_LEAVES:
         _leaves_to_adapter(model, prompt_file, output, name)
@@ -110,15 +111,13 @@ def _leaves_to_adapter(
     model: model_lib.EncoderDecoderModel, prompt_file: str, output: str, name: str | None
 ) -> None:
     leaves = prompt_files.load_leaves(prompt_file)
-    first = leaves.get(peft_prefix.path_of(0, "key"))
-    if first is None:
-        what, save, shapes = "IA3's factors", peft.save_scaling, _shapes(model)[0]
-    else:
-        what, save = "a prefix", peft_prefix.save
-        shapes, _ = _shapes(model, prefix=prefix.Prefix(len(first)))
+    first = leaves.get(prefix.path_of(0, "key"))
+    method = ia3.IA3() if first is None else prefix.Prefix(len(first))
+    save = {peft.IA3: peft.save_scaling, peft.PREFIX_TUNING: peft_prefix.save}[method.peft_type]
+    shapes, _ = _shapes(model, method)
     if lines := params_lib.mismatches(leaves, shapes):
         raise ValueError(
-            f"PROMPT_FILE {prompt_file} does not match {what} of this model:\n  "
+            f"PROMPT_FILE {prompt_file} does not match the {method.peft_type} parameters of this model:\n  "
             + "\n  ".join(sorted(lines, reverse=True)[:5])  # what is surplus first
             + "\nExpected these parameters, or a .npy file: PEFT supports prompts, IA3 and prefix tuning. Set "
             "another PROMPT_FILE, or the gin file of its base model."
@@ -137,7 +136,7 @@ def _prompt(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> 
 def _scaling(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
     suffix = prompt_files.SUFFIX_OF_LEAVES
     _check_name(output, suffix, f"the IA3 factors of the adapter {adapter}")
-    added, kernels = _shapes(model)
+    added, kernels = _shapes(model, ia3.IA3())
     sizes = [{path: leaf.shape for path, leaf in each.items()} for each in (added, kernels)]
     leaves = peft.read_scaling(adapter, *sizes)
     card = {"length": 0, "embed_dim": model.config.embed_dim, "converted_from": adapter}
@@ -148,7 +147,7 @@ def _prefix(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> 
     suffix = prompt_files.SUFFIX_OF_LEAVES
     _check_name(output, suffix, f"the prefix of the adapter {adapter}")
     leaves = peft_prefix.read(adapter, model.config)
-    length = len(leaves[peft_prefix.path_of(0, "key")])
+    length = len(leaves[prefix.path_of(0, "key")])
     card = {"length": length, "embed_dim": model.config.embed_dim, "converted_from": adapter}
     prompt_files.save_leaves(output, leaves, card)
 
@@ -188,15 +187,14 @@ def _merged(
 
 
 def _plain(model: model_lib.EncoderDecoderModel) -> model_lib.EncoderDecoderModel:
-    nothing = dict.fromkeys(("prompt", "layer_prompt", "scaling", "attention_pattern", "prefix"))
-    return dataclasses.replace(model, **nothing)
+    return dataclasses.replace(model, method=base.NO_METHOD)
 
 
-def _shapes(model: model_lib.EncoderDecoderModel, **method: nn.Module) -> tuple[dict, dict]:
-    """Shapes of what a method adds, by default IA3's factors, and of the kernels, by their paths."""
-    tuned = dataclasses.replace(_plain(model), **(method or {"scaling": ia3.Scaling()}))
+def _shapes(model: model_lib.EncoderDecoderModel, method: base.Method) -> tuple[dict, dict]:
+    """Shapes of the parameters of a method, and of the kernels, by their paths."""
+    tuned = dataclasses.replace(model, method=method)
     shapes = params_lib.flatten(nn.unbox(tuned.abstract_params()))
-    added = {path: shapes[path] for path in sorted(tuned.added)}
+    added = {path: shapes[path] for path in sorted(tuned.adapter_paths)}
     return added, {path: leaf for path, leaf in shapes.items() if path.endswith("/kernel")}
 
 

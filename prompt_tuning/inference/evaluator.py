@@ -264,7 +264,7 @@ def evaluate(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.Vocabulary,
     checkpoint: str,
-    prompt_initializer: state.Start | None,
+    prompt_initializer: state.PromptInitializer | None,
     dataset: pipeline.DatasetConfig,
     output_dir: str,
     prompt_paths: Sequence[str] = (),

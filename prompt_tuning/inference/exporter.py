@@ -54,7 +54,7 @@ def export(
       ValueError: a setting is not known, or run, checkpoint and model do not belong together.
     """
     wanted = params_lib.flatten(nn.unbox(model.abstract_params()))
-    wanted = {path: leaf for path, leaf in wanted.items() if path not in model.added}
+    wanted = {path: leaf for path, leaf in wanted.items() if path not in model.adapter_paths}
     _check(export_format, dtype, vocabulary, wanted)
     wanted = {path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype)) for path, x in wanted.items()}
     if checkpoint is not None:

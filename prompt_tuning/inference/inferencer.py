@@ -29,7 +29,7 @@ def infer(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.Vocabulary,
     checkpoint: str,
-    prompt_initializer: state.Start | None,
+    prompt_initializer: state.PromptInitializer | None,
     dataset: pipeline.DatasetConfig,
     output_dir: str,
     labels: Mapping[str | None, Sequence[str]] | None = None,

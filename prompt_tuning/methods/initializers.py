@@ -49,7 +49,7 @@ class RandomUniform:
 
 @dataclasses.dataclass(frozen=True)
 class SampledVocabulary:
-    """Rows drawn from the first `population` of the embedding, the most common pieces.
+    """Rows drawn from the first `population` of the embedding, the most common tokens.
 
     Without replacement as long as there are enough.
     """
@@ -126,7 +126,7 @@ class ClassLabels:
 
 @dataclasses.dataclass(frozen=True)
 class String:
-    """Row i is the embedding of piece i of a text; the rows behind it are sampled.
+    """Row i is the embedding of token i of a text; the rows behind it are sampled.
 
     Attributes:
       text: whose pieces these are.

@@ -9,21 +9,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from prompt_tuning import annotations
+from prompt_tuning.methods import base
 
 
 @dataclasses.dataclass(frozen=True)
-class Wayward:
+class Wayward(base.Method):
     """A penalty on the distance of a prompt from a text: gamma · mean_t ‖p_t − d_t‖².
 
     Attributes:
-      ids: of the text's pieces, one for each vector of the prompt; d_t is the embedding of piece t.
-      gamma: how much the distance counts beside the loss of a batch.
+      ids: tokens of the text, one for each vector of the prompt; d_t is the embedding of token t.
+      gamma: weight of the distance against the loss of a batch.
     """
 
     ids: Sequence[int]
     gamma: annotations.NonNegativeFloat = 0.01
 
-    def __call__(self, params: Mapping[str, Any]) -> Float[Array, ""]:
+    def penalty(self, params: Mapping[str, Any]) -> Float[Array, ""]:
         """The penalty of a model's parameters; its gradient is the prompt's alone.
 
         Raises:

@@ -172,7 +172,9 @@ class Run:
     @property
     def trains_weights(self) -> bool:
         """Whether the base's own are trained, so that a model is to be exported."""
-        return bool(params_lib.flatten(self.state.trainable).keys() - self.loaded.model.added)
+        return bool(
+            params_lib.flatten(self.state.trainable).keys() - self.loaded.model.adapter_paths
+        )
 
     def evaluates_at(self, step: int) -> bool:
         """Whether tasks are evaluated and the state is saved after this step."""
@@ -204,7 +206,7 @@ class Run:
         flat = params_lib.flatten(self.params())
         return {
             path: np.asarray(jax.device_get(flat[path]), np.float32)
-            for path in sorted(self.loaded.model.added)
+            for path in sorted(self.loaded.model.adapter_paths)
         }
 
     def moved(self) -> dict[str, float]:

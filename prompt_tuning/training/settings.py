@@ -173,8 +173,8 @@ def prompt_contents(
     """{setting: digest} of the arrays that an initializer has from a file; {} where it has none."""
     if isinstance(initializer, initializers.FromArray):
         # Which prompt an example gets, and its position, are the file's too.
-        module = model.prompt
-        card = repr([getattr(module, "names", ()), getattr(module, "place", "")])
+        soft = model.method.soft_tokens
+        card = repr([soft.names, soft.place])
         arrays = {"prompt": initializer.array, "card": card}
         return {initializer.setting: fingerprints.of_arrays(arrays)}
     if isinstance(initializer, initializers.FromLeaves):

@@ -145,10 +145,12 @@ def _step(
         # After the sum over microbatches: their tokens differ in number.
         whole = model.normalizer(batch)
         grads = jax.tree.map(lambda g: g / whole, grads)
-        if model.penalty is not None:
-            sums["penalty"], more = jax.value_and_grad(
-                lambda tree: model.penalty(params_lib.merge(tree, frozen))
-            )(old.trainable)
+
+        def penalty(tree):
+            return model.method.penalty(params_lib.merge(tree, frozen))
+
+        if jax.eval_shape(penalty, old.trainable) is not None:
+            sums["penalty"], more = jax.value_and_grad(penalty)(old.trainable)
             grads = jax.tree.map(jnp.add, grads, more)
         sums["gradient_norm"] = optax.tree.norm(grads)
         updates, slots = optimizer.update(grads, old.optimizer, old.trainable)

@@ -44,7 +44,7 @@ def train(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.Vocabulary,
     checkpoint: str | None,
-    prompt_initializer: state.Start | None,
+    prompt_initializer: state.PromptInitializer | None,
     train_dataset: pipeline.DatasetConfig,
     eval_dataset: pipeline.DatasetConfig | None,
     trainable: Sequence[str],
@@ -309,11 +309,11 @@ def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.Sche
 
 def _tell_export(run: run_lib.Run) -> None:
     """Warns where what is trained together is kept apart."""
-    if run.trains_weights and run.loaded.model.added:
+    if run.trains_weights and run.loaded.model.adapter_paths:
         logging.warning(
             "TRAINABLE includes weights, and the model also has %s: model_<step> is exported "
             "without these, and needs PROMPT_FILE. Set PROMPT=None to tune only the weights.",
-            ", ".join(sorted(run.loaded.model.added)),
+            ", ".join(sorted(run.loaded.model.adapter_paths)),
         )
 
 
@@ -336,7 +336,7 @@ def _finish(run: run_lib.Run) -> dict[str, Any]:
     result = {"step": run.step, "metrics": run.metrics, "best": run.best.metric, "trained": trained}
     if text := run.best.describe():
         logging.warning("%s: %s", run.model_dir, text)
-    if run.loaded.model.added:
+    if run.loaded.model.adapter_paths:
         result["prompt_file"] = str(run.prompt_file(f"prompt_{run.step}"))
         logging.info("Last prompt: %s", result["prompt_file"])
         if run.best.step is not None:
@@ -355,7 +355,7 @@ def _export(run: run_lib.Run) -> str:
     """The weights without the prompt: for Hugging Face, or for T5X where that has no place for them."""
     target, model = run.model_dir / f"model_{run.step}", run.loaded.model
     params = params_lib.flatten(jax.device_get(run.params()))
-    base = {path: x for path, x in params.items() if path not in model.added}
+    base = {path: x for path, x in params.items() if path not in model.adapter_paths}
     export_format = exporter.HUGGING_FACE
     if _is_decoder_only(model):
         export_format, target = exporter.T5X, target / f"checkpoint_{run.step}"

@@ -89,7 +89,7 @@ def test_a_batch_of_several_prompts_answers_as_each_alone(tiny_job, prompt_paths
 def test_likelihoods_are_those_of_each_prompt_alone(tiny, prompt_paths):
     names = ("x", "y", "z")
     model = dataclasses.replace(
-        tiny.model, prompt=dataclasses.replace(tiny.model.prompt, names=names, parent=None)
+        tiny.model, method=dataclasses.replace(tiny.model.method, names=names)
     )
     settings = {"checkpoint": tiny.checkpoint}
     files = dict(zip(names, prompt_paths, strict=True))

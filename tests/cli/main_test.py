@@ -239,7 +239,7 @@ def test_a_mistake_in_flags_is_answered_with_what_was_meant(arguments, parts):
         ("--gin.BEAM_ALPHA=7", ["BEAM_ALPHA", "Add --gin_file=decoding/beam_search.gin"]),
         ("--gin.VOCABULARY_FILE=a/b", ["--gin.VOCABULARY_FILE=a/b", "inner quotes"]),
         ("--gin.VOCABULARY_FILE=a", ["--gin.VOCABULARY_FILE=a", "inner quotes"]),
-        ("--gin.module.Prompt.lenght=7", ["--gin.module.Prompt.lenght", "'lenght'"]),
+        ("--gin.prompt.Prompt.lenght=7", ["--gin.prompt.Prompt.lenght", "'lenght'"]),
         ("--gin.modul.Prompt=7", ["--gin.modul.Prompt=7", "No configurable"]),
         ("--gin.EMBED_DIM=%MY_WIDTH", ["MY_WIDTH is used but not set"]),
         ("--gin.EMBED_DIM=%gin.REQUIRED", ["required settings are not set", "--gin.EMBED_DIM=…"]),

@@ -12,7 +12,15 @@ from prompt_tuning.checkpoints import base_model, prompt_files
 from prompt_tuning.checkpoints.formats import huggingface, peft
 from prompt_tuning.cli import main as cli
 from prompt_tuning.inference import converter
-from prompt_tuning.methods import attention_patterns, ia3, initializers, module, per_layer, prefix
+from prompt_tuning.methods import (
+    attention_pattern,
+    combination,
+    ia3,
+    initializers,
+    per_layer,
+    prefix,
+)
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
@@ -35,7 +43,7 @@ def convert(vocabulary, tmp_path):
 
     def make(config, prompt_file, name, **settings):
         defaults = {
-            "model": model_lib.EncoderDecoderModel(config, module.Prompt(4)),
+            "model": model_lib.EncoderDecoderModel(config, prompt_method.Prompt(4)),
             "vocabulary": vocabulary,
             "checkpoint": None,
         }
@@ -67,8 +75,8 @@ def test_a_prompt_of_peft_gives_the_same_logits(peft_adapter, convert, base, nam
     found = convert(config, adapter.folder, "prompt.npy")
     prompt = prompt_files.load(found, (4, config.embed_dim))
     assert prompt_files.read_card(found)["length"] == 4 and prompt_files.place(found) == "prefix"
-    model = model_lib.EncoderDecoderModel(config, module.Prompt(4))
-    added = params.unflatten({model.PROMPT_PATH: prompt})
+    model = model_lib.EncoderDecoderModel(config, prompt_method.Prompt(4))
+    added = params.unflatten({model.prompt_path: prompt})
     batch = with_prompt(adapter.batch, config, 4)
     assert_same_logits(model, params.merge(adapter.base.params, added), batch, adapter.logits)
 
@@ -77,9 +85,9 @@ def test_a_prompt_of_peft_gives_the_same_logits(peft_adapter, convert, base, nam
 def test_ia3_of_peft_gives_the_same_logits(peft_adapter, convert, base, name):
     adapter = peft_adapter(base, name)
     found = convert(adapter.base.config, adapter.folder, "scaling.npz")
-    model = model_lib.EncoderDecoderModel(adapter.base.config, scaling=ia3.Scaling())
+    model = model_lib.EncoderDecoderModel(adapter.base.config, ia3.IA3())
     start = prompt_files.initializer(found)
-    assert isinstance(start, initializers.FromLeaves) and start.leaves.keys() == model.added
+    assert isinstance(start, initializers.FromLeaves) and start.leaves.keys() == model.adapter_paths
     assert prompt_files.length(found) == 0
     added = params.unflatten(dict(start.leaves))
     assert_same_logits(
@@ -94,9 +102,9 @@ def test_a_prefix_of_peft_gives_the_same_logits_and_comes_back(
     adapter = peft_adapter(base, name)
     config = adapter.base.config
     found = convert(config, adapter.folder, "prefix.npz")
-    model = model_lib.EncoderDecoderModel(config, prefix=prefix.Prefix(4))
+    model = model_lib.EncoderDecoderModel(config, prefix.Prefix(4))
     start = prompt_files.initializer(found)
-    assert isinstance(start, initializers.FromLeaves) and start.leaves.keys() == model.added
+    assert isinstance(start, initializers.FromLeaves) and start.leaves.keys() == model.adapter_paths
     assert prompt_files.length(found) == 4
     added = params.unflatten(dict(start.leaves))
     assert_same_logits(
@@ -188,15 +196,16 @@ def test_what_peft_has_no_place_for_is_told(convert, tmp_path):
         ValueError, match=r"(?s)surplus: encoder/layers_1/prompt.*PEFT supports .* IA3 and prefix"
     ):
         layered = model_lib.EncoderDecoderModel(
-            CONFIG, module.Prompt(4), layer_prompt=per_layer.LayerPrompt(4)
+            CONFIG, combination.combine([prompt_method.Prompt(4), per_layer.LayerPrompt(4)])
         )
         convert(CONFIG, tmp_path / "p.npz", "out", model=layered)
-    pattern = attention_patterns.AttentionPattern(["prompt->prompt;causal"])
-    masked = model_lib.EncoderDecoderModel(CONFIG, module.Prompt(4), attention_pattern=pattern)
+    pattern = attention_pattern.AttentionPattern(["prompt->prompt;causal"])
+    method = combination.combine([prompt_method.Prompt(4), pattern])
+    masked = model_lib.EncoderDecoderModel(CONFIG, method)
     with pytest.raises(ValueError, match=r"ATTENTION_PATTERN is set.*attention_pattern\.gin"):
         convert(CONFIG, prompt_file(tmp_path), "out", model=masked)
     with pytest.raises(ValueError, match=r"MODEL is decoder-only.*expected an encoder-decoder"):
-        model = decoder_only_model.DecoderOnlyModel(CONFIG, module.Prompt(4))
+        model = decoder_only_model.DecoderOnlyModel(CONFIG, prompt_method.Prompt(4))
         convert(CONFIG, prompt_file(tmp_path), "out", model=model)
     assert not (tmp_path / "out").exists()
 

@@ -9,7 +9,7 @@ import pytest
 
 from prompt_tuning.cli import main as cli
 from prompt_tuning.data.batches import batching, soft_tokens
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import label_losses
 
 LABELS = [[5, 6, 1], [7, 1]]
@@ -82,7 +82,7 @@ def test_a_prompt_learns_to_rank(tiny, few_steps, rng, kind):
         for target in ([9, 1], [9, 1], [10, 11, 1])
     ]
     batch = batching.pad(examples, 4, 8, 4)
-    start = {module.PATH: rng.normal(size=(4, 16)).astype(np.float32)}
+    start = {prompt_method.PATH: rng.normal(size=(4, 16)).astype(np.float32)}
     losses, _ = few_steps(model, start, batch)
     assert losses[-1] < 0.9 * losses[0]
     params = jax.jit(model.init)(jax.random.key(0))

@@ -198,7 +198,7 @@ def test_inference_as_t5x_documents_it(run, tiny, tmp_path, rng):
             "'a'",
             [("train/pipeline.DatasetConfig.split", "'a'")],
         ),
-        ("module.Prompt.length", "3", [("module.Prompt.length", "3")]),
+        ("prompt.Prompt.length", "3", [("prompt.Prompt.length", "3")]),
         ("TRAIN_STEPS", "%X", [("TRAIN_STEPS", "%X")]),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 
 from prompt_tuning.checkpoints import prompt_files, train_state
 from prompt_tuning.distributed import partitioning
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.training import loop as loop_lib
 
 
@@ -93,7 +93,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     assert third.step == 1005
     loop(third, shared_step(None), make_batches(pack=True))
     assert third.position == whole.position == {"epoch": 5, "examples": 6}
-    np.testing.assert_array_equal(third.added()[module.PATH], whole.added()[module.PATH])
+    np.testing.assert_array_equal(
+        third.added()[prompt_method.PATH], whole.added()[prompt_method.PATH]
+    )
     jax.tree.map(np.testing.assert_array_equal, third.state, whole.state)
     same = ("step", "loss", "accuracy", "prompt_distance")
     ours, theirs = ([[line[k] for k in same] for line in lines(r)] for r in (third, whole))

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from prompt_tuning import params
 from prompt_tuning.checkpoints import prompt_files
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 from prompt_tuning.training import run, state
@@ -86,7 +86,7 @@ def test_state_holds_the_prompt_its_slot_and_the_steps(make_run):
     tuning = make_run()
     shapes = sorted(leaf.shape for leaf in jax.tree.leaves(tuning.state))
     assert shapes == [(), (), (4, 16), (4, 16)]
-    assert list(params.flatten(tuning.state.trainable)) == [module.PATH]
+    assert list(params.flatten(tuning.state.trainable)) == [prompt_method.PATH]
     both = params.flatten(tuning.params())
     assert both.keys() == params.flatten(tuning.loaded.params).keys()
 
@@ -105,7 +105,7 @@ def test_slots_of_trained_weights_lie_where_the_weights_lie(load, make_run):
 
 def test_state_of_a_base_size_prompt_is_below_1_mb(make_run, load, rng):
     wide = model.EncoderDecoderModel(
-        config_lib.T5Config(256, 768, 1, 2, 2, 1, 1), module.Prompt(100)
+        config_lib.T5Config(256, 768, 1, 2, 2, 1, 1), prompt_method.Prompt(100)
     )
     shapes = nn.unbox(wide.abstract_params())
     weights = jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
@@ -130,7 +130,7 @@ def test_the_best_prompt_is_kept_apart(make_run):
     best = []
     for offset, values in enumerate(scores):
         prompt = np.full((4, 16), offset, np.float32)
-        trainable = params.unflatten({module.PATH: jax.numpy.asarray(prompt)})
+        trainable = params.unflatten({prompt_method.PATH: jax.numpy.asarray(prompt)})
         step = jax.numpy.asarray(1000 + offset)
         tuning.state = state.TrainState(step, trainable, tuning.state.optimizer)
         tuning.record(evaluation(*values))
@@ -221,7 +221,7 @@ def test_what_a_method_adds_is_saved_with_its_paths(make_run, load, shifted):
     assert tuning.prompt_file("best") == tuning.model_dir / "prompts" / "best.npz"
     for name in ("best", "prompt_1000"):
         found = prompt_files.load_leaves(tuning.prompt_file(name))
-        assert found.keys() == {module.PATH, "encoder/prompt/shift"}
+        assert found.keys() == {prompt_method.PATH, "encoder/prompt/shift"}
         np.testing.assert_array_equal(found["encoder/prompt/shift"], shift)
         assert prompt_files.length(tuning.prompt_file(name)) == 4
     tuning.state = tuning.state._replace(
@@ -277,7 +277,7 @@ def test_the_state_before_a_damaged_one_is_taken_and_saves_go_on(make_run, caplo
     empty(folder / "checkpoint_1006")
     again = make_run(steps=9)
     again.resume()
-    assert (again.step, again.added()[module.PATH][0, 0]) == (1004, 1004.0)
+    assert (again.step, again.added()[prompt_method.PATH][0, 0]) == (1004, 1004.0)
     assert "checkpoint_1006 is damaged or is not the state of a run" in caplog.text
     again.state = again.state._replace(step=jnp.asarray(1006))
     again.save()

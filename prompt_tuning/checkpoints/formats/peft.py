@@ -101,7 +101,7 @@ def read_scaling(path: epath.PathLike, added: Shapes, kernels: Shapes) -> dict[s
 
     Args:
       path: the folder.
-      added: shapes of the factors, by the paths that `prompts.ia3` gives them.
+      added: shapes of the factors, by their paths, as `methods.ia3` adds them.
       kernels: shapes [inputs, outputs] of the base's kernels.
 
     Raises: as `read_prompt`.
@@ -169,7 +169,7 @@ def save_scaling(
 
     Args:
       path: the folder to make.
-      leaves: {path of the parameter: array}, all of `prompts.ia3` and no others.
+      leaves: {path of the parameter: array}, all of `methods.ia3` and no others.
       base_model: as of `save_prompt`.
     """
     tensors = {}

@@ -16,14 +16,8 @@ from etils import epath
 from jaxtyping import Float
 
 from prompt_tuning.checkpoints.formats import peft, weight_files
+from prompt_tuning.methods import prefix
 from prompt_tuning.models import config as config_lib
-
-PARTS = ("key", "value")
-
-
-def path_of(layer: int, part: str) -> str:
-    """Path of the keys or values [P, H, C] of a layer, as `prompts.prefix` gives it."""
-    return f"decoder/layers_{layer}/prefix/{part}"
 
 
 def read(path: epath.PathLike, model: config_lib.T5Config) -> dict[str, Float[np.ndarray, "P H C"]]:
@@ -61,9 +55,9 @@ def read(path: epath.PathLike, model: config_lib.T5Config) -> dict[str, Float[np
         table = tensors.values(peft.TABLE, (length, 2 * layers * width))
     table = table.reshape(length, layers, 2, heads, size)
     return {
-        path_of(i, part): table[:, 2 * i % layers, j]
+        prefix.path_of(i, part): table[:, 2 * i % layers, j]
         for i in range(model.num_decoder_layers)
-        for j, part in enumerate(PARTS)
+        for j, part in enumerate(prefix.PARTS)
     }
 
 
@@ -82,11 +76,11 @@ def save(
     """
     layers = len(leaves) // 2
     odd = layers + 1 - layers % 2
-    length, heads, size = leaves[path_of(0, PARTS[0])].shape
+    length, heads, size = leaves[prefix.path_of(0, prefix.PARTS[0])].shape
     table = np.zeros((length, odd, 2, heads, size), np.float32)
     for i in range(layers):
-        for j, part in enumerate(PARTS):
-            table[:, 2 * i % odd, j] = leaves[path_of(i, part)]
+        for j, part in enumerate(prefix.PARTS):
+            table[:, 2 * i % odd, j] = leaves[prefix.path_of(i, part)]
     settings = {
         "encoder_hidden_size": heads * size,
         "init_weights": None,

@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from prompt_tuning.checkpoints.formats import peft, peft_prefix
+from prompt_tuning.methods import prefix
 from prompt_tuning.models import config as config_lib
 
 # A decoder of two layers: heads 2, head size 3.
@@ -63,9 +64,9 @@ def test_heads_are_in_the_order_of_the_numbers(adapter):
 @pytest.mark.parametrize(("layers", "stored"), [(1, 1), (2, 3), (3, 3), (4, 5)])
 def test_each_layer_has_a_pair_of_its_own_in_what_is_written(tmp_path, rng, layers, stored):
     leaves = {
-        peft_prefix.path_of(i, part): rng.normal(size=(4, 2, 3)).astype(np.float32)
+        prefix.path_of(i, part): rng.normal(size=(4, 2, 3)).astype(np.float32)
         for i in range(layers)
-        for part in peft_prefix.PARTS
+        for part in prefix.PARTS
     }
     peft_prefix.save(tmp_path / "a", leaves, base_model="t5")
     settings = json.loads((tmp_path / "a" / peft.CONFIG).read_text())

@@ -9,7 +9,7 @@ import pytest
 from prompt_tuning import params
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.batches import batching, packing, soft_tokens
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 
 P = (90, 91, 92)
 
@@ -104,9 +104,9 @@ def test_what_is_advised_for_sentinels_is_true_of_each_vocabulary(vocabulary):
 @pytest.mark.parametrize("place", [*soft_tokens.PLACES, (0, 2, 2, 5)])
 def test_packed_examples_are_as_alone(tiny, rng, place):
     """What an example's loss is does not depend on its row, wherever its soft tokens stand."""
-    model = dataclasses.replace(tiny.model, prompt=module.Prompt(4, place=place))
+    model = dataclasses.replace(tiny.model, method=prompt_method.Prompt(4, place=place))
     prompt = rng.normal(size=(4, 16)).astype(np.float32)
-    weights = params.merge(tiny.base, params.unflatten({module.PATH: prompt}))
+    weights = params.merge(tiny.base, params.unflatten({prompt_method.PATH: prompt}))
     which = soft(place, ids=range(256, 260))
     room = batching.Lengths(6, 3)
     examples = [

@@ -1,6 +1,6 @@
-"""Which tokens see which in the encoder, where prompt and input are told apart.
+"""Attention patterns: which of prompt and input attend to each other in the encoder.
 
-"input->prompt" is: an input token sees the prompt.
+"input->prompt": an input token attends to the prompt.
 """
 
 import dataclasses
@@ -8,6 +8,8 @@ from collections.abc import Collection
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
+
+from prompt_tuning.methods import base
 
 INPUT_INPUT, INPUT_PROMPT = "input->input", "input->prompt"
 PROMPT_INPUT, PROMPT_PROMPT = "prompt->input", "prompt->prompt"
@@ -17,13 +19,14 @@ KNOWN = (*ALL, CAUSAL)
 
 
 @dataclasses.dataclass(frozen=True)
-class AttentionPattern:
-    """What of the encoder's attention is allowed.
+class AttentionPattern(base.Method):
+    """Restricts the encoder's self-attention.
 
     Attributes:
       allowed: PROMPT_ATTENTION, names of `KNOWN`. "input->prompt" is always allowed: a prompt
-        that the input does not see has nothing to do. With "prompt->prompt;causal" a soft token
-        sees those before it in its row. A soft token that may see nothing sees itself.
+        that the input does not attend to has no effect. With "prompt->prompt;causal" a soft token
+        attends to those before it in its row. A soft token that may attend to nothing attends to
+        itself.
     """
 
     allowed: Collection[str] = ALL
@@ -47,19 +50,23 @@ class AttentionPattern:
         # From gin a list comes; a frozen set hashes, and is not the caller's.
         object.__setattr__(self, "allowed", frozenset(self.allowed) | {INPUT_PROMPT})
 
-    def __call__(self, soft: Bool[Array, "B S"]) -> Bool[Array, "B 1 S S"]:
-        """Which key (last) each query may see, whatever segment it is of; `soft`: soft tokens."""
-        query, key = soft[:, :, None], soft[:, None, :]
-        place = jnp.arange(soft.shape[1])
-        causal = place[:, None] >= place
-        of_type = {
+    def attention_mask(self, site, mask, soft_ids):
+        """Masks the pairs that are not allowed."""
+        return mask & self.allowed_pairs(soft_ids >= 0)
+
+    def allowed_pairs(self, is_soft: Bool[Array, "B S"]) -> Bool[Array, "B 1 S S"]:
+        """Which key (last) each query may attend to, whatever its segment; is_soft: soft tokens."""
+        query, key = is_soft[:, :, None], is_soft[:, None, :]
+        position = jnp.arange(is_soft.shape[1])
+        causal = position[:, None] >= position
+        pairs = {
             INPUT_INPUT: ~query & ~key,
             INPUT_PROMPT: ~query & key,
             PROMPT_INPUT: query & ~key,
             PROMPT_PROMPT: query & key,
             CAUSAL: query & key & causal,
         }
-        seen = query & (place[:, None] == place)
+        allowed = query & (position[:, None] == position)
         for name in sorted(self.allowed):
-            seen = seen | of_type[name]
-        return seen[:, None]
+            allowed = allowed | pairs[name]
+        return allowed[:, None]
