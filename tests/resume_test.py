@@ -131,7 +131,8 @@ def test_a_command_that_was_killed_in_a_save_and_told_to_end_ends_as_one_that_wa
 
 def test_a_folder_has_one_trainer(tiny_job, tmp_path):
     command = tiny_job.command("train", MODEL_DIR=tmp_path / "run", BATCH_SIZE=8, **SETTINGS)
-    with writer_lock.held(tmp_path / "run"):
+    with writer_lock.hold(tmp_path / "run"):
         with pytest.raises(ValueError, match=r"MODEL_DIR .*run is in use: process \d+ on "):
             cli.run(command)
-        assert [path.name for path in (tmp_path / "run").iterdir()] == [writer_lock.FILE]
+        names = {path.name for path in (tmp_path / "run").iterdir()}
+        assert names == {writer_lock.LOCK, writer_lock.HOLDER}

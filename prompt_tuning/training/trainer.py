@@ -180,7 +180,7 @@ def train(
         )
         return Training(run, batches.with_seed(own), validation, own)
 
-    with writer_lock.held(model_dir), run_lib.failing([*folders.values()]):
+    with writer_lock.hold(model_dir), run_lib.failing([*folders.values()]):
         trainings = [training(*each) for each in folders.items()]
         with partitioning.use(loaded.mesh), contextlib.ExitStack() as logs:
             for each in trainings:

@@ -54,7 +54,7 @@ def tune(
       ValueError: the run in `model_dir` has other settings.
     """
     reporting.check_folder(model_dir, "MODEL_DIR")
-    with writer_lock.held(model_dir), run_lib.failing([model_dir]):
+    with writer_lock.hold(model_dir), run_lib.failing([model_dir]):
         step_lib.check_batch(dataset.batch_size, 1, loaded.mesh)
         rows = loaded.mesh.shape[partitioning.DATA]
         batches = pipeline.example_batches("examples", examples, dataset, loaded.soft_tokens, rows)
