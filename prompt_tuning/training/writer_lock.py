@@ -11,7 +11,7 @@ import logging
 import os
 import pathlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import filelock
 from etils import epath
@@ -35,7 +35,9 @@ def hold(model_dir: epath.PathLike) -> Iterator[None]:
         yield
         return
     folder = pathlib.Path(model_dir)
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, created)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _acquire(folder, stack)
@@ -50,6 +52,13 @@ def hold(model_dir: epath.PathLike) -> Iterator[None]:
                 "MODEL_DIR to one."
             ) from error
         yield
+
+
+def _remove_empty(folders: Sequence[pathlib.Path]) -> None:
+    """Removes folders, innermost first, up to one that is not empty: a refused run leaves none."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _acquire(folder: pathlib.Path, stack: contextlib.ExitStack) -> None:

@@ -51,6 +51,15 @@ def test_a_second_writer_reads_the_holder_and_a_dead_holder_has_no_lock(tmp_path
     assert list(folder.iterdir()) == []
 
 
+def test_new_folders_stay_only_with_what_was_written(tmp_path):
+    with writer_lock.hold(tmp_path / "a/b/c"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with writer_lock.hold(tmp_path / "a/b/c"):
+        (tmp_path / "a/b/file").touch()
+    assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["file"]
+
+
 def test_the_lock_ends_with_an_error_and_other_files_stay(tmp_path):
     with pytest.raises(KeyError), writer_lock.hold(tmp_path):
         (tmp_path / "file").touch()
