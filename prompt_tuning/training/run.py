@@ -287,14 +287,11 @@ class Run:
                 f"run in MODEL_DIR {self.model_dir} has reached. Set TRAIN_STEPS above {latest} or "
                 f"TRAIN_STEPS_RELATIVE above {latest - kept['first_step']} to continue it, or another MODEL_DIR."
             )
-        tree, _ = train_state.restore(
-            self.model_dir, latest, params_lib.shapes(self.state._asdict())
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.state
         )
-        self.state = jax.tree.map(
-            lambda kept, now: partitioning.place(kept, now.sharding),
-            state.TrainState(**tree),
-            self.state,
-        )
+        tree, _ = train_state.restore(self.model_dir, latest, abstract._asdict())
+        self.state = state.TrainState(**tree)
         self.position, self.first_step = kept["position"], kept["first_step"]
         self.best = best_evaluation.from_json(kept["best"])
         self.training_loss = kept.get("training_loss")

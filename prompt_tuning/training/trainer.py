@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import base_model
+from prompt_tuning.checkpoints import atomic, base_model
 from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.data.batches import epochs
@@ -212,11 +212,6 @@ def _check_trained(run: run_lib.Run, vocabulary: vocabularies.Vocabulary, *, sev
             "RANDOM_SEED has several seeds, whose runs share the weights, but TRAINABLE includes "
             "weights. Set a single RANDOM_SEED, or TRAINABLE to the prompt."
         )
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"TRAINABLE includes weights, but there are {jax.process_count()} processes; expected "
-            "one, which exports them. Set TRAINABLE to the prompt, or use one process."
-        )
     if not _is_decoder_only(run.loaded.model):
         huggingface.check_vocabulary(vocabulary.path)
 
@@ -352,16 +347,19 @@ def _is_decoder_only(model: model_lib.EncoderDecoderModel) -> bool:
 
 
 def _export(run: run_lib.Run) -> str:
-    """The weights without the prompt: for Hugging Face, or for T5X where that has no place for them."""
+    """Exports the weights without the prompt: for Hugging Face, or for T5X if that has no such model.
+
+    The first process writes them; all gather them and wait for it.
+    """
     target, model = run.model_dir / f"model_{run.step}", run.loaded.model
-    params = params_lib.flatten(jax.device_get(run.params()))
+    params = params_lib.flatten(partitioning.to_host(run.params()))
     base = {path: x for path, x in params.items() if path not in model.added}
     export_format = exporter.HUGGING_FACE
     if _is_decoder_only(model):
         export_format, target = exporter.T5X, target / f"checkpoint_{run.step}"
-    if target.exists():
+    if atomic.is_writer() and target.exists():
         _check_export(target, base, run)
-    else:
+    elif atomic.is_writer():
         exporter.write(
             target,
             base,
@@ -371,6 +369,7 @@ def _export(run: run_lib.Run) -> str:
             step=run.step,
             dtype="float32",
         )
+    atomic.wait_for_writer(f"export {target}")
     return str(target)
 
 
