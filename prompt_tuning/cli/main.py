@@ -23,7 +23,12 @@ from prompt_tuning.t5x import bindings as t5x_bindings
 
 UsageError = commands.UsageError
 # What several processes may be told beside where they meet.
-OF_SEVERAL = ("process_count", "process_index", "initialization_timeout", "heartbeat_timeout")
+MULTIPROCESS_FLAGS = (
+    "process_count",
+    "process_index",
+    "initialization_timeout",
+    "heartbeat_timeout",
+)
 FOR_T5X = "t5x"  # the folder of gin files that T5X's programs read
 
 
@@ -80,7 +85,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UsageError(
             f"unknown argument {unknown[0]}. {_nearest(unknown[0], _flags(options.verb))}"
         )
-    given = [name for name in OF_SEVERAL if getattr(options, name) is not None]
+    given = [name for name in MULTIPROCESS_FLAGS if getattr(options, name) is not None]
     if given and not (options.coordinator_address or options.multiprocess_gpu):
         raise UsageError(
             f"--{given[0]} is set without an address of process 0. Add --coordinator_address=HOST:PORT, "
@@ -315,7 +320,7 @@ def _together(options: argparse.Namespace) -> contextlib.AbstractContextManager[
         return contextlib.nullcontext()
     from prompt_tuning.distributed import processes
 
-    told = {name: getattr(options, name) for name in ("coordinator_address", *OF_SEVERAL)}
+    told = {name: getattr(options, name) for name in ("coordinator_address", *MULTIPROCESS_FLAGS)}
     # Only the training loop asks JAX where to stop.
     return processes.together(gin.config_str(), preemption=options.verb == "train", **told)
 

@@ -50,7 +50,7 @@ def train(
     trainable: Sequence[str],
     optimizer: run_lib.OptimizerFactory,
     model_dir: str,
-    schedule: run_lib.Schedule,
+    schedule: run_lib.TrainConfig,
     learning_rate: optimizers.Schedule | None = None,
     eval_examples: int | None = None,
     written_examples: int | None = None,
@@ -174,7 +174,7 @@ def train(
             eval_size,
             run.model_dir / "inference_eval",
             # What is evaluated anew is told anew.
-            after_step=run.step - run.owes_evaluation,
+            after_step=run.step - run.needs_eval,
             written_examples=written_examples,
             losses=(run.model_dir / "training_eval", eval_steps),
         )
@@ -227,11 +227,11 @@ def _train(
     where = [jax.tree.map(lambda x: x.sharding, each.run.state) for each in trainings]
     alone = step_lib.make_step(*settings, where[0], num_microbatches)
     if len(trainings) == 1:
-        return loop.go_on(*trainings[0], alone, learning_rate)
+        return loop.train_loop(*trainings[0], alone, learning_rate)
     reached = [(each.run.step, each.run.position is not None) for each in trainings]
     for each, own in zip(trainings, reached, strict=True):
-        if own < max(reached) or (own[1] and each.run.owes_evaluation):
-            loop.go_on(*each, alone, learning_rate, until=max(reached)[0])
+        if own < max(reached) or (own[1] and each.run.needs_eval):
+            loop.train_loop(*each, alone, learning_rate, until=max(reached)[0])
     runs, batches, validations, seeds = zip(*trainings, strict=True)
     together = Training(
         stack.Stack(runs, run.model_dir.parent),
@@ -242,7 +242,7 @@ def _train(
     step: step_lib.Step = step_lib.ThreadedStep(alone, run.loaded.mesh)
     if jax.default_backend() != "cpu":
         step = step_lib.make_stacked_step(*settings, where, num_microbatches)
-    return loop.go_on(*together, step, learning_rate)
+    return loop.train_loop(*together, step, learning_rate)
 
 
 def evaluated(
@@ -290,7 +290,7 @@ def _check_labels(
             task.warn_of_unlisted_labels(labels, dataset.file, "the prompt does not learn them")
 
 
-def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.Schedule) -> None:
+def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.TrainConfig) -> None:
     """Warns where the schedule is over before the run starts."""
     first, last = schedule.start_step or 0, schedule.train_steps - 1
     steps = jnp.asarray([first, (first + last) // 2, last])

@@ -61,7 +61,7 @@ def tune(
         first = loaded.step or 0
         run = run_lib.Run(
             loaded,
-            run_lib.Schedule(first + steps, first, eval_period=steps, log_period=LOG_PERIOD),
+            run_lib.TrainConfig(first + steps, first, eval_period=steps, log_period=LOG_PERIOD),
             model_dir,
             trainable=TRAINABLE,
             optimizer=functools.partial(
@@ -86,5 +86,7 @@ def tune(
         where = jax.tree.map(lambda x: x.sharding, run.state)
         step = step_lib.make_step(loaded.model, run.optimizer, where)
         with partitioning.use(loaded.mesh), nothing:
-            loop.go_on(run=run, step=step, batches=batches, validation=nothing, seed=dataset.seed)
+            loop.train_loop(
+                run=run, step=step, batches=batches, validation=nothing, seed=dataset.seed
+            )
         return run.prompt_file(f"prompt_{run.step}")
