@@ -192,7 +192,7 @@ def losses_of_ours(model: t5x_models.Model, batches: Sequence[dict], folder: str
     loaded = _loaded(model)
     mine = run.Run(
         loaded,
-        run.Schedule(train_steps=loaded.step + len(batches)),
+        run.TrainConfig(train_steps=loaded.step + len(batches)),
         folder,
         trainable=t5x_models.PROMPT,
         optimizer=OPTIMIZER,

@@ -48,7 +48,7 @@ LIBRARIES = {
         "tensorstore",
     },
     "data": {"scipy", "sentencepiece", "seqio", "tensorflow", "tensorflow_datasets", "tokenizers"},
-    "training": {"jax", "flax", "optax", "rich", "tensorboardX"},
+    "training": {"filelock", "jax", "flax", "optax", "rich", "tensorboardX"},
     "inference": {"jax", "flax"},
     "analysis": {"jax", "flax", "matplotlib"},
     "api": set(),

@@ -371,7 +371,7 @@ def make_run(load, tmp_path) -> Callable[..., run.Run]:
     ) -> run.Run:
         return run.Run(
             loaded or load(),
-            run.Schedule(FIRST_STEP + steps, **schedule),
+            run.TrainConfig(FIRST_STEP + steps, **schedule),
             tmp_path / folder,
             trainable=trainable,
             optimizer=optimizer,

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from prompt_tuning.checkpoints import train_state
 from prompt_tuning.cli import main as cli
@@ -136,6 +137,35 @@ def test_two_processes_train_as_one(tiny_job, tmp_path, partitions, stops):
     earlier = [f"config_{last}.gin" for last in stops[:-1]]  # of the run that was stopped
     assert metrics(one) == metrics(two) and sorted([*names(one), *earlier]) == names(two)
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-6)
+
+
+def test_two_processes_train_weights_as_one(tiny_job, tmp_path):
+    """The weights are sharded over both processes, which write a state and resume from it."""
+    settings = {"BATCH_SIZE": 16, "LOG_PERIOD": 1, "NUM_PARTITIONS": 8, "PROMPT": None}
+    files = ("runs/train.gin", "optimizers/weights.gin")
+
+    def command(folder, last):
+        arguments = tiny_job.command(
+            "train", *files, MODEL_DIR=folder, TRAIN_STEPS=last, **settings
+        )
+        return [*arguments, "--gin.trainer.train.eval_dataset=None"]
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    cli.run(command(one, 1002))
+    for last in (1001, 1002):
+        codes, told = run(command(two, last))
+        assert codes == [0, 0], told
+    assert "Resuming from step 1001" in told[0]
+    written = {path.name for path in (two / "checkpoint_1002/state").glob("ocdbt.process_*")}
+    assert written == {"ocdbt.process_0", "ocdbt.process_1"}
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-6)
+    alone, together = (
+        safetensors.numpy.load_file(folder / "model_1002/model.safetensors")
+        for folder in (one, two)
+    )
+    assert alone.keys() == together.keys()
+    for name in alone:
+        np.testing.assert_allclose(together[name], alone[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_two_processes_train_several_seeds_as_one(tiny_job, tmp_path):

@@ -17,8 +17,13 @@ import prompt_tuning
 from prompt_tuning.cli import commands, gin_checks, gin_config
 
 UsageError = commands.UsageError
-# What several processes may be told beside where they meet.
-OF_SEVERAL = ("process_count", "process_index", "initialization_timeout", "heartbeat_timeout")
+# Flags of a run with several processes.
+MULTIPROCESS_FLAGS = (
+    "process_count",
+    "process_index",
+    "initialization_timeout",
+    "heartbeat_timeout",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +59,7 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UsageError(
             f"unknown argument {unknown[0]}. {commands.suggest(unknown[0], _flags(options.verb))}"
         )
-    given = [name for name in OF_SEVERAL if getattr(options, name) is not None]
+    given = [name for name in MULTIPROCESS_FLAGS if getattr(options, name) is not None]
     if given and not (options.coordinator_address or options.multiprocess_gpu):
         raise UsageError(
             f"--{given[0]} is set without an address of process 0. Add --coordinator_address=HOST:PORT, "
@@ -97,7 +102,7 @@ def _together(options: argparse.Namespace) -> contextlib.AbstractContextManager[
         return contextlib.nullcontext()
     from prompt_tuning.distributed import processes
 
-    told = {name: getattr(options, name) for name in ("coordinator_address", *OF_SEVERAL)}
+    told = {name: getattr(options, name) for name in ("coordinator_address", *MULTIPROCESS_FLAGS)}
     # Only the training loop asks JAX where to stop.
     return processes.together(gin.config_str(), preemption=options.verb == "train", **told)
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from prompt_tuning import annotations
@@ -127,6 +128,13 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     """Puts a batch on the mesh, its rows along the data axis. All processes have the whole batch."""
     where = NamedSharding(mesh, PartitionSpec(DATA))
     return {name: place(array, where) for name, array in batch.items()}
+
+
+def to_host(tree: Any) -> Any:
+    """Returns the tree with complete numpy arrays. All processes call it, with arrays that they share."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
 
 
 def place(array: Any, where: NamedSharding) -> jax.Array:

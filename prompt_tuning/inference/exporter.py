@@ -188,7 +188,7 @@ def _trained(
             f"MODEL_DIR {model_dir} has no checkpoint_<step>; expected the folder of a run. "
             "Correct MODEL_DIR."
         )
-    found = train_state.trained(model_dir, step)
+    found = train_state.open_trained(model_dir, step)
     weights = {path: leaf for path, leaf in found.items() if path in wanted}
     if apart := sorted(found.keys() - weights.keys()):
         logging.info(

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from prompt_tuning.checkpoints import atomic
+from prompt_tuning.distributed import partitioning
 
 # Steps that are not looked at yet: waiting for the last would keep the device from the next.
 LATE = 2
@@ -64,7 +64,7 @@ class NanGuard:
     ) -> None:
         path = run.model_dir / f"{PREFIX}{step}.npz"
         content = io.BytesIO()
-        np.savez(content, **_whole(batch))
+        np.savez(content, **partitioning.to_host(batch))
         atomic.write(path, content.getvalue())
         what = (
             f"non-finite loss or gradient (loss {sums['loss']}, gradient norm "
@@ -87,10 +87,3 @@ class NanGuard:
 def kept(folder: epath.PathLike) -> list[epath.Path]:
     """The batches that are kept in a run's folder."""
     return list(epath.Path(folder).glob(f"{PREFIX}*"))
-
-
-def _whole(batch: Mapping[str, jax.Array]) -> Mapping[str, np.ndarray]:
-    """With the rows of all processes."""
-    if jax.process_count() > 1:
-        return multihost_utils.process_allgather(batch, tiled=True)
-    return jax.device_get(batch)

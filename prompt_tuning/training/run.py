@@ -32,8 +32,8 @@ OptimizerFactory = Callable[..., optax.GradientTransformation]
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """When a run does what; all counts are steps.
+class TrainConfig:
+    """How long a run trains, and how often it evaluates, saves and logs, in steps.
 
     Attributes:
       train_steps: TRAIN_STEPS, the absolute step to end at; None where `train_steps_relative` says it.
@@ -70,7 +70,7 @@ class Schedule:
         counts.check("KEEP", self.keep, 1, none="all")
         counts.check("NAN_TOLERANCE", self.nan_tolerance, 0)
 
-    def settled(self, checkpoint_step: int | None) -> "Schedule":
+    def settled(self, checkpoint_step: int | None) -> "TrainConfig":
         """With the absolute steps of a start from `checkpoint_step`. Raises as `first_step`."""
         first, last = self._start(checkpoint_step), self.train_steps
         if self.train_steps_relative is not None:
@@ -122,7 +122,7 @@ class Run:
     def __init__(
         self,
         loaded: state.LoadedModel,
-        schedule: Schedule,
+        schedule: TrainConfig,
         model_dir: epath.PathLike,
         *,
         trainable: Sequence[str],
@@ -185,14 +185,14 @@ class Run:
         return self._is_due(step, self.schedule.log_period or self.schedule.eval_period)
 
     @property
-    def owes_evaluation(self) -> bool:
+    def needs_eval(self) -> bool:
         """Whether an evaluation is due now: nothing is done yet, or the run was stopped within one."""
         return self.evaluates_at(self.step) and self.evaluated_step != self.step
 
     @property
     def is_complete(self) -> bool:
         """Whether nothing is left to be trained or evaluated."""
-        return self.step == self.schedule.train_steps and not self.owes_evaluation
+        return self.step == self.schedule.train_steps and not self.needs_eval
 
     def _is_due(self, step: int, period: int) -> bool:
         return (step - self.first_step) % period == 0 or step == self.schedule.train_steps
@@ -289,14 +289,11 @@ class Run:
                 f"run in MODEL_DIR {self.model_dir} has reached. Set TRAIN_STEPS above {latest} or "
                 f"TRAIN_STEPS_RELATIVE above {latest - kept['first_step']} to continue it, or another MODEL_DIR."
             )
-        tree, _ = train_state.restore(
-            self.model_dir, latest, params_lib.shapes(self.state._asdict())
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.state
         )
-        self.state = jax.tree.map(
-            lambda kept, now: partitioning.place(kept, now.sharding),
-            state.TrainState(**tree),
-            self.state,
-        )
+        tree, _ = train_state.restore(self.model_dir, latest, abstract._asdict())
+        self.state = state.TrainState(**tree)
         self.position, self.first_step = kept["position"], kept["first_step"]
         self.best = best_evaluation.from_json(kept["best"])
         self.training_loss = kept.get("training_loss")

@@ -36,9 +36,9 @@ class Stack:
         return self.runs[0].step
 
     @property
-    def owes_evaluation(self) -> bool:
+    def needs_eval(self) -> bool:
         """Whether the runs are to be evaluated now; see `run.Run`."""
-        return self.runs[0].owes_evaluation
+        return self.runs[0].needs_eval
 
     @property
     def unlogged(self) -> list[Sequence[Mapping[str, float]]]:

@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import base_model
+from prompt_tuning.checkpoints import atomic, base_model
 from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.data.batches import epochs
@@ -50,7 +50,7 @@ def train(
     trainable: Sequence[str],
     optimizer: run_lib.OptimizerFactory,
     model_dir: str,
-    schedule: run_lib.Schedule,
+    schedule: run_lib.TrainConfig,
     learning_rate: optimizers.Schedule | None = None,
     eval_examples: int | None = None,
     written_examples: int | None = None,
@@ -174,13 +174,13 @@ def train(
             eval_size,
             run.model_dir / "inference_eval",
             # What is evaluated anew is told anew.
-            after_step=run.step - run.owes_evaluation,
+            after_step=run.step - run.needs_eval,
             written_examples=written_examples,
             losses=(run.model_dir / "training_eval", eval_steps),
         )
         return Training(run, batches.with_seed(own), validation, own)
 
-    with writer_lock.held(model_dir), run_lib.failing([*folders.values()]):
+    with writer_lock.hold(model_dir), run_lib.failing([*folders.values()]):
         trainings = [training(*each) for each in folders.items()]
         with partitioning.use(loaded.mesh), contextlib.ExitStack() as logs:
             for each in trainings:
@@ -212,11 +212,6 @@ def _check_trained(run: run_lib.Run, vocabulary: vocabularies.Vocabulary, *, sev
             "RANDOM_SEED has several seeds, whose runs share the weights, but TRAINABLE includes "
             "weights. Set a single RANDOM_SEED, or TRAINABLE to the prompt."
         )
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"TRAINABLE includes weights, but there are {jax.process_count()} processes; expected "
-            "one, which exports them. Set TRAINABLE to the prompt, or use one process."
-        )
     if not _is_decoder_only(run.loaded.model):
         huggingface.check_vocabulary(vocabulary.path)
 
@@ -232,11 +227,11 @@ def _train(
     where = [jax.tree.map(lambda x: x.sharding, each.run.state) for each in trainings]
     alone = step_lib.make_step(*settings, where[0], num_microbatches)
     if len(trainings) == 1:
-        return loop.go_on(*trainings[0], alone, learning_rate)
+        return loop.train_loop(*trainings[0], alone, learning_rate)
     reached = [(each.run.step, each.run.position is not None) for each in trainings]
     for each, own in zip(trainings, reached, strict=True):
-        if own < max(reached) or (own[1] and each.run.owes_evaluation):
-            loop.go_on(*each, alone, learning_rate, until=max(reached)[0])
+        if own < max(reached) or (own[1] and each.run.needs_eval):
+            loop.train_loop(*each, alone, learning_rate, until=max(reached)[0])
     runs, batches, validations, seeds = zip(*trainings, strict=True)
     together = Training(
         stack.Stack(runs, run.model_dir.parent),
@@ -247,7 +242,7 @@ def _train(
     step: step_lib.Step = step_lib.ThreadedStep(alone, run.loaded.mesh)
     if jax.default_backend() != "cpu":
         step = step_lib.make_stacked_step(*settings, where, num_microbatches)
-    return loop.go_on(*together, step, learning_rate)
+    return loop.train_loop(*together, step, learning_rate)
 
 
 def evaluated(
@@ -295,7 +290,7 @@ def _check_labels(
             task.warn_of_unlisted_labels(labels, dataset.file, "the prompt does not learn them")
 
 
-def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.Schedule) -> None:
+def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.TrainConfig) -> None:
     """Warns where the schedule is over before the run starts."""
     first, last = schedule.start_step or 0, schedule.train_steps - 1
     steps = jnp.asarray([first, (first + last) // 2, last])
@@ -352,16 +347,19 @@ def _is_decoder_only(model: model_lib.EncoderDecoderModel) -> bool:
 
 
 def _export(run: run_lib.Run) -> str:
-    """The weights without the prompt: for Hugging Face, or for T5X where that has no place for them."""
+    """Exports the weights without the prompt: for Hugging Face, or for T5X if that has no such model.
+
+    The first process writes them; all gather them and wait for it.
+    """
     target, model = run.model_dir / f"model_{run.step}", run.loaded.model
-    params = params_lib.flatten(jax.device_get(run.params()))
+    params = params_lib.flatten(partitioning.to_host(run.params()))
     base = {path: x for path, x in params.items() if path not in model.adapter_paths}
     export_format = exporter.HUGGING_FACE
     if _is_decoder_only(model):
         export_format, target = exporter.T5X, target / f"checkpoint_{run.step}"
-    if target.exists():
+    if atomic.is_writer() and target.exists():
         _check_export(target, base, run)
-    else:
+    elif atomic.is_writer():
         exporter.write(
             target,
             base,
@@ -371,6 +369,7 @@ def _export(run: run_lib.Run) -> str:
             step=run.step,
             dtype="float32",
         )
+    atomic.wait_for_writer(f"export {target}")
     return str(target)
 
 

@@ -54,14 +54,14 @@ def tune(
       ValueError: the run in `model_dir` has other settings.
     """
     reporting.check_folder(model_dir, "MODEL_DIR")
-    with writer_lock.held(model_dir), run_lib.failing([model_dir]):
+    with writer_lock.hold(model_dir), run_lib.failing([model_dir]):
         step_lib.check_batch(dataset.batch_size, 1, loaded.mesh)
         rows = loaded.mesh.shape[partitioning.DATA]
         batches = pipeline.example_batches("examples", examples, dataset, loaded.soft_tokens, rows)
         first = loaded.step or 0
         run = run_lib.Run(
             loaded,
-            run_lib.Schedule(first + steps, first, eval_period=steps, log_period=LOG_PERIOD),
+            run_lib.TrainConfig(first + steps, first, eval_period=steps, log_period=LOG_PERIOD),
             model_dir,
             trainable=TRAINABLE,
             optimizer=functools.partial(
@@ -86,5 +86,7 @@ def tune(
         where = jax.tree.map(lambda x: x.sharding, run.state)
         step = step_lib.make_step(loaded.model, run.optimizer, where)
         with partitioning.use(loaded.mesh), nothing:
-            loop.go_on(run=run, step=step, batches=batches, validation=nothing, seed=dataset.seed)
+            loop.train_loop(
+                run=run, step=step, batches=batches, validation=nothing, seed=dataset.seed
+            )
         return run.prompt_file(f"prompt_{run.step}")

@@ -209,14 +209,14 @@ def test_a_bar_is_shown_on_a_terminal_only(model, capsys, caplog, monkeypatch):
 
 def test_settings_reach_the_run(model, monkeypatch):
     """The optimizer's step, dropout, and the tokens that are kept."""
-    seen, go_on = {}, loop_lib.go_on
+    seen, train_loop = {}, loop_lib.train_loop
 
     def noting(run, batches, **others):
         seen["config"], seen["start"] = run.loaded.model.config, run.first_step
         seen["batch"] = next(batches)
-        go_on(run=run, batches=batches, **others)
+        train_loop(run=run, batches=batches, **others)
 
-    monkeypatch.setattr(loop_lib, "go_on", noting)
+    monkeypatch.setattr(loop_lib, "train_loop", noting)
     lengths = {"inputs": 3, "targets": 8}
     more = {"dropout_rate": 0.25, "start_step": 500, "task_feature_lengths": lengths}
     pt.tune(model, PAIRS, **FEW, **more)

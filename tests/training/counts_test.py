@@ -29,4 +29,4 @@ def test_a_number_may_be_too_high():
     with pytest.raises(
         ValueError, match=r"START_STEP is 2147483648; expected .* at most 2147483647"
     ):
-        run.Schedule(10, 2**31)
+        run.TrainConfig(10, 2**31)

@@ -28,7 +28,7 @@ class NoValidation:
 
 def loop(run, step, batches, validation=None):
     with partitioning.use(run.loaded.mesh):
-        loop_lib.go_on(run, batches, validation or NoValidation(), 3, step)
+        loop_lib.train_loop(run, batches, validation or NoValidation(), 3, step)
 
 
 @pytest.fixture(scope="module")
@@ -201,10 +201,10 @@ def test_an_evaluation_that_is_stopped_is_owed(make_run, make_batches, shared_st
         assert train_state.latest_step(run.model_dir) == at
         again = make_run(**settings)
         again.resume()
-        assert again.owes_evaluation and again.best.metric == at - 2
+        assert again.needs_eval and again.best.metric == at - 2
         loop(again, shared_step(run), make_batches(), validation)
         assert validation.steps == sorted([1000, 1002, 1004, at])
-        assert again.best.metric == 1004 and not again.owes_evaluation
+        assert again.best.metric == 1004 and not again.needs_eval
         card = prompt_files.read_card(run.model_dir / f"prompts/prompt_{at}.npy")
         assert card["metrics"] == {"task": {"accuracy": float(at)}}
 

@@ -23,7 +23,7 @@ from prompt_tuning.training import run, state
     [(105, None, 100, 100), (5, 0, 100, 0), (105, 100, None, 100), (1, None, 0, 0)],
 )
 def test_first_step(train_steps, start_step, checkpoint_step, first):
-    assert run.Schedule(train_steps, start_step).first_step(checkpoint_step) == first
+    assert run.TrainConfig(train_steps, start_step).first_step(checkpoint_step) == first
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_first_step(train_steps, start_step, checkpoint_step, first):
 )
 def test_schedules_that_do_nothing(train_steps, start_step, checkpoint_step, part):
     with pytest.raises(ValueError, match=part):
-        run.Schedule(train_steps, start_step).first_step(checkpoint_step)
+        run.TrainConfig(train_steps, start_step).first_step(checkpoint_step)
 
 
 @pytest.mark.parametrize("value", ["5", 2.0, True, -1])
@@ -46,31 +46,31 @@ def test_schedules_that_do_nothing(train_steps, start_step, checkpoint_step, par
 )
 def test_counts_are_whole_numbers(setting, value):
     with pytest.raises(ValueError, match=f"{setting.upper()} is {value!r}; expected an integer"):
-        run.Schedule(**{"train_steps": 10, setting: value})
+        run.TrainConfig(**{"train_steps": 10, setting: value})
 
 
 @pytest.mark.parametrize("setting", ["eval_period", "log_period", "keep"])
 def test_periods_are_positive(setting):
     with pytest.raises(ValueError, match=f"{setting.upper()} is 0; .* at least 1"):
-        run.Schedule(10, **{setting: 0})
+        run.TrainConfig(10, **{setting: 0})
 
 
 def test_none_is_t5xs_default():
-    assert run.Schedule(None, train_steps_relative=7).settled(3).train_steps == 10
+    assert run.TrainConfig(None, train_steps_relative=7).settled(3).train_steps == 10
     with pytest.raises(ValueError, match="EVAL_PERIOD is None; expected an integer"):
-        run.Schedule(10, eval_period=None)
+        run.TrainConfig(10, eval_period=None)
     with pytest.raises(ValueError, match="TRAIN_STEPS and TRAIN_STEPS_RELATIVE are not set"):
-        run.Schedule(None)
+        run.TrainConfig(None)
 
 
 def test_relative_steps_count_from_the_start():
-    schedule = run.Schedule(10, train_steps_relative=7)
-    assert schedule.settled(1000) == run.Schedule(1007, 1000)
-    assert run.Schedule(10, 3).settled(1000) == run.Schedule(10, 3)
+    schedule = run.TrainConfig(10, train_steps_relative=7)
+    assert schedule.settled(1000) == run.TrainConfig(1007, 1000)
+    assert run.TrainConfig(10, 3).settled(1000) == run.TrainConfig(10, 3)
     with pytest.raises(
         ValueError, match="TRAIN_STEPS=10 is not greater than the starting step 1000"
     ):
-        run.Schedule(10).settled(1000)
+        run.TrainConfig(10).settled(1000)
 
 
 def test_stops_count_from_the_first_step_and_the_last_is_one(make_run):

@@ -38,7 +38,7 @@ def test_nothing_is_evaluated_where_nothing_is_asked_for(vocabulary):
     ],
 )
 def test_a_schedule_that_is_over_before_the_run_is_told(factors, offset, told, caplog):
-    schedule = run_lib.Schedule(1_100_100, 1_100_000)
+    schedule = run_lib.TrainConfig(1_100_100, 1_100_000)
     settings = {"warmup_steps": 10, "decay_factor": 0.02, "step_offset": offset}
     rate = optimizers.learning_rate_schedule(factors, **settings)
     trainer._tell_rate(rate, schedule)
