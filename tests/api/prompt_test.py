@@ -111,8 +111,8 @@ def test_labels_are_those_of_the_card():
 
 def test_prompts_become_one_table():
     one, two = pt.Prompt(TABLE, {"place": "suffix"}), pt.Prompt(TABLE + 1, {"place": "suffix"})
-    assert prompt_lib.as_module([]) is None
-    found = [prompt_lib.as_module(prompts) for prompts in ([one], [one, two])]
+    assert prompt_lib.as_method([]) is None
+    found = [prompt_lib.as_method(prompts) for prompts in ([one], [one, two])]
     assert [(x.length, x.names, x.place) for x in found] == [
         (3, (), "suffix"),
         (3, ("0", "1"), "suffix"),
