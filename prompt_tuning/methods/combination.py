@@ -28,48 +28,34 @@ class Combination(base.Method):
         return sum(method.num_extra_keys for method in self.methods)
 
     def parameters(self, config, shapes):
-        added: dict[str, base.Parameter] = {}
+        parameters: dict[str, base.Parameter] = {}
         for method in self.methods:
-            parameters = method.parameters(config, shapes)
-            if twice := sorted(added.keys() & parameters.keys()):
+            more = method.parameters(config, shapes)
+            if twice := sorted(parameters.keys() & more.keys()):
                 raise ValueError(
-                    f"two methods of {self.methods} add {twice}; leave one of them out"
+                    f"two methods of {self.methods} add {twice}; expected different parameters. "
+                    "Remove the gin file of one of them."
                 )
-            added |= parameters
-        return added
+            parameters |= more
+        return parameters
 
     def penalty(self, params: Mapping[str, Any]):
         penalties = (method.penalty(params) for method in self.methods)
-        return functools.reduce(_add, penalties)
-
-    def embed_input(self, *args):
-        return self._chain("embed_input", *args)
-
-    def attention_mask(self, *args):
-        return self._chain("attention_mask", *args)
-
-    def layer_input(self, *args):
-        return self._chain("layer_input", *args)
-
-    def keys_values(self, *args):
-        return self._chain("keys_values", *args)
-
-    def dense_input(self, *args):
-        return self._chain("dense_input", *args)
-
-    def dense_output(self, *args):
-        return self._chain("dense_output", *args)
-
-    def sublayer_output(self, *args):
-        return self._chain("sublayer_output", *args)
-
-    def logits(self, *args):
-        return self._chain("logits", *args)
+        return functools.reduce(_add, penalties, None)
 
     def _chain(self, hook, site, value, *context):
         for method in self.methods:
             value = getattr(method, hook)(site, value, *context)
         return value
+
+    embed_input = functools.partialmethod(_chain, "embed_input")
+    attention_mask = functools.partialmethod(_chain, "attention_mask")
+    layer_input = functools.partialmethod(_chain, "layer_input")
+    keys_values = functools.partialmethod(_chain, "keys_values")
+    dense_input = functools.partialmethod(_chain, "dense_input")
+    dense_output = functools.partialmethod(_chain, "dense_output")
+    sublayer_output = functools.partialmethod(_chain, "sublayer_output")
+    logits = functools.partialmethod(_chain, "logits")
 
 
 def _add(x, y):

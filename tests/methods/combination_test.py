@@ -55,7 +55,9 @@ def test_soft_tokens_are_those_of_the_method_that_has_some():
 
 def test_two_methods_with_one_path_are_an_error(deep):
     twice = combination.combine([PROMPT, prompt_method.Prompt(2)])
-    with pytest.raises(ValueError, match=r"add \['encoder/prompt/prompt'\]; leave one of them"):
+    with pytest.raises(
+        ValueError, match=r"add \['encoder/prompt/prompt'\]; .* Remove the gin file"
+    ):
         dataclasses.replace(deep, method=twice).abstract_params()
 
 
