@@ -42,7 +42,7 @@ def save(
     card = {
         "length": len(soft) if model.prefix is None else model.prefix.length,
         "embed_dim": model.config.embed_dim,
-        "place": soft.place,
+        "place": soft.position,
         **card,
         "created_by": f"prompt-tuning {prompt_tuning.__version__}",
     }
