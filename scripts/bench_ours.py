@@ -26,7 +26,7 @@ from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import base_model, leaves, train_state
 from prompt_tuning.checkpoints.formats import huggingface, t5x
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
-from prompt_tuning.data.batches import assembly, batching
+from prompt_tuning.data.batches import batching
 from prompt_tuning.distributed import partitioning
 from prompt_tuning.inference import evaluator
 from prompt_tuning.methods import prompt as prompt_method
@@ -170,11 +170,11 @@ def file(
     config = pipeline.DatasetConfig(None, lengths, "train", batch, pack=mode == "packed")
     # Chosen once, as a run does before its first step: not in the time.
     known = read_examples(words, path, examples)
-    assemble = assembly.make_assembler(config, soft, known)
+    assemble = batching.make_assembler(config.max_lengths, batch, soft, known, pack=config.pack)
     if mode == "padded":
 
         def assemble(some):
-            trimmed = [soft.put_into(config.room.trim(each)) for each in some]
+            trimmed = [soft.insert(config.max_lengths.trim(each)) for each in some]
             return batching.pad(trimmed, batch, prompt_length + input_length, target_length)
 
     def batches(waiting):
@@ -235,7 +235,7 @@ def score(
         task = evaluation_task.EvaluationTask(
             "sst2",
             read_examples(words, path, examples),
-            batching.Lengths(input_length, 8),
+            batching.MaxLengths(input_length, 8),
             no_metrics,
             words,
         )

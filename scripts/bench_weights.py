@@ -93,4 +93,4 @@ def _drawer(shape: tuple[int, ...], dtype: str, where) -> Callable[[int, float],
 def random_example(model, inputs: int, targets: int, rng: np.random.Generator) -> batching.Example:
     """Random tokens with the soft ids in front."""
     ids = {"inputs": rng.integers(2, 32000, inputs), "targets": rng.integers(2, 32000, targets)}
-    return state.soft_tokens(model).put_into(ids)
+    return state.soft_tokens(model).insert(ids)

@@ -37,7 +37,7 @@ from prompt_tuning.checkpoints.formats import (
 )
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.files import (
-    file_task,
+    examples,
     glue_files,
     originals,
     question_files,
@@ -297,7 +297,7 @@ def _text(name: str, text: str) -> Callable[[pathlib.Path], None]:
 
 
 def _read_rows(folder: pathlib.Path, name: str) -> None:
-    file_task.read_examples(
+    examples.read_examples(
         str(folder / name),
         setting="TRAIN_FILE",
         input_template="a: {text}",

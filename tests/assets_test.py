@@ -10,14 +10,14 @@ from prompt_tuning import assets
 from prompt_tuning.checkpoints import base_model
 from prompt_tuning.cli import main as cli
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.files import file_task
+from prompt_tuning.data.files import examples
 
 REVIEWS = ("train", "validation", "restaurants", "gadgets")
 
 
 def read(name):
     path = assets.path(f"reviews/{name}.tsv")
-    return file_task.read_examples(
+    return examples.read_examples(
         path, setting="TRAIN_FILE", input_template="{sentence}", target_column="label"
     )
 

@@ -29,12 +29,12 @@ ABSENT = object()
 TSV = "text\tlabel\nshe liked the good film .\tgood\nhe saw the bad film .\tbad\n"
 TASK_MODULE = """
 import seqio
-from prompt_tuning.data import features
+from prompt_tuning.data import seqio_tasks
 seqio.TaskRegistry.add(
     "films",
     source=seqio.FunctionDataSource(lambda split, shuffle_files: None, splits=["train", "test"]),
     preprocessors=[],
-    output_features=features.features(),
+    output_features=seqio_tasks.text_features(),
 )
 """
 

@@ -23,7 +23,7 @@ from prompt_tuning import params
 from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.cli import main as cli
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.batches import batching, packing, soft_tokens
+from prompt_tuning.data.batches import batching, soft_tokens
 from prompt_tuning.distributed import partitioning
 from prompt_tuning.methods import base
 from prompt_tuning.methods import prompt as prompt_method
@@ -412,11 +412,11 @@ class Batches:
         some = []
         for i in range(start, start + self.size):
             order = np.random.default_rng(i // 10).permutation(10)
-            some.append(SOFT.put_into(self.examples[order[i % 10]]))
+            some.append(SOFT.insert(self.examples[order[i % 10]]))
         epoch, examples = divmod(start + self.size, 10)
         self.position = {"epoch": epoch, "examples": examples}
         if self.pack:
-            return packing.Packing(3, ((32, 12),)).pack(some)
+            return batching.Packing(3, ((32, 12),)).pack(some)
         return batching.pad(some, self.size, 10, 3)
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from prompt_tuning.checkpoints import base_model, leaves, prompt_files
 from prompt_tuning.checkpoints.formats import orbax, t5x
-from prompt_tuning.data.files import file_task
+from prompt_tuning.data.files import lines
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
 SPEC = importlib.util.spec_from_file_location("hostile_files", SCRIPTS / "hostile_files.py")
@@ -196,7 +196,7 @@ def test_no_memory_is_asked_for_by_a_header(tmp_path, peak):
     load = functools.partial(prompt_files.load_leaves, tmp_path / "p.npz")
     assert peak(load, r"67108992 bytes compressed to") < 2**20
     (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(bytes(2**26)))
-    read = functools.partial(file_task.read_text, str(tmp_path / "a.tsv.gz"), "TRAIN_FILE")
+    read = functools.partial(lines.read_text, str(tmp_path / "a.tsv.gz"), "TRAIN_FILE")
     assert (
         peak(read, "it decompresses to over 200 times its size; decompress it with gunzip") < 2**26
     )
@@ -205,7 +205,7 @@ def test_no_memory_is_asked_for_by_a_header(tmp_path, peak):
 def test_a_repetitive_file_is_unpacked(tmp_path):
     text = "text\tlabel\n" + "good film\tgood\n" * 500_000
     (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(text.encode()))
-    assert file_task.read_text(str(tmp_path / "a.tsv.gz"), "TRAIN_FILE") == text
+    assert lines.read_text(str(tmp_path / "a.tsv.gz"), "TRAIN_FILE") == text
 
 
 def test_an_array_that_is_not_there_is_not_made_room_for(tmp_path, peak):

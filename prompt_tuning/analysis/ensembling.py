@@ -57,7 +57,7 @@ def answers(
         counter.add(decodes[: len(which), 0])
         of_targets = answerer.score(loaded.params, batch) if task.needs_scores else None
         for i, row in enumerate(which.tolist()):
-            texts = [task.spell(decode) for decode in decodes[i]]
+            texts = [task.detokenize(decode) for decode in decodes[i]]
             likelihoods: dict[str, float] = {}
             for text, score in zip(texts, scores[i].tolist(), strict=True):
                 likelihoods.setdefault(text, score)

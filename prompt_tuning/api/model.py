@@ -16,7 +16,7 @@ from prompt_tuning.api import arguments
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.checkpoints import base_model
 from prompt_tuning.data import evaluation_task, vocabularies
-from prompt_tuning.data.batches import batching, bucketing, epochs
+from prompt_tuning.data.batches import batching
 from prompt_tuning.data.text import labels
 from prompt_tuning.data.tokenizers import vocabulary_checks
 from prompt_tuning.distributed import partitioning
@@ -223,7 +223,7 @@ class Model:
         for number, (which, batch) in enumerate(task.batches(rows, loaded.soft_tokens)):
             decodes, scores = answerer.predict(loaded.params, batch, max_length, number)
             for row, ids, of_ids in zip(which.tolist(), decodes, scores, strict=False):
-                texts_of_row = [task.spell(each, task.examples[row]["prompt"]) for each in ids]
+                texts_of_row = [task.detokenize(each, task.examples[row]["prompt"]) for each in ids]
                 found[row] = list(map(Answer, texts_of_row, of_ids.tolist()))
                 tokens.append(ids)
         return found, tokens
@@ -274,7 +274,8 @@ class Model:
     ) -> tuple[state.LoadedModel, evaluation_task.EvaluationTask]:
         """The model with these prompts, and the texts as what it answers."""
         prompts, names = prompt_lib.distinct(prompt, len(texts))
-        examples = epochs.tokenized(texts, targets or [""] * len(texts), self.vocabulary)
+        pairs = zip(texts, targets or [""] * len(texts), strict=True)
+        examples = [vocabularies.tokenize_pair(*pair, self.vocabulary) for pair in pairs]
         for name, feature, some in (("texts", "inputs", texts), ("targets", "targets", targets)):
             ids = [example[feature] for example in examples]
             vocabulary_checks.check_unknown(name, some or (), ids, self.vocabulary)
@@ -282,10 +283,10 @@ class Model:
         length = len(prompts[0]) if prompts else 0
         # Few lengths of rows: a program is compiled for each.
         longest = {
-            key: bucketing.round_up(more + max((len(e[key]) for e in examples), default=1)) - more
+            key: batching.round_up(more + max((len(e[key]) for e in examples), default=1)) - more
             for key, more in (("inputs", length), ("targets", 0))
         }
-        room = batching.Lengths.from_features(longest)
+        room = batching.MaxLengths.from_features(longest)
         loaded = self._with_prompts(prompts, decoder or decoding.Greedy())
         listed = getattr(decoder, "labels", ())
         known: dict[str | None, Sequence[str]] = {None: listed}

@@ -14,8 +14,8 @@ from prompt_tuning.api import arguments
 from prompt_tuning.api import model as model_lib
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.checkpoints import prompt_files
-from prompt_tuning.data import pipeline
-from prompt_tuning.data.batches import batching, epochs
+from prompt_tuning.data import pipeline, vocabularies
+from prompt_tuning.data.batches import batching
 from prompt_tuning.data.files import fingerprints
 from prompt_tuning.data.text import labels
 from prompt_tuning.data.tokenizers import vocabulary_checks
@@ -118,7 +118,8 @@ def tune(
     base = dataclasses.replace(base, model=network, step=start_step)
     found = labels.find_labels(targets)
     labels.check_labels(found, model.vocabulary, "examples: targets", labels.PYTHON_FIX)
-    tokenized = epochs.tokenized(inputs, targets, model.vocabulary)
+    pairs = zip(inputs, targets, strict=True)
+    tokenized = [vocabularies.tokenize_pair(*pair, model.vocabulary) for pair in pairs]
     for name, column in (("inputs", inputs), ("targets", () if found else targets)):
         ids = [example[name] for example in tokenized if column]
         vocabulary_checks.check_unknown(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from prompt_tuning import annotations
 from prompt_tuning.data import tensorflow_import, vocabularies
+from prompt_tuning.data.files import examples, lines, records
 
 SPLIT_SETTINGS = {"train": "TRAIN_FILE", "validation": "EVAL_FILE", "infer": "INFER_FILE"}
 # Modules of the reference and of t5 that register tasks -> those that register them here.
@@ -31,6 +32,10 @@ _REFERENCE_MODULES = {
     "t5.data.mixtures": "prompt_tuning.data.tasks",
     "t5.data.tasks": "prompt_tuning.data.tasks",
 }
+
+
+class NoSplitError(ValueError):
+    """A task or mixture has no such split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,52 +101,65 @@ class TaskSource:
         setting = SPLIT_SETTINGS.get(split)
         return {setting: [self.files[setting]]} if setting in self.files else {}
 
-    def open(self, vocabulary: vocabularies.Vocabulary, split: str):
-        """The seqio task or mixture, tokenising with `vocabulary`.
+    def file_task_name(self, split: str) -> str:
+        """The name, for metrics and results, of the file that a split is read from: its stem."""
+        return examples.task_name(self.files[self._file_setting(split)])
 
-        Only the file of `split` is read: train, validation or infer.
+    def read_examples(self, split: str) -> records.Lazy:
+        """The examples of the file that a split is read from; see `examples.read_examples`.
 
         Raises:
-          ValueError: neither or both of a name and files, or an unknown name.
-          FileNotFoundError: no such TASK_DATA_DIR.
+          ValueError: the split is of no file that is set; a name or TASK_DATA_DIR beside files.
         """
-        if self.files and self.data_dir:
+        setting = self._file_setting(split)
+        return examples.read_examples(
+            self.files[setting],
+            setting=setting,
+            input_template=self.input_template,
+            target_column=None if split == "infer" else self.target_column,
+            label_map=self.label_map,
+            prompt_column=self.prompt_column,
+            encoding=self.file_encoding,
+            allow_empty_targets=self.allow_empty_targets,
+            truncate_field=self.truncate_field,
+        )
+
+    def _file_setting(self, split: str) -> str:
+        if self.data_dir:
             raise ValueError(
                 f"both TASK_DATA_DIR ({self.data_dir}) and {sorted(self.files)} are set; expected one of "
                 "them. Remove TASK_DATA_DIR, or use it with MIXTURE_OR_TASK_NAME alone."
             )
-        if self.name and self.files:
+        if self.name:
             raise ValueError(
                 f"both MIXTURE_OR_TASK_NAME ({self.name}) and {sorted(self.files)} are set; expected one of "
                 "them. Remove the other."
             )
-        if self.files:
-            from prompt_tuning.data.files import file_task
-
-            setting = SPLIT_SETTINGS.get(split)
-            if setting is None:
-                raise ValueError(
-                    f"SPLIT is {split!r}; expected one of {', '.join(SPLIT_SETTINGS)}. Set SPLIT to the one "
-                    f"that is read from your file: {', '.join(SPLIT_SETTINGS.values())}."
-                )
-            if setting not in self.files:
-                raise ValueError(
-                    f"{setting} is not set; expected the file of split {split!r}. Set it in addition to "
-                    f"{', '.join(self.files)}."
-                )
-            return file_task.file_task(
-                self.files[setting],
-                split=split,
-                setting=setting,
-                vocabulary=vocabulary.for_seqio(),
-                input_template=self.input_template,
-                target_column=None if split == "infer" else self.target_column,
-                label_map=self.label_map,
-                prompt_column=self.prompt_column,
-                encoding=self.file_encoding,
-                allow_empty_targets=self.allow_empty_targets,
-                truncate_field=self.truncate_field,
+        setting = SPLIT_SETTINGS.get(split)
+        if setting is None:
+            raise ValueError(
+                f"SPLIT is {split!r}; expected one of {', '.join(SPLIT_SETTINGS)}. Set SPLIT to the one "
+                f"that is read from your file: {', '.join(SPLIT_SETTINGS.values())}."
             )
+        if setting not in self.files:
+            raise ValueError(
+                f"{setting} is not set; expected the file of split {split!r}. Set it in addition to "
+                f"{', '.join(self.files)}."
+            )
+        return setting
+
+    def open(self, vocabulary: vocabularies.Vocabulary, split: str):
+        """The seqio task or mixture; of files, the task of `split`, for T5X.
+
+        Raises:
+          ValueError: neither or both of a name and files, or an unknown name; as `read_examples`.
+          FileNotFoundError: no such TASK_DATA_DIR.
+        """
+        if self.files:
+            from prompt_tuning.data import seqio_tasks
+
+            name, texts = self.file_task_name(split), self.read_examples(split)
+            return seqio_tasks.file_task(name, split, texts, vocabulary)
         if self.truncate_field is not None:
             raise ValueError(
                 f"TRUNCATE_FIELD is {self.truncate_field!r}, but MIXTURE_OR_TASK_NAME {self.name!r} has no "
@@ -227,12 +245,10 @@ class TextSource:
     allow_empty_targets: bool = False
 
     def read_files(self, split: str) -> dict[str, list[str]]:
-        """{setting: paths} of all its files. Raises as `file_task.find`."""
+        """{setting: paths} of all its files. Raises as `lines.find_files`."""
         del split  # it is a part of them
-        from prompt_tuning.data.files import file_task
-
-        examples = {"TRAIN_FILE": [self.train_file]} if self.train_file else {}
-        return {"TEXT_FILES": file_task.find(self.text_files, "TEXT_FILES"), **examples}
+        train_file = {"TRAIN_FILE": [self.train_file]} if self.train_file else {}
+        return {"TEXT_FILES": lines.find_files(self.text_files, "TEXT_FILES"), **train_file}
 
     def open(self, vocabulary: vocabularies.Vocabulary, split: str):
         """The seqio mixture."""
@@ -240,7 +256,7 @@ class TextSource:
         from prompt_tuning.data.tasks import text
 
         return text.pretraining_mixture(
-            vocabulary=vocabulary.for_seqio(),
+            vocabulary=vocabulary,
             text_files=self.text_files,
             objectives=self.objectives,
             train_file=self.train_file,

@@ -7,12 +7,16 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import numpy as np
 import sentencepiece
 from etils import epath
+from jaxtyping import Int
 
 from prompt_tuning import annotations
+from prompt_tuning.data.text import truncation
 from prompt_tuning.data.tokenizers import byte_tokenizer, tokenizer_folder, tokenizer_loader
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
@@ -27,6 +31,35 @@ def encode(vocabulary: "SentencePiece", text: str) -> list[int]:
 def count(vocabulary: "SentencePiece", text: str) -> int:
     """How many ids a text has, without an end token."""
     return len(vocabulary.encode(text))
+
+
+def tokenize(
+    example: Mapping[str, Any], vocabulary: "Vocabulary", max_inputs: int | None = None
+) -> dict[str, Any]:
+    """An example of texts as ids; its texts are kept as "inputs_pretokenized" and "targets_pretokenized".
+
+    Args:
+      example: {"inputs": text, "targets": text} and other features.
+      vocabulary: the model's.
+      max_inputs: input tokens, with the end token, to which the field at `truncation.SPANS` is
+        shortened, where the example has one; None to keep it.
+    """
+    tokenized = {name: value for name, value in example.items() if name != truncation.SPANS}
+    inputs, targets = example["inputs"], example["targets"]
+    if max_inputs is not None and truncation.SPANS in example:
+        spans = example[truncation.SPANS]
+        inputs = truncation.truncate(inputs, spans, vocabulary.encode, max_inputs - 1)
+    tokenized |= {"inputs_pretokenized": inputs, "targets_pretokenized": targets}
+    return tokenized | tokenize_pair(inputs, targets, vocabulary)
+
+
+def tokenize_pair(inputs: str, targets: str, vocabulary: "Vocabulary") -> dict[str, np.ndarray]:
+    """Two texts as an example: {"inputs": int32[T], "targets": int32[L]}, each with its end token."""
+    return {"inputs": _ids(inputs, vocabulary), "targets": _ids(targets, vocabulary)}
+
+
+def _ids(text: str, vocabulary: "Vocabulary") -> Int[np.ndarray, " T"]:
+    return np.array([*vocabulary.encode(text), EOS_ID], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +80,7 @@ class SentencePiece:
 
     @functools.cached_property
     def processor(self) -> sentencepiece.SentencePieceProcessor:
-        """The loaded model. Raises FileNotFoundError or ValueError with the setting to mend."""
+        """The loaded model. Raises FileNotFoundError or ValueError with the setting to correct."""
         from sentencepiece import sentencepiece_model_pb2
 
         file = epath.Path(self.path)

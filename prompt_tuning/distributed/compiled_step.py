@@ -39,7 +39,7 @@ def arguments(
     mesh: Mesh,
     *,
     batch_size: int,
-    lengths: batching.Lengths,
+    lengths: batching.MaxLengths,
 ) -> Arguments:
     """The arguments of the step that a run on `mesh` would take.
 

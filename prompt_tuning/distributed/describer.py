@@ -65,7 +65,7 @@ def describe(
         "checkpoint_bytes": params_lib.size_in_bytes(tuned) + optimizer_bytes,
     }
     if mesh is not None:
-        lengths = batching.Lengths.from_features(task_feature_lengths)
+        lengths = batching.MaxLengths.from_features(task_feature_lengths)
         parts = 1 if num_microbatches is None else num_microbatches
         facts["mesh"] = _on_mesh(model, trainable, tuner, mesh, batch_size, parts, lengths)
     print(json.dumps(facts) if as_json else _table(facts))
@@ -79,7 +79,7 @@ def _on_mesh(
     shape: tuple[int, int],
     batch_size: int,
     num_microbatches: int,
-    lengths: batching.Lengths,
+    lengths: batching.MaxLengths,
 ) -> dict[str, Any]:
     """A training step on a mesh, of which nothing is run.
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import prompt_tuning
-from prompt_tuning.data.files import json_text
+from prompt_tuning.data.files import tables
 from prompt_tuning.distributed import interrupts, watch
 
 INITIALIZATION_TIMEOUT, HEARTBEAT_TIMEOUT = 300, 100  # seconds; JAX's own
@@ -213,7 +213,7 @@ def _receive(link: socket.socket) -> dict:
     """A line of JSON, which is all that is sent until it is answered; {} where it is no object."""
     with link.makefile("rb") as lines:
         try:
-            message = json_text.parse(lines.readline(MESSAGE_BYTES), "a message")
+            message = tables.parse_json(lines.readline(MESSAGE_BYTES), "a message")
         except (ValueError, OSError):
             return {}
     return message if isinstance(message, dict) else {}

@@ -100,7 +100,7 @@ class Answerer:
                 tokens, of_tokens = self.predict(params, batch, task.lengths.targets, i)
                 counter.add(tokens[: len(which), 0])
                 for example, row, score in zip(which, tokens, of_tokens, strict=False):
-                    texts[example] = task.spell(row[0])
+                    texts[example] = task.detokenize(row[0])
                     own_scores[example] = float(score[0])
             if task.needs_scores:
                 for example, score in zip(which, self.score(params, batch), strict=False):

@@ -76,7 +76,7 @@ def infer(
             f"infer runs in {jax.process_count()} processes; expected one. Start NUM_SHARDS "
             "separate commands, each with its own SHARD_ID."
         )
-    _ = dataset.room  # raises without lengths: how long are answers?
+    _ = dataset.max_lengths  # raises without lengths: how long are answers?
     partitioning.check_batch_size(dataset.batch_size, partitioning.make_mesh(num_partitions))
     files = settings_lib.data_files(dataset)
     with fingerprints.unchanged(files):
@@ -249,7 +249,7 @@ def _prediction(
     scores: np.ndarray,
     mode: str,
 ) -> dict[str, Any]:
-    texts = [task.spell(decode, example.get("prompt")) for decode in ids]
+    texts = [task.detokenize(decode, example.get("prompt")) for decode in ids]
     if mode == "predict":
         return {"prediction": texts[0]}
     rounded = [round(float(score), 4) for score in scores]

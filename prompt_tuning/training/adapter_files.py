@@ -42,7 +42,7 @@ def save(
     card = {
         "length": len(soft) or model.method.num_extra_keys,
         "embed_dim": model.config.embed_dim,
-        "place": soft.place,
+        "place": soft.position,
         **card,
         "created_by": f"prompt-tuning {prompt_tuning.__version__}",
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from prompt_tuning.data.batches import epochs
+from prompt_tuning.data import pipeline
 from prompt_tuning.distributed import interrupts, partitioning
 from prompt_tuning.inference import evaluator
 from prompt_tuning.training import background, optimizers, prefetch, reporting, stack
@@ -18,7 +18,7 @@ from prompt_tuning.training import step as step_lib
 
 def train_loop(
     run: run_lib.Run | stack.Stack,
-    batches: epochs.Batches | stack.Batches,
+    batches: pipeline.Batches | stack.Batches,
     validation: evaluator.Validation | stack.Validation,
     seed: int | tuple[int, ...],
     step: step_lib.Step,

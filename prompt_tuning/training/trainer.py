@@ -15,8 +15,7 @@ from etils import epath
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import atomic, base_model
 from prompt_tuning.checkpoints.formats import huggingface
-from prompt_tuning.data import evaluation_task, pipeline, vocabularies
-from prompt_tuning.data.batches import epochs
+from prompt_tuning.data import evaluation_task, pipeline, sources, vocabularies
 from prompt_tuning.data.files import fingerprints
 from prompt_tuning.data.text import labels as labels_lib
 from prompt_tuning.distributed import partitioning
@@ -197,7 +196,7 @@ class Training(NamedTuple):
     """A run, or a stack of several, with what it is trained and evaluated with."""
 
     run: run_lib.Run | stack.Stack
-    batches: epochs.Batches | stack.Batches
+    batches: pipeline.Batches | stack.Batches
     validation: evaluator.Validation | stack.Validation
     seed: int | tuple[int, ...]
 
@@ -259,7 +258,7 @@ def evaluated(
         return []
     try:
         return pipeline.evaluation_tasks(dataset, vocabulary, limit, **settings)
-    except pipeline.NoSplitError as error:
+    except sources.NoSplitError as error:
         logging.warning("Training without evaluation: %s", error)
         return []
 

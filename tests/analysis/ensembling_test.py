@@ -99,7 +99,7 @@ def test_likelihoods_are_those_of_each_prompt_alone(tiny, prompt_paths):
     ids = np.array([[5, 6, 1], [5, 6, 1], [7, 1, 0]], np.int32)
     soft = together.soft_tokens
     examples = [
-        soft.put_into({"inputs": row[row > 0], "prompt": name})
+        soft.insert({"inputs": row[row > 0], "prompt": name})
         for row, name in zip(ids, ("z", "x", "y"), strict=True)
     ]
     rows = np.stack([np.pad(e["inputs"], (0, 7 - len(e["inputs"]))) for e in examples])
@@ -110,7 +110,7 @@ def test_likelihoods_are_those_of_each_prompt_alone(tiny, prompt_paths):
     for row, name in enumerate(("z", "x", "y")):
         start = initializers.FromArray(prompt_files.load(files[name]))
         alone = state.load_model(tiny.model, tiny.vocabulary, prompt_initializer=start, **settings)
-        inputs = alone.soft_tokens.put_into({"inputs": ids[row][ids[row] > 0]})["inputs"]
+        inputs = alone.soft_tokens.insert({"inputs": ids[row][ids[row] > 0]})["inputs"]
         own = np.tile(np.pad(inputs, (0, 7 - len(inputs))), (8, 1))
         _, found = evaluator.Answerer(alone).predict(alone.params, {"encoder_input_tokens": own}, 4)
         np.testing.assert_allclose(mixed[row], found[0], atol=1e-5)

@@ -5,17 +5,17 @@ import sys
 import pytest
 import seqio
 
-from prompt_tuning.data import features, in_memory, pipeline, sources
+from prompt_tuning.data import pipeline, seqio_tasks, sources
 
 MODULE = """
 import seqio
-from prompt_tuning.data import features, in_memory
+from prompt_tuning.data import seqio_tasks, sources
 
 seqio.TaskRegistry.add(
     "sources_test_films",
-    source=in_memory.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
+    source=seqio_tasks.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
     preprocessors=[],
-    output_features=features.features(),
+    output_features=seqio_tasks.text_features(),
 )
 """
 
@@ -37,8 +37,8 @@ def test_a_registered_task_by_name(registered, vocabulary):
 def test_a_registered_mixture_by_name(clean, vocabulary):
     task = seqio.Task(
         "sources_test_one",
-        source=in_memory.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
-        output_features=features.features(),
+        source=seqio_tasks.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
+        output_features=seqio_tasks.text_features(),
     )
     seqio.MixtureRegistry.add("sources_test_mixture", [(task, 1.0)])
     opened = sources.TaskSource(name="sources_test_mixture").open(vocabulary, "train")
@@ -136,8 +136,8 @@ def test_a_name_of_another_vocabulary_is_that_of_the_model(vocabulary, prefix):
 def test_a_registered_name_keeps_its_prefix(clean, vocabulary):
     seqio.TaskRegistry.add(
         "mt5_glue_sst2_v200",
-        source=in_memory.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
-        output_features=features.features(),
+        source=seqio_tasks.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
+        output_features=seqio_tasks.text_features(),
     )
     opened = sources.TaskSource(name="mt5_glue_sst2_v200").open(vocabulary, "train")
     assert opened.name == "mt5_glue_sst2_v200"

@@ -6,8 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
+import seqio
 
-from prompt_tuning.data import vocabularies
+from prompt_tuning.data import seqio_tasks, vocabularies
 
 TEXTS = [
     "she liked the good film .",
@@ -125,3 +126,20 @@ def test_bytes_fit_byt5_and_no_other():
     vocabularies.ByteVocabulary().check_fits(384)
     with pytest.raises(ValueError, match=r"bytes with 0 extra ids has 259 ids.*Set EXTRA_IDS"):
         vocabularies.ByteVocabulary().check_fits(32128)
+
+
+def test_ids_are_those_of_a_task(vocabulary):
+    texts = ["she liked the film .", "", "  two  spaces ", "SHE <extra_id_0>"]
+    rows = [{"inputs": text, "targets": "good"} for text in texts]
+    task = seqio.Task(
+        "same",
+        source=seqio_tasks.InMemory({"train": rows}),
+        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
+        output_features=seqio_tasks.text_features(),
+    )
+    task = seqio_tasks.use_vocabulary(task, vocabulary)
+    expected = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
+    tokenized = [vocabularies.tokenize_pair(text, "good", vocabulary) for text in texts]
+    for ours, theirs in zip(tokenized, expected, strict=True):
+        for name in ("inputs", "targets"):
+            np.testing.assert_array_equal(ours[name], theirs[name])

@@ -13,7 +13,7 @@ from prompt_tuning.models import model
 from prompt_tuning.training import optimizers
 
 PROMPT_ONLY = (".*/prompt/.*",)
-LENGTHS = batching.Lengths(6, 3)  # Those of make_batches; the prompt makes it 10 and 3.
+LENGTHS = batching.MaxLengths(6, 3)  # Those of make_batches; the prompt makes it 10 and 3.
 
 
 class Gathering(model.EncoderDecoderModel):

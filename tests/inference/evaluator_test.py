@@ -39,7 +39,7 @@ def task_of(vocabulary, rows=ROWS, score_metrics=(), name="films"):
         predict_with_aux_metric_fns=[],
         score_metric_fns=list(score_metrics),
     )
-    room = batching.Lengths(12, 6)
+    room = batching.MaxLengths(12, 6)
     return evaluation_task.EvaluationTask(name, examples, room, task, vocabulary)
 
 
@@ -319,7 +319,7 @@ def test_labels_are_restored(evaluate, read_once, tmp_path, monkeypatch, setting
     ids = np.array(read_once.vocabulary.encode("Good_One"))
 
     def answers(self, params, task, batch_size):
-        return [task.spell(ids)] * len(task.examples), None, {}
+        return [task.detokenize(ids)] * len(task.examples), None, {}
 
     monkeypatch.setattr(evaluator.Answerer, "answers", answers)
     evaluate(**settings)
@@ -411,6 +411,6 @@ def test_a_label_ranking_answers_with_labels_only(loaded):
     for label in labels:
         rows = [(text, label) for text, _ in ROWS]
         of_label = task_of(loaded.vocabulary, rows, score_metrics=[len])
-        of_label.lengths = batching.Lengths(12, 12)
+        of_label.lengths = batching.MaxLengths(12, 12)
         scores.append(evaluator.Answerer(loaded).answers(loaded.params, of_label, 2)[1])
     assert found == [labels[i] for i in np.argmax(scores, axis=0)]

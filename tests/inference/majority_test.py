@@ -18,7 +18,7 @@ def task_of(vocabulary, targets):
     examples = [{"targets": np.array([1]), "targets_pretokenized": text} for text in targets]
     task = types.SimpleNamespace(postprocess_fn=None, predict_metric_fns=[])
     return evaluation_task.EvaluationTask(
-        "films", examples, batching.Lengths(8, 8), task, vocabulary
+        "films", examples, batching.MaxLengths(8, 8), task, vocabulary
     )
 
 

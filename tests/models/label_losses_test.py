@@ -78,7 +78,7 @@ def test_a_prompt_learns_to_rank(tiny, few_steps, rng, kind):
     model = dataclasses.replace(tiny.model, label_loss=loss)
     soft = soft_tokens.SoftTokens(np.arange(256, 260))
     examples = [
-        soft.put_into({"inputs": np.append(rng.integers(3, 90, 3), 1), "targets": np.array(target)})
+        soft.insert({"inputs": np.append(rng.integers(3, 90, 3), 1), "targets": np.array(target)})
         for target in ([9, 1], [9, 1], [10, 11, 1])
     ]
     batch = batching.pad(examples, 4, 8, 4)

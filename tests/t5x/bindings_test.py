@@ -19,7 +19,8 @@ from prompt_tuning.training import reporting
 
 TASKS = """
 import seqio
-from prompt_tuning.data import features, in_memory, metrics
+from prompt_tuning.data import seqio_tasks
+from prompt_tuning.data.text import metrics
 
 rows = [
     {"inputs": f"she {verb} the {how} film .", "targets": how}
@@ -29,9 +30,9 @@ rows = [
 if "demo_films" not in seqio.TaskRegistry.names():
     seqio.TaskRegistry.add(
         "demo_films",
-        source=in_memory.InMemory({"train": 40 * rows, "validation": rows}),
+        source=seqio_tasks.InMemory({"train": 40 * rows, "validation": rows}),
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
-        output_features=features.features(),
+        output_features=seqio_tasks.text_features(),
         metric_fns=[metrics.accuracy],
     )
 """

@@ -16,8 +16,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from prompt_tuning.data import in_memory
-from prompt_tuning.data.files import lazy, records, tables
+from prompt_tuning.data import seqio_tasks
+from prompt_tuning.data.files import records, tables
 
 SETTING = "TASK_DATA_DIR"
 # The last sentence of a message about a file that another task may have.
@@ -82,7 +82,7 @@ class Source(seqio.TfdsDataSource):
 
         Raises:
           ValueError, FileNotFoundError: the data is not there, or is of another task; the
-            message says which file was looked for and which setting mends it.
+            message says which file was looked for and which setting to correct.
         """
         if self._folder is None:
             self._check_prepared()
@@ -124,7 +124,7 @@ class Source(seqio.TfdsDataSource):
         return self.tfds_dataset.name
 
     def num_input_examples(self, split: str) -> int | None:
-        """Examples of a split; not told of original files: seqio would cache their order."""
+        """Examples of a split; None of original files: seqio would cache their order."""
         if self._folder is not None:
             return None
         self._check_prepared()
@@ -164,7 +164,7 @@ def _read_part(
 
 def _stream(read: Callable[[], Iterable[Example]], features: Mapping[str, str]) -> tf.data.Dataset:
     """The examples in order, read as they are asked for."""
-    get = lazy.read_in_order(read)
+    get = records.read_in_order(read)
 
     def get_at_most_one(number: int) -> dict[str, list]:
         example = get(number)
@@ -172,7 +172,7 @@ def _stream(read: Callable[[], Iterable[Example]], features: Mapping[str, str]) 
 
     signature = {name: tf.TensorSpec([None], dtype) for name, dtype in features.items()}
     numbers = tf.data.Dataset.range(tf.int64.max)
-    examples = numbers.map(in_memory.read_by_number(get_at_most_one, signature))
+    examples = numbers.map(seqio_tasks.read_by_number(get_at_most_one, signature))
     first = next(iter(features))
     return examples.take_while(lambda example: tf.size(example[first]) > 0).unbatch()
 
@@ -197,7 +197,7 @@ def in_folder(provider: seqio.Task | seqio.Mixture, folder: str):
 
     Raises:
       FileNotFoundError: no such folder.
-      ValueError: a task that reads no data set of ours.
+      ValueError: a task that reads another source than `Source`.
     """
     if not epath.Path(folder).is_dir():
         raise FileNotFoundError(
@@ -211,10 +211,11 @@ def in_folder(provider: seqio.Task | seqio.Mixture, folder: str):
                 f"{SETTING} is {folder!r}, but task {task.name} reads {type(task.source).__name__}, which "
                 f"has no original files. Remove {SETTING}."
             )
-    moved = [task.replace(source=task.source.in_folder(folder)) for task in tasks]
+    replaced = [task.replace(source=task.source.in_folder(folder)) for task in tasks]
     if not isinstance(provider, seqio.Mixture):
-        return moved[0]
-    rated = [(task, provider.get_rate(own)) for task, own in zip(moved, tasks, strict=True)]
+        return replaced[0]
+    rates = [provider.get_rate(task) for task in tasks]
+    rated = list(zip(replaced, rates, strict=True))
     return seqio.Mixture(provider.name, rated, sample_fn=provider._sample_fn)
 
 
@@ -228,38 +229,38 @@ def find_file(folder: epath.Path, *names: str, inside: str = "") -> epath.Path:
 
     Raises FileNotFoundError that says what was looked for.
     """
-    own = folder / inside if inside and (folder / inside).is_dir() else folder
+    searched = folder / inside if inside and (folder / inside).is_dir() else folder
     for name in names:
-        for file in (own / name, own / f"{name}.gz"):
+        for file in (searched / name, searched / f"{name}.gz"):
             if file.exists():
                 return file
-    either = f", nor a folder {inside} with one of them" if inside and own == folder else ""
+    either = f", nor a folder {inside} with one of them" if inside and searched == folder else ""
     raise FileNotFoundError(
-        f"{SETTING} {own} has none of {', '.join(names)}{either}. Set {SETTING} to the folder that has "
-        "the original files of the data set."
+        f"{SETTING} {searched} has none of {', '.join(names)}{either}. Set {SETTING} to the folder "
+        "that has the original files of the data set."
     )
 
 
-def check_keys(found: Collection[str], expected: Collection[str], place: str) -> None:
+def check_keys(keys: Collection[str], expected: Collection[str], location: str) -> None:
     """Raises ValueError where a row is that of another task."""
-    if missing := [key for key in expected if key not in found]:
+    if missing := [key for key in expected if key not in keys]:
         raise ValueError(
-            f"{SETTING} {place}: no {', '.join(missing)} in {list(found)}; expected {list(expected)}. {FIX}"
+            f"{SETTING} {location}: no {', '.join(missing)} in {list(keys)}; expected {list(expected)}. {FIX}"
         )
 
 
-def class_id(value: str, names: Sequence[str], place: str) -> int:
-    """The number of a class that a file tells by its name. Raises ValueError for another's."""
+def class_id(value: str, names: Sequence[str], location: str) -> int:
+    """The number of a class from its name. Raises ValueError for the name of no class."""
     if value not in names:
         raise ValueError(
-            f"{SETTING} {place}: label {value!r}; expected one of {', '.join(names)}. {FIX}"
+            f"{SETTING} {location}: label {value!r}; expected one of {', '.join(names)}. {FIX}"
         )
     return list(names).index(value)
 
 
 def jsonl_rows(file: epath.Path, keys: Collection[str]) -> Iterator[tuple[str, tables.Row]]:
-    """(place for messages, object) of each line; each has at least these keys."""
+    """(location for messages, object) of each line; each has at least these keys."""
     for number, row in records.read_rows(str(file), SETTING):
-        place = f"{file}, line {number}"
-        check_keys(row.keys(), keys, place)
-        yield place, row
+        location = f"{file}, line {number}"
+        check_keys(row.keys(), keys, location)
+        yield location, row

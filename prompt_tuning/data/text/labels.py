@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.batches import epochs
+from prompt_tuning.data.files import records
 from prompt_tuning.data.text import postprocessors
 
 # Targets with at most this many distinct values are labels.
@@ -47,7 +47,7 @@ def find_labels(targets: Iterable[str]) -> dict[str, int]:
 
 def find_file_labels(examples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """`find_labels` of a file's examples with text: of all where a sample of them has labels."""
-    counts = find_labels(example["targets"] for example in epochs.sample(examples, SAMPLED))
+    counts = find_labels(example["targets"] for example in records.sample(examples, SAMPLED))
     if counts and len(examples) > SAMPLED:
         counts = find_labels(example["targets"] for example in examples)
     return counts

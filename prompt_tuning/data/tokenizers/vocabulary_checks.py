@@ -1,17 +1,68 @@
-"""Whether a vocabulary can write the inputs and targets of a data set."""
+"""Whether a data set fits the vocabulary, which must write its texts, and TASK_FEATURE_LENGTHS."""
 
+import collections
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int
 
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.text import labels
+from prompt_tuning.data.batches import batching
+from prompt_tuning.data.text import labels, truncation
 
 # Shares of unknown tokens that are reported, and at which nothing can be learned.
 NOTABLE, NEARLY_ALL = 0.05, 0.5
+
+
+class Config(Protocol):
+    """What of `pipeline.DatasetConfig` is checked."""
+
+    source: Any
+    split: str
+
+    @property
+    def max_lengths(self) -> batching.MaxLengths: ...
+
+
+def check_fit(name: str, examples: Sequence[Mapping[str, Any]], config: Config) -> None:
+    """Raises ValueError where there is no example, or where labels are cut; warns of other cuts."""
+    if not examples and config.source is None:
+        raise ValueError(
+            f"{name} is empty; expected at least one (input, target) pair. Pass the pairs to train on."
+        )
+    if not examples:
+        raise ValueError(
+            f"{name} has no example in split {config.split!r}; expected at least one. Choose another split "
+            "or data set."
+        )
+    lengths = config.max_lengths
+    sizes = {key: [len(example[key]) for example in examples] for key in ("inputs", "targets")}
+    cut_targets = sum(size > lengths.targets for size in sizes["targets"])
+    counts = collections.Counter(tuple(example["targets"]) for example in examples)
+    # A label that is cut can be neither learned nor predicted.
+    if cut_targets and labels.are_labels(counts) and len(counts) <= len(examples) // 2:
+        raise ValueError(
+            f"{cut_targets} of the first {len(examples)} labels of {name} are longer than "
+            f"TASK_FEATURE_LENGTHS['targets'] = {lengths.targets} tokens; expected labels that are not cut off. Set "
+            f"TASK_FEATURE_LENGTHS['targets'] to at least {max(sizes['targets'])}."
+        )
+    for key, limit in (("inputs", lengths.inputs), ("targets", lengths.targets)):
+        truncation.warn_of_cuts(name, key, sizes[key], limit, config.source)
+
+
+def check_targets(name: str, examples: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError where examples of a registered task have a target without tokens."""
+    empty = sum(
+        set(example["targets"].tolist()) <= {0, vocabularies.EOS_ID} for example in examples
+    )
+    if empty:
+        raise ValueError(
+            f"{empty} of the first {len(examples)} examples of {name} have an empty target; expected a text "
+            "to predict in each. Correct the task, or set ALLOW_EMPTY_TARGETS=True, which trains the model "
+            "to predict an empty text"
+        )
 
 
 def check_examples(

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from prompt_tuning.data import features, in_memory
+from prompt_tuning.data import seqio_tasks
 from prompt_tuning.data.files import originals
 
 FEATURES = {
@@ -210,7 +210,7 @@ def test_tfds_data_that_is_not_there(tmp_path, monkeypatch, read):
 
 
 def make_task(name, source):
-    return seqio.Task(name, source=source, output_features=features.features())
+    return seqio.Task(name, source=source, output_features=seqio_tasks.text_features())
 
 
 def test_tasks_and_mixtures_in_a_folder(folder):
@@ -225,7 +225,7 @@ def test_tasks_and_mixtures_in_a_folder(folder):
 
 
 def test_a_folder_for_a_task_that_reads_none(folder):
-    task = make_task("mine", in_memory.InMemory({"train": rows(1)}))
+    task = make_task("mine", seqio_tasks.InMemory({"train": rows(1)}))
     with pytest.raises(ValueError, match=r"task mine reads InMemory.*Remove TASK_DATA_DIR"):
         originals.in_folder(task, str(folder))
 

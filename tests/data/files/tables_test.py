@@ -196,3 +196,18 @@ def test_an_unknown_encoding_is_refused(tmp_path):
     path = write(tmp_path, "a.csv", "text\nx\n")
     with pytest.raises(ValueError, match="FILE_ENCODING is 'utf9'"):
         read(path, encoding="utf9")
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud83d\\ude00"}', b'{"a": "\\ud83d\\ude00"}'])
+def test_json_with_a_surrogate_pair_is_parsed(text):
+    assert tables.parse_json(text, "a.json") == {"a": "\N{GRINNING FACE}"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[" * 100_000, '{"a": "\\ud83d"}', b'{"a": "\\uD83D"}', b"\xff", "1" * 5000],
+    ids=["open", "deep", "half a pair", "half a pair in bytes", "no UTF-8", "a long number"],
+)
+def test_invalid_json_is_named(text):
+    with pytest.raises(ValueError, match=r"^TRAIN_FILE a.jsonl, line 3: not JSON \("):
+        tables.parse_json(text, "TRAIN_FILE a.jsonl, line 3")

@@ -7,7 +7,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import features, vocabularies
+from prompt_tuning.data import seqio_tasks, vocabularies
 from prompt_tuning.data.text import denoising
 
 LENGTHS = {"inputs": 64, "targets": 64}
@@ -35,7 +35,7 @@ def infilling(vocabulary, *lengths, seed=0, room=LENGTHS):
         documents(*lengths),
         seed,
         sequence_length=room,
-        output_features=features.features(vocabulary.for_seqio()),
+        output_features=seqio_tasks.text_features(vocabulary.for_seqio()),
     )
 
 
@@ -154,7 +154,7 @@ def test_random_targets(vocabulary):
     examples = run(
         denoising.random_targets,
         dataset,
-        output_features=features.features(vocabulary.for_seqio()),
+        output_features=seqio_tasks.text_features(vocabulary.for_seqio()),
         targets=("good", "not bad"),
     )
     wanted = [vocabulary.encode("good"), vocabulary.encode("not bad")]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning.data import pipeline, sources, vocabularies
-from prompt_tuning.data.files import lazy
+from prompt_tuning.data.files import records
 from prompt_tuning.data.text import labels
 
 
@@ -25,7 +25,7 @@ def test_labels_are_few_or_recur(targets, found):
 def test_all_of_a_file_is_read_where_a_sample_has_labels(monkeypatch):
     monkeypatch.setattr(labels, "SAMPLED", 10)
     read = []
-    rows = lazy.Lazy(
+    rows = records.Lazy(
         lambda i: read.append(i) or {"targets": "rare" if i == 3 else "often"}, range(50)
     )
     assert labels.find_file_labels(rows) == {"often": 49, "rare": 1}
@@ -115,5 +115,5 @@ def test_labels_of_settings_and_cards_are_restored(evaluation, vocabulary, caplo
     task = evaluation({"0": "good", "1": "Mapped"}, ranked_labels=["Ranked"], known_labels=cards)
     for label in ("Mapped", "Ranked", "Of_Card"):
         ids = vocabulary.encode(label)
-        assert vocabulary.decode(ids) != label == task.spell(np.array(ids))
+        assert vocabulary.decode(ids) != label == task.detokenize(np.array(ids))
     assert "that are not in LABELS, so they are never predicted: 'good' (3 examples)" in caplog.text

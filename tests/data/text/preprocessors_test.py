@@ -3,7 +3,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import features, vocabularies
+from prompt_tuning.data import seqio_tasks, vocabularies
 from prompt_tuning.data.text import preprocessors
 
 
@@ -33,7 +33,7 @@ LENGTHS = {"inputs": 100, "targets": 100}
 
 
 def run(objective, vocabulary, lengths=LENGTHS, seed=0, count=3):
-    output_features = features.features(vocabulary.for_seqio())
+    output_features = seqio_tasks.text_features(vocabulary.for_seqio())
     with seqio.utils.map_seed_manager(seed):
         dataset = objective(documents(5000), lengths, output_features)
     return list(dataset.take(count).as_numpy_iterator())

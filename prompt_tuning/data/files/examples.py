@@ -1,15 +1,13 @@
-"""Your own TSV, CSV or JSONL file as a task, without code.
+"""The rows of your own TSV, CSV or JSONL file as examples: template, labels, and what is missing.
 
 Every row is checked before anything else runs, and read again when it is its turn.
 """
 
-import functools
-import gzip
-import io
+import collections
 import json
+import logging
 import re
 import string
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from prompt_tuning.data.files import encodings, lazy, lines, records, row_summary, tables
+from prompt_tuning.data.files import records, tables
 from prompt_tuning.data.text import truncation
 
 # What to do about a column that is not in the file, by the setting that names it.
@@ -25,60 +23,19 @@ _COLUMN_ADVICE = {
     "INPUT_TEMPLATE": "Use exactly these names in INPUT_TEMPLATE.",
     "TEXT_FILES": "Rename the column of the documents to 'text'.",
 }
+SHOWN_LINES = 5  # line numbers in a message
+SHOWN_TARGETS = 10
+# More distinct targets are free text, which is not counted: memory does not grow with the file.
+COUNTED_TARGETS = 1000
 
 
-def read_text(path: str, setting: str) -> str:
-    """The text of a UTF-8 file, unpacked if it ends in .gz, without a byte order mark.
-
-    Raises FileNotFoundError or ValueError naming `setting`, the macro that the path is from.
-    """
-    file = epath.Path(path)
-    if not file.exists():
-        raise FileNotFoundError(f"{setting} {path} does not exist. Correct the path.")
-    data = file.read_bytes()
-    if file.suffix == ".gz":
-        try:
-            data = _unpack(data)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise lines.incomplete_gzip(f"{setting} {path}", error) from error
-    return encodings.decode(data, 1, f"{setting} {path}", has_setting=False)
-
-
-def _unpack(data: bytes) -> bytes:
-    limit = lines.unpacked_limit(len(data))
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        unpacked = file.read(limit + 1)
-    lines.check_unpacked(len(unpacked), limit)
-    return unpacked
-
-
-def find(patterns: Sequence[str], setting: str) -> list[str]:
-    """The files of several paths or patterns such as "corpus/*.jsonl", in order.
-
-    Raises ValueError where `patterns` is a string, FileNotFoundError where one matches no file.
-    """
-    if isinstance(patterns, str):
-        raise ValueError(
-            f"{setting} is {patterns!r}; expected a list. Set {setting} = [{patterns!r}]."
-        )
-    paths: list[str] = []
-    for pattern in map(epath.Path, patterns):
-        matching = sorted(pattern.parent.glob(pattern.name))
-        if not matching:
-            raise FileNotFoundError(
-                f"{setting} {pattern} matches no file. Correct the path or pattern."
-            )
-        paths += map(str, matching)
-    return paths
-
-
-def column(row: tables.Row, name: str, place: str, setting: str) -> str:
+def column(row: tables.Row, name: str, location: str, setting: str) -> str:
     """The value of a column as text, without white space around it; "" for JSON's null and NaN.
 
     Args:
       row: of a file.
       name: of the column.
-      place: of the row, for messages.
+      location: of the row, for messages.
       setting: the macro that names the column.
 
     Raises:
@@ -90,11 +47,11 @@ def column(row: tables.Row, name: str, place: str, setting: str) -> str:
     if name not in row:
         columns = list(row)
         raise ValueError(
-            f"{place}: no column {name!r}; expected one of {columns}. "
+            f"{location}: no column {name!r}; expected one of {columns}. "
             + _COLUMN_ADVICE.get(setting, f"Set {setting} to one of them.")
             + tables.separator_hint(columns)
         )
-    return "" if _is_missing(value) else _json_text(value, name, place)
+    return "" if _is_missing(value) else _json_text(value, name, location)
 
 
 def _is_missing(value: Any) -> bool:
@@ -102,12 +59,12 @@ def _is_missing(value: Any) -> bool:
     return not value.strip() if isinstance(value, str) else value is None or value != value
 
 
-def _json_text(value: Any, name: str, place: str) -> str:
+def _json_text(value: Any, name: str, location: str) -> str:
     """A value that is not a string, as JSON writes it."""
     if isinstance(value, list | dict):
         kind = "a list" if isinstance(value, list) else "an object"
         raise ValueError(
-            f"{place}: column {name!r} is {kind}, {json.dumps(value)[:60]}; expected text, a number, "
+            f"{location}: column {name!r} is {kind}, {json.dumps(value)[:60]}; expected text, a number, "
             "true or false. Join its items to one text, or write one column per item."
         )
     return json.dumps(value)
@@ -124,7 +81,7 @@ def read_examples(
     encoding: str = "utf-8",
     allow_empty_targets: bool = False,
     truncate_field: str | None = None,
-) -> lazy.Lazy:
+) -> records.Lazy:
     """A file's rows as {"inputs": text, "targets": text, "row": number from 0}, read when asked for.
 
     Blank lines are skipped; where there is a target column, so are rows without any text.
@@ -139,7 +96,7 @@ def read_examples(
       prompt_column: the column that names the prompt of a row, to be its "prompt"; or None.
       encoding: FILE_ENCODING; a byte order mark takes precedence.
       allow_empty_targets: whether a row may have no target.
-      truncate_field: the column whose places in the inputs are to be "truncate_spans", see
+      truncate_field: the column whose positions in the inputs are to be "truncate_spans", see
         `truncation`; or None.
 
     Raises:
@@ -148,30 +105,35 @@ def read_examples(
     template = _parse_template(input_template, truncate_field)
     find_label = _label_finder(label_map)
 
-    def make(row: tables.Row, number: int, place: str) -> dict[str, Any] | None:
+    def make(row: tables.Row, number: int, location: str) -> dict[str, Any] | None:
         texts: list[str] = []
         for literal, name in template:
             texts.append(literal)
-            texts.append(column(row, name, place, "INPUT_TEMPLATE") if name else "")
+            texts.append(column(row, name, location, "INPUT_TEMPLATE") if name else "")
         target = ""
         if target_column:
-            target = column(row, target_column, place, "TARGET_COLUMN")
+            target = column(row, target_column, location, "TARGET_COLUMN")
             if not target and all(map(_is_missing, row.values())):
                 return None
             if label_map:
-                target = find_label(target, place)
+                target = find_label(target, location)
         example = {"inputs": "".join(texts), "targets": target, "row": number}
         if prompt_column:
-            example["prompt"] = column(row, prompt_column, place, "PROMPT_COLUMN")
+            example["prompt"] = column(row, prompt_column, location, "PROMPT_COLUMN")
         if truncate_field is not None:
             example[truncation.SPANS] = _spans(texts, template, truncate_field)
         return example
 
     blank = "".join(literal for literal, _ in template)
-    summary = row_summary.RowSummary(f"{setting} {path}", target_column, blank)
+    summary = RowSummary(f"{setting} {path}", target_column, blank)
     examples = records.by_number(path, setting, make, encoding=encoding, observe=summary.add)
     summary.report(allow_empty_targets=allow_empty_targets)
     return examples
+
+
+def task_name(path: str) -> str:
+    """The name of a file as a task: its stem."""
+    return re.sub(r"\W", "_", epath.Path(path).name.split(".")[0])
 
 
 def _label_finder(label_map: Mapping[Any, str] | None) -> Callable[[str, str], str]:
@@ -184,7 +146,7 @@ def _label_finder(label_map: Mapping[Any, str] | None) -> Callable[[str, str], s
     for key, label in labels.items():
         by_meaning.setdefault(_meaning(key), set()).add(label)
 
-    def find(value: str, place: str) -> str:
+    def find(value: str, location: str) -> str:
         if value in labels:
             return labels[value]
         same = by_meaning.get(_meaning(value), set())
@@ -193,7 +155,7 @@ def _label_finder(label_map: Mapping[Any, str] | None) -> Callable[[str, str], s
         if not value:
             return ""
         raise ValueError(
-            f"{place}: label {value!r} is not in LABEL_MAP; expected one of {list(labels)}. Add it to "
+            f"{location}: label {value!r} is not in LABEL_MAP; expected one of {list(labels)}. Add it to "
             "LABEL_MAP, or correct the row."
         )
 
@@ -246,31 +208,106 @@ def _parse_template(template: str, truncate_field: str | None) -> list[tuple[str
     return pieces
 
 
-def file_task(path: str, *, split: str, vocabulary, **settings: Any):
-    """A seqio task, not registered, of one file as one split; its name is the file's stem.
+class RowSummary:
+    """Counts the rows of one file while they are read."""
 
-    Args:
-      path: of the file.
-      split: that the file is read as.
-      vocabulary: a seqio.Vocabulary; see `features.features`.
-      **settings: of `read_examples`, which says what it raises.
+    def __init__(self, location: str, target_column: str | None, blank_inputs: str):
+        """Counts nothing yet.
+
+        Args:
+          location: the file and its setting, for messages.
+          target_column: TARGET_COLUMN; None where the file has no targets.
+          blank_inputs: the inputs of a row whose fields are empty.
+        """
+        self._location, self._target_column, self._blank_inputs = (
+            location,
+            target_column,
+            blank_inputs,
+        )
+        self._rows = 0
+        self._skipped, self._without_inputs, self._without_target = Lines(), Lines(), Lines()
+        self._targets: collections.Counter[str] | None = None
+        if target_column is not None:
+            self._targets = collections.Counter()
+
+    def add(self, number: int, example: Mapping[str, Any] | None) -> None:
+        """Counts the example of line `number`; None for a row that is skipped."""
+        if example is None:
+            self._skipped.add(number)
+            return
+        self._rows += 1
+        if example["inputs"] == self._blank_inputs:
+            self._without_inputs.add(number)
+        target = example["targets"]
+        if not target and self._target_column is not None:
+            self._without_target.add(number)
+        if self._targets is not None:
+            self._targets[target] += 1
+            if len(self._targets) > COUNTED_TARGETS:
+                self._targets = None
+
+    def report(self, *, allow_empty_targets: bool) -> None:
+        """Logs the counts.
+
+        Raises:
+          ValueError: no row is left, or rows without target, unless `allow_empty_targets`.
+        """
+        if not self._rows:
+            raise ValueError(
+                f"{self._location} has no row of data, because all fields are empty; expected at least one. Add "
+                "rows, or correct the path."
+            )
+        missing = self._without_target
+        if missing.count and not allow_empty_targets:
+            raise ValueError(
+                f"{self._location}: column {self._target_column!r} (TARGET_COLUMN) is empty, null or NaN in "
+                f"{missing.count} of {self._rows} rows ({missing}); expected a target in each. Fill in "
+                "or delete these rows, or set ALLOW_EMPTY_TARGETS = True to train the model to predict an "
+                "empty text."
+            )
+        skipped = f", {self._skipped.count} empty skipped ({self._skipped})"
+        logging.info(
+            "%s: rows read: %d%s%s",
+            self._location, self._rows, skipped if self._skipped.count else "", self._describe_targets(),
+        )  # fmt: skip
+        if self._without_inputs.count:
+            logging.warning(
+                "%s: the fields of INPUT_TEMPLATE are empty in %d of %d rows (%s), which are kept. Correct or "
+                "delete these rows.",
+                self._location, self._without_inputs.count, self._rows, self._without_inputs,
+            )  # fmt: skip
+
+    def _describe_targets(self) -> str:
+        if self._target_column is None:
+            return ""
+        if self._targets is None:
+            return f"; over {COUNTED_TARGETS:,} distinct targets"
+        common = self._targets.most_common(SHOWN_TARGETS)
+        shown = ", ".join(f"{target[:40]!r} {count}" for target, count in common)
+        others = len(self._targets) - len(common)
+        return f"; targets: {shown}" + (f" and {others} more" if others else "")
+
+
+class Lines:
+    """How many lines there are of a kind, and which are the first.
+
+    Attributes:
+      count: of all of them.
     """
-    import seqio
 
-    from prompt_tuning.data import features, in_memory
-    from prompt_tuning.data.text import metrics, postprocessors, preprocessors
+    def __init__(self):
+        """None yet."""
+        self.count = 0
+        self._first: list[int] = []
 
-    examples = read_examples(path, **settings)
-    steps = [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
-    if settings.get("truncate_field") is not None:
-        steps.insert(0, preprocessors.truncate_field)
-    return seqio.Task(
-        re.sub(r"\W", "_", epath.Path(path).name.split(".")[0]),
-        source=in_memory.InMemory({split: examples}),
-        preprocessors=steps,
-        output_features=features.features(vocabulary),
-        postprocess_fn=functools.partial(postprocessors.as_written, vocabulary=vocabulary),
-        metric_fns=[metrics.accuracy],
-        # The source shuffles the whole.
-        shuffle_buffer_size=None,
-    )
+    def add(self, number: int) -> None:
+        """One more line."""
+        self.count += 1
+        if len(self._first) < SHOWN_LINES:
+            self._first.append(number)
+
+    def __str__(self) -> str:
+        noun = "line" if self.count == 1 else "lines"
+        return f"{noun} {', '.join(map(str, self._first))}" + (
+            ", …" if self.count > SHOWN_LINES else ""
+        )
