@@ -171,10 +171,9 @@ class Run:
 
     @property
     def trains_weights(self) -> bool:
-        """Whether the base's own are trained, so that a model is to be exported."""
-        return bool(
-            params_lib.flatten(self.state.trainable).keys() - self.loaded.model.adapter_paths
-        )
+        """Whether base weights are trained, so that a model is to be exported."""
+        trainable = params_lib.flatten(self.state.trainable)
+        return not trainable.keys() <= self.loaded.model.adapter_paths
 
     def evaluates_at(self, step: int) -> bool:
         """Whether tasks are evaluated and the state is saved after this step."""
@@ -203,11 +202,8 @@ class Run:
 
     def added(self) -> dict[str, np.ndarray]:
         """What is added to the base, as it is now: {path: values}, such as a prompt [P, D]."""
-        flat = params_lib.flatten(self.params())
-        return {
-            path: np.asarray(jax.device_get(flat[path]), np.float32)
-            for path in sorted(self.loaded.model.adapter_paths)
-        }
+        flat, paths = params_lib.flatten(self.params()), sorted(self.loaded.model.adapter_paths)
+        return {path: np.asarray(jax.device_get(flat[path]), np.float32) for path in paths}
 
     def moved(self) -> dict[str, float]:
         """How far the prompt, or what is in its place, has gone: mean distance of its rows."""
