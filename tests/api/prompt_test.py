@@ -7,6 +7,7 @@ import prompt_tuning as pt
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.checkpoints import prompt_files
 from prompt_tuning.checkpoints.formats import peft
+from prompt_tuning.methods import base
 
 TABLE = np.arange(12, dtype=np.float32).reshape(3, 4)
 CARD = {"task": "a task", "place": [0, 2, 2]}
@@ -111,7 +112,7 @@ def test_labels_are_those_of_the_card():
 
 def test_prompts_become_one_table():
     one, two = pt.Prompt(TABLE, {"place": "suffix"}), pt.Prompt(TABLE + 1, {"place": "suffix"})
-    assert prompt_lib.as_method([]) is None
+    assert prompt_lib.as_method([]) == base.NO_METHOD
     found = [prompt_lib.as_method(prompts) for prompts in ([one], [one, two])]
     assert [(x.length, x.names, x.place) for x in found] == [
         (3, (), "suffix"),

@@ -235,7 +235,7 @@ def test_settings_reach_the_run(model, monkeypatch):
         (
             "ab",
             {},
-            r"examples='ab' is a single str; expected an iterable of .* pairs\. Pass a list$",
+            r"examples='ab' is a single str; expected an iterable of \(input, target\) pairs\. Pass a list\.$",
         ),
         ([("a", "b", "c")], {}, r"examples\[0\]=\('a', 'b', 'c'\); expected a pair"),
         ([("a", "b"), ("a", 1)], {}, r"target of examples\[1\]=1 has type int; .*str\(label\)"),

@@ -210,18 +210,18 @@ def test_a_binding_of_t5x_is_one_of_ours(name, value, ours):
 @pytest.mark.parametrize(
     ("name", "value", "parts"),
     [
-        ("USE_HARDWARE_RNG", "True", ["only False here", "JAX_DEFAULT_PRNG_IMPL"]),
+        ("USE_HARDWARE_RNG", "True", ["expected False", "JAX_DEFAULT_PRNG_IMPL"]),
         ("utils.SaveCheckpointConfig.dtype", "'bfloat16'", ["expected 'float32' or None"]),
         ("TF_EXAMPLE_FILE_PATHS", "['a']", ["expected no binding", "INFER_FILE"]),
         ("train_eval/utils.DatasetConfig.split", "'test'", ["infer_eval/", "EVAL_STEPS"]),
-        ("infer_eval/utils.DatasetConfig.pack", "True", ["only False here"]),
+        ("infer_eval/utils.DatasetConfig.pack", "True", ["expected False"]),
         ("train/utils.DatasetConfig.seed", "None", ["Set RANDOM_SEED"]),
         ("train.infer_eval_dataset_cfg", "@x()", ["expected None", "EVAL_FILE"]),
         ("PjitPartitioner.model_parallel_submesh", "'a'", ["Set NUM_PARTITIONS"]),
         ("models.EncoderDecoderModel.decode_fn", "@x", ["decoding/beam_search.gin"]),
-        ("train.actions", "{}", ["best.npy"]),
+        ("train.actions", "{}", ["expected None", "MODEL_DIR/prompts"]),
         *(
-            ("RestoreCheckpointConfig.assignment_map", rules, ["only rules for prompt", "set INI"])
+            ("RestoreCheckpointConfig.assignment_map", rules, ["only rules for prompt", "Set INI"])
             for rules in ("[('a/b', 'c')]", "[('.*prompt', None), ('.*', None)]", "5", "@rules()")
         ),
     ],
@@ -293,7 +293,10 @@ def test_what_changes_nothing_is_told(tiny_job):
     ("flag", "parts"),
     [
         ("--gin.utils.SaveCheckpointConfig.kep=3", ["Did you mean: SaveCheckpointConfig.keep"]),
-        ("--gin.USE_HARDWARE_RNG=True", ["--gin.USE_HARDWARE_RNG = True: only False here"]),
+        (
+            "--gin.USE_HARDWARE_RNG=True",
+            ["--gin.USE_HARDWARE_RNG=True: not supported; expected False"],
+        ),
         ("--gin.infer.mode='score'", ["macro MODE. It is a setting of infer, not of train"]),
         (
             "--gin.utils.RestoreCheckpointConfig.mode='latest'",

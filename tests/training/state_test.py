@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_seen_before_the_weights_are_read(tiny, tmp_path, m
         load(tiny._replace(vocabulary=dataclasses.replace(tiny.vocabulary, extra_ids=300)))
     with pytest.raises(ValueError, match="NUM_PARTITIONS is 3"):
         load(tiny, num_partitions=3)
-    with pytest.raises(ValueError, match="num_heads is 8, the model has 4"):
+    with pytest.raises(ValueError, match=r"num_heads is 8 in config\.json, and 4 in the settings"):
         config = dataclasses.replace(tiny.model.config, num_heads=4)
         load(tiny._replace(model=dataclasses.replace(tiny.model, config=config)))
     with pytest.raises(FileNotFoundError, match="INITIAL_CHECKPOINT_PATH"):

@@ -49,12 +49,12 @@ def test_places(place, inputs, expected):
     assert put(soft(place), inputs) == expected
 
 
-@pytest.mark.parametrize("place", [*soft_tokens.POSITIONS, ()])
+@pytest.mark.parametrize("place", soft_tokens.POSITIONS)
 def test_without_a_prompt_nothing_is_added(place):
     assert put(soft(place, ids=()), [5, 6, 1]) == [5, 6, 1]
 
 
-@pytest.mark.parametrize("place", ["in front", "", (0, -1, 2), (0, 1, 2.5), 3, None])
+@pytest.mark.parametrize("place", ["in front", "", (), (0, -1, 2), (0, 1, 2.5), 3, None])
 def test_places_that_are_none(place):
     with pytest.raises(ValueError, match=r"PROMPT_PLACE is .*; expected one of .*'after_first'"):
         soft(place)
