@@ -1,6 +1,6 @@
-"""How Sphinx makes the site: the repository's Markdown where it lies, and docs/api.md from docstrings.
+"""Sphinx configuration: the site has the repository's Markdown files and the docstrings of docs/api.md.
 
-The source folder is the repository, so that links between files mean the same here and there.
+The source folder is the repository, so links between files are the same on the site and on GitHub.
 """
 
 import prompt_tuning
@@ -17,5 +17,5 @@ include_patterns = ["*.md", "docs/*.md", "prompt_tuning/assets/*/README.md"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # shapes and defaults are told in the text
+autodoc_typehints = "none"  # docstrings state shapes and defaults
 napoleon_use_ivar = True

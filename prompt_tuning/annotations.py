@@ -347,7 +347,7 @@ def check(name: str, value: Any, annotation: Any, write: Callable[[str, str], st
     except MismatchError as error:
         example = _example(error.annotation, error.value) or _example(annotation, value)
         meant = suggest(value, annotation) or example
-        advice = write(name, meant) if meant else f"Set {name} to such a value"
+        advice = write(name, meant) if meant else f"Set {name} to an accepted value"
         message = (
             f"{name}{error.location}={_shown(error.value)} {error.reason}; "
             f"expected {describe(error.annotation)}. {advice}."

@@ -58,24 +58,39 @@ def label(tree: Tree, table: Sequence[tuple[str, str]]) -> dict[str, Any]:
     for path in flatten(tree):
         row = next((i for i, (p, _) in enumerate(table) if re.fullmatch(p, path)), None)
         if row is None:
-            raise ValueError(f"no pattern covers parameter {path!r}; table: {table}")
+            raise ValueError(
+                f"parameter {path!r} matches no pattern of {table}; expected a label for each "
+                "parameter. Add a pattern that matches it."
+            )
         used.add(row)
         labels[path] = table[row][1]
     idle = [pattern for i, (pattern, _) in enumerate(table) if i not in used]
     if idle:
         raise ValueError(
-            f"patterns {idle} match no parameter that is not matched before them; "
-            f"parameters: {list(labels)[:8]}…; check TRAINABLE"
+            f"TRAINABLE has patterns {idle} that match no parameter, or none that earlier patterns do "
+            f"not match; expected regular expressions of complete paths, such as {list(labels)[:8]}. "
+            "Correct or remove them."
         )
     return unflatten(labels)
 
 
-def trainable_labels(tree: Tree, trainable: Sequence[str]) -> dict[str, Any]:
-    """Labels "trainable" and "frozen": what matches a pattern of `trainable` is trained."""
+def check_trainable(trainable: Sequence[str]) -> None:
+    """Raises ValueError where `trainable` (TRAINABLE) is not a sequence of patterns."""
     if isinstance(trainable, str):
         raise ValueError(
-            f"TRAINABLE is a sequence of patterns, e.g. ({trainable!r},), not a string"
+            f"TRAINABLE is the string {trainable!r}; expected a sequence of patterns. Set "
+            f"TRAINABLE to ({trainable!r},)."
         )
+    if not trainable:
+        raise ValueError(
+            f"TRAINABLE is {trainable!r}; expected one pattern of parameter paths or more. Set TRAINABLE, "
+            "for a prompt to ('.*/prompt/.*',)"
+        )
+
+
+def trainable_labels(tree: Tree, trainable: Sequence[str]) -> dict[str, Any]:
+    """Labels "trainable" and "frozen": what matches a pattern of `trainable` is trained."""
+    check_trainable(trainable)
     table = [(pattern, TRAINABLE) for pattern in trainable]
     covered = all(any(re.fullmatch(p, path) for p in trainable) for path in flatten(tree))
     return label(tree, table if covered else [*table, (".*", FROZEN)])

@@ -35,27 +35,27 @@ def iterate(name: str, values: Any, element: str = "str") -> Iterator[Any]:
         text = show(values)
         advice = f"Pass {name}=[{text}]" if element == "str" else "Pass a list"
         raise annotations.WrongTypeError(
-            f"{name}={text} is a single {kind}; expected an iterable of {element}. {advice}"
+            f"{name}={text} is a single {kind}; expected an iterable of {element}. {advice}."
         )
     if isinstance(values, Mapping):
         raise annotations.WrongTypeError(
-            f"{name} is a {kind}, whose iteration gives keys; expected an iterable of {element}. "
-            f"Pass {name}={name}.values()"
+            f"{name} is a {kind}, which iterates over its keys; expected an iterable of {element}. "
+            f"Pass {name}={name}.values()."
         )
     if hasattr(values, "columns"):
         raise annotations.WrongTypeError(
             f"{name} is a {kind} of columns {list(map(str, column_names(values)))}; expected a single "
-            f'column. Pass {name}=table["<column>"]'
+            f'column. Pass {name}=table["<column>"].'
         )
     if isinstance(values, set | frozenset):
         raise annotations.WrongTypeError(
-            f"{name} is a {kind}, which has no order; expected a list. Pass a list"
+            f"{name} is a {kind}, which has no order; expected an iterable of {element} in order. Pass a list."
         )
     try:
         return iter(values)
     except TypeError:
         raise annotations.WrongTypeError(
-            f"{name}={show(values)} has type {kind}; expected an iterable of {element}. Pass a list"
+            f"{name}={show(values)} has type {kind}; expected an iterable of {element}. Pass a list."
         ) from None
 
 
@@ -80,9 +80,9 @@ def check_text(name: str, value: Any) -> None:
         return
     kind = type(value).__name__
     if is_missing(value):
-        problem, advice = "is a missing value", "Drop the row, or fill in a text"
+        problem, advice = "is a missing value", "Drop it, or replace it by a text"
     elif isinstance(value, bytes):
-        problem, advice = f"has type {kind}", "Decode it: text.decode()"
+        problem, advice = f"has type {kind}", "Decode it with text.decode()"
     elif hasattr(value, "shape") and value.shape:
         problem, advice = f"is an array of shape {value.shape}", "Pass a one-dimensional array"
     elif isinstance(value, Iterable):
@@ -90,7 +90,7 @@ def check_text(name: str, value: Any) -> None:
     else:
         element = "label" if "target" in name or "label" in name else "text"
         problem, advice = f"has type {kind}", f"Convert each with str({element})"
-    raise annotations.WrongTypeError(f"{name}={show(value)} {problem}; expected a str. {advice}")
+    raise annotations.WrongTypeError(f"{name}={show(value)} {problem}; expected a str. {advice}.")
 
 
 def is_missing(value: Any) -> bool:

@@ -26,10 +26,10 @@ from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import base_model, leaves, train_state
 from prompt_tuning.checkpoints.formats import huggingface, t5x
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
-from prompt_tuning.data.batches import assembly, batching
+from prompt_tuning.data.batches import batching
 from prompt_tuning.distributed import partitioning
 from prompt_tuning.inference import predictor as predictor_lib
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.training import optimizers, state
@@ -170,11 +170,11 @@ def file(
     config = pipeline.DatasetConfig(None, lengths, "train", batch, pack=mode == "packed")
     # Chosen once, as a run does before its first step: not in the time.
     known = read_examples(words, path, examples)
-    assemble = assembly.make_assembler(config, soft, known)
+    assemble = batching.make_assembler(config.max_lengths, batch, soft, known, pack=config.pack)
     if mode == "padded":
 
         def assemble(some):
-            trimmed = [soft.put_into(config.room.trim(each)) for each in some]
+            trimmed = [soft.insert(config.max_lengths.trim(each)) for each in some]
             return batching.pad(trimmed, batch, prompt_length + input_length, target_length)
 
     def batches(waiting):
@@ -235,7 +235,7 @@ def score(
         task = evaluation_task.EvaluationTask(
             "sst2",
             read_examples(words, path, examples),
-            batching.Lengths(input_length, 8),
+            batching.MaxLengths(input_length, 8),
             no_metrics,
             words,
         )
@@ -287,7 +287,7 @@ def save(*, size, prompt_length) -> bench_workers.Prepared:
     # Random: what repeats would be compressed.
     shape = prompt_length, bench_sizes.SIZES[size].embed_dim
     table = jax.random.normal(jax.random.key(0), shape, jnp.float32)
-    tuned = params_lib.unflatten({module.PATH: table})
+    tuned = params_lib.unflatten({prompt_method.PATH: table})
     optimizer = optimizers.for_trainable(optimizers.adafactor(0.3), TRAINABLE)
     moments = jax.tree.map(lambda x: x + table if x.shape == shape else x, optimizer.init(tuned))
     tree = state.TrainState(jnp.asarray(0), tuned, moments)

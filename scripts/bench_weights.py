@@ -13,7 +13,8 @@ from prompt_tuning import params as params_lib
 from prompt_tuning.cli import host_memory
 from prompt_tuning.data.batches import batching
 from prompt_tuning.distributed import partitioning
-from prompt_tuning.methods import module
+from prompt_tuning.methods import base
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as model_lib
@@ -52,8 +53,8 @@ def make_model(
         dropout_rate=dropout,
         dtype=dtype,
     )
-    prompt = module.Prompt(prompt_length) if prompt_length else None
-    return model_lib.EncoderDecoderModel(config, prompt, decoder=EndlessGreedy())
+    method = prompt_method.Prompt(prompt_length) if prompt_length else base.NO_METHOD
+    return model_lib.EncoderDecoderModel(config, method, decoder=EndlessGreedy())
 
 
 def random_weights(model: model_lib.EncoderDecoderModel) -> dict:
@@ -65,7 +66,7 @@ def random_weights(model: model_lib.EncoderDecoderModel) -> dict:
     where = params_lib.flatten(partitioning.shardings(boxed, MESH))
     weights = {}
     for number, (path, leaf) in enumerate(params_lib.flatten(nn.unbox(boxed)).items()):
-        dtype = "float32" if path == module.PATH else model.config.dtype
+        dtype = "float32" if path == prompt_method.PATH else model.config.dtype
         if path.endswith("/scale"):
             weights[path] = jnp.ones(leaf.shape, dtype, device=where[path])
             continue
@@ -92,4 +93,4 @@ def _drawer(shape: tuple[int, ...], dtype: str, where) -> Callable[[int, float],
 def random_example(model, inputs: int, targets: int, rng: np.random.Generator) -> batching.Example:
     """Random tokens with the soft ids in front."""
     ids = {"inputs": rng.integers(2, 32000, inputs), "targets": rng.integers(2, 32000, targets)}
-    return state.soft_tokens(model).put_into(ids)
+    return state.soft_tokens(model).insert(ids)

@@ -4,11 +4,13 @@ The environment of `save` and `encode` needs transformers, sentencepiece and pro
 package; `encode` needs transformers 5. `compare` runs in this package's environment.
 
   python scripts/compare_tokenizers.py save OUT spiece.model …   # folders as this transformers writes them
+  python scripts/compare_tokenizers.py save_bytes OUT            # folders of ByT5
   python scripts/compare_tokenizers.py encode OUT                # ids and texts by transformers 5
   python scripts/compare_tokenizers.py compare OUT               # prints one line per folder
   python scripts/compare_tokenizers.py golden OUT                # tests/testdata/tokenizers.json
 
-`golden` takes the folders of t5_mini's spiece.model, and leaves out what that file holds.
+`golden` takes the folders of t5_mini's spiece.model, and leaves out what that file holds; and those of
+ByT5 that transformers 5 writes (tests/testdata/byte_tokenizers.json).
 """
 
 import json
@@ -18,6 +20,7 @@ import re
 import sys
 
 TESTDATA = pathlib.Path(__file__).parents[1] / "tests" / "testdata" / "tokenizers.json"
+BYTES_TESTDATA = TESTDATA.with_name("byte_tokenizers.json")
 NUM_TEXTS = 2_400
 GOLDEN_TEXTS = 110
 # Pieces in tokenizer.json, with a model beside it, or in the model alone.
@@ -69,13 +72,25 @@ EDGES = (
     "(<extra_id_0>)",
     "▁ x",
 )
+# Tokens of ByT5 in a text.
+MARKED = (
+    "a </s> b",
+    "a  <pad>\n\tb",
+    "\u3000<unk>\u00a0x\x1f</s>\x85",
+    "x <extra_id_0> y<extra_id_4>",
+    "<extra_id_124><extra_id_12> <extra_id_1",
+    "a newtok  newtokens newtokennew tok",
+    "a New Tok b  <sp>  c",
+    "a  [SEP]  [SEP]\n<sp> </s> <l>\n<r>\n<l>",
+    "it 's , n't . good <s> <mask> end\u00e9 漢字",
+)
 
 
 def texts() -> list[str]:
     """Varied texts, the same in every call."""
     rng = random.Random(7)
     found = [*EDGES, *ODD, *WORDS]
-    while len(found) < NUM_TEXTS:
+    while len(found) < NUM_TEXTS - len(MARKED):
         text = rng.choice(["", "", "", " ", "\n"])
         for _ in range(rng.choice([1, 2, 3, 4, 6, 9, 15, 30])):
             kind = rng.random()
@@ -83,7 +98,7 @@ def texts() -> list[str]:
             text += "".join(rng.choice(words) for _ in range(1 if kind < 0.9 else 3))
             text += rng.choice(SPACES) if rng.random() < 0.7 else " "
         found.append(text if rng.random() < 0.3 else text.strip())
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys([*found, *MARKED]))
 
 
 def save(out: pathlib.Path, *models: str) -> None:
@@ -113,6 +128,69 @@ def save(out: pathlib.Path, *models: str) -> None:
                     tokenizer.add_tokens(group, special_tokens=special)
                 version = transformers.__version__.rpartition(".")[0]
                 tokenizer.save_pretrained(out / "folders" / f"{source.name}_{version}_{name}")
+
+
+def save_bytes(out: pathlib.Path) -> None:
+    """Saves tokenizers of ByT5: as this transformers writes them, and as files of other versions."""
+    import transformers
+
+    of_class = {"tokenizer_class": "ByT5Tokenizer"}
+    plain = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    roles = {
+        f"{role}_token": {"content": content} | plain
+        for role, content in (("eos", "</s>"), ("unk", "<unk>"), ("pad", "<pad>"))
+    }
+    typed = {role: token | {"__type": "AddedToken"} for role, token in roles.items()}
+    sentinels = {"additional_special_tokens": [f"<extra_id_{i}>" for i in range(125)]}
+    few = {"extra_ids": 5}
+    folders = {
+        "bare": {"tokenizer_config.json": of_class},
+        "public": {
+            "tokenizer_config.json": of_class | typed | sentinels | {"extra_ids": 125},
+            "special_tokens_map.json": roles | sentinels,
+        },
+        "added_json": {
+            "tokenizer_config.json": of_class | {"extra_ids": 0},
+            "added_tokens.json": {"newtok": 259, "<sp>": 260},
+            "special_tokens_map.json": roles | {"additional_special_tokens": ["<sp>", "[SEP]"]},
+        },
+        "roles": {
+            "tokenizer_config.json": of_class
+            | few
+            | {"mask_token": "<mask>", "other_token": "new"},
+            "special_tokens_map.json": {
+                "bos_token": {"content": "<s>"} | plain,
+                "eos_token": "end",
+            },
+        },
+        "named": {
+            "tokenizer_config.json": of_class
+            | few
+            | {"extra_special_tokens": {"a_token": "newtok"}},
+            "tokenizer.json": {"added_tokens": [{"id": 259, "content": "<l>", "lstrip": True}]},
+        },
+        "split": {
+            "tokenizer_config.json": of_class
+            | few
+            | {"split_special_tokens": True, "clean_up_tokenization_spaces": True}
+        },
+    }
+    for name, files in folders.items():
+        folder = out / "folders" / f"byt5_{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            (folder / file).write_text(json.dumps(content))
+    tokenizer = transformers.ByT5Tokenizer(extra_ids=5)
+    tokenizer.add_tokens(["newtok", "New Tok", "new", "newtokens"])
+    tokenizer.add_tokens(["<sp>"], special_tokens=True)
+    for content, lstrip, rstrip in (
+        ("[SEP]", True, True),
+        ("<l>", True, False),
+        ("<r>", False, True),
+    ):
+        tokenizer.add_tokens(transformers.AddedToken(content, lstrip=lstrip, rstrip=rstrip))
+    version = transformers.__version__.rpartition(".")[0]
+    tokenizer.save_pretrained(out / "folders" / f"byt5_saved_{version}")
 
 
 def encode(out: pathlib.Path) -> None:
@@ -178,6 +256,23 @@ def golden(out: pathlib.Path) -> None:
         }
     content = {"texts": [texts()[i] for i in chosen], "folders": folders}
     TESTDATA.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    _bytes_golden(out)
+
+
+def _bytes_golden(out: pathlib.Path) -> None:
+    chosen = [i for i, text in enumerate(texts()) if text in {*EDGES, *ODD, *MARKED}]
+    folders = {}
+    for folder in sorted((out / "folders").glob("byt5_*")):
+        expected = json.loads((folder / "expected.json").read_text())
+        files = [file for file in map(folder.joinpath, FILES) if file.exists()]
+        folders[folder.name.removeprefix("byt5_")] = {
+            "files": {file.name: json.loads(file.read_text()) for file in files},
+            "size": expected["size"],
+            "ids": [expected["ids"][i] for i in chosen],
+            "decoded": [expected["decoded"][i] for i in chosen],
+        }
+    content = {"texts": [texts()[i] for i in chosen], "folders": folders}
+    BYTES_TESTDATA.write_text(json.dumps(content, separators=(",", ":")) + "\n")
 
 
 def _blank_charsmap(normalizer: dict) -> None:
@@ -188,5 +283,11 @@ def _blank_charsmap(normalizer: dict) -> None:
 
 if __name__ == "__main__":
     command, out, *models = sys.argv[1:]
-    functions = {"save": save, "encode": encode, "compare": compare, "golden": golden}
+    functions = {
+        "save": save,
+        "save_bytes": save_bytes,
+        "encode": encode,
+        "compare": compare,
+        "golden": golden,
+    }
     functions[command](pathlib.Path(out), *models)

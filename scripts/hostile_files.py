@@ -37,7 +37,7 @@ from prompt_tuning.checkpoints.formats import (
 )
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.files import (
-    file_task,
+    examples,
     glue_files,
     originals,
     question_files,
@@ -45,6 +45,7 @@ from prompt_tuning.data.files import (
     text_files,
 )
 from prompt_tuning.data.tokenizers import tokenizer_folder
+from prompt_tuning.methods import prefix
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 
@@ -240,8 +241,8 @@ _write_ia3 = functools.partial(
 
 
 _PREFIX = {
-    peft_prefix.path_of(0, part): np.ones((2, CONFIG.num_heads, CONFIG.head_dim), np.float32)
-    for part in peft_prefix.PARTS
+    prefix.path_of(0, part): np.ones((2, CONFIG.num_heads, CONFIG.head_dim), np.float32)
+    for part in prefix.PARTS
 }
 
 
@@ -296,7 +297,7 @@ def _text(name: str, text: str) -> Callable[[pathlib.Path], None]:
 
 
 def _read_rows(folder: pathlib.Path, name: str) -> None:
-    file_task.read_examples(
+    examples.read_examples(
         str(folder / name),
         setting="TRAIN_FILE",
         input_template="a: {text}",

@@ -59,12 +59,7 @@ SIZES = {
         "11B": (1024, 65536, 128, 128, 24, 24),
     },
     "t5_1_1": T5_1_1_SIZES,
-    # The paper authors' code has these two; there are no public models of them.
-    "mt5": {
-        **T5_1_1_SIZES,
-        "80b": (8192, 65536, 256, 64, 16, 16),
-        "150b": (12288, 36864, 96, 128, 32, 32),
-    },
+    "mt5": T5_1_1_SIZES,
     "byt5": {
         "small": (1472, 3584, 6, 64, 12, 4),
         "base": (1536, 3968, 12, 64, 18, 6),
@@ -74,7 +69,6 @@ SIZES = {
     },
     "umt5": {name: size for name, size in T5_1_1_SIZES.items() if name != "large"},
 }
-ROWS = {"mt5_150b": 250368}
 TINY = (16, 12, 2, 4, 3, 2)
 TINY_ROWS = {"byt5": 384}
 INPUT_TEXTS = ("naïve 漢字", "bytes, not pieces", "a")
@@ -117,7 +111,7 @@ def parameter_counts() -> dict[str, int]:
         for family, sizes in SIZES.items():
             for name, size in sizes.items():
                 full = f"{family}_{name}"
-                model = build(family, size, ROWS.get(full, FAMILIES[family][1]))
+                model = build(family, size, FAMILIES[family][1])
                 counts[full] = sum(weight.numel() for weight in model.parameters())
     return counts
 

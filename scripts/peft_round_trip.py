@@ -24,14 +24,14 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from prompt_tuning import assets
 from prompt_tuning.checkpoints import prompt_files
 from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.cli import main as cli
 from prompt_tuning.data import vocabularies
-from prompt_tuning.methods import ia3, module, prefix
+from prompt_tuning.methods import base, ia3, prefix
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.training import state
 
@@ -181,13 +181,13 @@ def _convert(source: pathlib.Path, target: pathlib.Path) -> None:
 def _here(batch: Mapping[str, np.ndarray], path: pathlib.Path) -> Told:
     """What this package says with a prompt file, an adapter's folder, or a merged model."""
     ids, targets = batch["inputs"], batch["targets"]
-    checkpoint, settings = BASE, {}
+    checkpoint, method = BASE, base.NO_METHOD
     if huggingface.is_checkpoint(path):
         checkpoint, start = str(path), None
     else:
         start = prompt_files.initializer(path)
-        settings = _method(path)
-    network = model_lib.EncoderDecoderModel(huggingface.read_config(checkpoint), **settings)
+        method = _method(path)
+    network = model_lib.EncoderDecoderModel(huggingface.read_config(checkpoint), method)
     loaded = state.load_model(network, VOCABULARY, checkpoint=checkpoint, prompt_initializer=start)
     soft = np.tile(loaded.soft_tokens.ids, (len(ids), 1))
     ids = np.concatenate([soft, ids], axis=1)
@@ -198,14 +198,14 @@ def _here(batch: Mapping[str, np.ndarray], path: pathlib.Path) -> Told:
     return Told(np.asarray(logits), np.asarray(tokens)[:, 0])
 
 
-def _method(path: pathlib.Path) -> dict[str, nn.Module]:
-    """What the network of a prompt file or an adapter's folder has."""
+def _method(path: pathlib.Path) -> base.Method:
+    """The method of a prompt file or an adapter's folder."""
     length = prompt_files.length(path)
     if not length:
-        return {"scaling": ia3.Scaling()}
+        return ia3.IA3()
     if path.suffix == prompt_files.SUFFIX_OF_LEAVES:
-        return {"prefix": prefix.Prefix(length)}
-    return {"prompt": module.Prompt(length)}
+        return prefix.Prefix(length)
+    return prompt_method.Prompt(length)
 
 
 def _there(

@@ -17,7 +17,7 @@ from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import atomic, prompt_files
 from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.cli import main as cli
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import model
 
 STEPS = 600
@@ -101,7 +101,9 @@ def summarize(run: pathlib.Path, prompt_file: pathlib.Path, scores: dict[str, fl
     targets = [answer["target"] for answer in answers]
     (metrics,) = prompt_files.read_card(prompt_file)["metrics"].values()
     config = huggingface.read_config(assets.path("t5_mini"))
-    abstract = model.EncoderDecoderModel(config, module.Prompt(PROMPT_LENGTH)).abstract_params()
+    abstract = model.EncoderDecoderModel(
+        config, prompt_method.Prompt(PROMPT_LENGTH)
+    ).abstract_params()
     return {
         "validation_accuracy": {
             "majority": 100 * max(map(targets.count, set(targets))) / len(targets),

@@ -25,7 +25,8 @@ from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.data import sources, vocabularies
 from prompt_tuning.distributed import partitioning
 from prompt_tuning.inference import exporter
-from prompt_tuning.methods import initializers, module
+from prompt_tuning.methods import initializers
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.t5x import models as t5x_models
 from prompt_tuning.training import optimizers, run, state
@@ -52,7 +53,9 @@ OPTIMIZER = functools.partial(optimizers.adafactor, 0.3, weight_decay_rate=1e-5)
 def wrapped(folder: str) -> t5x_models.Model:
     """t5_mini with a prompt of 20 tokens, exported to `folder` as a T5X checkpoint, in T5X's interface."""
     embedded = assets.path("t5_mini")
-    model = model_lib.EncoderDecoderModel(huggingface.read_config(embedded), module.Prompt(20))
+    model = model_lib.EncoderDecoderModel(
+        huggingface.read_config(embedded), prompt_method.Prompt(20)
+    )
     vocabulary = vocabularies.SentencePiece(assets.path("t5_mini/spiece.model"), extra_ids=100)
     checkpoint = exporter.export(
         model=model, vocabulary=vocabulary, checkpoint=embedded, output_dir=folder
@@ -189,7 +192,7 @@ def losses_of_ours(model: t5x_models.Model, batches: Sequence[dict], folder: str
     loaded = _loaded(model)
     mine = run.Run(
         loaded,
-        run.Schedule(train_steps=loaded.step + len(batches)),
+        run.TrainConfig(train_steps=loaded.step + len(batches)),
         folder,
         trainable=t5x_models.PROMPT,
         optimizer=OPTIMIZER,

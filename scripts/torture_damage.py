@@ -10,7 +10,7 @@ import numpy as np
 import torture_job as job
 
 from prompt_tuning.checkpoints import train_state
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.training import optimizers
 
 CUTS, FLIPS = 20, 200  # of each file
@@ -40,13 +40,17 @@ def damage(folder: pathlib.Path, tries: int | None) -> dict:
     }
 
 
+def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+
+
 def _state() -> dict:
     """That of a prompt of 20 vectors of 256."""
     prompt = np.random.default_rng(0).normal(size=(20, 256)).astype(np.float32)
     trainable = {"encoder": {"prompt": {"prompt": jax.numpy.asarray(prompt)}}}
     optimizer = optimizers.for_trainable(optimizers.adafactor(0.3, start_step=1), (".*",))
     step = jax.numpy.asarray(1, jax.numpy.int32)
-    assert module.PATH == "encoder/prompt/prompt"
+    assert prompt_method.PATH == "encoder/prompt/prompt"
     return {"step": step, "trainable": trainable, "optimizer": optimizer.init(trainable)}
 
 
@@ -64,7 +68,7 @@ def _damaged(content: bytes, cuts: int, flips: int) -> Iterator[bytes | None]:
 
 def _read(folder: pathlib.Path, tree: dict, metadata: dict) -> str:
     try:
-        found, told = train_state.restore(folder, 1, jax.eval_shape(lambda: tree))
+        found, told = train_state.restore(folder, 1, jax.tree.map(_abstract, tree))
     except train_state.DamagedError:
         return "recognised"
     except Exception as error:

@@ -50,6 +50,10 @@ def disk_full(folder: pathlib.Path, tries: int | None) -> dict:
     }
 
 
+def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+
+
 def _limits(
     folder: pathlib.Path, what: str, tries: int | None
 ) -> Iterator[tuple[pathlib.Path, contextlib.AbstractContextManager]]:
@@ -116,7 +120,7 @@ def _read_only(disk: pathlib.Path) -> Iterator[None]:
 def _save(folder: pathlib.Path, limited: contextlib.AbstractContextManager) -> str:
     """A state is there; the next is saved with too little room."""
     prompt = np.random.default_rng(0).normal(size=(20, 256)).astype(np.float32)
-    tree = {"prompt": prompt, "step": np.asarray(1, np.int32)}
+    tree = jax.device_put({"prompt": prompt, "step": np.asarray(1, np.int32)})
     train_state.save(folder, 1, tree, {"step": 1}, keep=1)
     try:
         with limited:
@@ -126,7 +130,7 @@ def _save(folder: pathlib.Path, limited: contextlib.AbstractContextManager) -> s
         end, last = "error, last state whole", 1
     if train_state.latest_step(folder) != last:
         return f"OTHER STATE in {folder}"
-    values, told = train_state.restore(folder, last, jax.eval_shape(lambda: tree))
+    values, told = train_state.restore(folder, last, jax.tree.map(_abstract, tree))
     same = all(jax.tree.leaves(jax.tree.map(np.array_equal, values, tree)))
     return end if same and told == {"step": last} else f"WRONG VALUES in {folder}"
 
@@ -162,6 +166,6 @@ def _run(folder: pathlib.Path, limited: contextlib.AbstractContextManager) -> st
     step = train_state.latest_step(folder / "run")
     if step is None:
         return "error"
-    train_state.trained(folder / "run", step)
+    train_state.open_trained(folder / "run", step)
     train_state.read_metadata(folder / "run", step)
     return "error, state whole"

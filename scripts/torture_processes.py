@@ -20,9 +20,9 @@ STEPS = 20
 HEARTBEAT_TIMEOUT = 30  # seconds
 # What happens to one of two -> the other's exit code, and what it says.
 WAYS = {
-    signal.SIGKILL: (75, r"process {} \(on .*\) is gone"),
-    signal.SIGSTOP: (75, r"process {} \(on .*\) has not been heard of"),
-    signal.SIGTERM: (143, "interrupted; step .* is saved"),
+    signal.SIGKILL: (75, r"process {} \(on .*\) has exited"),
+    signal.SIGSTOP: (75, r"process {} \(on .*\) has not responded"),
+    signal.SIGTERM: (143, "Interrupted: step .* is saved"),
 }
 # Programs are compiled again in each try.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}

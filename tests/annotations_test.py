@@ -68,13 +68,13 @@ def test_objects_match_their_class_protocol_or_shape():
         ("0.1", PositiveFloat, "x='0.1' has type str; expected a number greater than 0. Pass x=0.1."),
         ("32", PositiveInt, "x='32' has type str; expected an integer of at least 1. Pass x=32."),
         (1e3, int, "x=1000.0 has type float; expected an integer. Pass x=1000."),
-        (True, int | None, "x=True has type bool; expected an integer or None. Set x to such a value."),
+        (True, int | None, "x=True has type bool; expected an integer or None. Set x to an accepted value."),
         ("False", bool, "x='False' has type str; expected True or False. Pass x=False."),
         ("false", bool, "x='false' has type str; expected True or False. Pass x=False."),
         (1, bool, "x=1 has type int; expected True or False. Pass x=True."),
         ("None", int | None, "x='None' has type str; expected an integer or None. Pass x=None."),
         (5, str, "x=5 has type int; expected a str. Pass x='5'."),
-        (None, str, "x=None has type NoneType; expected a str. Set x to such a value."),
+        (None, str, "x=None has type NoneType; expected a str. Set x to an accepted value."),
         ("a", Sequence[str], "x='a' has type str; expected a list of str. Pass x=['a']."),
         (["a", 5], Sequence[str], "x[1]=5 has type int; expected a str. Pass x=['a', '5']."),
         (
@@ -91,7 +91,7 @@ def test_objects_match_their_class_protocol_or_shape():
             "x=128 has type int; expected a dict of str to integer of at least 1 or None. "
             "Pass x={'inputs': 512, 'targets': 8}.",
         ),
-        ((1, 2, 3), tuple[int, int], "x=(1, 2, 3) has 3 elements; expected a list of integer and integer. Set x to such a value."),
+        ((1, 2, 3), tuple[int, int], "x=(1, 2, 3) has 3 elements; expected a list of integer and integer. Set x to an accepted value."),
         (
             pathlib.Path("m"),
             Annotated[Beam, annotations.Example("load({value})")],
@@ -119,7 +119,7 @@ def test_another_type_is_answered_with_what_was_meant(value, annotation, message
     ],
 )
 def test_a_value_out_of_range_is_refused(value, annotation, expected):
-    with pytest.raises(ValueError, match=f"is out of range; expected {expected}. Set x to such"):
+    with pytest.raises(ValueError, match=f"is out of range; expected {expected}. Set x to an"):
         check(value, annotation)
 
 

@@ -9,14 +9,15 @@ import pytest
 from prompt_tuning import assets
 from prompt_tuning.checkpoints import base_model
 from prompt_tuning.cli import main as cli
-from prompt_tuning.data.files import file_task
+from prompt_tuning.data import vocabularies
+from prompt_tuning.data.files import examples
 
 REVIEWS = ("train", "validation", "restaurants", "gadgets")
 
 
 def read(name):
     path = assets.path(f"reviews/{name}.tsv")
-    return file_task.read_examples(
+    return examples.read_examples(
         path, setting="TRAIN_FILE", input_template="{sentence}", target_column="label"
     )
 
@@ -29,7 +30,9 @@ def test_the_model_is_what_its_gin_file_says():
     )
     base_model.check_config(assets.path("t5_mini"), model.config)
     vocabulary.check_fits(model.config.vocab_size)
-    assert pathlib.Path(file).parent == pathlib.Path(assets.path("t5_mini"))
+    assert file == assets.path("t5_mini")  # as in pt.load_model("t5_mini")
+    for text in ("a lovely film", "a film </s> <extra_id_0> <pad> <unk>", "C++  \u00e9\u4e2d"):
+        assert vocabulary.encode(text) == vocabularies.load(file).encode(text)
 
 
 @pytest.mark.parametrize("name", REVIEWS)

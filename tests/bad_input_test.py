@@ -29,12 +29,12 @@ ABSENT = object()
 TSV = "text\tlabel\nshe liked the good film .\tgood\nhe saw the bad film .\tbad\n"
 TASK_MODULE = """
 import seqio
-from prompt_tuning.data import features
+from prompt_tuning.data import seqio_tasks
 seqio.TaskRegistry.add(
     "films",
     source=seqio.FunctionDataSource(lambda split, shuffle_files: None, splits=["train", "test"]),
     preprocessors=[],
-    output_features=features.features(),
+    output_features=seqio_tasks.text_features(),
 )
 """
 
@@ -116,7 +116,7 @@ class Broken:
 
 # Name -> (command, settings, what the message says).
 CASES = {
-    "misspelt macro": ("train", {"TRAIN_STESP": 3}, ["TRAIN_STESP", "nearest: TRAIN_STEPS"]),
+    "misspelt macro": ("train", {"TRAIN_STESP": 3}, ["TRAIN_STESP", "Did you mean: TRAIN_STEPS"]),
     "place of a prompt": (
         "train",
         {"PROMPT_PLACE": "before"},
@@ -125,9 +125,9 @@ CASES = {
     "required macro": (
         "train",
         {"TRAIN_STEPS": ABSENT},
-        ["missing settings", "--gin.TRAIN_STEPS="],
+        ["required settings are not set", "--gin.TRAIN_STEPS="],
     ),
-    "steps behind": ("train", {"TRAIN_STEPS": 6}, ["TRAIN_STEPS is 6", "starting step 1000"]),
+    "steps behind": ("train", {"TRAIN_STEPS": 6}, ["TRAIN_STEPS=6", "starting step 1000"]),
     "missing file": (
         "train",
         {"TRAIN_FILE": "none.tsv"},
@@ -151,7 +151,10 @@ CASES = {
     "column of the input": (
         "infer",
         {"INPUT_TEMPLATE": "sentence: {sentence}"},
-        ["INFER_FILE", "line 1: no column 'sentence'; it has ['text']. Use these names"],
+        [
+            "INFER_FILE",
+            "line 1: no column 'sentence'; expected one of ['text']. Use exactly these names",
+        ],
     ),
     "format of a column": (
         "infer",
@@ -161,27 +164,27 @@ CASES = {
     "column of the target": (
         "eval",
         {"TARGET_COLUMN": "gold"},
-        ["EVAL_FILE", "no column 'gold'; it has ['text', 'label']. Set TARGET_COLUMN"],
+        ["EVAL_FILE", "no column 'gold'; expected one of ['text', 'label']. Set TARGET_COLUMN"],
     ),
     "label outside the map": (
         "train",
         lambda broken: {"TRAIN_FILE": broken.file(), "LABEL_MAP": {"good": "1"}},
-        ["TRAIN_FILE", "a.tsv, line 3: label 'bad' is not in LABEL_MAP, which has ['good']"],
+        ["TRAIN_FILE", "a.tsv, line 3: label 'bad' is not in LABEL_MAP; expected one of ['good']"],
     ),
     "cut label": (
         "train",
         {"TASK_FEATURE_LENGTHS": {"inputs": 40, "targets": 1}},
-        ["labels of train are longer than TASK_FEATURE_LENGTHS['targets'] = 1", "set at least"],
+        ["labels of train are longer than TASK_FEATURE_LENGTHS['targets'] = 1", "to at least"],
     ),
     "cut label to evaluate": (
         "eval",
         {"TASK_FEATURE_LENGTHS": {"inputs": 40, "targets": 1}},
-        ["labels of eval are longer than TASK_FEATURE_LENGTHS['targets'] = 1", "set at least"],
+        ["labels of eval are longer than TASK_FEATURE_LENGTHS['targets'] = 1", "to at least"],
     ),
     "a mean over padding of packed rows": (
         "train",
         {"LOSS_NORMALIZING_FACTOR": "NUM_TOTAL_TARGET_TOKENS"},
-        ["LOSS_NORMALIZING_FACTOR 'NUM_TOTAL_TARGET_TOKENS' counts padding", "set PACK = False"],
+        ["LOSS_NORMALIZING_FACTOR='NUM_TOTAL_TARGET_TOKENS' counts padding", "Set PACK=False"],
     ),
     "rematerialisation": (
         "train",
@@ -201,12 +204,12 @@ CASES = {
     "no file for the split": (
         "train",
         {"EVAL_FILE": None},
-        ["'validation'", "EVAL_FILE, which is not set"],
+        ["EVAL_FILE is not set; expected the file of split 'validation'"],
     ),
     "name and file": (
         "train",
         {"MIXTURE_OR_TASK_NAME": "films"},
-        ["both MIXTURE_OR_TASK_NAME (films) and", "'TRAIN_FILE'", "set one"],
+        ["both MIXTURE_OR_TASK_NAME (films) and", "'TRAIN_FILE'", "expected one of them"],
     ),
     "split of files": (
         "eval",
@@ -216,32 +219,35 @@ CASES = {
     "split of a task": (
         "eval",
         lambda broken: broken.task("films", SPLIT="tset"),
-        ["films has no split 'tset'; it has ['test', 'train']", "set SPLIT"],
+        ["films has no split 'tset'; expected one of ['test', 'train']", "Set SPLIT"],
     ),
     "task": (
         "eval",
         lambda broken: broken.task("flims"),
-        ["MIXTURE_OR_TASK_NAME 'flims'", "nearest: films", "MIXTURE_OR_TASK_MODULE"],
+        ["MIXTURE_OR_TASK_NAME 'flims'", "Did you mean: films", "MIXTURE_OR_TASK_MODULE"],
     ),
     "task of ours": (
         "train",
         lambda broken: broken.glue("", MIXTURE_OR_TASK_NAME="gleu_sst2_v200", TASK_DATA_DIR=None),
-        ["MIXTURE_OR_TASK_NAME 'gleu_sst2_v200'", "nearest: glue_sst2_v200"],
+        ["MIXTURE_OR_TASK_NAME 'gleu_sst2_v200'", "Did you mean: glue_sst2_v200"],
     ),
     "file of another task": (
         "train",
         lambda broken: broken.glue("sentence1\tsentence2\tlabel\na\tb\tentailment\n"),
-        ["TASK_DATA_DIR", "train.tsv: no sentence; it has ['sentence1', 'sentence2', 'label']"],
+        ["TASK_DATA_DIR", "train.tsv: no sentence in ['sentence1', 'sentence2', 'label']"],
     ),
     "folder without the file": (
         "eval",
         lambda broken: broken.glue("", SPLIT="validation"),
-        ["TASK_DATA_DIR", "has none of dev.tsv, nor a folder SST-2 with one; set it"],
+        [
+            "TASK_DATA_DIR",
+            "has none of dev.tsv, nor a folder SST-2 with one of them. Set TASK_DATA_DIR",
+        ],
     ),
     "no folder of original files": (
         "infer",
         lambda broken: broken.glue("", TASK_DATA_DIR="none", SPLIT="test"),
-        ["TASK_DATA_DIR none is no folder"],
+        ["TASK_DATA_DIR none is not a folder"],
     ),
     "original files and files": (
         "train",
@@ -256,7 +262,7 @@ CASES = {
     "missing checkpoint": (
         "train",
         {"INITIAL_CHECKPOINT_PATH": "none"},
-        ["none does not exist; check INITIAL_CHECKPOINT_PATH"],
+        ["none does not exist; expected a checkpoint folder. Set INITIAL_CHECKPOINT_PATH"],
     ),
     "no checkpoint": (
         "eval",
@@ -266,7 +272,7 @@ CASES = {
     "checkpoint of another size": (
         "eval",
         {"EMBED_DIM": 32},
-        ["embed_dim is 16, the model has 32", "INITIAL_CHECKPOINT_PATH", "gin file"],
+        ["embed_dim is 16 in config.json, and 32", "INITIAL_CHECKPOINT_PATH", "gin file"],
     ),
     "T5X checkpoint of another size": (
         "train",
@@ -283,17 +289,17 @@ CASES = {
     "much in a small gzip": (
         "train",
         lambda broken: {"TRAIN_FILE": broken.file(gzip.compress(bytes(2**25)), "a.tsv.gz")},
-        ["TRAIN_FILE", "a.tsv.gz", "over 200 times its size; unpack it with gunzip"],
+        ["TRAIN_FILE", "a.tsv.gz", "over 200 times its size; decompress it with gunzip"],
     ),
     "config of a billion layers": (
         "train",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.checkpoint(num_layers=10**9)},
-        ["copy/config.json has num_layers 1000000000", "tensors are stored", "copy the model"],
+        ["copy/config.json has num_layers 1000000000", "tensors; expected", "Copy the model"],
     ),
     "config of texts": (
         "eval",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.checkpoint(d_model="16")},
-        ["copy/config.json has d_model '16'; expected a whole number", "copy it again"],
+        ["copy/config.json has d_model '16'; expected an integer", "Copy"],
     ),
     "damaged T5X index": (
         "train",
@@ -307,12 +313,12 @@ CASES = {
                 {"a": {"driver": "zarr", "kvstore": {"driver": "http", "path": "/etc/passwd"}}}
             )
         },
-        ["points out of its folder ('/etc/passwd')", "use another copy"],
+        ["refers to a path outside its folder ('/etc/passwd')", "Use another copy"],
     ),
     "truncated weights": (
         "train",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.truncated("model.safetensors")},
-        ["copy/model.safetensors is damaged", "copy it again"],
+        ["copy/model.safetensors is damaged", "Copy"],
     ),
     "truncated config": (
         "train",
@@ -322,29 +328,29 @@ CASES = {
     "relu checkpoint": (
         "train",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.checkpoint(feed_forward_proj="relu")},
-        ["mlp_activations is ('relu',), the model has ('gelu', 'linear')", "gin file"],
+        ["mlp_activations is ('relu',) in config.json, and ('gelu', 'linear')", "gin file"],
     ),
     "relu model": (
         "train",
         {"MLP_ACTIVATIONS": ("relu",)},
-        ["mlp_activations is ('gelu', 'linear'), the model has ('relu',)"],
+        ["mlp_activations is ('gelu', 'linear') in config.json, and ('relu',)"],
     ),
     "mT5": (
         "eval",
         lambda broken: {
             "INITIAL_CHECKPOINT_PATH": broken.checkpoint(model_type="mt5", vocab_size=250112)
         },
-        ["256 rows", "config.json has vocab_size 250112", "set vocab_size to 256 in config.json"],
+        ["256 rows", "config.json has vocab_size 250112", "Set vocab_size to 256 in config.json"],
     ),
     "BERT": (
         "eval",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.bert()},
-        ["model_type 'bert'", "supported are t5, mt5, umt5", "INITIAL_CHECKPOINT_PATH"],
+        ["model_type 'bert'", "expected one of t5, mt5, umt5", "INITIAL_CHECKPOINT_PATH"],
     ),
     "vocabulary of another model": (
         "train",
         {"EXTRA_IDS": 300},
-        ["the model's embedding 256 rows", "VOCABULARY_FILE and EXTRA_IDS"],
+        ["the model's embedding has 256 rows", "VOCABULARY_FILE and EXTRA_IDS"],
     ),
     "missing vocabulary": (
         "train",
@@ -363,22 +369,22 @@ CASES = {
             "EXTRA_IDS": 0,
             "TRAINABLE": [".*"],
         },
-        ["full.model holds its extra ids already", "set VOCABULARY_FILE"],
+        ["full.model already contains the extra ids", "Set VOCABULARY_FILE"],
     ),
     "more labels than prompt": (
         "train",
         {"CLASS_LABELS": ["good", "bad", "long", "dull", "film"]},
-        ["CLASS_LABELS has 5 labels, the prompt only 4", "set PROMPT_LENGTH to at least 5"],
+        ["CLASS_LABELS has 5 labels, but the prompt has only 4", "Set PROMPT_LENGTH to at least 5"],
     ),
     "missing prompt": (
         "eval",
         {"PROMPT_FILE": "none.npy"},
         ["PROMPT_FILE none.npy does not exist"],
     ),
-    "no prompt by name": ("infer", {"PROMPT_FILE": {}}, ["PROMPT_FILE names no prompt"]),
-    "an empty list of prompts": ("neighbors", {"PROMPT_FILE": []}, ["PROMPT_FILE names no prompt"]),
-    "no prompt to look at": ("neighbors", {"PROMPT_FILE": None}, ["PROMPT_FILE names no prompt"]),
-    "no neighbor": (
+    "no prompt by name": ("infer", {"PROMPT_FILE": {}}, ["PROMPT_FILE is empty"]),
+    "an empty list of prompts": ("neighbors", {"PROMPT_FILE": []}, ["PROMPT_FILE is empty"]),
+    "no prompt to look at": ("neighbors", {"PROMPT_FILE": None}, ["PROMPT_FILE is empty"]),
+    "no nearest tokens": (
         "neighbors",
         {"PROMPT_FILE": "p.npy", "NUM_NEIGHBORS": 0},
         ["NUM_NEIGHBORS=0", "an integer of at least 1"],
@@ -386,7 +392,7 @@ CASES = {
     "prompt of another shape": (
         "infer",
         lambda broken: {"PROMPT_FILE": broken.prompt(np.ones((4, 8), np.float32))},
-        ["PROMPT_FILE has the shape (4, 8), the model expects (4, 16)"],
+        ["PROMPT_FILE has shape (4, 8); expected (4, 16)"],
     ),
     "prompt with NaN": (
         "eval",
@@ -416,19 +422,19 @@ CASES = {
     "card of something else": (
         "eval",
         lambda broken: {"PROMPT_FILE": broken.prompt(np.ones((4, 16)), '{"place": 5}')},
-        ["p.json has place 5", "restore or delete it"],
+        ["p.json has place 5", "Restore or delete it"],
     ),
     "Orbax checkpoint without its marker": (
         "infer",
         lambda broken: {"INITIAL_CHECKPOINT_PATH": broken.file("", "_CHECKPOINT_METADATA").parent},
-        ["is incomplete: Orbax writes commit_success.txt"],
+        ["is incomplete: it has no commit_success.txt"],
     ),
-    "checkpoint of Mesh TensorFlow": (
+    "Mesh TensorFlow checkpoint": (
         "eval",
         lambda broken: {
             "INITIAL_CHECKPOINT_PATH": broken.file("", "model.ckpt-5.index").with_suffix("")
         },
-        ["is a checkpoint of Mesh TensorFlow", "INITIAL_CHECKPOINT_PATH"],
+        ["is a Mesh TensorFlow checkpoint", "INITIAL_CHECKPOINT_PATH"],
     ),
     "format to export": (
         "export",
@@ -438,7 +444,7 @@ CASES = {
     "run to export": (
         "export",
         lambda broken: {"MODEL_DIR": broken.folder},
-        ["MODEL_DIR", "holds no checkpoint_<step> of a run"],
+        ["MODEL_DIR", "has no checkpoint_<step>"],
     ),
     "batch": (
         "train",
@@ -453,18 +459,19 @@ CASES = {
     "microbatches": (
         "train",
         {"NUM_MICROBATCHES": 3},
-        ["NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE 16"],
+        ["NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE=16"],
     ),
     **{
         f"{name}={value!r} of {verb}": (
             verb,
             {name: value},
-            [f"{name} is {value!r}; expected a whole number of at least {least}", f"set {name}"],
+            [f"{name} is {value!r}; expected an integer of at least {least}", f"Set {name}"],
         )
         for verb, name, value, least in [
             ("train", "EVAL_STEPS", -1, 0),
             ("train", "EVALUATOR_NUM_EXAMPLES", 0, 1),
             ("train", "NUM_MICROBATCHES", -1, 1),
+            ("train", "NUM_MICROBATCHES", 0, 1),
             ("eval", "EVALUATOR_NUM_EXAMPLES", 0, 1),
             ("eval", "JSON_WRITE_N_RESULTS", -1, 0),
         ]
@@ -573,7 +580,7 @@ def test_a_mistake_is_answered_before_anything_is_done(answer, tiny, tmp_path, m
 def test_a_tfds_folder_without_the_data_set(answer, tmp_path, monkeypatch):
     monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", str(tmp_path))
     message = answer("train", Broken(tmp_path, tmp_path).glue("", TASK_DATA_DIR=None))
-    assert f"glue/sst2:2.0.0 is not in {tmp_path}/glue/sst2/2.0.0" in message
+    assert f"glue/sst2:2.0.0 does not exist in {tmp_path}/glue/sst2/2.0.0" in message
     assert f"tfds build glue/sst2:2.0.0 --data_dir={tmp_path}" in message
     assert "--tfds_data_dir" in message and "TASK_DATA_DIR" in message
     assert not (tmp_path / "out").exists()
@@ -584,7 +591,7 @@ def test_a_folder_that_cannot_be_written_is_named(answer, tmp_path, verb):
     (tmp_path / "file").write_text("here")
     message = answer(verb, {}, tmp_path / "file" / "run")
     assert f"cannot write to {FOLDERS[verb]} {tmp_path}/file/run" in message
-    assert f"set {FOLDERS[verb]}" in message
+    assert f"Set {FOLDERS[verb]}" in message
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 
@@ -154,12 +154,12 @@ def test_memory_is_told_in_weights(report):
 def test_analytic_flops_are_those_of_the_compiled_gradient(sizes):
     size = sizes.Size(256, 4, 64, 512, num_layers=2, vocab_size=512)
     batch, inputs, prompt, targets = 4, 40, 8, 48
-    tuned = model.EncoderDecoderModel(_config(size), module.Prompt(prompt))
+    tuned = model.EncoderDecoderModel(_config(size), prompt_method.Prompt(prompt))
     weights = nn.unbox(tuned.abstract_params())
 
     def gradient(table, frozen, ids, answers):
         def loss(table):
-            whole = params_lib.merge(frozen, params_lib.unflatten({module.PATH: table}))
+            whole = params_lib.merge(frozen, params_lib.unflatten({prompt_method.PATH: table}))
             data = {
                 "encoder_input_tokens": ids,
                 "decoder_input_tokens": answers,
@@ -174,7 +174,7 @@ def test_analytic_flops_are_those_of_the_compiled_gradient(sizes):
     ids, answers = (
         jax.ShapeDtypeStruct((batch, n), jax.numpy.int32) for n in (prompt + inputs, targets)
     )
-    table = params_lib.flatten(table)[module.PATH]
+    table = params_lib.flatten(table)[prompt_method.PATH]
     compiled = jax.jit(gradient).lower(table, frozen, ids, answers).compile()
     counted = compiled.cost_analysis()["flops"]
     analytic = sizes.train_flops(size, batch, inputs, prompt, targets)

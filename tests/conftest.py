@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -24,9 +23,10 @@ from prompt_tuning import params
 from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.cli import main as cli
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.batches import batching, packing, soft_tokens
+from prompt_tuning.data.batches import batching, soft_tokens
 from prompt_tuning.distributed import partitioning
-from prompt_tuning.methods import module
+from prompt_tuning.methods import base
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 from prompt_tuning.training import optimizers, run, state, step
@@ -183,7 +183,7 @@ def tiny(vocabulary, tmp_path_factory) -> Tiny:
     huggingface.save(
         folder, base, config, vocabulary_file=vocabulary.path, step=1000, dtype="float32"
     )
-    prompted = model.EncoderDecoderModel(config, module.Prompt(4))
+    prompted = model.EncoderDecoderModel(config, prompt_method.Prompt(4))
     return Tiny(prompted, vocabulary, str(folder), base)
 
 
@@ -264,7 +264,7 @@ def tiny_job(tmp_path_factory, tiny) -> TinyJob:
         "INITIAL_CHECKPOINT_PATH": tiny.checkpoint,
         "VOCABULARY_FILE": tiny.vocabulary.path,
         "EXTRA_IDS": tiny.vocabulary.extra_ids,
-        "PROMPT_LENGTH": tiny.model.prompt.length,
+        "PROMPT_LENGTH": tiny.model.method.length,
         "TASK_FEATURE_LENGTHS": {"inputs": 40, "targets": 8},
         "TRAIN_FILE": folder / "train.tsv",
         "EVAL_FILE": folder / "eval.tsv",
@@ -284,7 +284,7 @@ def few_steps(tiny) -> Callable[..., tuple[list[float], dict[str, np.ndarray]]]:
     def go(of: model.EncoderDecoderModel, added: Mapping[str, np.ndarray], batch, steps=12):
         weights = params.merge(tiny.base, params.unflatten(added))
         tuned, frozen = params.split(weights, trainable)
-        assert params.flatten(tuned).keys() == of.added
+        assert params.flatten(tuned).keys() == of.adapter_paths
         adafactor = optimizers.adafactor(0.3, start_step=1000)
         optimizer = optimizers.for_trainable(adafactor, trainable)
 
@@ -310,23 +310,22 @@ SOFT = soft_tokens.SoftTokens(256 + np.arange(4, dtype=np.int32))
 FIRST_STEP = 1000
 
 
-class ShiftedPrompt(nn.Module):
+class ShiftedPrompt(prompt_method.Prompt):
     """A method of two parameters: a prompt, and a vector that is added to each of its rows."""
 
-    length: int
+    def parameters(self, config, shapes):
+        shift = base.Parameter((config.embed_dim,), nn.initializers.normal(1.0))
+        return super().parameters(config, shapes) | {"encoder/prompt/shift": shift}
 
-    @nn.compact
-    def __call__(self, soft_ids, x):
-        table = self.param("prompt", nn.initializers.ones, (self.length, x.shape[-1]))
-        shift = self.param("shift", nn.initializers.normal(1.0), (x.shape[-1],))
-        rows = jnp.take(table, jnp.clip(soft_ids, 0), axis=0) + shift
-        return jnp.where((soft_ids >= 0)[..., None], rows, x)
+    def embed_input(self, site, x, soft_ids):
+        table = base.parameter(site, "prompt/prompt") + base.parameter(site, "prompt/shift")
+        return prompt_method.fill(table, soft_ids, x)
 
 
 @pytest.fixture(scope="session")
 def shifted(tiny) -> model.EncoderDecoderModel:
     """The tiny model with two parameters beside the checkpoint's."""
-    return dataclasses.replace(tiny.model, prompt=ShiftedPrompt(4))
+    return dataclasses.replace(tiny.model, method=ShiftedPrompt(4))
 
 
 def adafactor(start_step: int) -> optax.GradientTransformation:
@@ -348,7 +347,7 @@ def load(tiny) -> Callable[..., state.LoadedModel]:
         config = dataclasses.replace(tiny.model.config, **network_settings)
         model = dataclasses.replace(tiny.model, config=config)
         prompt = np.random.default_rng(5).normal(size=(4, 16)).astype(np.float32)
-        weights = params.merge(tiny.base, params.unflatten({module.PATH: prompt}))
+        weights = params.merge(tiny.base, params.unflatten({prompt_method.PATH: prompt}))
         placed = jax.device_put(weights, partitioning.shardings(model.abstract_params(), mesh))
         return state.LoadedModel(
             model, tiny.vocabulary, placed, mesh, "base", FIRST_STEP, "digest of the base"
@@ -372,7 +371,7 @@ def make_run(load, tmp_path) -> Callable[..., run.Run]:
     ) -> run.Run:
         return run.Run(
             loaded or load(),
-            run.Schedule(FIRST_STEP + steps, **schedule),
+            run.TrainConfig(FIRST_STEP + steps, **schedule),
             tmp_path / folder,
             trainable=trainable,
             optimizer=optimizer,
@@ -413,11 +412,11 @@ class Batches:
         some = []
         for i in range(start, start + self.size):
             order = np.random.default_rng(i // 10).permutation(10)
-            some.append(SOFT.put_into(self.examples[order[i % 10]]))
+            some.append(SOFT.insert(self.examples[order[i % 10]]))
         epoch, examples = divmod(start + self.size, 10)
         self.position = {"epoch": epoch, "examples": examples}
         if self.pack:
-            return packing.Packing(3, ((32, 12),)).pack(some)
+            return batching.Packing(3, ((32, 12),)).pack(some)
         return batching.pad(some, self.size, 10, 3)
 
 

@@ -111,10 +111,10 @@ def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_end(
         cli.main()
     assert caught.value.code == 130
     message = capsys.readouterr().err
-    assert f"step 1002 is saved in {tmp_path}: the same command goes on from there" in message
+    assert f"step 1002 is saved in {tmp_path}, and the same command resumes from it" in message
     assert train_state.latest_step(tmp_path) == 1002
     assert prompt_files.read_card(tmp_path / "prompts/prompt_1002.npy")["metrics"] == {}
-    for said in ("Resuming from step 1002 in", f"is complete: it is at step {LAST}, and"):
+    for said in ("Resuming from step 1002 in", f"is complete at step {LAST}; nothing"):
         again = cli.run(arguments)
         assert said in capsys.readouterr().err
         assert {**again, "prompt_file": ""} == {**result, "prompt_file": ""}
@@ -136,7 +136,7 @@ def test_eval_scores_the_prompt_as_training_did(trained, tiny_job, tmp_path, cap
     in_training = lines(folder / "inference_eval/eval-metrics.jsonl")[-1]
     (metrics,) = lines(tmp_path / "inference_eval/eval-metrics.jsonl")
     assert metrics == in_training == {"step": 1006, **result["eval"]}
-    assert "always the most common answer: 60.00 %" in capsys.readouterr().out
+    assert "majority class: 60.00 %" in capsys.readouterr().out
     answers = "inference_eval/eval-001006.jsonl"
     assert (tmp_path / answers).read_text() == (folder / answers).read_text()
     assert files(tmp_path) == {
@@ -238,7 +238,7 @@ def test_full_fine_tuning_moves_and_exports_every_weight(tiny, tiny_job, tmp_pat
     assert not np.array_equal(first, last)
     # The prompt is no part of the model.
     message = capsys.readouterr().err
-    assert "encoder/prompt/prompt stands beside them" in message and "PROMPT = None" in message
+    assert "encoder/prompt/prompt model_<step> is exported" in message and "PROMPT=None" in message
     # An export of other weights under this name is not taken for the run's.
     assert cli.run([*arguments, NO_EVALUATION]) == result
     (tmp_path / "model_1001").rename(tmp_path / "kept")
@@ -250,7 +250,7 @@ def test_full_fine_tuning_moves_and_exports_every_weight(tiny, tiny_job, tmp_pat
         step=1001,
         dtype="float32",
     )
-    with pytest.raises(ValueError, match=r"model_1001 exists and holds other weights .* remove it"):
+    with pytest.raises(ValueError, match=r"model_1001 exists with other weights .* Remove it"):
         cli.run([*arguments, NO_EVALUATION])
 
 
@@ -280,7 +280,7 @@ def test_a_model_without_prompt_is_tuned_exported_evaluated_and_asked(tiny_job, 
 @pytest.mark.parametrize("verb", ["eval", "infer"])
 def test_a_prompt_without_a_file_is_told(tiny_job, tmp_path, verb):
     folder = {"eval": "EVAL_OUTPUT_DIR", "infer": "INFER_OUTPUT_DIR"}[verb]
-    with pytest.raises(ValueError, match=r"PROMPT_FILE names no file, .* or PROMPT to None"):
+    with pytest.raises(ValueError, match=r"PROMPT_FILE is not set, .* or PROMPT=None"):
         cli.run(tiny_job.command(verb, PROMPT_FILE=None, **{folder: tmp_path / "out"}))
     assert not list(tmp_path.iterdir())
 

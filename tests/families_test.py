@@ -21,15 +21,17 @@ from flax import linen as nn
 
 from prompt_tuning import params
 from prompt_tuning.checkpoints.formats import huggingface
+from prompt_tuning.cli import gin_config
 from prompt_tuning.cli import main as cli
 from prompt_tuning.data import pipeline, sources, vocabularies
-from prompt_tuning.methods import initializers, module
+from prompt_tuning.methods import initializers
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 from prompt_tuning.training import state
 
 TESTDATA = pathlib.Path(__file__).parent / "testdata"
-FOLDER = cli.gin_folder() / "models"
+FOLDER = gin_config.gin_folder() / "models"
 COUNTS = json.loads((TESTDATA / "parameter_counts.json").read_text())
 ROOT = "gs://t5-data/pretrained_models/t5x"
 
@@ -58,8 +60,6 @@ SHARED = {
     "large": (1024, 2816, 16, 64, 24, 24),
     "xl": (2048, 5120, 32, 64, 24, 24),
     "xxl": (4096, 10240, 64, 64, 24, 24),
-    "80b": (8192, 65536, 256, 64, 16, 16),
-    "150b": (12288, 36864, 96, 128, 32, 32),
 }
 OWN = {
     "t5_1_0_small": (512, 2048, 8, 64, 6, 6),
@@ -93,7 +93,7 @@ CHECKPOINTS = {
     **{f"byt5_{x}": (f"byt5_{x}", f"byt5_{x}", 1_000_000) for x in SIZES},
     **{f"umt5_{x}": (f"umt5_{x}", f"umt5/{x}", 1_000_000) for x in SIZES if x != "large"},
 }
-NETWORKS = sorted({network for network, _, _ in CHECKPOINTS.values()} | {"mt5_80b", "mt5_150b"})
+NETWORKS = sorted({network for network, _, _ in CHECKPOINTS.values()})
 
 
 def size_of(name: str) -> tuple[int, ...]:
@@ -142,11 +142,9 @@ def t5x_tree(network: Network, size: tuple[int, ...]) -> dict[str, tuple[int, ..
 @pytest.mark.parametrize("name", NETWORKS)
 def test_tree_and_count_are_those_of_the_checkpoint(name, quick_shapes):
     network = FAMILIES[name.rpartition("_")[0]]
-    if name == "mt5_150b":
-        network = network._replace(rows=250368)
     built, _ = settings(name)
     found = params.flatten(nn.unbox(built.abstract_params()))
-    prompt = found.pop(module.PATH)
+    prompt = found.pop(prompt_method.PATH)
     assert prompt.shape == (100, size_of(name)[0])
     assert {path: leaf.shape for path, leaf in found.items()} == t5x_tree(network, size_of(name))
     assert params.count(params.unflatten(found)) == COUNTS[name]
@@ -172,7 +170,7 @@ def test_counts_known_from_the_papers():
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_header_names_the_checkpoint_and_the_parameters(name):
     network, folder, step = CHECKPOINTS[name]
-    text = cli.header(FOLDER / f"{name}.gin")
+    text = gin_config.header(FOLDER / f"{name}.gin")
     assert f"{ROOT}/{folder}/checkpoint_{step}" in text
     assert f"{COUNTS[network]:,} parameters" in text.partition("\n")[0]
     if steps := re.findall(r"TRAIN_STEPS=(\d+)", text):
@@ -288,13 +286,13 @@ def test_a_prompt_of_bytes_begins_and_reads_bytes(tmp_path, rng):
     huggingface.save(tmp_path / "base", weights, config, vocabulary_file=None, extra_ids=0, step=0)
     labels, vocabulary = ("good", "böse"), vocabularies.ByteVocabulary()
     loaded = state.load_model(
-        model.EncoderDecoderModel(config, module.Prompt(4)),
+        model.EncoderDecoderModel(config, prompt_method.Prompt(4)),
         vocabulary,
         checkpoint=str(tmp_path / "base"),
         prompt_initializer=initializers.ClassLabels(labels),
     )
     flat = params.flatten(loaded.params)
-    for row, label in zip(flat[module.PATH], labels, strict=False):
+    for row, label in zip(flat[prompt_method.PATH], labels, strict=False):
         ids = np.array(list(label.encode())) + 3
         expected = np.asarray(flat["token_embedder/embedding"])[ids].mean(axis=0)
         np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-6)

@@ -26,19 +26,19 @@ import prompt_tuning
 from prompt_tuning import assets
 from prompt_tuning.checkpoints import prompt_files
 from prompt_tuning.checkpoints.formats import huggingface
-from prompt_tuning.cli import commands, gin_files
+from prompt_tuning.cli import commands, gin_config, gin_files
 from prompt_tuning.cli import main as cli
 from prompt_tuning.inference import exporter
 from prompt_tuning.methods import (
-    attention_patterns,
+    attention_pattern,
     ia3,
     initializers,
-    module,
     multi_task,
     per_layer,
     prefix,
     wayward,
 )
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import model
 from prompt_tuning.t5x import models as t5x_models
 
@@ -66,13 +66,16 @@ PROMPTS = {
 METHODS = {
     "per_layer": (
         {"PER_LAYER_COMBINE": "add"},
-        {"layer_prompt": per_layer.LayerPrompt(4, combine="add"), "prompt": module.Prompt(4)},
+        [prompt_method.Prompt(4), per_layer.LayerPrompt(4, combine="add")],
     ),
-    "ia3": ({}, {"scaling": ia3.Scaling(), "prompt": None}),
-    "prefix": ({}, {"prefix": prefix.Prefix(4), "prompt": None}),
+    "ia3": ({}, [ia3.IA3()]),
+    "prefix": ({}, [prefix.Prefix(4)]),
     "attention_pattern": (
         {"PROMPT_ATTENTION": ["prompt->prompt;causal"]},
-        {"attention_pattern": attention_patterns.AttentionPattern(["prompt->prompt;causal"])},
+        [
+            prompt_method.Prompt(4),
+            attention_pattern.AttentionPattern(["prompt->prompt;causal"]),
+        ],
     ),
     "multi_task": (
         {
@@ -82,7 +85,7 @@ METHODS = {
             "TASK_PROMPT_FEATURES": 5,
             "PROMPT_PLACE": "suffix",
         },
-        {"prompt": multi_task.MultiTaskPrompt(4, 3, "concatenate", 2, 5, "suffix")},
+        [multi_task.MultiTaskPrompt(4, 3, "concatenate", 2, 5, "suffix")],
     ),
 }
 REQUIRED = {
@@ -98,7 +101,7 @@ REQUIRED = {
 def header(file):
     """The title and the four parts of a file's header."""
     parts = re.split(
-        r"^(provides|requires|command|result): ", cli.header(FOLDER / file), flags=re.M
+        r"^(provides|requires|command|result): ", gin_config.header(FOLDER / file), flags=re.M
     )
     return parts[0], dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -240,7 +243,7 @@ def read_as_t5x(monkeypatch):
         gin.clear_config()
         monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", ["", str(FOLDER)])
         gin.parse_config_files_and_bindings(files, set_)
-        assert not gin_files.used_macros(gin.config_str()) - cli._macros().keys()
+        assert not gin_files.used_macros(gin.config_str()) - gin_config.read_macros().keys()
 
     yield read
     gin.clear_config()
@@ -322,13 +325,13 @@ def test_t5x_gets_all_that_it_requires(
     restore = given["checkpoint_cfg" if run == "train" else "restore_checkpoint_cfg"]
     if run == "train":
         assert model.optimizer_def.trainable == (".*/prompt/.*",)
-        assert model.model.config.dropout_rate == 0.1 and model.model.prompt.length == 4
+        assert model.model.config.dropout_rate == 0.1 and model.model.method.length == 4
         assert given["infer_eval_dataset_cfg"]["mixture_or_task_name"] == "eval"
         (writer,) = restore["save"]["state_transformation_fns"]
         assert (writer.model, writer.task) == (model, "train")
         restore = restore["restore"]
     else:
-        assert model.optimizer_def is None and model.model.prompt.length == 3
+        assert model.optimizer_def is None and model.model.method.length == 3
     assert restore["path"] == model.checkpoint == checkpoint
     (hook,) = restore["state_transformation_fns"]
     assert hook == t5x_models.FromBase(model)
@@ -381,7 +384,7 @@ def test_every_prompt_goes_with_every_run(tiny_job, tmp_path, monkeypatch, promp
     assert isinstance(built["model"], model.EncoderDecoderModel)
     assert built["model"].config.embed_dim == 16
     if run in ("pretrain", "lm_adapt"):
-        assert built["model"].prompt is None and built["prompt_initializer"] is None
+        assert built["model"].method.soft_tokens.length == 0 and built["prompt_initializer"] is None
     elif run != "describe":
         assert isinstance(built["prompt_initializer"], kind)
         if kind is initializers.FromArray:
@@ -389,7 +392,7 @@ def test_every_prompt_goes_with_every_run(tiny_job, tmp_path, monkeypatch, promp
             setting = "PROMPT_CHECKPOINT" if prompt == "from_t5x" else "PROMPT_FILE"
             assert built["prompt_initializer"].setting == setting
     if run in ("train", "describe"):
-        assert built["model"].prompt.length == (3 if prompt == "from_file" else 4)
+        assert built["model"].method.length == (3 if prompt == "from_file" else 4)
 
 
 @pytest.mark.parametrize("run", ["train", "eval", "infer", "describe"])
@@ -406,7 +409,7 @@ def test_every_method_goes_with_every_run(tiny_job, tmp_path, monkeypatch, metho
     cli.read(tiny_job.command(run, *files, **settings))
     path, name = commands.VERBS[run].module, commands.VERBS[run].function
     built = value(f"{path}.{name}.model")
-    assert {field: getattr(built, field) for field in expected} == expected
+    assert built.method.parts == tuple(expected)
     if run in ("train", "describe"):
         patterns = {"ia3": (".*/ia3_scaling",), "prefix": (".*/prefix/.*",)}
         assert value(f"{path}.{name}.trainable") == patterns.get(method, (".*/prompt/.*",))
@@ -422,8 +425,8 @@ def test_wayward_starts_as_the_text_and_is_held_to_it(tiny_job, vocabulary):
     cli.read(tiny_job.command("train", *files, **settings))
     ids, train = vocabulary.encode("good film"), "prompt_tuning.training.trainer.train"
     built = value(f"{train}.model")
-    assert built.penalty == wayward.Wayward(ids, 0.5)
-    assert built.prompt == module.Prompt(len(ids)) and len(ids) != 4
+    assert built.method.parts == (prompt_method.Prompt(len(ids)), wayward.Wayward(ids, 0.5))
+    assert len(ids) != 4
     assert value(f"{train}.prompt_initializer") == initializers.String(
         "good film", setting="TASK_STRING"
     )
@@ -434,7 +437,7 @@ def test_a_method_of_encoders_is_refused_where_there_is_none(method):
     files = ["models/decoder_only_mini.gin", f"prompts/{method}.gin", "runs/describe.gin"]
     flags = [f"--gin_file={file}" for file in files]
     flags += ["--gin.TASK_STRING='a film'"] if method == "wayward" else []
-    with pytest.raises(ValueError, match=rf"decoder-only.*: leave out prompts/{method}\.gin"):
+    with pytest.raises(ValueError, match=rf"decoder-only.*Remove prompts/{method}\.gin"):
         cli.run(["describe", *flags])
 
 
@@ -444,6 +447,6 @@ def test_a_prompt_from_a_file_stands_where_its_card_says(tiny_job, tmp_path, rng
         settings = {"PROMPT_FILE": tmp_path / "p.npy", "EVAL_OUTPUT_DIR": "scores"}
         cli.read(tiny_job.command("eval", **settings))
         assert (
-            value("prompt_tuning.inference.predictor_config.PredictorConfig.model").prompt.place
+            value("prompt_tuning.inference.predictor_config.PredictorConfig.model").method.place
             == place
         )

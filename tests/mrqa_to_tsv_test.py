@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from prompt_tuning.data.files import file_task
+from prompt_tuning.data.files import examples
 
 HEADER = {"header": {"dataset": "Tiny", "split": "dev"}}
 PARAGRAPHS = [
@@ -51,7 +51,7 @@ def test_each_question_is_a_row(script, tmp_path, capsys, name):
         ["a1", context, "When was it?", "in 1995", "1995|||in 1995"],
         ["a2", context, "What?", "Films", "Films"],
     ]
-    (first, second) = file_task.read_examples(
+    (first, second) = examples.read_examples(
         str(table),
         setting="TRAIN_FILE",
         input_template="question: {question} context: {context}",

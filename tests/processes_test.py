@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from prompt_tuning.checkpoints import train_state
 from prompt_tuning.cli import main as cli
@@ -159,6 +160,35 @@ def test_two_processes_train_as_one(tiny_job, tmp_path, partitions, stops):
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-6)
 
 
+def test_two_processes_train_weights_as_one(tiny_job, tmp_path):
+    """The weights are sharded over both processes, which write a state and resume from it."""
+    settings = {"BATCH_SIZE": 16, "LOG_PERIOD": 1, "NUM_PARTITIONS": 8, "PROMPT": None}
+    files = ("runs/train.gin", "optimizers/weights.gin")
+
+    def command(folder, last):
+        arguments = tiny_job.command(
+            "train", *files, MODEL_DIR=folder, TRAIN_STEPS=last, **settings
+        )
+        return [*arguments, "--gin.trainer.train.eval_dataset=None"]
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    cli.run(command(one, 1002))
+    for last in (1001, 1002):
+        codes, told = run(command(two, last))
+        assert codes == [0, 0], told
+    assert "Resuming from step 1001" in told[0]
+    written = {path.name for path in (two / "checkpoint_1002/state").glob("ocdbt.process_*")}
+    assert written == {"ocdbt.process_0", "ocdbt.process_1"}
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-6)
+    alone, together = (
+        safetensors.numpy.load_file(folder / "model_1002/model.safetensors")
+        for folder in (one, two)
+    )
+    assert alone.keys() == together.keys()
+    for name in alone:
+        np.testing.assert_allclose(together[name], alone[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
 def test_two_processes_train_several_seeds_as_one(tiny_job, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     settings = {"TRAIN_STEPS": 1002, "BATCH_SIZE": 16, "EVAL_PERIOD": 2, "RANDOM_SEED": (0, 1)}
@@ -185,7 +215,7 @@ def test_each_example_is_fed_once_an_epoch(uninterrupted):
 def test_one_that_is_killed_ends_the_other_and_a_restart_goes_on(few, uninterrupted, tmp_path):
     codes, told = run(few(tmp_path), before=KILLED)
     assert codes == [75, -signal.SIGKILL], told
-    assert "prompt-tuning: process 1 (on " in told[0] and "is gone: it was killed" in told[0]
+    assert "prompt-tuning: process 1 (on " in told[0] and "has exited: it was killed" in told[0]
     assert not (tmp_path / "prompts/prompt_1004.npy").exists()
     codes, told = run(few(tmp_path))
     assert codes == [0, 0] and "Resuming from step 1002" in told[0], told
@@ -202,10 +232,19 @@ def test_processes_with_other_settings_do_not_start(tiny_job, tmp_path):
         assert "process 1 (on " in each and "settings: TRAIN_STEPS = 1005\n" in each
 
 
+def test_a_run_with_other_settings_is_refused_by_all_processes(few, uninterrupted):
+    before = sorted(uninterrupted.rglob("*"))
+    codes, told = run([*few(uninterrupted), "--gin.LEARNING_RATE=0.1"])
+    assert codes == [2, 2], told
+    assert all("at step 1004 with other settings" in each for each in told)
+    assert all("LEARNING_RATE: 0.3 -> 0.1\n" in each for each in told)
+    assert sorted(uninterrupted.rglob("*")) == before
+
+
 def test_a_process_that_nobody_joins_ends(tiny_job, tmp_path):
     command = tiny_job.command("train", MODEL_DIR=tmp_path / "run", TRAIN_STEPS=1004)
     codes, told = run(command, others=["--initialization_timeout=1"], count=1)
-    assert codes == [2] and "not all processes have come" in told[0] and "Check" not in told[0]
+    assert codes == [2] and "not all processes connected" in told[0] and "Check" not in told[0]
 
 
 def test_all_stop_after_the_same_step(tiny_job, tmp_path):

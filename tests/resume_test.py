@@ -21,19 +21,19 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)  # both as the tests themselves have it
 jax.config.update("jax_disable_most_optimizations", True)
 from prompt_tuning.cli import main as cli
-from prompt_tuning.checkpoints.formats import zarr
+from orbax import checkpoint as orbax
 from prompt_tuning.training import reporting
-arrays, steps = itertools.count(), itertools.count(1)
-def kill(*array, as_ever=zarr.write):
-    as_ever(*array)
-    if next(arrays) == 9:
+saves, steps = itertools.count(1), itertools.count(1)
+def kill(handler, directory, as_ever=orbax.CompositeCheckpointHandler.finalize):
+    if next(saves) == 3:  # all arrays are written
         os.kill(os.getpid(), signal.SIGKILL)
+    as_ever(handler, directory)
 def terminate(log, sums, as_ever=reporting.StepLog.add):
     as_ever(log, sums)
     if next(steps) == 3:
         signal.raise_signal(signal.SIGTERM)
 if sys.argv.pop(1) == "kill":
-    zarr.write = kill
+    orbax.CompositeCheckpointHandler.finalize = kill
 else:
     reporting.StepLog.add = terminate
 cli.main()
@@ -131,7 +131,8 @@ def test_a_command_that_was_killed_in_a_save_and_told_to_end_ends_as_one_that_wa
 
 def test_a_folder_has_one_trainer(tiny_job, tmp_path):
     command = tiny_job.command("train", MODEL_DIR=tmp_path / "run", BATCH_SIZE=8, **SETTINGS)
-    with writer_lock.held(tmp_path / "run"):
+    with writer_lock.hold(tmp_path / "run"):
         with pytest.raises(ValueError, match=r"MODEL_DIR .*run is in use: process \d+ on "):
             cli.run(command)
-        assert [path.name for path in (tmp_path / "run").iterdir()] == [writer_lock.FILE]
+        names = {path.name for path in (tmp_path / "run").iterdir()}
+        assert names == {writer_lock.LOCK, writer_lock.HOLDER}

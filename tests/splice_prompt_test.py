@@ -38,7 +38,7 @@ def test_a_folder_without_step_gets_one_and_a_dtype(script, tiny, tmp_path):
     prompt_files.save(tmp_path / "p.npy", np.ones((2, 16), np.float32), {})
     flags = [f"--checkpoint_dir={folder}", f"--output_dir={tmp_path}/out"]
     flags.append(f"--prompt_path={tmp_path}/p.npy")
-    with pytest.raises(SystemExit, match=r"does not tell its step, .*; give it with --step"):
+    with pytest.raises(SystemExit, match=r"does not contain its step, .* Pass it with --step"):
         script.main(flags)
     script.main([*flags, "--step=7", "--save_dtype=bfloat16"])
     with base_model.opened(tmp_path / "out" / "checkpoint_7") as found:

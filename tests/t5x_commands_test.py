@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from prompt_tuning.cli import gin_config
 from prompt_tuning.cli import main as cli
 
 # In place of `python` and `prompt-tuning`: writes what the command would. A first training is slow after its save.
@@ -92,7 +93,7 @@ def test_a_command_that_fails_ends_it_with_its_log(load_script, tmp_path):
 
 def test_commands_in_prompt_tuning_read_the_same_settings(load_script, monkeypatch, tmp_path):
     script = load_script("t5x_commands")
-    monkeypatch.setenv("GIN", str(cli.gin_folder()))
+    monkeypatch.setenv("GIN", str(gin_config.gin_folder()))
     variables, export, *commands = script.read_commands()
     assert variables.startswith("GIN=") and export.startswith("prompt-tuning export ")
     for verb, command in zip(("train", "eval", "infer"), commands, strict=True):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from clu.data import dataset_iterator
 
 import prompt_tuning
-from prompt_tuning.data import pipeline, sources
+from prompt_tuning.data import seqio_tasks, sources
 from prompt_tuning.data.batches import soft_tokens
 from prompt_tuning.data.files import originals
 from prompt_tuning.t5x import feature_converter
@@ -188,7 +188,7 @@ def test_no_preprocessor_has_a_state_that_cannot_be_saved(task, vocabulary, tmp_
     dataset = tf.data.Dataset.from_tensors(one_example(task.source._features))
     split = min(task.splits)
     source = seqio.FunctionDataSource(lambda split, shuffle_files, seed=None: dataset, [split])
-    task = pipeline.use_vocabulary(task, vocabulary).replace(source=source)
+    task = seqio_tasks.use_vocabulary(task, vocabulary).replace(source=source)
     converter = feature_converter.SoftTokenConverter(soft_tokens.SoftTokens(np.arange(4)))
     batches = seqio.get_dataset(task, LENGTHS, converter, split, shuffle=True, num_epochs=None)
     tf.train.Checkpoint(ds=iter(batches)).write(str(tmp_path / "ds"))

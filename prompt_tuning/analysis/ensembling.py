@@ -24,7 +24,7 @@ def predict(
 
     A batch has `batch_size` examples, each with all of the prompts: one forward pass for all.
     """
-    names = predictor.loaded.model.prompt.names
+    names = predictor.loaded.model.method.soft_tokens.names
     examples = [{**example, "prompt": name} for example in task.examples for name in names]
     repeated = dataclasses.replace(task, examples=examples)
     predictions = predictor.predict(
@@ -93,11 +93,11 @@ def ensemble(
 
 def _count_prompts(config: predictor_config.PredictorConfig) -> int:
     """Raises ValueError where there is one prompt only."""
-    count = len(getattr(config.model.prompt, "names", ()))
+    count = len(config.model.method.soft_tokens.names)
     if count < 2:
         raise ValueError(
-            f"PROMPT_FILE names {count} prompt; an ensemble has several: give a list of files, or a "
-            "pattern such as 'runs/*/prompts/best.npy'"
+            f"PROMPT_FILE matches {count} prompt; expected at least two for an ensemble. Set "
+            "PROMPT_FILE to a list of files, or to a pattern such as 'runs/*/prompts/best.npy'."
         )
     return count
 
@@ -140,8 +140,8 @@ def scores(
     ]
     if not singles[0]:
         raise ValueError(
-            f"{task.name} has no metrics by which prompts could be compared; choose a task that has, and "
-            "a SPLIT with answers"
+            f"{task.name} has no metrics, by which prompts are compared; expected a task with "
+            "metrics and a SPLIT with targets. Set MIXTURE_OR_TASK_NAME or SPLIT to such."
         )
     target_scores = None
     if task.needs_scores:

@@ -57,7 +57,10 @@ def nearest_ids(
         near = np.sqrt(np.maximum(squares, 0))
         order = np.argsort(near, axis=1)[:, :count]
     else:
-        raise ValueError(f"NEIGHBOR_METRIC is {metric!r}; expected 'cosine' or 'euclidean'")
+        raise ValueError(
+            f"NEIGHBOR_METRIC is {metric!r}; expected 'cosine' or 'euclidean'. Set NEIGHBOR_METRIC "
+            "to one of them."
+        )
     return order, np.take_along_axis(near, order, axis=1)
 
 

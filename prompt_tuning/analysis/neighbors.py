@@ -47,7 +47,7 @@ def neighbors(
     prompt_paths: Sequence[str],
     count: annotations.PositiveInt = 5,
     metric: str = "cosine",
-    labels: Sequence[str] = (),
+    labels: Sequence[str] | None = None,
     output_dir: str | None = None,
     config_text: str = "",
 ) -> dict[str, list[list[Neighbor]]]:
@@ -76,7 +76,9 @@ def neighbors(
       ValueError: no prompt is named, or a file has no vectors of the model's width.
     """
     if not prompt_paths:
-        raise ValueError("PROMPT_FILE names no prompt; expected at least one. Set it to a file")
+        raise ValueError(
+            "PROMPT_FILE is empty; expected at least one prompt. Set PROMPT_FILE to a file."
+        )
     embedding = base_model.read_embedding(checkpoint)
     vocabulary.check_fits(len(embedding))
     tables = [_tables(path, embedding.shape[1], checkpoint) for path in prompt_paths]
@@ -88,7 +90,7 @@ def neighbors(
         found[path] = _print_nearest(rows, embedding, vocabulary, count, metric)
     if len(tables) == 1 and not labels and output_dir is None:
         return found
-    pieces = {label: vocabulary.encode(label) for label in labels}
+    pieces = {label: vocabulary.encode(label) for label in labels or ()}
     rows = embedding[: vocabulary.size]
     width = embedding.shape[1]
     joined = [np.concatenate([x.reshape(-1, width) for x in of.values()]) for of in tables]
@@ -131,9 +133,10 @@ def _tables(path: str, width: int, checkpoint: str) -> dict[str, Float[np.ndarra
     if not found:
         held = ", ".join(f"{name} {leaf.shape}".lstrip() for name, leaf in leaves.items())
         raise ValueError(
-            f"PROMPT_FILE {path} holds {held}; expected vectors of {width} numbers, as "
-            f"INITIAL_CHECKPOINT_PATH {checkpoint} has: set the model that it was trained with. Of "
-            "IA3, of a prefix and of MULTI_TASK_MODE 'concatenate_features' there are no neighbors"
+            f"PROMPT_FILE {path} holds {held}; expected vectors of width {width}, as in "
+            f"INITIAL_CHECKPOINT_PATH {checkpoint}. Set INITIAL_CHECKPOINT_PATH to the prompt's "
+            "base model. IA3, prefixes and MULTI_TASK_MODE='concatenate_features' have no nearest "
+            "tokens."
         )
     return found
 

@@ -14,6 +14,8 @@ from flax import linen as nn
 
 from prompt_tuning import params as params_lib
 from prompt_tuning.analysis import figures
+from prompt_tuning.methods import combination, ia3, per_layer, prompt
+from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.training import reporting
 
@@ -24,32 +26,15 @@ BANDS = ("prompt tuning", "prefix tuning")
 CLASSES, BOTTLENECK, RANK, HIDDEN = 2, 64, 8, 512
 
 
-def prompt_tuning(shapes: Shapes, length: int) -> int:
-    """Lester et al. (2021), section 2: P·D."""
-    return length * _width(shapes)
-
-
-def prompt_per_layer(shapes: Shapes, length: int) -> int:
-    """Qin & Eisner (2021), section 3.2, in the encoder: P·D in the input of each layer."""
-    layers = {path.split("/")[1] for path in shapes if path.startswith("encoder/layers_")}
-    return len(layers) * length * _width(shapes)
-
-
 def full(shapes: Shapes, _: int) -> int:
     """Full fine-tuning: every weight."""
     return sum(map(math.prod, shapes.values()))
 
 
-def ia3(shapes: Shapes, _: int) -> int:
-    """Liu et al. (2022), section 3.3: J for keys and J for values of each attention, F of each feed-forward."""
-    hidden = [shape[0] for path, shape in shapes.items() if path.endswith("mlp/wo/kernel")]
-    return sum(shape[1] for shape in _kernels(shapes, "(key|value)")) + sum(hidden)
-
-
 def prefix_tuning(shapes: Shapes, length: int) -> int:
     """Li & Liang (2021), section 4.2: P keys and P values in each attention, P·J each; when used.
 
-    `prompts.prefix`, as PEFT, has those of the decoder's self-attention only: a third where stacks are equal.
+    `methods.prefix`, as PEFT, has those of the decoder's self-attention only: a third where stacks are equal.
     """
     return sum(length * shape[1] for shape in _kernels(shapes, "(key|value)"))
 
@@ -98,15 +83,13 @@ def _width(shapes: Shapes) -> int:
     return shapes[model_lib.EncoderDecoderModel.EMBEDDING_PATH][1]
 
 
-# Of the model's shapes and the prompt's length; the last ones do not look at the length.
-METHODS: Mapping[str, Callable[[Shapes, int], int]] = {
-    "prompt tuning": prompt_tuning,
-    "a prompt a layer (soft words)": prompt_per_layer,
+# Methods of the literature that this package does not have, by shapes and prompt length; the last
+# ones do not depend on the length.
+FORMULAS: Mapping[str, Callable[[Shapes, int], int]] = {
     "WARP": warp,
     "P-tuning, in training": p_tuning,
     "prefix tuning": prefix_tuning,
     "prefix tuning, in training": prefix_tuning_in_training,
-    "IA3": ia3,
     "LoRA": low_rank,
     "adapters": adapters,
     "full fine-tuning": full,
@@ -116,11 +99,21 @@ METHODS: Mapping[str, Callable[[Shapes, int], int]] = {
 def counts(model: model_lib.EncoderDecoderModel, lengths: Sequence[int]) -> Counts:
     """{length: {method: parameters of a task}}."""
     flat = params_lib.flatten(nn.unbox(model.abstract_params()))
-    shapes = {path: leaf.shape for path, leaf in flat.items() if path not in model.added}
-    return {
-        length: {name: count(shapes, length) for name, count in METHODS.items()}
-        for length in lengths
+    shapes = {path: leaf.shape for path, leaf in flat.items() if path not in model.adapter_paths}
+    return {length: _count(model.config, shapes, length) for length in lengths}
+
+
+def _count(config: config_lib.T5Config, shapes: Shapes, length: int) -> dict[str, int]:
+    one = prompt.Prompt(length)
+    methods = {
+        "prompt tuning": one,
+        "per-layer prompts (deep prompts)": combination.combine(
+            [one, per_layer.LayerPrompt(length)]
+        ),
+        "IA3": ia3.IA3(),
     }
+    implemented = {name: method.count(config, shapes) for name, method in methods.items()}
+    return implemented | {name: count(shapes, length) for name, count in FORMULAS.items()}
 
 
 def parameters(
@@ -181,10 +174,11 @@ def plot(found: Mapping[str, Counts], path: epath.PathLike) -> None:
     shown = lengths[-2:][0]
     title = f"prompt length {shown}; bands: {lengths[0]} to {lengths[-1]}"
     with figures.figure(path, "model", "parameters of a task, % of the model's", title) as axes:
-        for number, method in enumerate(METHODS):
+        methods = next(iter(found.values()))[shown]
+        for number, method in enumerate(methods):
             look = figures.style(number)
             axes.plot(
-                sizes, shares(method, shown), label=method, zorder=len(METHODS) - number, **look
+                sizes, shares(method, shown), label=method, zorder=len(methods) - number, **look
             )
             if method in BANDS:
                 ends = shares(method, lengths[0]), shares(method, lengths[-1])

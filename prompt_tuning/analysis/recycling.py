@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, Int
 
+from prompt_tuning import annotations
 from prompt_tuning.checkpoints import base_model, prompt_files
 from prompt_tuning.data import vocabularies
 
@@ -50,8 +51,9 @@ def linear(prompt: Float[np.ndarray, "P D"], source: Table, target: Table) -> np
     """
     if len(source) < source.shape[1]:
         raise ValueError(
-            f"{len(source)} pieces do not determine a map of vectors of {source.shape[1]} numbers; "
-            "set NUM_WORDS to more, or RECYCLER to 'nearest'"
+            f"{len(source)} common tokens do not determine a linear map of vectors of width "
+            f"{source.shape[1]}; expected at least {source.shape[1]}. Increase NUM_WORDS, or set "
+            "RECYCLER='nearest'."
         )
     matrix, *_ = np.linalg.lstsq(source, target, rcond=None)
     return prompt @ matrix
@@ -77,8 +79,9 @@ def common_pieces(
     chosen = np.array(pairs[offset : offset + limit], int).reshape(-1, 2)
     if not len(chosen):
         raise ValueError(
-            f"the vocabularies have {len(pairs)} pieces in common, none behind WORD_OFFSET {offset}; "
-            "set it lower, or SOURCE_VOCABULARY_FILE (or SOURCE_VOCABULARY) to that of the source"
+            f"the vocabularies have {len(pairs)} tokens in common, none after "
+            f"WORD_OFFSET={offset}; expected some. Decrease WORD_OFFSET, or set "
+            "SOURCE_VOCABULARY_FILE (or SOURCE_VOCABULARY) to the vocabulary of the source model."
         )
     return chosen
 
@@ -92,8 +95,8 @@ def recycle(
     target_vocabulary: vocabularies.Vocabulary,
     output_file: str,
     recycler: str = "linear",
-    num_words: int = 4000,
-    word_offset: int = 1000,
+    num_words: annotations.PositiveInt = 4000,
+    word_offset: annotations.NonNegativeInt = 1000,
     config_text: str = "",
 ) -> np.ndarray:
     """`prompt-tuning recycle`: writes a prompt [P, E] for another model than it was trained with.
@@ -112,18 +115,27 @@ def recycle(
     """
     del config_text
     if recycler not in RECYCLERS:
-        raise ValueError(f"RECYCLER is {recycler!r}; expected one of {sorted(RECYCLERS)}")
+        raise ValueError(
+            f"RECYCLER is {recycler!r}; expected one of {sorted(RECYCLERS)}. Set RECYCLER to one "
+            "of them."
+        )
     if epath.Path(output_file).suffix != prompt_files.SUFFIX:
-        raise ValueError(f"OUTPUT_FILE is {output_file!r}; expected a name that ends in .npy")
+        raise ValueError(
+            f"OUTPUT_FILE is {output_file!r}; expected a name that ends in .npy. Set OUTPUT_FILE "
+            "to one."
+        )
     if epath.Path(output_file).exists():
-        raise ValueError(f"{output_file} exists; set another OUTPUT_FILE, or delete it")
+        raise ValueError(
+            f"OUTPUT_FILE {output_file} exists; expected a new file. Set another OUTPUT_FILE, or "
+            "delete it."
+        )
     prompt = prompt_files.load(prompt_file)
     source_embedding = base_model.read_embedding(source_checkpoint)
     if prompt.shape[1] != source_embedding.shape[1]:
         raise ValueError(
-            f"PROMPT_FILE {prompt_file} has vectors of {prompt.shape[1]} numbers, the source's "
-            f"embedding of {source_embedding.shape[1]}; set SOURCE_CHECKPOINT_PATH to the model "
-            "that it was trained with"
+            f"PROMPT_FILE {prompt_file} has vectors of width {prompt.shape[1]}, but the source "
+            f"embedding has width {source_embedding.shape[1]}; expected the same. Set "
+            "SOURCE_CHECKPOINT_PATH to the prompt's base model."
         )
     source_vocabulary.check_fits(len(source_embedding))
     target_embedding = base_model.read_embedding(target_checkpoint)
@@ -137,5 +149,8 @@ def recycle(
     kept = {name: card[name] for name in ("place", "task") if name in card}
     told = {"length": len(found), "embed_dim": found.shape[1], "recycled_from": str(prompt_file)}
     prompt_files.save(output_file, found, told | kept)
-    print(f"{prompt_file} {prompt.shape} -> {output_file} {found.shape}, from {len(pairs)} pieces")
+    print(
+        f"Recycled {prompt_file} {prompt.shape} to {output_file} {found.shape} with {len(pairs)} "
+        "common tokens."
+    )
     return found

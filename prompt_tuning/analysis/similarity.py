@@ -56,20 +56,24 @@ def similarity(
     """
     del config_text  # nothing is written
     if isinstance(others, str) or not others:
-        raise ValueError(f"PROMPT_FILES is {others!r}; expected a list of prompt files")
+        raise ValueError(
+            f"PROMPT_FILES is {others!r}; expected a list of prompt files. Set PROMPT_FILES to one "
+            "or more files."
+        )
     prompt = prompt_files.load(prompt_file)
     found = []
     for path in others:
         other = prompt_files.load(path)
         if other.shape[1] != prompt.shape[1]:
             raise ValueError(
-                f"{path} of PROMPT_FILES has vectors of {other.shape[1]} numbers, PROMPT_FILE "
-                f"{prompt_file} of {prompt.shape[1]}: only prompts of the same model can be compared"
+                f"{path} of PROMPT_FILES has vectors of width {other.shape[1]}, but PROMPT_FILE "
+                f"{prompt_file} has width {prompt.shape[1]}; expected prompts of the same model. "
+                f"Remove {path} from PROMPT_FILES."
             )
         task = str(prompt_files.read_card(path).get("task", ""))
         found.append(Similarity(path, task, of_means(prompt, other), of_tokens(prompt, other)))
     found.sort(key=lambda each: -each.of_means)
-    print(f"{prompt_file} and\n of means  of tokens")
+    print(f"Cosine similarity with {prompt_file}\n of means  of tokens")
     for each in found:
         print(f"{each.of_means:9.4f}  {each.of_tokens:9.4f}  {each.path}  {each.task}".rstrip())
     return found

@@ -175,8 +175,9 @@ class Study:
                 results.append(self._kept(place, "train", files, settings))
         if any(result["best"] is None for result in results):
             raise ValueError(
-                f"the run in {folder} was not evaluated, so it has no score; choose a task with a "
-                "validation split and metrics in STUDY_FILES or STUDY_SETTINGS"
+                f"the run in {folder} has no evaluation, and so no score; expected a task with a "
+                "validation split and metrics. Choose such a task in STUDY_FILES or "
+                "STUDY_SETTINGS."
             )
         return results
 
@@ -196,7 +197,8 @@ class Study:
             of_tasks = [metrics for metrics in result.values() if metrics]
             if not of_tasks:
                 raise ValueError(
-                    f"{name!r} of STUDY_EVALUATIONS has no metrics; choose a task, and a SPLIT with answers"
+                    f"{name!r} of STUDY_EVALUATIONS has no metrics; expected a task with metrics "
+                    "and a SPLIT with targets. Change its settings."
                 )
             shared = [key for key in of_tasks[0] if all(key in metrics for metrics in of_tasks)]
             for key in shared:
@@ -227,11 +229,12 @@ class Study:
             kept = json.loads(file.read_text())
             if kept["arguments"] != arguments:
                 raise ValueError(
-                    f"{file} is of other settings of the study; delete {folder}, or set another STUDY_DIR"
+                    f"{file} was made with other settings of the study; expected the same "
+                    f"settings. Delete {folder}, or set another STUDY_DIR."
                 )
             _check_inputs(file, kept.get("settings"), inputs)
             return kept["result"]
-        logging.info("study: prompt-tuning %s", " ".join(arguments))
+        logging.info("Study: running prompt-tuning %s", " ".join(arguments))
         result = self.run(arguments)
         settings_lib.write(file, inputs, arguments=arguments, result=result)
         return result
@@ -242,12 +245,12 @@ def _check_inputs(
 ) -> None:
     """Raises ValueError where a result was made of other data, weights or gin files."""
     if kept is None:
-        logging.warning("%s does not say what it was made of, which is not compared", file)
+        logging.warning("%s has no record of its inputs, which are not compared.", file)
     elif lines := settings_lib.differences(settings_lib.from_json(kept), inputs):
         raise ValueError(
-            f"{file} was made of other inputs (old -> new):\n  "
+            f"{file} was made from other inputs (old -> new):\n  "
             + "\n  ".join(lines)
-            + f"\ndelete {file.parent}, or set another STUDY_DIR"
+            + f"\nExpected the same inputs. Delete {file.parent}, or set another STUDY_DIR."
         )
 
 
@@ -348,7 +351,9 @@ def study(
 def _variant(setting: str, name: str, given: Mapping[str, Any]) -> Variant:
     known = [field.name for field in dataclasses.fields(Variant)]
     if unknown := sorted(given.keys() - set(known)):
-        raise ValueError(f"{name!r} of {setting} has {unknown}; expected some of {known}")
+        raise ValueError(
+            f"{name!r} of {setting} has {unknown}; expected names from {known}. Correct {setting}."
+        )
     return Variant(**given)
 
 
@@ -357,20 +362,24 @@ def _check(grid: Study, difference: tuple[str, str] | None) -> None:
     for setting, some in (("STUDY_VARIANTS", grid.variants), ("STUDY_SEEDS", grid.seeds)):
         if not some:
             raise ValueError(
-                f"{setting} is {some!r}; expected at least one: give a file of studies/"
+                f"{setting} is {some!r}; expected at least one element. Set {setting}, or include "
+                "a file of studies/."
             )
     for name, own in {**grid.bases, **grid.variants}.items():
         if own.base is not None and own.base not in grid.bases:
             raise ValueError(
-                f"{name!r} stands on the base {own.base!r}; STUDY_BASES has {list(grid.bases)}"
+                f"{name!r} has the base {own.base!r}; expected one of STUDY_BASES, "
+                f"{list(grid.bases)}. Correct it, or add it to STUDY_BASES."
             )
     if unknown := set(difference or ()) - grid.variants.keys():
         raise ValueError(
-            f"STUDY_DIFFERENCE names {sorted(unknown)}; STUDY_VARIANTS has {list(grid.variants)}"
+            f"STUDY_DIFFERENCE has {sorted(unknown)}; expected names of STUDY_VARIANTS, "
+            f"{list(grid.variants)}. Correct STUDY_DIFFERENCE."
         )
     counts.check("STUDY_ENSEMBLE", grid.members, 0)
     if grid.members == 1 or (grid.members and grid.evaluations):
         raise ValueError(
-            f"STUDY_ENSEMBLE is {grid.members}, and STUDY_EVALUATIONS {grid.evaluations}; an ensemble has "
-            "several prompts, which are scored on the task's validation split; set one of them"
+            f"STUDY_ENSEMBLE is {grid.members}, and STUDY_EVALUATIONS is {grid.evaluations}; "
+            "expected only one of them, and two or more prompts in an ensemble, which is scored "
+            "on the validation split. Remove one of them."
         )

@@ -37,7 +37,10 @@ def tasks(
         opening the data raises.
     """
     if examples < 0:
-        raise ValueError(f"--examples is {examples}; expected how many to show, or 0 for the table")
+        raise ValueError(
+            f"--examples is {examples}; expected a number of at least 0 (0 shows the table). Pass "
+            "the number of examples to show."
+        )
     tensorflow_import.start_tensorflow()
     source.import_module()
     found = catalog.entries(pattern)
@@ -46,7 +49,10 @@ def tasks(
         return found
     if pattern not in [entry.name for entry in found]:
         names = ", ".join(entry.name for entry in found[:3])
-        raise ValueError(f"--examples needs one whole name, not {pattern!r}; perhaps {names}")
+        raise ValueError(
+            f"--examples is set, and {pattern!r} is not the full name of a task; expected one, "
+            f"such as {names}. Pass a full name."
+        )
     (entry,) = (entry for entry in found if entry.name == pattern)
     config = pipeline.DatasetConfig(
         source=dataclasses.replace(source, name=pattern),
@@ -66,7 +72,8 @@ def _split(entry: catalog.Entry, wanted: str | None) -> str:
         return entry.splits[0]
     if wanted not in entry.splits:
         raise ValueError(
-            f"{entry.name} has no split {wanted!r}; give --split one of {', '.join(entry.splits)}"
+            f"{entry.name} has no split {wanted!r}; expected one of {', '.join(entry.splits)}. "
+            "Pass one of them as --split."
         )
     return wanted
 

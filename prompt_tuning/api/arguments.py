@@ -73,7 +73,9 @@ def _check_names(function: str, keywords: Mapping[str, Any], signature: inspect.
     for name in keywords:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            advice = f"Did you mean {close[0]}=?" if close else f"It takes {', '.join(known)}."
+            advice = (
+                f"Did you mean {close[0]}=?" if close else f"Expected one of {', '.join(known)}."
+            )
             raise TypeError(f"{function}() has no argument {name!r}. {advice}")
 
 

@@ -17,13 +17,13 @@ from prompt_tuning.api import arguments
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.checkpoints import base_model
 from prompt_tuning.data import evaluation_task, vocabularies
-from prompt_tuning.data.batches import batching, bucketing, epochs
+from prompt_tuning.data.batches import batching
 from prompt_tuning.data.text import labels
 from prompt_tuning.data.tokenizers import vocabulary_checks
 from prompt_tuning.distributed import partitioning
 from prompt_tuning.inference import predictor as predictor_lib
 from prompt_tuning.inference import truncation
-from prompt_tuning.methods import module
+from prompt_tuning.methods import base
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding
 from prompt_tuning.models import model as network
@@ -38,6 +38,7 @@ Decoder = Annotated[
 # What `load_model` calls macros.
 LOADING_NAMES = {
     "the model's gin file": "config",
+    "models/hugging_face.gin reads all of these from config.json": "without config, it is read from config.json",
     "the model gin file": "config",
     "INITIAL_CHECKPOINT_PATH": "path",
     "VOCABULARY_FILE": "vocabulary",
@@ -102,9 +103,9 @@ def load_model(
         vocabulary, extra_ids = base_model.tokenizer_folder(path), 0
     if config is None or vocabulary is None:
         raise ValueError(
-            f"{path} does not say what network and vocabulary it has: it has no config.json; expected "
-            "both as arguments: config=pt.T5Config(…) with the model's sizes, and vocabulary= with its "
-            "sentencepiece model"
+            f"{path} has no config.json, so its network and vocabulary are not known; expected "
+            "both as arguments. Pass config=pt.T5Config(…) with the model's sizes, and "
+            "vocabulary= with the path of its SentencePiece model."
         )
     if isinstance(vocabulary, str | os.PathLike):
         vocabulary = vocabularies.load(vocabulary, extra_ids)
@@ -247,8 +248,8 @@ class Model:
         targets = texts_lib.to_strings("targets", targets)
         if len(targets) != len(texts):
             raise ValueError(
-                f"targets has {len(targets)} elements and texts {len(texts)}; expected one target for "
-                "each text"
+                f"targets has {len(targets)} elements and texts has {len(texts)}; expected one "
+                "target for each text. Pass lists of equal length."
             )
         prompts, names = prompt_lib.distinct(prompt, len(texts))
         task = self._make_task(texts, prompts, names, targets)
@@ -269,7 +270,8 @@ class Model:
         max_length: int = 0,
     ) -> evaluation_task.EvaluationTask:
         """Tokenizes the texts as a task; without `targets` for predictions of `max_length` tokens."""
-        tokenized = epochs.tokenized(texts, targets or [""] * len(texts), self.vocabulary)
+        pairs = zip(texts, targets or [""] * len(texts), strict=True)
+        tokenized = [vocabularies.tokenize_pair(*pair, self.vocabulary) for pair in pairs]
         for name, feature, listed in (("texts", "inputs", texts), ("targets", "targets", targets)):
             ids = [example[feature] for example in tokenized]
             vocabulary_checks.check_unknown(name, listed or (), ids, self.vocabulary)
@@ -279,8 +281,8 @@ class Model:
         }
         # Few lengths of rows, since a program is compiled for each.
         soft = len(prompts[0]) if prompts else 0
-        inputs = bucketing.round_up(soft + longest["inputs"]) - soft
-        lengths = batching.Lengths(inputs, max_length or bucketing.round_up(longest["targets"]))
+        inputs = batching.round_up(soft + longest["inputs"]) - soft
+        lengths = batching.MaxLengths(inputs, max_length or batching.round_up(longest["targets"]))
         known: dict[str | None, Sequence[str]] = {None: getattr(decoder, "labels", ())}
         known |= {str(i): [*known[None], *each.labels] for i, each in enumerate(prompts)}
         is_calibrated = getattr(decoder, "normalization", "none") == "calibration"
@@ -306,14 +308,12 @@ class Model:
     def _make_predictor_with(
         self, prompts: tuple[prompt_lib.Prompt, ...], decoder: Decoder
     ) -> predictor_lib.Predictor:
-        predictor = self._compile(prompt_lib.as_module(prompts), decoder)
+        predictor = self._compile(prompt_lib.as_method(prompts), decoder)
         if not prompts:
             return predictor
         initializer = prompt_lib.as_initializer(prompts, self._loaded.digest)
         return predictor.with_params(state.with_added(predictor.loaded, initializer).params)
 
-    def _make_predictor(
-        self, prompt: module.Prompt | None, decoder: Decoder
-    ) -> predictor_lib.Predictor:
-        model = dataclasses.replace(self._loaded.model, prompt=prompt, decoder=decoder)
+    def _make_predictor(self, method: base.Method, decoder: Decoder) -> predictor_lib.Predictor:
+        model = dataclasses.replace(self._loaded.model, method=method, decoder=decoder)
         return predictor_lib.Predictor(dataclasses.replace(self._loaded, model=model))

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from prompt_tuning import annotations, texts
 from prompt_tuning.api import arguments
 from prompt_tuning.checkpoints import prompt_files, prompt_paths
-from prompt_tuning.methods import initializers, module
+from prompt_tuning.methods import base, initializers
+from prompt_tuning.methods import prompt as prompt_method
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,30 +129,31 @@ def distinct(prompts: Prompts, count: int) -> tuple[tuple[Prompt, ...], list[int
         if not isinstance(each, Prompt):
             raise annotations.WrongTypeError(
                 f"prompt[{number}]={texts.show(each)} has type {type(each).__name__}; expected a Prompt. "
-                "Load a file with pt.load_prompt, wrap an array [P, D] in pt.Prompt, and answer texts "
-                "without a prompt in another call"
+                "Load a file with pt.load_prompt, pass an array [P, D] as pt.Prompt(array), and process texts "
+                "without a prompt in a separate call."
             )
     if len(prompts) != count:
         raise ValueError(
-            f"prompt has {len(prompts)} prompts, and there are {count} texts; expected one for each: "
-            "give a single prompt, not a list, where it is for all"
+            f"prompt has {len(prompts)} elements, and there are {count} texts; expected one prompt "
+            "for each text. Pass a single Prompt, not a list, to use it for all texts."
         )
     kinds = {f"{each.table.shape} {each.place!r}" for each in prompts}
     if len(kinds) > 1:
         raise ValueError(
-            f"the prompts of one call have the shapes and places {', '.join(sorted(kinds))}; expected "
-            "the same of all: give those that differ in calls of their own"
+            f"prompt has elements of different shapes or places: {', '.join(sorted(kinds))}; "
+            "expected the same shape and place for all. Process them in separate calls, one for "
+            "each shape and place."
         )
     numbers = {each: number for number, each in enumerate(dict.fromkeys(prompts))}
     return tuple(numbers), [numbers[each] for each in prompts]
 
 
-def as_module(prompts: Sequence[Prompt]) -> module.Prompt | None:
-    """What a network takes: a table of prompts that are alike; None of none."""
+def as_method(prompts: Sequence[Prompt]) -> base.Method:
+    """The method of a network with prompts of one shape and place, or with none."""
     if not prompts:
-        return None
+        return base.NO_METHOD
     names = tuple(map(str, range(len(prompts)))) if len(prompts) > 1 else ()
-    return module.Prompt(len(prompts[0]), names, prompts[0].place)
+    return prompt_method.Prompt(len(prompts[0]), names, prompts[0].place)
 
 
 def as_initializer(prompts: Sequence[Prompt], base_digest: str) -> initializers.FromArray:

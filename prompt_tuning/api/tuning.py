@@ -14,12 +14,13 @@ from prompt_tuning.api import arguments
 from prompt_tuning.api import model as model_lib
 from prompt_tuning.api import prompt as prompt_lib
 from prompt_tuning.checkpoints import prompt_files
-from prompt_tuning.data import pipeline
-from prompt_tuning.data.batches import batching, epochs
+from prompt_tuning.data import pipeline, vocabularies
+from prompt_tuning.data.batches import batching
 from prompt_tuning.data.files import fingerprints
 from prompt_tuning.data.text import labels
 from prompt_tuning.data.tokenizers import vocabulary_checks
-from prompt_tuning.methods import initializers, module
+from prompt_tuning.methods import initializers
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.training import nan_guard, state, tuner
 from prompt_tuning.training import settings as settings_lib
 
@@ -37,7 +38,7 @@ NAMES = {
     "TRAIN_STEPS": "start_step + steps",
     "TRAIN_STEPS_RELATIVE": "steps",
     "the same command": "the same call",
-    "or set NAN_TOLERANCE, now 0, to the number of such steps in a row to leave out": "or the model",
+    "or set NAN_TOLERANCE (now 0) to the number of consecutive steps to skip": "or the model",
 }
 
 
@@ -49,8 +50,8 @@ def tune(
     length: annotations.PositiveInt = 20,
     steps: annotations.PositiveInt = 600,
     batch_size: annotations.PositiveInt = 32,
-    learning_rate: annotations.NonNegativeFloat = 0.3,
-    class_labels: Iterable[str] = (),
+    learning_rate: annotations.PositiveFloat = 0.3,
+    class_labels: Iterable[str] | None = None,
     initial_prompt: Annotated[
         prompt_lib.Prompt | None, annotations.Example("pt.load_prompt({value})")
     ] = None,
@@ -76,7 +77,7 @@ def tune(
       batch_size: examples of a step, which share rows.
       learning_rate: of Adafactor, constant.
       class_labels: texts whose embeddings the prompt starts from, such as the targets; its other
-        rows are drawn from the token embedding.
+        rows are drawn from the token embedding, as all are for None.
       initial_prompt: to start from, in place of `length` and `class_labels`.
       task_feature_lengths: {"inputs", "targets"}, the tokens kept of an example; None for all.
       dropout_rate: of the frozen model while the prompt is trained.
@@ -103,20 +104,22 @@ def tune(
         None, task_feature_lengths, "train", batch_size, seed=seed, pack=True
     )
     base = model.loaded
-    prompt: module.Prompt | None = module.Prompt(length)
-    class_labels = texts.to_strings("class_labels", class_labels)
-    start: state.Start = initializers.ClassLabels(class_labels)
+    method: base.Method = prompt_method.Prompt(length)
+    if class_labels is not None:
+        class_labels = texts.to_strings("class_labels", class_labels)
+    start: state.PromptInitializer = initializers.ClassLabels(class_labels)
     if initial_prompt is not None:
-        prompt = prompt_lib.as_module([initial_prompt])
+        method = prompt_lib.as_method([initial_prompt])
         start = prompt_lib.as_initializer([initial_prompt], base.digest)
     config = dataclasses.replace(base.model.config, dropout_rate=dropout_rate)
-    network = dataclasses.replace(base.model, config=config, prompt=prompt)
+    network = dataclasses.replace(base.model, config=config, method=method)
     if start_step is None:
         start_step = STEP_OF_PUBLIC_MODELS if base.step is None else base.step
     base = dataclasses.replace(base, model=network, step=start_step)
     found = labels.find_labels(targets)
     labels.check_labels(found, model.vocabulary, "examples: targets", labels.PYTHON_FIX)
-    tokenized = epochs.tokenized(inputs, targets, model.vocabulary)
+    pairs = zip(inputs, targets, strict=True)
+    tokenized = [vocabularies.tokenize_pair(*pair, model.vocabulary) for pair in pairs]
     for name, column in (("inputs", inputs), ("targets", () if found else targets)):
         ids = [example[name] for example in tokenized if column]
         vocabulary_checks.check_unknown(
@@ -157,10 +160,10 @@ def _settings(
     values["examples"] = f"{len(examples)} examples"
     contents = {"examples": fingerprints.of_examples(examples, len(examples))}
     if initial_prompt is not None:
-        values |= {"initial_prompt": repr(initial_prompt), "length": None, "class_labels": ()}
+        values |= {"initial_prompt": repr(initial_prompt), "length": None, "class_labels": None}
         arrays = {"table": initial_prompt.table, "place": repr(initial_prompt.place)}
         contents["initial_prompt"] = fingerprints.of_arrays(arrays)
-    return settings_lib.Settings(values, contents, in_python=True)
+    return settings_lib.Settings(values, contents)
 
 
 @contextlib.contextmanager
@@ -209,8 +212,8 @@ def _columns_of_table(table: Any) -> tuple[list[str], list[str]]:
     targets = texts.to_strings('examples["targets"]', table["targets"])
     if len(inputs) != len(targets):
         raise ValueError(
-            f"examples has {len(inputs)} inputs and {len(targets)} targets; expected one target for "
-            "each input"
+            f"examples has {len(inputs)} inputs and {len(targets)} targets; expected one target "
+            "for each input. Pass lists of equal length."
         )
     return inputs, targets
 
@@ -240,6 +243,6 @@ def _check_targets(targets: Sequence[str]) -> None:
     if blank:
         raise ValueError(
             f"{len(blank)} of {len(targets)} examples have an empty target, the first of them "
-            f"examples[{blank[0]}]; expected a text to predict in each. Leave these examples out, or pass "
-            "allow_empty_targets=True, which trains the model to predict an empty text."
+            f"examples[{blank[0]}]; expected a text to predict in each. Remove these examples, or "
+            "pass allow_empty_targets=True, which trains the model to predict an empty text."
         )

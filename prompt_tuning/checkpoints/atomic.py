@@ -50,7 +50,9 @@ def folder(path: epath.PathLike) -> Iterator[epath.Path]:
     """
     path = epath.Path(path)
     if path.exists():
-        raise FileExistsError(f"{path} exists; remove it or export to another folder")
+        raise FileExistsError(
+            f"{path} exists; expected a new folder. Remove it, or set another output folder."
+        )
     temporary = path.parent / f"{path.name}.tmp"
     if temporary.exists():
         temporary.rmtree()

@@ -80,7 +80,8 @@ def read_variable(path: epath.PathLike, name: str, dtype: str | None = None) -> 
         if wanted not in found:
             near = difflib.get_close_matches(wanted, found, n=3, cutoff=0.3)
             raise ValueError(
-                f"{path} holds no parameter {wanted!r}; nearest: {', '.join(near or sorted(found))}"
+                f"{path} has no parameter {wanted!r}; expected one of its parameters, such as "
+                f"{', '.join(near or sorted(found)[:5])}. Correct the name."
             )
         return leaves.read(found[wanted], None if dtype is None else jnp.dtype(dtype))
 
@@ -133,9 +134,9 @@ def configure(path: epath.PathLike | None, **settings: Any) -> config_lib.T5Conf
     config = None if path is None else read_config(path)
     if config is None:
         raise ValueError(
-            f"INITIAL_CHECKPOINT_PATH is {path}; models/hugging_face.gin takes the sizes from config.json "
-            "in that folder: set INITIAL_CHECKPOINT_PATH to a Hugging Face folder, or leave out "
-            "models/hugging_face.gin"
+            f"INITIAL_CHECKPOINT_PATH={path} has no config.json, from which "
+            "models/hugging_face.gin reads the sizes; expected a Hugging Face folder. Set "
+            "INITIAL_CHECKPOINT_PATH to one, or include the gin file of the model's size instead."
         )
     values = {
         name: tuple(value) if isinstance(value, list) else value  # gin gives lists
@@ -150,11 +151,11 @@ def configure(path: epath.PathLike | None, **settings: Any) -> config_lib.T5Conf
     ]
     if lines:
         raise ValueError(
-            f"sizes are not those of INITIAL_CHECKPOINT_PATH {path}:\n  "
+            f"the sizes differ from those of INITIAL_CHECKPOINT_PATH {path}:\n  "
             + "\n  ".join(lines)
             + "\n"
-            "leave them out, and the gin file of the other model: models/hugging_face.gin takes them "
-            "from config.json"
+            "Expected the sizes in config.json. Remove these settings, or the gin file of the other model: "
+            "models/hugging_face.gin reads the sizes from config.json."
         )
     return dataclasses.replace(config, **values)
 
@@ -174,7 +175,10 @@ def _found(path: epath.PathLike) -> tuple[types.ModuleType, epath.Path]:
         if (path.parent / f"{path.name}.index").exists():
             raise _mesh_tensorflow(path)
         if not hub.is_name(name):
-            raise FileNotFoundError(f"{path} does not exist; check INITIAL_CHECKPOINT_PATH")
+            raise FileNotFoundError(
+                f"{path} does not exist; expected a checkpoint folder. Set INITIAL_CHECKPOINT_PATH "
+                "to one."
+            )
         path = hub.folder(os.fspath(name))
     if any(path.glob("model.ckpt-*.index")):
         raise _mesh_tensorflow(path)
@@ -183,14 +187,19 @@ def _found(path: epath.PathLike) -> tuple[types.ModuleType, epath.Path]:
         _check_no_adapter(path, has_model=checkpoint is not None)
     if checkpoint is not None:
         return checkpoint, path
-    advice = "T5X's folders are named checkpoint_<step>"
+    advice = (
+        "Set INITIAL_CHECKPOINT_PATH to a checkpoint's folder; T5X's are named checkpoint_<step>"
+    )
     inside = (x for x in path.glob("*") if any(each.is_checkpoint(x) for each in FORMATS))
     if names := [folder.name for folder in sorted(inside)]:
         more = f" (and {len(names) - 3} more)" if names[3:] else ""
-        advice = f"it holds the checkpoints {', '.join(names[:3])}{more}; set it to one of them"
+        advice = (
+            f"It contains the checkpoints {', '.join(names[:3])}{more}; set "
+            "INITIAL_CHECKPOINT_PATH to one of them"
+        )
     raise ValueError(
-        f"{path} has neither a file `checkpoint` (T5X), a folder `state` (T5X under Orbax) nor "
-        f"`config.json` (Hugging Face); check INITIAL_CHECKPOINT_PATH: {advice}"
+        f"{path} has neither a file `checkpoint` (T5X), a folder `state` (T5X with Orbax) nor "
+        f"`config.json` (Hugging Face); expected a checkpoint in one of these formats. {advice}."
     )
 
 
@@ -203,18 +212,19 @@ def _check_no_adapter(path: epath.Path, has_model: bool) -> None:
     kind, base = (weight_files.shown(x) for x in (kind, content.get("base_model_name_or_path")))
     if has_model:
         raise ValueError(
-            f"{path} holds a model and a PEFT adapter of {kind}, which transformers applies to it; expected "
-            f"a model alone: merge them with PEFT (merge_and_unload), or remove {peft.CONFIG}"
+            f"{path} contains a model and a PEFT adapter of {kind}, which transformers applies to "
+            "the model; expected a model only. Merge them with PEFT (merge_and_unload), or remove "
+            f"{peft.CONFIG}."
         )
     raise ValueError(
-        f"{path} is a PEFT adapter of {kind}, not a model; expected its base model {base}: set "
-        "INITIAL_CHECKPOINT_PATH to that, and PROMPT_FILE to the adapter"
+        f"{path} is a PEFT adapter of {kind}, not a model; expected its base model {base}. Set "
+        "INITIAL_CHECKPOINT_PATH to the base model, and PROMPT_FILE to the adapter."
     )
 
 
 def _mesh_tensorflow(path: epath.Path) -> ValueError:
     return ValueError(
-        f"{path} is a checkpoint of Mesh TensorFlow (it has an .index file); set "
-        "INITIAL_CHECKPOINT_PATH to the same model in T5X's format, which for public models lies "
-        "in gs://t5-data/pretrained_models/t5x, or in Hugging Face's"
+        f"{path} is a Mesh TensorFlow checkpoint (it has an .index file); expected T5X's or "
+        "Hugging Face's format. Set INITIAL_CHECKPOINT_PATH to the same model in one of these "
+        "formats; T5X checkpoints of the public models are in gs://t5-data/pretrained_models/t5x."
     )

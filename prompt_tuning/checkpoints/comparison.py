@@ -40,13 +40,19 @@ def compare(
       ValueError: a pattern that matches nothing, or one that `load` would raise.
     """
     if not 0 < fraction <= 1:
-        raise ValueError(f"fraction is {fraction}; expected a number in (0, 1]")
+        raise ValueError(
+            f"fraction={fraction} is out of range; expected a number greater than 0 and at most 1. "
+            "Set fraction to such a number."
+        )
     with base_model.opened(first) as left, base_model.opened(second) as right:
         one, other = leaves.by_layer(left), leaves.by_layer(right)
         shared = sorted(one.keys() & other.keys())
         idle = [pattern for pattern in check if not fnmatch.filter(shared, pattern)]
         if idle:
-            raise ValueError(f"{idle} match no parameter that both checkpoints have: {shared[:8]}…")
+            raise ValueError(
+                f"{idle} match no parameter that both checkpoints have; expected patterns of names "
+                f"such as {', '.join(shared[:8])}. Correct the patterns."
+            )
         count = round(fraction * len(shared)) or min(1, len(shared))
         drawn = set(np.random.default_rng(seed).permutation(shared)[:count].tolist())
         drawn |= {name for pattern in check for name in fnmatch.filter(shared, pattern)}

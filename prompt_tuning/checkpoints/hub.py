@@ -39,20 +39,22 @@ def folder(name: str) -> epath.Path:
     Raises:
       FileNotFoundError: huggingface_hub is not installed, or gives no such model.
     """
-    given = f"INITIAL_CHECKPOINT_PATH {name} does not exist here"
+    given = f"INITIAL_CHECKPOINT_PATH {name} is not a local folder"
     try:
         import huggingface_hub
     except ImportError as error:
         raise FileNotFoundError(
-            f"{given}; expected a folder, or a name on the Hugging Face hub and huggingface_hub, which is "
-            "not installed: set INITIAL_CHECKPOINT_PATH to a folder, or pip install huggingface_hub"
+            f"{given}, and huggingface_hub, which downloads models from the Hugging Face hub, is "
+            "not installed; expected a folder, or a name on the hub. Set INITIAL_CHECKPOINT_PATH "
+            "to a folder, or run `pip install huggingface_hub`."
         ) from error
     try:
         return epath.Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES)))
     except Exception as error:  # Of its own, of its network library, of the disk.
         raise FileNotFoundError(
-            f"{given}, and the Hugging Face hub gives no model of that name ({error}); expected a folder, or "
-            "the name of a model that the network reaches: set INITIAL_CHECKPOINT_PATH to one"
+            f"{given}, and it cannot be downloaded from the Hugging Face hub ({error}); expected a "
+            "folder, or the name of a model on the hub. Correct INITIAL_CHECKPOINT_PATH, or check "
+            "the network connection."
         ) from error
 
 
@@ -67,8 +69,8 @@ def tokenizer_folder(checkpoint: epath.PathLike) -> str:
         path = folder(os.fspath(checkpoint))
     if not any((path / name).exists() for name in TOKENIZER):
         raise FileNotFoundError(
-            f"INITIAL_CHECKPOINT_PATH {checkpoint} has none of {', '.join(TOKENIZER)}; expected a Hugging "
-            "Face folder with its tokenizer: copy the tokenizer files there, or set VOCABULARY_FILE and "
-            "EXTRA_IDS in place of models/hugging_face.gin"
+            f"INITIAL_CHECKPOINT_PATH {checkpoint} has none of {', '.join(TOKENIZER)}; expected a "
+            "Hugging Face folder with its tokenizer. Copy the tokenizer files into it, or set "
+            "VOCABULARY_FILE and EXTRA_IDS instead of including models/hugging_face.gin."
         )
     return os.fspath(path)

@@ -155,14 +155,14 @@ def _check(
     }
     if lines := params.mismatches(found, abstract):
         raise ValueError(
-            f"the checkpoint {source} does not fit the model:\n  " + "\n  ".join(lines) + "\n"
-            "INITIAL_CHECKPOINT_PATH and the model's gin file must name the same model"
+            f"the checkpoint {source} does not match the model:\n  " + "\n  ".join(lines) + "\n"
+            "Expected INITIAL_CHECKPOINT_PATH and the model's gin file of the same model. Change one of them."
         )
     for path, leaf in found.items():
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
-                f"{source}: {path} holds {leaf.dtype} {leaf.shape}, expected floats; copy the "
-                "checkpoint again"
+                f"{source}: {path} is {leaf.dtype} {leaf.shape}; expected floats. Copy the "
+                "checkpoint again."
             )
 
 

@@ -42,7 +42,9 @@ def save(
     """
     path = epath.Path(path)
     if path.suffix != SUFFIX:
-        raise ValueError(f"a prompt file is named <name>.npy, not {path.name!r}")
+        raise ValueError(
+            f"prompt file name {path.name!r} does not end in .npy; expected <name>.npy. Rename it."
+        )
     buffer = io.BytesIO()
     np.save(buffer, np.asarray(prompt, np.float32), allow_pickle=False)
     _write_both(path, buffer.getvalue(), card)
@@ -60,7 +62,10 @@ def save_leaves(
     """
     path = epath.Path(path)
     if path.suffix != SUFFIX_OF_LEAVES:
-        raise ValueError(f"a file of several parameters is named <name>.npz, not {path.name!r}")
+        raise ValueError(
+            f"file name {path.name!r} of several parameters does not end in .npz; expected "
+            "<name>.npz. Rename it."
+        )
     buffer = io.BytesIO()
     arrays = {name: np.asarray(leaf, np.float32) for name, leaf in leaves.items()}
     np.savez(buffer, allow_pickle=False, **arrays)
@@ -87,16 +92,16 @@ def load(path: epath.PathLike, shape: tuple[int, int] | None = None) -> np.ndarr
     if _is_of_leaves(path):
         held = ", ".join(f"{name} {leaf.shape}" for name, leaf in load_leaves(path).items())
         raise ValueError(
-            f"PROMPT_FILE {path} holds {held}; expected a single prompt, a .npy file: no other can be "
-            "compared or recycled"
+            f"PROMPT_FILE {path} holds {held}; expected a single prompt in a .npy file. Parameters "
+            "of other methods cannot be compared or recycled: set PROMPT_FILE to a prompt."
         )
     adapter = peft.is_adapter(path)
     prompt = peft.read_prompt(path) if adapter else read_table(path, "PROMPT_FILE")
     if shape is not None and prompt.shape != tuple(shape):
         raise ValueError(
-            f"PROMPT_FILE {path} holds a prompt of shape {prompt.shape}, the model needs {tuple(shape)}; "
-            f"PROMPT_LENGTH must be {prompt.shape[0]} and the model gin file one of width "
-            f"{prompt.shape[1]}"
+            f"PROMPT_FILE {path} holds a prompt of shape {prompt.shape}; expected {tuple(shape)}, "
+            f"as the model has. Set PROMPT_LENGTH={prompt.shape[0]} and the gin file of a model of "
+            f"width {prompt.shape[1]}, or another PROMPT_FILE."
         )
     return prompt
 
@@ -107,11 +112,14 @@ def read_table(path: epath.PathLike, setting: str) -> np.ndarray:
     try:
         table = _array(content)
     except Exception as error:  # numpy reads the header as a Python literal: whatever that raises.
-        raise ValueError(f"{setting} {path} is not a .npy file of numbers ({error})") from error
+        raise ValueError(
+            f"{setting} {path} is not a .npy file of numbers ({error}); expected floats [P, D]. "
+            f"Set {setting} to a prompt file."
+        ) from error
     if table.ndim != 2 or not _is_float(table):
         raise ValueError(
-            f"{setting} {path} holds {table.dtype} {table.shape}; expected floats [P, D]: set {setting} "
-            "to the file of a prompt"
+            f"{setting} {path} holds {table.dtype} {table.shape}; expected floats [P, D]. Set "
+            f"{setting} to a prompt file."
         )
     return _finite(table, f"{setting} {path}")
 
@@ -123,14 +131,20 @@ def load_leaves(path: epath.PathLike) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
             if unpacked > LARGEST_RATIO * len(content):
-                raise ValueError(f"{unpacked} bytes packed into {len(content)}")
+                raise ValueError(f"{unpacked} bytes compressed to {len(content)}")
             leaves = {
                 name.removesuffix(SUFFIX): _array(archive.read(name)) for name in archive.namelist()
             }
     except Exception as error:  # Of the zip file, of each of its ways to pack, of numpy.
-        raise ValueError(f"PROMPT_FILE {path} is not a .npz file of numbers ({error})") from error
+        raise ValueError(
+            f"PROMPT_FILE {path} is not a .npz file of numbers ({error}); expected float arrays. "
+            "Copy it again, or set another PROMPT_FILE."
+        ) from error
     if strange := sorted(name for name, leaf in leaves.items() if not _is_float(leaf)):
-        raise ValueError(f"PROMPT_FILE {path} holds {strange}, which are not floats")
+        raise ValueError(
+            f"PROMPT_FILE {path}: {', '.join(strange)} are not floats; expected float arrays. Set "
+            "PROMPT_FILE to a file that a run wrote."
+        )
     return {name: _finite(leaf, f"PROMPT_FILE {path}") for name, leaf in leaves.items()}
 
 
@@ -144,17 +158,17 @@ def check_file(path: epath.PathLike, setting: str) -> epath.Path:
     path = epath.Path(path)
     if not path.exists():
         raise FileNotFoundError(
-            f"{setting} {path} does not exist; expected a file. Check {setting}"
+            f"{setting} {path} does not exist; expected a file. Correct {setting}."
         )
     if path.is_dir():
         adapters = describe_adapters(path)
         expected = (
-            f"a file, such as {path}/prompts/best{SUFFIX}, or as PROMPT_FILE an adapter of PEFT, with "
-            f"{peft.CONFIG} in it"
+            f"a file, such as {path}/prompts/best{SUFFIX}, or as PROMPT_FILE a PEFT adapter (a "
+            f"folder with {peft.CONFIG}). Set {setting} to one."
         )
         raise ValueError(
             f"{setting} {path} is a folder{adapters}; expected "
-            + (f"one prompt: set {setting} to one of them" if adapters else expected)
+            + (f"one prompt. Set {setting} to one of them." if adapters else expected)
         )
     return path
 
@@ -171,7 +185,7 @@ def _array(content: bytes) -> np.ndarray:
     header = io.BytesIO(content)
     version = np.lib.format.read_magic(header)
     if version not in HEADERS:
-        raise ValueError(f"version {version} of the format")
+        raise ValueError(f"version {version} of the .npy format is not supported")
     shape, is_fortran, dtype = HEADERS[version](header)
     values = np.frombuffer(content, dtype, offset=header.tell())
     array = values.reshape(shape, order="F" if is_fortran else "C")
@@ -188,7 +202,8 @@ def _finite(array: np.ndarray, file: str) -> np.ndarray:
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise ValueError(
-            f"{file} has NaN or infinite values; expected finite ones: the run that wrote it diverged"
+            f"{file} has NaN or infinite values; expected finite values. The run that wrote it "
+            "diverged: use the prompt of an earlier step."
         )
     return array
 
@@ -228,14 +243,14 @@ def _of_several(paths: Mapping[str, epath.PathLike]) -> initializers.FromArray:
     for name, path in paths.items():
         tables[name] = load(path)
         kinds[name] = (
-            f"{tables[name].shape}, placed as {place(path)!r}, of the base model "
+            f"shape {tables[name].shape}, place {place(path)!r}, base model "
             f"{digests[name] or known}"
         )
     if len(set(kinds.values())) != 1:
         lines = "\n  ".join(f"{name}: {kind}" for name, kind in kinds.items())
         raise ValueError(
-            f"the prompts of PROMPT_FILE {dict(paths)} do not fit into one table; expected one shape, "
-            f"one place and one base model:\n  {lines}\nleave out those that differ"
+            f"the prompts of PROMPT_FILE {dict(paths)} cannot be combined:\n  {lines}\nExpected the same shape, "
+            "place and base model for all. Remove those that differ."
         )
     return initializers.FromArray(np.concatenate(list(tables.values())), known)
 
@@ -248,8 +263,8 @@ def length(path: PromptFile) -> int:
     """
     if path is None:
         raise ValueError(
-            "PROMPT_FILE names no file, and the model has a prompt; set PROMPT_FILE to its file, or "
-            "PROMPT to None for the model alone"
+            "PROMPT_FILE is not set, and the model has a prompt; expected a prompt file. Set "
+            "PROMPT_FILE to it, or PROMPT=None to use the model without a prompt."
         )
     path = _one(path)
     if not _is_of_leaves(path):
@@ -258,8 +273,8 @@ def length(path: PromptFile) -> int:
     if "length" not in card:
         path = epath.Path(path)
         raise ValueError(
-            f"PROMPT_FILE {path} has no card {_card_path(path).name} that tells its length; copy "
-            "the card too"
+            f"PROMPT_FILE {path} has no card {_card_path(path).name} with its prompt length; "
+            "expected the card in the same folder. Copy it there."
         )
     return card["length"]
 
@@ -272,7 +287,9 @@ def _one(path: PromptFile) -> epath.PathLike | None:
     """The first of several prompts, which are alike (see `_of_several`)."""
     if isinstance(path, Mapping):
         if not path:
-            raise ValueError("PROMPT_FILE names no prompt; expected at least one. Set it to a file")
+            raise ValueError(
+                "PROMPT_FILE is empty; expected at least one prompt. Set PROMPT_FILE to a file."
+            )
         return next(iter(path.values()))
     return path
 
@@ -313,12 +330,15 @@ def read_card(path: epath.PathLike | None) -> dict[str, Any]:
     try:
         content = dict(json.loads(card.read_text()))
     except (RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{card} is not a JSON object ({error}); restore or delete it") from error
+        raise ValueError(
+            f"{card} is not a JSON object ({error}); expected the card of a prompt. Restore or "
+            "delete it."
+        ) from error
     for name, is_fit in CARD.items():
         if content.get(name) is not None and not is_fit(content[name]):
             raise ValueError(
-                f"{card} has {name} {weight_files.shown(content[name])}, which no card has; restore or "
-                "delete it"
+                f"{card} has {name} {weight_files.shown(content[name])}, which is not a valid "
+                "value; expected the card as it was saved. Restore or delete it."
             )
     return content
 

@@ -32,7 +32,10 @@ def find(
       FileNotFoundError: a folder or a pattern without prompts.
     """
     if mode not in MODES:
-        raise ValueError(f"RESTORE_MODE is {mode!r}; expected one of {', '.join(MODES)}")
+        raise ValueError(
+            f"RESTORE_MODE={mode!r} is unknown; expected one of {', '.join(MODES)}. Set "
+            "RESTORE_MODE to one of them."
+        )
     given = [path] if isinstance(path, str | os.PathLike) else list(path or ())
     found = sorted(
         (file for each in given for file in _named(epath.Path(each))),
@@ -55,8 +58,8 @@ def best(path: epath.PathLike) -> str:
     files = find(path)
     if len(files) > 1:
         raise ValueError(
-            f"PROMPT_FILE {path} names {len(files)} prompts: {', '.join(files)}; expected one. Set "
-            "PROMPT_FILE to one of them"
+            f"PROMPT_FILE {path} matches {len(files)} prompts: {', '.join(files)}; expected one. "
+            "Set PROMPT_FILE to one of them."
         )
     return files[0]
 
@@ -76,8 +79,8 @@ def _named(path: epath.Path) -> list[str]:
         )
         if runs:
             raise ValueError(
-                f"PROMPT_FILE {path} holds several runs: {', '.join(map(os.fspath, runs))}; expected "
-                "one. Set PROMPT_FILE to one of them"
+                f"PROMPT_FILE {path} contains several runs: {', '.join(map(os.fspath, runs))}; "
+                "expected one. Set PROMPT_FILE to one of them."
             )
     elif magic is None or path.exists():
         return [os.fspath(path)]
@@ -88,12 +91,16 @@ def _named(path: epath.Path) -> list[str]:
     if not found:
         adapters = "".join(map(prompt_files.describe_adapters, folders))
         expected = (
-            "a file, an adapter of PEFT, a pattern of such, or the MODEL_DIR of a run, with "
-            f"prompts/prompt_<step>{prompt_files.SUFFIX}"
+            "a file, a PEFT adapter, a pattern of these, or the MODEL_DIR of a run, with "
+            f"prompts/prompt_<step>{prompt_files.SUFFIX}. Correct PROMPT_FILE."
         )
         raise FileNotFoundError(
-            f"PROMPT_FILE {path} names no prompt"
-            + (f", but folders{adapters}; expected them, or " if adapters else "; expected ")
+            f"PROMPT_FILE {path} matches no prompt"
+            + (
+                f", but folders{adapters}; expected these adapters, or "
+                if adapters
+                else "; expected "
+            )
             + expected
         )
     return [os.fspath(file) for file in found]
@@ -123,8 +130,8 @@ def check_places(paths: Sequence[epath.PathLike]) -> None:
     if len(set(places.values())) > 1:
         lines = "".join(f"\n  {path}: {place!r}" for path, place in places.items())
         raise ValueError(
-            f"PROMPT_FILE names prompts of different places:{lines}\nexpected the same place of all; "
-            "evaluate those of each place with a PROMPT_FILE and an EVAL_OUTPUT_DIR of their own"
+            f"PROMPT_FILE lists prompts with different places in the input:{lines}\nExpected the same place for all. "
+            "Evaluate the prompts of each place separately, with their own PROMPT_FILE and EVAL_OUTPUT_DIR."
         )
 
 
@@ -138,5 +145,4 @@ def step_of(path: epath.PathLike) -> int | None:
     named = re.search(r"_(\d+)(\.np[yz])?$", path.name)
     for name in (path.name, path.parent.name):
         named = named or re.fullmatch(r"checkpoint[-_](\d+)", name)
-    step = prompt_files.read_card(path).get("step", named and int(named[1]))
-    return step if isinstance(step, int) else None
+    return prompt_files.read_card(path).get("step", named and int(named[1]))

@@ -29,8 +29,8 @@ def check(path: epath.PathLike, config: Mapping[str, Any]) -> None:
             value = values.get(key)
             if value is not None and value not in (expected, [expected]):
                 raise ValueError(
-                    f"{epath.Path(path) / name} has {key} {weight_files.shown(value)}; expected {expected}, "
-                    "as of T5, mT5, umT5 and ByT5 (0 pads a text and starts the decoder, 1 ends a text): "
-                    "other ids are not supported, so choose another model; if the model was trained with "
-                    f"{expected}, correct the file"
+                    f"{epath.Path(path) / name} has {key} {weight_files.shown(value)}; expected "
+                    f"{expected}, as T5, mT5, umT5 and ByT5 have (0 pads a text and starts the "
+                    "decoder, 1 ends a text). Other ids are not supported: choose another model, "
+                    f"or correct the file if the model was trained with {expected}."
                 )

@@ -43,8 +43,8 @@ def splice(
         step = base_model.read_step(checkpoint)
     if step is None:
         raise ValueError(
-            f"{checkpoint} does not tell its step, which is a part of a T5X checkpoint's name; give it "
-            "with --step"
+            f"{checkpoint} does not contain its step, which is part of a T5X checkpoint's name; "
+            "expected the step as an option. Pass it with --step."
         )
     prompt = prompt_files.load(prompt_file)
     folder = epath.Path(output_dir) / f"checkpoint_{step}"
@@ -52,13 +52,15 @@ def splice(
         embedding = next((path for path in PROMPTS if path in stored), None)
         if embedding is None:
             raise ValueError(
-                f"{checkpoint} has none of {', '.join(PROMPTS)}; choose a checkpoint of a T5"
+                f"{checkpoint} has none of {', '.join(PROMPTS)}; expected the checkpoint of a T5. "
+                "Choose such a checkpoint."
             )
         width = stored[embedding].shape[1]
         if prompt.shape[1] != width:
             raise ValueError(
-                f"the prompt {prompt_file} is {prompt.shape}, vectors of the model {checkpoint} have "
-                f"{width} numbers; choose the model that the prompt was trained with"
+                f"the prompt {prompt_file} has shape {prompt.shape}, and the model {checkpoint} "
+                f"has width {width}; expected the same width. Choose the model that the prompt was "
+                "trained with."
             )
         kept = {path: leaf for path, leaf in stored.items() if "/prompt/" not in path}
         kept[PROMPTS[embedding]] = leaves.of_array(prompt)

@@ -1,12 +1,11 @@
-"""What a run needs to go on: the trained leaves, optimizer state and data position.
+"""The state of a run: trainable parameters, optimizer state and position in the data.
 
-Orbax writes `checkpoint_<step>` folders of kilobytes; the frozen weights are read
-again from where they came from. Beside the metadata stand checksums, of every array and of
-the metadata itself: what is read is what was saved, or an error.
+Orbax writes `checkpoint_<step>` folders, each process its own shards; the frozen weights are read again
+from their checkpoint. The metadata has checksums of every array and of itself: what is read is what was
+saved, or an error.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import re
@@ -14,14 +13,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from orbax import checkpoint as orbax
 
 from prompt_tuning.checkpoints import atomic, leaves
 from prompt_tuning.checkpoints.formats import orbax as orbax_format
-from prompt_tuning.checkpoints.formats import zarr
 
+FORMAT = 2  # 1 had a handler of this package, and other checksums
 TRAINED = "trainable."
 # What cannot be read is put aside under this name where its step is saved again.
 DAMAGED = "damaged_"
@@ -33,41 +33,44 @@ class DamagedError(ValueError):
 
     def __init__(self, path: epath.PathLike, why: str):
         super().__init__(
-            f"{path} is damaged, or no state of a run: {why}; copy it again or remove it"
+            f"{path} is damaged or is not the state of a run ({why}); expected the state as it was "
+            "saved. Copy it again, or remove it."
         )
 
 
 def save(
     directory: epath.PathLike, step: int, tree: Any, metadata: dict[str, Any], *, keep: int | None
 ) -> None:
-    """Writes `checkpoint_<step>`, whole or not at all, and waits for it.
+    """Writes `checkpoint_<step>` atomically and waits for it. All processes of a run call it.
 
-    States of this step or a later one are put aside first: a run that has gone on from one
-    before could not read them. Earlier ones go when the new one is whole.
+    States of this step or a later one are renamed first: a run that resumed from an earlier one could not
+    read them. Earlier ones are removed when the new one is complete.
 
     Args:
-      directory: MODEL_DIR.
+      directory: MODEL_DIR, which all processes see.
       step: of the run.
-      tree: any pytree of arrays; NamedTuples are allowed.
+      tree: any pytree of jax.Array; NamedTuples are allowed.
       metadata: JSON values.
       keep: how many of the latest checkpoints stay; None for all.
 
     Raises:
-      OSError: it cannot be written, as the disk is full; what was there is as it was.
+      OSError: it cannot be written, for example to a full disk; earlier states are unchanged.
     """
-    flat = _flat(tree)
+    flat = _flatten(tree)
     content = {
+        "format": FORMAT,
         "metadata": metadata,
-        "arrays": {name: _described(jax.device_get(leaf)) for name, leaf in flat.items()},
+        "arrays": {name: _describe(array) for name, array in flat.items()},
     }
     try:
         if atomic.is_writer():
             _clear(directory, step)
-        with orbax.Checkpointer(_Arrays()) as checkpointer:
+        atomic.wait_for_writer(f"save step {step} in {directory}")
+        with orbax.Checkpointer(orbax.CompositeCheckpointHandler()) as checkpointer:
             checkpointer.save(
                 _folder(directory, step),
-                args=_Save(flat),
-                custom_metadata={**content, "checksum": _checksum(content)},
+                args=orbax.args.Composite(state=orbax.args.PyTreeSave(flat)),
+                custom_metadata={**content, "checksum": _digest(content)},
             )
         if atomic.is_writer():
             for old in steps(directory)[: -keep if keep else 0]:
@@ -88,84 +91,66 @@ def latest_step(directory: epath.PathLike) -> int | None:
 
 
 def restore(directory: epath.PathLike, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
-    """Reads a checkpoint.
+    """Reads a checkpoint onto the devices, each process its own shards.
 
     Args:
       directory: MODEL_DIR.
       step: of the run.
-      abstract: the tree that was saved, with jax.ShapeDtypeStruct leaves.
+      abstract: the tree that was saved, with jax.ShapeDtypeStruct leaves that have shardings.
 
     Returns:
-      A tree of the same types with numpy arrays, and the metadata.
+      A tree of the same types with jax.Array leaves, and the metadata.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
       DamagedError: a value of it is not what was saved.
-      ValueError: it is of other settings.
+      ValueError: it is of other settings, or of an earlier version of this package.
     """
-    content = _content(directory, step)
-    kept, wanted = content["arrays"], _flat(abstract)
+    content = _read_content(directory, step)
+    saved, expected = content["arrays"], _flatten(abstract)
     lines = [
-        f"{name} is {_shape(kept.get(name))}, the run's settings need {_shape(wanted.get(name))}"
-        for name in sorted(kept.keys() | wanted.keys())
-        if _shape(kept.get(name)) != _shape(wanted.get(name))
+        f"{name}: {_shape(saved.get(name))}; expected {_shape(expected.get(name))}"
+        for name in sorted(saved.keys() | expected.keys())
+        if _shape(saved.get(name)) != _shape(expected.get(name))
     ]
     if lines:
         raise ValueError(
-            f"checkpoint_{step} of {directory} does not fit:\n  " + "\n  ".join(lines) + "\n"
-            "use the settings that it was trained with (PROMPT_LENGTH, the model gin file, the "
-            "optimizer's), or another MODEL_DIR"
+            f"checkpoint_{step} of {directory} does not match the settings:\n  "
+            + "\n  ".join(lines)
+            + "\n"
+            "Set PROMPT_LENGTH, the model gin file and the optimizer as in that run, or set another MODEL_DIR."
         )
     path = _folder(directory, step)
-    with _reading(path):
-        found = orbax_format.open_arrays(path, wanted)
-        arrays = [_verified(path, name, found[name], kept[name]) for name in wanted]
-    return jax.tree.unflatten(jax.tree.structure(abstract), arrays), content["metadata"]
+    with _reading(path), orbax.Checkpointer(orbax.CompositeCheckpointHandler()) as checkpointer:
+        arguments = orbax.args.PyTreeRestore(
+            expected, restore_args=orbax.checkpoint_utils.construct_restore_args(expected)
+        )
+        arrays = checkpointer.restore(path, orbax.args.Composite(state=arguments))["state"]
+        for name in expected:
+            _verify(path, name, arrays[name], saved[name])
+    ordered = [arrays[name] for name in expected]
+    return jax.tree.unflatten(jax.tree.structure(abstract), ordered), content["metadata"]
 
 
 def read_metadata(directory: epath.PathLike, step: int) -> dict[str, Any]:
-    """The metadata that `save` was given. Raises as `restore`."""
-    return _content(directory, step)["metadata"]
+    """Reads the metadata alone. Raises as `restore`."""
+    return _read_content(directory, step)["metadata"]
 
 
-def trained(directory: epath.PathLike, step: int) -> dict[str, leaves.Leaf]:
-    """{path: leaf} of what the run trains; the optimizer's slots are not read. Raises as `restore`.
+def open_trained(directory: epath.PathLike, step: int) -> dict[str, leaves.Leaf]:
+    """{path: leaf} of the trainable parameters, without the optimizer state. Raises as `restore`.
 
     Each is read once to be verified, and again where it is used: weights need not all be in memory.
     """
-    path, kept = _folder(directory, step), _content(directory, step)["arrays"]
-    names = [name for name in kept if name.startswith(TRAINED)]
+    path, saved = _folder(directory, step), _read_content(directory, step)["arrays"]
     with _reading(path):
-        found = orbax_format.open_arrays(path, names)
-        for name, leaf in found.items():
-            _verified(path, name, leaf, kept[name])
-    return {name.removeprefix(TRAINED).replace(".", "/"): leaf for name, leaf in found.items()}
-
-
-class _Arrays(orbax.CheckpointHandler):
-    """Writes arrays one after the other, where Orbax's own handler has threads and event loops.
-
-    There, where a disk is full, several fail at once: one is raised, and the others, which nobody
-    waits for, tell their tracebacks and go on writing.
-    """
-
-    def save(self, directory: epath.Path, args: "_Save") -> None:
-        """Into the folder that Orbax renames when this is done."""
-        for name, leaf in args.arrays.items() if atomic.is_writer() else ():
-            array = np.asarray(jax.device_get(leaf))
-            zarr.write(orbax_format.kvstore(directory, name), leaves.of_array(array), array.dtype)
-
-    def restore(self, directory: epath.Path, args: Any = None) -> None:
-        """Is not asked for: see `restore` and `trained` below."""
-        raise NotImplementedError
-
-
-@orbax.args.register_with_handler(_Arrays, for_save=True, for_restore=True)
-@dataclasses.dataclass
-class _Save(orbax.args.CheckpointArgs):
-    """{dotted path: array}."""
-
-    arrays: Mapping[str, Any]
+        stored = orbax_format.open_arrays(path, (x for x in saved if x.startswith(TRAINED)))
+        for name, leaf in stored.items():
+            # Nothing is allocated for a shape that was not saved.
+            if _shape(leaf) != _shape(saved[name]):
+                raise DamagedError(path, f"{name} does not match its checksum")
+            _verify(path, name, leaves.read(leaf), saved[name])
+    return {name.removeprefix(TRAINED).replace(".", "/"): leaf for name, leaf in stored.items()}
 
 
 def _folder(directory: epath.PathLike, step: int) -> epath.Path:
@@ -205,53 +190,72 @@ def _clear(directory: epath.PathLike, step: int) -> None:
             _folder(directory, later).rename(aside)
 
 
-def _flat(tree: Any) -> dict[str, Any]:
-    """{dotted path: leaf}: the names of the arrays do not hang on how Orbax names nodes."""
-    found = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(k, simple=True, separator="."): leaf for k, leaf in found}
+def _flatten(tree: Any) -> dict[str, Any]:
+    """{dotted path: leaf}: the names of the arrays do not depend on how Orbax names nodes."""
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(k, simple=True, separator="."): leaf for k, leaf in flat}
 
 
-def _described(array: Any) -> dict[str, Any]:
-    array = np.asarray(array)
-    digest = hashlib.sha256(array.tobytes()).hexdigest()
-    return {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": digest}
+def _describe(array: Any) -> dict[str, Any]:
+    sums = np.asarray(_checksum(array)).tolist()
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "checksum": sums}
 
 
-def _shape(array: Mapping[str, Any] | jax.ShapeDtypeStruct | None) -> str:
-    """As a person reads it, of what `_described` gives or of a leaf."""
+@jax.jit
+def _checksum(array: jax.Array) -> jax.Array:
+    """64 bits, [2] uint32, of all values and their positions: the same however an array is sharded."""
+
+    def mix(x):  # lowbias32 of Chris Wellons: a bijection, so a single wrong value changes the sum
+        x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+        x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+        return x ^ (x >> 16)
+
+    bits = jnp.dtype(f"uint{8 * array.dtype.itemsize}")
+    values = jax.lax.bitcast_convert_type(array, bits).astype(jnp.uint32)
+    position = jnp.zeros(array.shape, jnp.uint32)
+    for axis, size in enumerate(array.shape):
+        index = jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+        position = position * np.uint32(size) + index
+    mixed = mix(mix(position + np.uint32(1)) ^ values)
+    return jnp.stack([jnp.sum(mixed), jnp.sum(mix(mixed ^ np.uint32(1)))])
+
+
+def _shape(array: Any) -> str:
+    """Dtype and shape of an array, or of what `_describe` returns for one."""
     if array is None:
-        return "not there"
+        return "none"
     if isinstance(array, Mapping):
         return f"{array['dtype']} {tuple(array['shape'])}"
     return f"{array.dtype} {tuple(array.shape)}"
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
+def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _content(directory: epath.PathLike, step: int) -> dict[str, Any]:
-    """{"metadata", "arrays": {name: what `_described` gives}}, verified. Raises as `restore`."""
+def _read_content(directory: epath.PathLike, step: int) -> dict[str, Any]:
+    """{"metadata", "arrays": {name: what `_describe` returns}}, verified. Raises as `restore`."""
     path = _folder(directory, step)
     if not path.exists():
-        raise FileNotFoundError(f"there is no {path}; check MODEL_DIR")
+        raise FileNotFoundError(
+            f"{path} does not exist; expected the state of a run. Check MODEL_DIR."
+        )
     with _reading(path):
         content = json.loads((path / orbax_format.METADATA).read_text())["custom_metadata"]
-        if content.pop("checksum") != _checksum(content):
-            raise DamagedError(path, "its metadata is not what was saved")
+        if content.pop("checksum") != _digest(content):
+            raise DamagedError(path, "its metadata does not match its checksum")
+    if content.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} was written by another version of prompt_tuning, whose states are not read; expected "
+            f"format {FORMAT}. Finish the run with that version, or set another MODEL_DIR."
+        )
     return content
 
 
-def _verified(
-    path: epath.Path, name: str, leaf: leaves.Leaf, kept: Mapping[str, Any]
-) -> np.ndarray:
-    """The values of an array. Raises DamagedError where they are not those that were saved."""
-    # Of what is to be larger nothing is allocated.
-    if _shape(leaf) == _shape(kept):
-        values = leaves.read(leaf)
-        if _described(values) == kept:
-            return values
-    raise DamagedError(path, f"{name} is not what was saved")
+def _verify(path: epath.Path, name: str, array: Any, saved: Mapping[str, Any]) -> None:
+    """Raises DamagedError unless an array is the one that was saved."""
+    if _describe(array) != saved:
+        raise DamagedError(path, f"{name} does not match its checksum")
 
 
 @contextlib.contextmanager

@@ -1,8 +1,11 @@
 """The commands of `prompt-tuning`, their positional arguments and their flags."""
 
 import dataclasses
+import difflib
+import functools
+import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -10,19 +13,32 @@ class UsageError(Exception):
     """What the user gave cannot be run; the message says what to change."""
 
 
+def suggest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """Advice for an unknown name: the nearest known ones, or all."""
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"Did you mean: {', '.join(close)}?" if close else f"Known: {', '.join(known)}."
+
+
+def load_function(command: str) -> Callable[..., Any]:
+    """Imports the function of a command."""
+    return getattr(importlib.import_module(VERBS[command].module), VERBS[command].function)
+
+
 def _mesh(text: str) -> tuple[int, int]:
     """8x4 -> (8, 4)."""
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text, re.ASCII):
         raise UsageError(
-            f"--mesh is {text!r}; expected DATAxMODEL, the devices along each axis, e.g. --mesh 8x4"
+            f"--mesh is {text!r}; expected DATAxMODEL, the devices along each axis, e.g. --mesh 8x4."
         )
     data, model = map(int, text.split("x"))
     return data, model
 
 
-def _seconds(text: str) -> int:
+def _seconds(flag: str, text: str) -> int:
     if not re.fullmatch(r"[1-9]\d*", text, re.ASCII):
-        raise UsageError(f"a timeout is {text!r}; expected whole seconds, e.g. 100")
+        raise UsageError(
+            f"{flag} is {text!r}; expected an integer number of seconds, e.g. {flag} 100."
+        )
     return int(text)
 
 
@@ -75,8 +91,8 @@ VERBS = {
             "--mesh": {
                 "type": _mesh,
                 "metavar": "DATAxMODEL",
-                "help": "e.g. 8x4: compiles a training step for 8 × 4 simulated devices, and tells "
-                "the memory of each and what they exchange",
+                "help": "e.g. 8x4: compiles a training step for 8 × 4 simulated devices, and reports "
+                "the memory of each and their communication",
             },
         },
     ),
@@ -90,17 +106,17 @@ VERBS = {
                 "nargs": "?",
                 "default": "",
                 "metavar": "PATTERN",
-                "help": "a part of the names, or with * and ? the whole of them; default: all",
+                "help": "part of a name, or a complete name with wildcards * and ?; default: all",
             },
             "--examples": {
                 "type": int,
                 "default": 0,
                 "metavar": "N",
-                "help": "shows so many examples of the task or mixture with the name PATTERN",
+                "help": "shows N examples of the task or mixture with the name PATTERN",
             },
             "--split": {
                 "metavar": "SPLIT",
-                "help": "to show examples of; default: train, if there is one",
+                "help": "split of the examples; default: train, if it exists",
             },
         },
         gin_files=("models/t5_mini.gin", "runs/tasks.gin"),
@@ -138,21 +154,24 @@ FLAGS: Flags = {
     "--process_count": {"type": int, "metavar": "N", "help": "number of processes"},
     "--process_index": {"type": int, "metavar": "I", "help": "number of this process"},
     "--initialization_timeout": {
-        "type": _seconds,
+        "type": functools.partial(_seconds, "--initialization_timeout"),
         "metavar": "SECONDS",
         "help": "how long processes wait for each other at the start; default: 300",
     },
     "--heartbeat_timeout": {
-        "type": _seconds,
+        "type": functools.partial(_seconds, "--heartbeat_timeout"),
         "metavar": "SECONDS",
-        "help": "how long a process may be silent; then the others end and say which; default: 100",
+        "help": "how long a process may be silent before the others report it and exit; default: 100",
     },
     "--multiprocess_gpu": {
         "action": "store_true",
         "help": "several processes, GPU or TPU, that find each other through the cluster",
     },
     **{
-        flag: {"action": "store_true", "help": "T5X's; the log is on standard error always"}
+        flag: {
+            "action": "store_true",
+            "help": "accepted as T5X does; the log is always written to standard error",
+        }
         for flag in ("--logtostderr", "--alsologtostderr")
     },
 }

@@ -28,7 +28,7 @@ def check_missing(macros: Mapping[str, str]) -> None:
     missing = [name for name, text in macros.items() if text == REQUIRED]
     flags = "".join(f"\n  --gin.{name}=…" + _or_alternative(name) for name in missing)
     if missing:
-        raise commands.UsageError(f"missing settings of these gin files:{flags}")
+        raise commands.UsageError(f"required settings are not set. Add:{flags}")
 
 
 def _or_alternative(name: str) -> str:
@@ -37,12 +37,12 @@ def _or_alternative(name: str) -> str:
 
 def advise(name: str, text: str) -> str:
     """What gin reads, and how `text`, which it cannot parse, is probably to be written."""
-    values = "expected a number, True, False, None, a text in quotes, a list, a tuple or a dict"
+    values = "expected a number, True, False, None, a quoted string, a list, a tuple or a dict"
     if meant := annotations.suggest(text, bool | None):
         return f"{values}. {write_flag(name, meant)}."
     if re.match(r"[-+\d\[(]|\{(?!\w+\})", text):
         return f"{values}. Check the syntax of {text}."
-    return f"{values}. A text needs inner quotes: {write_flag(name, repr(text))}."
+    return f"{values}. A string needs inner quotes. {write_flag(name, repr(text))}."
 
 
 def check_types(function: Callable) -> None:

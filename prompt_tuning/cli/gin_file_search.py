@@ -19,14 +19,8 @@ REPLACEMENTS: dict[str, tuple[str, ...]] = {
     "models/t5_1_1_prompt.gin": ("models/t5_1_1.gin",),
     "models/mt5_prompt.gin": ("models/mt5.gin",),
     **{f"models/t5_1_1_{size}_prompt.gin": (f"models/t5_1_1_{size}.gin",) for size in _SIZES},
-    **{
-        f"models/mt5_{size}_prompt.gin": (f"models/mt5_{size}.gin",)
-        for size in (*_SIZES, "80b", "150b")
-    },
-    **{
-        f"models/sizes/{size}.gin": (f"models/sizes/{size}.gin",)
-        for size in (*_SIZES, "80b", "150b")
-    },
+    **{f"models/mt5_{size}_prompt.gin": (f"models/mt5_{size}.gin",) for size in _SIZES},
+    **{f"models/sizes/{size}.gin": (f"models/sizes/{size}.gin",) for size in _SIZES},
     **{
         f"models/decoding/{name}.gin": (f"decoding/{name}.gin",)
         for name in ("beam_search", "nucleus_sampling")
@@ -69,9 +63,16 @@ REPLACEMENTS: dict[str, tuple[str, ...]] = {
 _ONE_OF_SIZES = "models/t5_1_1_base.gin or another size"
 _PERCEPTRON = f"{_ONE_OF_SIZES}, and optimizers/perceptron.gin after runs/train.gin"
 _FINE_TUNING = "runs/train.gin and optimizers/weights.gin, with --gin.PROMPT=None"
-_NO_FACTORIZED = "there is no factorized multi-task prompt; prompts/multi_task.gin has other modes"
+_NO_FACTORIZED = (
+    "use prompts/multi_task.gin with another mode; factorized prompts are not supported"
+)
+_NO_CHECKPOINT = "use models/mt5_xxl.gin; there is no public mT5 checkpoint of this size"
 # By file name: what is to be done, where files alone do not do it.
 _ADVICE = {
+    **{
+        f"{name}.gin": _NO_CHECKPOINT
+        for name in ("80b", "150b", "mt5_80b_prompt", "mt5_150b_prompt")
+    },
     "t5_1_1_flaxformer.gin": f"use {_ONE_OF_SIZES}",
     "prompt_encoder_t5_1_1_flaxformer.gin": f"use {_ONE_OF_SIZES}",
     "ia3_t5_1_1_flaxformer.gin": f"use {_ONE_OF_SIZES}, and prompts/ia3.gin",
@@ -124,9 +125,7 @@ def reader_of_replaced(used: MutableMapping[str, tuple[str, ...]]):
 def notes_of(used: Mapping[str, Sequence[str]]) -> list[str]:
     """What is logged of files that were replaced."""
     pairs = (f"{path} -> {' and '.join(files)}" for path, files in used.items())
-    note = (
-        f"using gin files of this package: {', '.join(pairs)}; docs/from_t5x.md says what differs"
-    )
+    note = f"Replaced gin files: {', '.join(pairs)}. See docs/from_t5x.md for the differences."
     return [note] if used else []
 
 
@@ -144,7 +143,9 @@ def find(names: Sequence[str], folders: Sequence[str], shipped: Collection[str])
     paths = {name: name if replacement(name) else _find(name, folders) for name in names}
     if missing := [name for name, path in paths.items() if path is None]:
         lines = [f"\n  --gin_file {name}: {_advice(name, shipped)}" for name in missing]
-        raise commands.UsageError(f"no gin file in any of {['.', *folders]}:{''.join(lines)}")
+        raise commands.UsageError(
+            f"gin files do not exist in any of {['.', *folders]}:{''.join(lines)}"
+        )
     return [paths[name] for name in names]
 
 
@@ -169,4 +170,4 @@ def _advice(name: str, shipped: Collection[str]) -> str:
             return f"use {model}"
     short = os.path.join(os.path.basename(folder), base)
     nearest = difflib.get_close_matches(short, shipped, n=3)
-    return f"nearest: {', '.join(nearest)}" if nearest else f"known: {', '.join(shipped)}"
+    return f"did you mean: {', '.join(nearest)}?" if nearest else f"known: {', '.join(shipped)}"

@@ -5,19 +5,20 @@ import dataclasses
 import functools
 import logging
 import numbers
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.batches import batching, bucketing, epochs, soft_tokens
+from prompt_tuning.data.batches import batching, soft_tokens
+from prompt_tuning.data.files import records
 from prompt_tuning.data.text import labels, postprocessors
 
 # Batches whose examples are sorted by length; answers are in order again after each window.
 WINDOW = 32
-# Of more examples, a sample tells lengths and labels.
+# Of more examples, lengths and labels are those of a sample.
 SAMPLED = 20_000
 # The key of inputs without content in a batch; see EvaluationTask.
 NEUTRAL = "neutral_input_tokens"
@@ -37,6 +38,22 @@ class Window(NamedTuple):
     batches: Iterator[tuple[Int[np.ndarray, " n"], batching.Batch]]
 
 
+class FileMetrics(NamedTuple):
+    """What of a seqio task makes metrics, for the examples of a file.
+
+    Attributes:
+      postprocess_fn: of the text of a target or prediction; see seqio.
+      predict_metric_fns: of targets and predictions.
+      predict_with_aux_metric_fns: of these and more values.
+      score_metric_fns: of targets and their log-likelihood.
+    """
+
+    postprocess_fn: Callable[..., Any]
+    predict_metric_fns: Sequence[Callable[..., Any]]
+    predict_with_aux_metric_fns: Sequence[Callable[..., Any]] = ()
+    score_metric_fns: Sequence[Callable[..., Any]] = ()
+
+
 @dataclasses.dataclass
 class EvaluationTask:
     """The examples of one task, and what turns answers into metrics.
@@ -44,8 +61,8 @@ class EvaluationTask:
     Attributes:
       name: of the task.
       examples: in order: {"inputs", "targets"} ids, and the task's other features.
-      lengths: the room for an example.
-      task: the seqio task.
+      lengths: tokens kept of an example.
+      task: the seqio task, or FileMetrics; None where nothing wants metrics.
       vocabulary: the model's.
       labels: {prompt: labels} that are known from elsewhere than the targets, such as from the
         card of a prompt; None names any other prompt.
@@ -55,7 +72,7 @@ class EvaluationTask:
 
     name: str
     examples: Sequence[Mapping[str, Any]]
-    lengths: batching.Lengths
+    lengths: batching.MaxLengths
     task: Any
     vocabulary: vocabularies.Vocabulary
     labels: Mapping[str | None, Sequence[str]] = dataclasses.field(default_factory=dict)
@@ -80,12 +97,13 @@ class EvaluationTask:
 
         What is in a batch, and its shape, do not depend on `start`.
         """
-        room, rows = (self.lengths.inputs + len(soft), self.lengths.targets), WINDOW * batch_size
-        some = epochs.sample(self.examples, SAMPLED)
-        sizes = np.array([len(self._fitted(e, soft)["inputs"]) for e in some])
+        max_lengths = self.lengths.inputs + len(soft), self.lengths.targets
+        rows = WINDOW * batch_size
+        some = records.sample(self.examples, SAMPLED)
+        sizes = np.array([len(self._prepare(e, soft)["inputs"]) for e in some])
         windows = (sizes[i : i + rows] for i in range(0, len(sizes), rows))
         longest = [w[which].max() for w in windows for which in _groups(w, batch_size)]
-        buckets = bucketing.Bucketing.choose(np.array(longest), room)
+        buckets = batching.Bucketing.choose(np.array(longest), max_lengths)
         for first in range(start, len(self.examples), rows):
             examples = list(self.examples[first : first + rows])
             yield Window(first, examples, self._window_batches(examples, batch_size, soft, buckets))
@@ -95,19 +113,21 @@ class EvaluationTask:
         examples: Sequence[Mapping[str, Any]],
         batch_size: int,
         soft: soft_tokens.SoftTokens,
-        buckets: bucketing.Bucketing,
+        buckets: batching.Bucketing,
     ) -> Iterator[tuple[Int[np.ndarray, " n"], batching.Batch]]:
-        fitted = [self._fitted(example, soft) for example in examples]
-        for which in _groups(np.array([len(e["inputs"]) for e in fitted]), batch_size):
-            batch = buckets.pad([fitted[i] for i in which], batch_size)
+        prepared = [self._prepare(example, soft) for example in examples]
+        for which in _groups(np.array([len(e["inputs"]) for e in prepared]), batch_size):
+            batch = buckets.pad([prepared[i] for i in which], batch_size)
             if self.neutral_text is not None:
                 batch[NEUTRAL] = self._neutral_inputs(
                     [examples[i] for i in which], batch_size, soft
                 )
             yield which, batch
 
-    def _fitted(self, example: Mapping[str, Any], soft: soft_tokens.SoftTokens) -> batching.Example:
-        return soft.put_into(self.lengths.trim(example))
+    def _prepare(
+        self, example: Mapping[str, Any], soft: soft_tokens.SoftTokens
+    ) -> batching.Example:
+        return soft.insert(self.lengths.trim(example))
 
     def _neutral_inputs(
         self, examples: Sequence[Mapping[str, Any]], rows: int, soft: soft_tokens.SoftTokens
@@ -121,10 +141,10 @@ class EvaluationTask:
     def _neutral_input(
         self, example: Mapping[str, Any], soft: soft_tokens.SoftTokens
     ) -> Int[np.ndarray, " S"]:
-        ids = np.array([*self.vocabulary.encode(self.neutral_text or ""), batching.EOS_ID])
+        ids = np.array([*self.vocabulary.encode(self.neutral_text or ""), vocabularies.EOS_ID])
         if soft.num_tasks and ids[0] != example["inputs"][0]:
             ids = np.insert(ids, 0, example["inputs"][0])  # the sentinel of its task
-        return self._fitted({**example, "inputs": ids}, soft)["inputs"]
+        return self._prepare({**example, "inputs": ids}, soft)["inputs"]
 
     @property
     def needs_scores(self) -> bool:
@@ -139,13 +159,13 @@ class EvaluationTask:
         return bool(wants) or not task.score_metric_fns
 
     def text(self, example: Mapping[str, Any], feature: str) -> str:
-        """A feature's text before tokenising, or what its ids spell where that is not kept."""
+        """A feature's text before tokenization, or of its ids where that is not kept."""
         value = example.get(f"{feature}_pretokenized")
         if value is None:
             return self.vocabulary.decode(example[feature])
         return value.decode() if isinstance(value, bytes) else str(value)
 
-    def spell(self, ids: Int[np.ndarray, " L"], prompt: str | bytes | None = None) -> str:
+    def detokenize(self, ids: Int[np.ndarray, " L"], prompt: str | bytes | None = None) -> str:
         """The text of a decode; what the vocabulary writes for a label is that label.
 
         Args:
@@ -164,7 +184,7 @@ class EvaluationTask:
 
     @functools.cached_property
     def _sampled_targets(self) -> list[str]:
-        return [self.text(e, "targets") for e in epochs.sample(self.examples, SAMPLED)]
+        return [self.text(e, "targets") for e in records.sample(self.examples, SAMPLED)]
 
     def warn_of_unlisted_labels(
         self, listed: Iterable[str], setting: str, consequence: str
@@ -182,9 +202,8 @@ class EvaluationTask:
         ]
         if names and unlisted:
             logging.warning(
-                "%s has labels that %s does not have, so %s: %s. Add them there, or correct the "
-                "targets.", self.name, setting, consequence,
-                labels.join_labels(unlisted, show=str),
+                "%s has labels that are not in %s, so %s: %s. Add them to %s, or correct the targets.",
+                self.name, setting, consequence, labels.join_labels(unlisted, show=str), setting,
             )  # fmt: skip
 
     @functools.cached_property
@@ -201,8 +220,8 @@ class EvaluationTask:
         changed = {pair for each in names.values() for pair in each.items() if pair[0] != pair[1]}
         if different := sorted(f"{label!r} as {text!r}" for text, label in changed):
             logging.info(
-                "%s: the vocabulary writes labels differently; predictions are restored to the "
-                "labels: %s", self.name, labels.join_labels(different, show=str),
+                "%s: the vocabulary cannot represent some labels exactly; predictions are mapped back to "
+                "the labels: %s", self.name, labels.join_labels(different, show=str),
             )  # fmt: skip
         return names
 
@@ -228,7 +247,10 @@ class EvaluationTask:
             for text, e in zip(wanted, self.examples, strict=True)
         ]
         if all(map(_is_unknown, wanted, targets)):
-            logging.warning("%s: this split has no answers; no metrics", self.name)
+            logging.warning(
+                "%s: no metrics, because the targets of this split are unknown. Set SPLIT to a split with "
+                "targets, such as 'validation'.", self.name,
+            )  # fmt: skip
             return {}
         predictions = [
             postprocess(text, example=e, is_target=False)
@@ -243,7 +265,10 @@ class EvaluationTask:
             values |= metric(targets, scores)
         plain = {name: _plain(value) for name, value in values.items()}
         if others := [name for name, value in plain.items() if value is None]:
-            logging.warning("%s: no number and no text, not told: %s", self.name, ", ".join(others))
+            logging.warning(
+                "%s: metrics that are neither numbers nor text are not reported: %s",
+                self.name, ", ".join(others),
+            )  # fmt: skip
         return {name: value for name, value in plain.items() if value is not None}
 
 

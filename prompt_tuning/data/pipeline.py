@@ -1,29 +1,29 @@
-"""seqio task -> numpy batches: for training, from any position; for evaluation, in order.
+"""The way of the data, from files and registered tasks to numpy batches, and to evaluation tasks.
 
-Numpy batches are the border of TensorFlow and seqio, which this module imports only
-when a dataset is opened.
+
+Training batches start at any position; evaluation keeps the order. Numpy batches are the border of
+TensorFlow and seqio, which are imported only when a registered task is opened.
 """
 
-import collections
 import copy
 import dataclasses
-import inspect
-import itertools
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from prompt_tuning import annotations
-from prompt_tuning.data import evaluation_task, tensorflow_import, vocabularies
-from prompt_tuning.data.batches import assembly, batching, epochs, soft_tokens
-from prompt_tuning.data.files import fingerprints, lazy
-from prompt_tuning.data.text import labels, truncation
+from prompt_tuning.data import evaluation_task, sources, tensorflow_import, vocabularies
+from prompt_tuning.data.batches import batching, soft_tokens
+from prompt_tuning.data.files import fingerprints, records
+from prompt_tuning.data.text import labels, metrics, postprocessors
 from prompt_tuning.data.tokenizers import vocabulary_checks
 
 CHECKED_EXAMPLES = 2000
-
-
-class NoSplitError(ValueError):
-    """A task or mixture has no such split."""
+# (seed, epoch, examples to skip at its beginning) -> the others, in the order of that epoch.
+Epoch = Callable[[int, int, int], Iterator[batching.Example]]
+Assemble = Callable[[Sequence[batching.Example]], batching.Batch]
 
 
 @runtime_checkable
@@ -63,9 +63,11 @@ class DatasetConfig:
 
     def __post_init__(self):
         if self.task_feature_lengths is not None:
-            _ = self.room  # raises where the lengths are wrong
+            _ = self.max_lengths  # raises ValueError where they are wrong
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(f"BATCH_SIZE is {self.batch_size!r}; expected a positive number")
+            raise ValueError(
+                f"BATCH_SIZE is {self.batch_size!r}; expected a positive integer. Set e.g. BATCH_SIZE = 32."
+            )
 
     @property
     def name(self) -> str | None:
@@ -78,153 +80,89 @@ class DatasetConfig:
         return getattr(self.source, "file_of", lambda split: None)(self.split)
 
     @property
-    def room(self) -> batching.Lengths:
-        """For the tokens of an example."""
+    def opened_source(self) -> Source | None:
+        """The source, with the name of `mixture_or_task_name` if that is set."""
+        if self.mixture_or_task_name is None:
+            return self.source
+        return dataclasses.replace(self.source, name=self.mixture_or_task_name)
+
+    @property
+    def max_lengths(self) -> batching.MaxLengths:
+        """Tokens kept of an example."""
         if self.task_feature_lengths is None:
             raise ValueError(
-                "TASK_FEATURE_LENGTHS is None; expected the tokens kept of an example, e.g. "
-                "{'inputs': 512, 'targets': 8}"
+                "TASK_FEATURE_LENGTHS is None; expected the maximum numbers of input and target tokens. Set e.g. "
+                "TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 8}."
             )
-        return batching.Lengths.from_features(self.task_feature_lengths)
+        return batching.MaxLengths.from_features(self.task_feature_lengths)
 
     def fitted(self, examples: Sequence[batching.Example]) -> "DatasetConfig":
-        """With room for the longest of these examples where no lengths are set."""
+        """With the lengths of the longest of these examples, where none are set."""
         if self.task_feature_lengths is not None or not examples:
             return self
         longest = {key: max(len(e[key]) for e in examples) for key in ("inputs", "targets")}
         return dataclasses.replace(self, task_feature_lengths=longest)
 
 
-def use_vocabulary(task, vocabulary: vocabularies.Vocabulary):
-    """The task reading with the model's vocabulary.
+class Batches:
+    """An endless iterator of batches that can start from any position.
 
-    Raises ValueError where the task has been registered with another one.
+    `position` after a batch is where the next one begins: a run that resumes from it gets the
+    batches of an uninterrupted run.
+
+    Attributes:
+      name: of the data.
     """
-    from prompt_tuning.data import features
 
-    wanted = vocabulary.for_seqio()
-    replaced = {}
-    for name, feature in task.output_features.items():
-        own = feature.vocabulary
-        if own is not features.MODEL_VOCABULARY and own != wanted:
-            raise ValueError(
-                f"task {task.name} tokenises {name} with {own}, the model uses {vocabulary}; "
-                "set VOCABULARY_FILE and EXTRA_IDS, or another task"
-            )
-        replaced[name] = dataclasses.replace(feature, vocabulary=wanted)
-    task = copy.copy(task)
-    task._output_features = replaced
-    return task
+    def __init__(self, name: str, epoch: Epoch, assemble: Assemble, batch_size: int, seed: int):
+        """Starts at the first example of the first epoch.
 
+        Args:
+          name: of the data.
+          epoch: gives examples.
+          assemble: makes a batch of `batch_size` examples.
+          batch_size: examples of a step.
+          seed: of the order.
+        """
+        self.name, self._epoch_examples, self._seed = name, epoch, seed
+        self._assemble, self._batch_size = assemble, batch_size
+        self.position = {"epoch": 0, "examples": 0}
 
-def _open(config: DatasetConfig, vocabulary: vocabularies.Vocabulary):
-    """The task or mixture, and its tasks that have the split, reading with `vocabulary`."""
-    tensorflow_import.start_tensorflow()
-    import seqio
+    def with_seed(self, seed: int) -> "Batches":
+        """The same examples in another order, from the first position."""
+        copied = copy.copy(self)
+        copied._seed = seed
+        copied.position = {"epoch": 0, "examples": 0}
+        return copied
 
-    source = config.source
-    if config.mixture_or_task_name is not None:
-        source = dataclasses.replace(source, name=config.mixture_or_task_name)
-    provider = source.open(vocabulary, config.split)
-    originals = [t for t in seqio.get_subtasks(provider) if config.split in t.splits]
-    if not originals:
-        raise NoSplitError(
-            f"{provider.name} has no split {config.split!r}; it has {sorted(provider.splits)}; "
-            "set SPLIT of eval and infer to one of them, or another task"
-        )
-    tasks = [use_vocabulary(task, vocabulary) for task in originals]
-    if config.use_cached:
-        _check_cached(tasks)
-    if not isinstance(provider, seqio.Mixture):
-        return tasks[0], tasks
-    rated = [(mine, provider.get_rate(own)) for mine, own in zip(tasks, originals, strict=True)]
-    return seqio.Mixture(provider.name, rated, sample_fn=provider._sample_fn), tasks
+    @property
+    def position(self) -> dict[str, int]:
+        """Where the next batch begins: {"epoch", "examples"}. Set it to resume from there."""
+        return {"epoch": self._epoch, "examples": self._taken}
 
+    @position.setter
+    def position(self, position: Mapping[str, int]) -> None:
+        self._epoch, self._taken = position["epoch"], position["examples"]
+        self._examples = self._epoch_examples(self._seed, self._epoch, self._taken)
 
-def _check_cached(tasks: Sequence) -> None:
-    """Raises ValueError where a task that could have a cache has none."""
-    import seqio
+    def _next_example(self) -> batching.Example:
+        example = next(self._examples, None)
+        if example is None:
+            self._epoch, self._taken = self._epoch + 1, 0
+            self._examples = self._epoch_examples(self._seed, self._epoch, 0)
+            example = next(self._examples)
+        self._taken += 1
+        return example
 
-    for task in tasks:
-        if task.supports_caching and not task.cache_dir:
-            raise ValueError(
-                f"USE_CACHED_TASKS is True, but no cache of {task.name} is in "
-                f"{list(seqio.utils.get_global_cache_dirs())}, the folders of seqio's caches; set "
-                "USE_CACHED_TASKS = False, or give T5X's cache of a task of this name with "
-                "--seqio_additional_cache_dirs (seqio_cache_tasks cannot make one here, where a task "
-                "has no vocabulary before a model reads it)"
-            )
+    def __iter__(self) -> Iterator[batching.Batch]:
+        return self
+
+    def __next__(self) -> batching.Batch:
+        return self._assemble([self._next_example() for _ in range(self._batch_size)])
 
 
-def _read(config: DatasetConfig, provider, tasks: Sequence, *, shuffle: bool, seed: int):
-    """The examples of a task once, or those of a mixture without end, as a tf.data.Dataset."""
-    # Lengths only where a preprocessor must know them, so that cuts are ours to count.
-    steps = itertools.chain.from_iterable(task.preprocessors for task in tasks)
-    lengths = config.task_feature_lengths if any(map(_needs_lengths, steps)) else None
-    dataset = provider.get_dataset(
-        sequence_length=lengths,
-        split=config.split,
-        use_cached=config.use_cached,
-        shuffle=shuffle,
-        seed=seed,
-    )
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    # Its thread was seen to hang at the end of an epoch where 15 orders were read in one process.
-    options.autotune.enabled = False
-    return dataset.with_options(options)
-
-
-def _own_examples(
-    task, config: DatasetConfig, vocabulary: vocabularies.Vocabulary
-) -> lazy.Lazy | None:
-    """The examples of an own file, tokenised when they are asked for; None of other tasks."""
-    from prompt_tuning.data import in_memory
-
-    source = getattr(task, "source", None)  # a mixture has none
-    texts = source.examples[config.split] if isinstance(source, in_memory.InMemory) else None
-    is_file = isinstance(texts, lazy.Lazy) and "inputs" in texts[0]  # and no running text
-    max_inputs = config.room.inputs if config.task_feature_lengths is not None else None
-    return epochs.of_file(texts, vocabulary, max_inputs) if is_file else None
-
-
-def _needs_lengths(preprocessor: Callable) -> bool:
-    try:
-        parameters = inspect.signature(preprocessor).parameters
-    except (TypeError, ValueError):
-        return False
-    wanted = parameters.get("sequence_length")
-    return wanted is not None and wanted.default is inspect.Parameter.empty
-
-
-def check_fit(name: str, examples: Sequence[batching.Example], config: DatasetConfig) -> None:
-    """Raises ValueError where there is no example, or where labels are cut; warns of other cuts."""
-    if not examples and config.source is None:
-        raise ValueError(
-            f"{name} is empty; expected at least one (input, target) pair. Pass the pairs to train on."
-        )
-    if not examples:
-        raise ValueError(
-            f"{name} has no example in split {config.split!r}; choose another split or data set"
-        )
-    room = config.room
-    sizes = {key: [len(example[key]) for example in examples] for key in ("inputs", "targets")}
-    cut_targets = sum(size > room.targets for size in sizes["targets"])
-    counts = collections.Counter(tuple(example["targets"]) for example in examples)
-    # A label that is cut can be neither learned nor predicted.
-    if cut_targets and labels.are_labels(counts) and len(counts) <= len(examples) // 2:
-        raise ValueError(
-            f"{cut_targets} of the first {len(examples)} labels of {name} are longer than "
-            f"TASK_FEATURE_LENGTHS['targets'] = {room.targets} tokens; "
-            f"set at least {max(sizes['targets'])}"
-        )
-    for key, limit in (("inputs", room.inputs), ("targets", room.targets)):
-        truncation.warn_of_cuts(name, key, sizes[key], limit, config.source)
-
-
-class TrainBatches(epochs.Batches):
-    """The batches of a task or mixture.
+class TrainBatches(Batches):
+    """The batches of a file, a registered task or a mixture.
 
     Every epoch is a shuffled pass with a seed of its own; a mixture is one endless epoch.
 
@@ -245,51 +183,72 @@ class TrainBatches(epochs.Batches):
         Args:
           config: what to read.
           vocabulary: the model's.
-          soft: to put into each input.
+          soft: inserted into each input.
           row_multiple: what the rows of a packed batch are a multiple of.
 
         Raises:
           ValueError: no such task or split, no example, labels that do not fit or that the
-            vocabulary cannot distinguish, or an input that does not tell its task where it must.
+            vocabulary cannot distinguish, or an input without the sentinel of its task.
         """
-        _ = config.room  # raises where there are no lengths
-        provider, tasks = _open(config, vocabulary)
+        lengths = config.max_lengths  # raises ValueError without lengths
+        self.labels: dict[str, int] = {}
         self.digests: dict[str, str] = {}
+        opened = self._open_file(config, vocabulary) or self._open_tasks(config, vocabulary)
+        name, epoch, sample = opened
+        assemble = batching.make_assembler(
+            lengths, config.batch_size, soft, sample, pack=config.pack, row_multiple=row_multiple
+        )
+        super().__init__(name, epoch, assemble, config.batch_size, config.seed)
 
-        def sample(of, its_tasks) -> list[batching.Example]:
-            dataset = _read(config, of, its_tasks, shuffle=False, seed=0)
-            return list(dataset.take(CHECKED_EXAMPLES).as_numpy_iterator())
+    def _open_file(
+        self, config: DatasetConfig, vocabulary: vocabularies.Vocabulary
+    ) -> tuple[str, Epoch, Sequence[batching.Example]] | None:
+        """(name, epochs, sample) of a file; None where a task is registered."""
+        file = _read_file(config)
+        if file is None:
+            return None
+        name, texts = file
+        examples = _tokenize_file(texts, config, vocabulary)
+        sample = records.sample(examples, CHECKED_EXAMPLES)
+        vocabulary_checks.check_fit(name, sample, config)
+        self.labels = labels.find_file_labels(texts)
+        vocabulary_checks.check_examples(
+            name, sample, self.labels, vocabulary, file=config.file, training=True
+        )
+        # A small model learns faster than texts are tokenized: few are tokenized once.
+        kept = examples if len(examples) > len(sample) else sample
+        return name, _shuffle(kept) if config.shuffle else _keep_order(kept), sample
+
+    def _open_tasks(
+        self, config: DatasetConfig, vocabulary: vocabularies.Vocabulary
+    ) -> tuple[str, Epoch, Sequence[batching.Example]]:
+        """(name, epochs, sample) of a registered task or mixture."""
+        reader = _open_reader(config, vocabulary)
+        provider, tasks = reader.provider, reader.tasks
 
         def epoch(seed: int, number: int, skip: int) -> Iterator[batching.Example]:
-            dataset = _read(config, provider, tasks, shuffle=config.shuffle, seed=seed + number)
+            dataset = reader.read(provider, tasks, shuffle=config.shuffle, seed=seed + number)
             return dataset.skip(skip).prefetch(4 * config.batch_size).as_numpy_iterator()
 
-        self.labels: dict[str, int] = {}
-        if own := _own_examples(provider, config, vocabulary):
-            examples = epochs.sample(own, CHECKED_EXAMPLES)
-            check_fit(provider.name, examples, config)
-            self.labels = labels.find_file_labels(provider.source.examples[config.split])
+        def take(provider, tasks: Sequence) -> list[batching.Example]:
+            dataset = reader.read(provider, tasks, shuffle=False, seed=0)
+            return list(dataset.take(CHECKED_EXAMPLES).as_numpy_iterator())
+
+        for task in tasks:
+            sample = take(task, [task])
+            vocabulary_checks.check_fit(task.name, sample, config)
+            if config.name is not None and not config.source.allow_empty_targets:
+                vocabulary_checks.check_targets(task.name, sample)
+            texts = vocabulary_checks.read_texts(sample, "targets")
+            counts = labels.find_labels(texts)
             vocabulary_checks.check_examples(
-                provider.name, examples, self.labels, vocabulary, file=config.file, training=True
+                task.name, sample, counts, vocabulary, file=None, training=True
             )
-            # A small model learns faster than texts are tokenised: few are tokenised once.
-            kept = own if len(own) > len(examples) else examples
-            epoch = epochs.shuffled(kept) if config.shuffle else epochs.in_order(kept)
-        else:
-            for task in tasks:
-                examples = sample(task, [task])
-                check_fit(task.name, examples, config)
-                texts = vocabulary_checks.read_texts(examples, "targets")
-                counts = labels.find_labels(texts)
-                vocabulary_checks.check_examples(
-                    task.name, examples, counts, vocabulary, file=None, training=True
-                )
-                self.labels |= counts
-                self.digests[task.name] = fingerprints.of_examples(examples)
-            if provider is not tasks[0]:  # a mixture, at its rates
-                examples = sample(provider, tasks)
-        assemble = assembly.make_assembler(config, soft, examples, row_multiple)
-        super().__init__(provider.name, epoch, assemble, config.batch_size, config.seed)
+            self.labels |= counts
+            self.digests[task.name] = fingerprints.of_examples(sample)
+        if provider is not tasks[0]:  # a mixture, at its rates
+            sample = take(provider, tasks)
+        return provider.name, epoch, sample
 
 
 def example_batches(
@@ -298,25 +257,31 @@ def example_batches(
     config: DatasetConfig,
     soft: soft_tokens.SoftTokens,
     row_multiple: int = 1,
-) -> epochs.Batches:
+) -> Batches:
     """Endless batches of examples that are in memory: shuffled in each epoch, without TensorFlow.
 
     Args:
       name: of the examples, for messages.
       examples: ids, with their end tokens.
       config: how they are put into batches; its source and split are not read.
-      soft: to put into each input.
+      soft: inserted into each input.
       row_multiple: what the rows of a packed batch are a multiple of.
 
     Raises:
       ValueError: there is no example, or labels do not fit.
     """
     config = config.fitted(examples)
-    sample = epochs.sample(examples, CHECKED_EXAMPLES)
-    check_fit(name, sample, config)
-    assemble = assembly.make_assembler(config, soft, sample, row_multiple)
-    epoch = epochs.shuffled(examples)
-    return epochs.Batches(name, epoch, assemble, config.batch_size, config.seed)
+    sample = records.sample(examples, CHECKED_EXAMPLES)
+    vocabulary_checks.check_fit(name, sample, config)
+    assemble = batching.make_assembler(
+        config.max_lengths,
+        config.batch_size,
+        soft,
+        sample,
+        pack=config.pack,
+        row_multiple=row_multiple,
+    )
+    return Batches(name, _shuffle(examples), assemble, config.batch_size, config.seed)
 
 
 def evaluation_tasks(
@@ -351,24 +316,82 @@ def evaluation_tasks(
     cards = {None: (), **(known_labels or {})}
     known = {name: [*ranked_labels, *mapped, *some] for name, some in cards.items()}
     opened = []
-    for task in _open(config, vocabulary)[1]:
-        examples = _own_examples(task, config, vocabulary)
-        if examples is None:
-            dataset = _read(config, task, [task], shuffle=False, seed=config.seed)
-            stream = dataset.take(-1 if limit is None else limit).as_numpy_iterator
-            examples = list(stream()) if in_memory else lazy.of_stream(stream)
-        elif in_memory:
-            examples = list(examples[:limit])
+    for name, task, examples in _read_evaluated(config, vocabulary, limit, in_memory):
         fitted = config.fitted(examples) if in_memory else config
-        checked = examples if in_memory else epochs.sample(examples, CHECKED_EXAMPLES)
-        check_fit(task.name, checked, fitted)
+        checked = examples if in_memory else records.sample(examples, CHECKED_EXAMPLES)
+        vocabulary_checks.check_fit(name, checked, fitted)
         neutral = getattr(config.source, "neutral_text", "") if calibrated else None
         evaluated = evaluation_task.EvaluationTask(
-            task.name, examples, fitted.room, task, vocabulary, known, neutral
+            name, examples, fitted.max_lengths, task, vocabulary, known, neutral
         )
         vocabulary_checks.check_examples(
-            task.name, checked, evaluated.target_labels, vocabulary, file=config.file
+            name, checked, evaluated.target_labels, vocabulary, file=config.file
         )
         evaluated.warn_of_unlisted_labels(ranked_labels, "LABELS", "they are never predicted")
         opened.append(evaluated)
     return opened
+
+
+def _read_file(config: DatasetConfig) -> tuple[str, records.Lazy] | None:
+    """Name and examples of the file that is read, as texts; None where a task is registered."""
+    source = config.opened_source
+    if not isinstance(source, sources.TaskSource) or not source.files:
+        return None
+    return source.file_task_name(config.split), source.read_examples(config.split)
+
+
+def _tokenize_file(
+    texts: records.Lazy, config: DatasetConfig, vocabulary: vocabularies.Vocabulary
+) -> records.Lazy:
+    max_inputs = None if config.task_feature_lengths is None else config.max_lengths.inputs
+    tokenize = functools.partial(
+        vocabularies.tokenize, vocabulary=vocabulary, max_inputs=max_inputs
+    )
+    return texts.map(tokenize)
+
+
+def _open_reader(config: DatasetConfig, vocabulary: vocabularies.Vocabulary):
+    """The `seqio_tasks.TaskReader` of the registered task or mixture."""
+    tensorflow_import.start_tensorflow()
+    from prompt_tuning.data import seqio_tasks
+
+    return seqio_tasks.TaskReader(
+        config.opened_source,
+        vocabulary,
+        config.split,
+        config.task_feature_lengths,
+        use_cached=config.use_cached,
+    )
+
+
+def _read_evaluated(
+    config: DatasetConfig, vocabulary: vocabularies.Vocabulary, limit: int | None, in_memory: bool
+) -> Iterator[tuple[str, Any, Sequence[batching.Example]]]:
+    """(name, what has its metrics, examples) of each task that is evaluated."""
+    if file := _read_file(config):
+        name, texts = file
+        examples = _tokenize_file(texts, config, vocabulary)
+        restore = functools.partial(postprocessors.as_written, vocabulary=vocabulary)
+        metric = evaluation_task.FileMetrics(restore, [metrics.accuracy])
+        yield name, metric, list(examples[:limit]) if in_memory else examples
+        return
+    reader = _open_reader(config, vocabulary)
+    for task in reader.tasks:
+        dataset = reader.read(task, [task], shuffle=False, seed=config.seed)
+        stream = dataset.take(-1 if limit is None else limit).as_numpy_iterator
+        yield task.name, task, list(stream()) if in_memory else records.of_stream(stream)
+
+
+def _shuffle(examples: Sequence[batching.Example]) -> Epoch:
+    """Epochs of examples that are read by number, in an order that depends on seed and epoch."""
+
+    def epoch(seed: int, number: int, skip: int) -> Iterator[batching.Example]:
+        order = np.random.default_rng([seed, number]).permutation(len(examples))
+        return (examples[i] for i in order[skip:])
+
+    return epoch
+
+
+def _keep_order(examples: Sequence[batching.Example]) -> Epoch:
+    """Epochs of examples that are read by number, all in the order of the examples."""
+    return lambda seed, number, skip: (examples[i] for i in range(skip, len(examples)))

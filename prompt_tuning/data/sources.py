@@ -8,7 +8,9 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 
+from prompt_tuning import annotations
 from prompt_tuning.data import tensorflow_import, vocabularies
+from prompt_tuning.data.files import examples, lines, records
 
 SPLIT_SETTINGS = {"train": "TRAIN_FILE", "validation": "EVAL_FILE", "infer": "INFER_FILE"}
 # Modules of the reference and of t5 that register tasks -> those that register them here.
@@ -30,6 +32,10 @@ _REFERENCE_MODULES = {
     "t5.data.mixtures": "prompt_tuning.data.tasks",
     "t5.data.tasks": "prompt_tuning.data.tasks",
 }
+
+
+class NoSplitError(ValueError):
+    """A task or mixture has no such split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,60 +101,74 @@ class TaskSource:
         setting = SPLIT_SETTINGS.get(split)
         return {setting: [self.files[setting]]} if setting in self.files else {}
 
-    def open(self, vocabulary: vocabularies.Vocabulary, split: str):
-        """The seqio task or mixture, tokenising with `vocabulary`.
+    def file_task_name(self, split: str) -> str:
+        """The name, for metrics and results, of the file that a split is read from: its stem."""
+        return examples.task_name(self.files[self._file_setting(split)])
 
-        Only the file of `split` is read: train, validation or infer.
+    def read_examples(self, split: str) -> records.Lazy:
+        """The examples of the file that a split is read from; see `examples.read_examples`.
 
         Raises:
-          ValueError: neither or both of a name and files, or an unknown name.
+          ValueError: the split is of no file that is set; a name or TASK_DATA_DIR beside files.
+        """
+        setting = self._file_setting(split)
+        return examples.read_examples(
+            self.files[setting],
+            setting=setting,
+            input_template=self.input_template,
+            target_column=None if split == "infer" else self.target_column,
+            label_map=self.label_map,
+            prompt_column=self.prompt_column,
+            encoding=self.file_encoding,
+            allow_empty_targets=self.allow_empty_targets,
+            truncate_field=self.truncate_field,
+        )
+
+    def _file_setting(self, split: str) -> str:
+        if self.data_dir:
+            raise ValueError(
+                f"both TASK_DATA_DIR ({self.data_dir}) and {sorted(self.files)} are set; expected one of "
+                "them. Remove TASK_DATA_DIR, or use it with MIXTURE_OR_TASK_NAME alone."
+            )
+        if self.name:
+            raise ValueError(
+                f"both MIXTURE_OR_TASK_NAME ({self.name}) and {sorted(self.files)} are set; expected one of "
+                "them. Remove the other."
+            )
+        setting = SPLIT_SETTINGS.get(split)
+        if setting is None:
+            raise ValueError(
+                f"SPLIT is {split!r}; expected one of {', '.join(SPLIT_SETTINGS)}. Set SPLIT to the one "
+                f"that is read from your file: {', '.join(SPLIT_SETTINGS.values())}."
+            )
+        if setting not in self.files:
+            raise ValueError(
+                f"{setting} is not set; expected the file of split {split!r}. Set it in addition to "
+                f"{', '.join(self.files)}."
+            )
+        return setting
+
+    def open(self, vocabulary: vocabularies.Vocabulary, split: str):
+        """The seqio task or mixture; of files, the task of `split`, for T5X.
+
+        Raises:
+          ValueError: neither or both of a name and files, or an unknown name; as `read_examples`.
           FileNotFoundError: no such TASK_DATA_DIR.
         """
-        if self.files and self.data_dir:
-            raise ValueError(
-                f"both TASK_DATA_DIR ({self.data_dir}) and {sorted(self.files)} are set; TASK_DATA_DIR "
-                "is for a task that MIXTURE_OR_TASK_NAME names; set one"
-            )
-        if self.name and self.files:
-            raise ValueError(
-                f"both MIXTURE_OR_TASK_NAME ({self.name}) and {sorted(self.files)} are set; set one"
-            )
         if self.files:
-            from prompt_tuning.data.files import file_task
+            from prompt_tuning.data import seqio_tasks
 
-            setting = SPLIT_SETTINGS.get(split)
-            if setting is None:
-                raise ValueError(
-                    f"SPLIT is {split!r}; expected one of {', '.join(SPLIT_SETTINGS)}, which "
-                    f"are read from {', '.join(SPLIT_SETTINGS.values())}"
-                )
-            if setting not in self.files:
-                raise ValueError(
-                    f"split {split!r} is read from {setting}, which is not set; set it beside "
-                    f"{', '.join(self.files)}"
-                )
-            return file_task.file_task(
-                self.files[setting],
-                split=split,
-                setting=setting,
-                vocabulary=vocabulary.for_seqio(),
-                input_template=self.input_template,
-                target_column=None if split == "infer" else self.target_column,
-                label_map=self.label_map,
-                prompt_column=self.prompt_column,
-                encoding=self.file_encoding,
-                allow_empty_targets=self.allow_empty_targets,
-                truncate_field=self.truncate_field,
-            )
+            name, texts = self.file_task_name(split), self.read_examples(split)
+            return seqio_tasks.file_task(name, split, texts, vocabulary)
         if self.truncate_field is not None:
             raise ValueError(
-                f"TRUNCATE_FIELD is {self.truncate_field!r}, which shortens a field of INPUT_TEMPLATE; "
-                f"MIXTURE_OR_TASK_NAME {self.name!r} has none. Leave TRUNCATE_FIELD unset."
+                f"TRUNCATE_FIELD is {self.truncate_field!r}, but MIXTURE_OR_TASK_NAME {self.name!r} has no "
+                "INPUT_TEMPLATE with such a field. Remove TRUNCATE_FIELD."
             )
         if not self.name:
             raise ValueError(
-                "no data: set MIXTURE_OR_TASK_NAME (with MIXTURE_OR_TASK_MODULE), "
-                "or TRAIN_FILE / EVAL_FILE / INFER_FILE"
+                "no data set is given. Set MIXTURE_OR_TASK_NAME (with MIXTURE_OR_TASK_MODULE for your own "
+                "task), or TRAIN_FILE, EVAL_FILE or INFER_FILE."
             )
         return self._registered()
 
@@ -160,7 +180,8 @@ class TaskSource:
                 importlib.import_module(module)
             except ModuleNotFoundError as error:
                 raise ValueError(
-                    f"MIXTURE_OR_TASK_MODULE {self.module!r} cannot be imported: {error}"
+                    f"MIXTURE_OR_TASK_MODULE {self.module!r} cannot be imported: {error}. Correct the name, "
+                    "or add the module's folder to PYTHONPATH."
                 ) from error
 
     def _registered(self):
@@ -177,9 +198,9 @@ class TaskSource:
         if name not in names:
             nearest = difflib.get_close_matches(plain, names, n=3)
             raise ValueError(
-                f"MIXTURE_OR_TASK_NAME {self.name!r} is no registered task or mixture"
-                + (f"; nearest: {', '.join(nearest)}" if nearest else "")
-                + "; set MIXTURE_OR_TASK_MODULE to the module that registers it"
+                f"MIXTURE_OR_TASK_NAME {self.name!r} is not a registered task or mixture. "
+                + (f"Did you mean: {', '.join(nearest)}? " if nearest else "")
+                + "For your own task, set MIXTURE_OR_TASK_MODULE to the module that registers it."
             )
         provider = seqio.get_mixture_or_task(name)
         if self.data_dir:
@@ -219,17 +240,15 @@ class TextSource:
     text_files: Sequence[str]
     objectives: Sequence[tuple[str, float]]
     train_file: str | None = None
-    train_file_rate: float = 1.0
+    train_file_rate: annotations.NonNegativeFloat = 1.0
     file_encoding: str = "utf-8"
     allow_empty_targets: bool = False
 
     def read_files(self, split: str) -> dict[str, list[str]]:
-        """{setting: paths} of all its files. Raises as `file_task.find`."""
+        """{setting: paths} of all its files. Raises as `lines.find_files`."""
         del split  # it is a part of them
-        from prompt_tuning.data.files import file_task
-
-        examples = {"TRAIN_FILE": [self.train_file]} if self.train_file else {}
-        return {"TEXT_FILES": file_task.find(self.text_files, "TEXT_FILES"), **examples}
+        train_file = {"TRAIN_FILE": [self.train_file]} if self.train_file else {}
+        return {"TEXT_FILES": lines.find_files(self.text_files, "TEXT_FILES"), **train_file}
 
     def open(self, vocabulary: vocabularies.Vocabulary, split: str):
         """The seqio mixture."""
@@ -237,7 +256,7 @@ class TextSource:
         from prompt_tuning.data.tasks import text
 
         return text.pretraining_mixture(
-            vocabulary=vocabulary.for_seqio(),
+            vocabulary=vocabulary,
             text_files=self.text_files,
             objectives=self.objectives,
             train_file=self.train_file,

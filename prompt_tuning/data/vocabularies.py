@@ -7,13 +7,17 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import numpy as np
 import sentencepiece
 from etils import epath
+from jaxtyping import Int
 
 from prompt_tuning import annotations
-from prompt_tuning.data.tokenizers import tokenizer_folder, tokenizer_loader
+from prompt_tuning.data.text import truncation
+from prompt_tuning.data.tokenizers import byte_tokenizer, tokenizer_folder, tokenizer_loader
 
 PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 SPECIAL = ("<pad>", "</s>", "<unk>")
@@ -27,6 +31,35 @@ def encode(vocabulary: "SentencePiece", text: str) -> list[int]:
 def count(vocabulary: "SentencePiece", text: str) -> int:
     """How many ids a text has, without an end token."""
     return len(vocabulary.encode(text))
+
+
+def tokenize(
+    example: Mapping[str, Any], vocabulary: "Vocabulary", max_inputs: int | None = None
+) -> dict[str, Any]:
+    """An example of texts as ids; its texts are kept as "inputs_pretokenized" and "targets_pretokenized".
+
+    Args:
+      example: {"inputs": text, "targets": text} and other features.
+      vocabulary: the model's.
+      max_inputs: input tokens, with the end token, to which the field at `truncation.SPANS` is
+        shortened, where the example has one; None to keep it.
+    """
+    tokenized = {name: value for name, value in example.items() if name != truncation.SPANS}
+    inputs, targets = example["inputs"], example["targets"]
+    if max_inputs is not None and truncation.SPANS in example:
+        spans = example[truncation.SPANS]
+        inputs = truncation.truncate(inputs, spans, vocabulary.encode, max_inputs - 1)
+    tokenized |= {"inputs_pretokenized": inputs, "targets_pretokenized": targets}
+    return tokenized | tokenize_pair(inputs, targets, vocabulary)
+
+
+def tokenize_pair(inputs: str, targets: str, vocabulary: "Vocabulary") -> dict[str, np.ndarray]:
+    """Two texts as an example: {"inputs": int32[T], "targets": int32[L]}, each with its end token."""
+    return {"inputs": _ids(inputs, vocabulary), "targets": _ids(targets, vocabulary)}
+
+
+def _ids(text: str, vocabulary: "Vocabulary") -> Int[np.ndarray, " T"]:
+    return np.array([*vocabulary.encode(text), EOS_ID], np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +80,14 @@ class SentencePiece:
 
     @functools.cached_property
     def processor(self) -> sentencepiece.SentencePieceProcessor:
-        """The loaded model. Raises FileNotFoundError or ValueError with the setting to mend."""
+        """The loaded model. Raises FileNotFoundError or ValueError with the setting to correct."""
         from sentencepiece import sentencepiece_model_pb2
 
         file = epath.Path(self.path)
         if not file.exists():
             raise FileNotFoundError(
-                f"vocabulary {self.path} does not exist; set VOCABULARY_FILE to a sentencepiece model"
+                f"vocabulary {self.path} does not exist. Set VOCABULARY_FILE to a "
+                "sentencepiece model."
             )
         proto = sentencepiece_model_pb2.ModelProto()
         try:
@@ -65,7 +99,8 @@ class SentencePiece:
             processor.LoadFromSerializedProto(proto.SerializeToString())
         except Exception as error:
             raise ValueError(
-                f"vocabulary {self.path} is not a sentencepiece model ({error}); set VOCABULARY_FILE"
+                f"vocabulary {self.path} is not a sentencepiece model ({error}). Set VOCABULARY_FILE "
+                "to one, or copy the file again."
             ) from error
         return processor
 
@@ -153,10 +188,7 @@ class ByteVocabulary:
             return SPECIAL[index]
         if index >= self._first_extra:
             return f"<extra_id_{self.size - 1 - index}>" if index < self.size else ""
-        letter = chr(index - len(SPECIAL))
-        if letter == " ":
-            return "▁"
-        return letter if letter.isascii() and letter.isprintable() else f"<0x{ord(letter):02X}>"
+        return byte_tokenizer.byte_piece(index)
 
     def check_fits(self, rows: int) -> None:
         """Raises ValueError unless a model with `rows` embeddings can be using this vocabulary."""
@@ -187,13 +219,18 @@ class HuggingFaceTokenizer:
         return f"{self.path} (Hugging Face tokenizer)"
 
     @functools.cached_property
-    def _loaded(self) -> tokenizer_loader.LoadedTokenizer:
+    def _loaded(self) -> tokenizer_loader.LoadedTokenizer | byte_tokenizer.ByteTokenizer:
         return tokenizer_loader.load(self.path)
 
     @property
+    def is_of_bytes(self) -> bool:
+        """Whether it is ByT5's, whose pre-training took its last bytes as sentinels."""
+        return self._loaded.is_of_bytes
+
+    @property
     def size(self) -> int:
-        """Pieces, sentinels and added tokens."""
-        return self._loaded.tokenizer.get_vocab_size()
+        """Pieces or bytes, sentinels and added tokens."""
+        return self._loaded.size
 
     @property
     def num_sentinels(self) -> int:
@@ -202,18 +239,17 @@ class HuggingFaceTokenizer:
 
     @property
     def sentinels_end(self) -> int:
-        """The id behind that of <extra_id_0>; added tokens may follow."""
-        ids = map(self._loaded.tokenizer.token_to_id, ("<extra_id_0>", "▁<extra_id_0>"))
-        return next((i + 1 for i in ids if i is not None), self.size)
+        """The id behind that of the first sentinel of pre-training; added tokens may follow."""
+        return self._loaded.sentinels_end
 
     @property
     def extra_ids(self) -> int:
         """Ids from the first sentinel to the end."""
-        return self.size - self.sentinels_end + self.num_sentinels
+        return self.size - self.sentinels_end + (0 if self.is_of_bytes else self.num_sentinels)
 
     def encode(self, text: str) -> list[int]:
         """Ids, without an end token."""
-        return self._loaded.tokenizer.encode(text, add_special_tokens=False).ids
+        return self._loaded.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text up to the first end token, without padding.
@@ -222,14 +258,14 @@ class HuggingFaceTokenizer:
         skip_special_tokens=False. Ids beyond the vocabulary have no text.
         """
         kept = [int(i) for i in itertools.takewhile(lambda i: i != EOS_ID, ids) if i != PAD_ID]
-        text = self._loaded.tokenizer.decode(kept, skip_special_tokens=False)
+        text = self._loaded.decode(kept)
         for each in SPACES if self._loaded.cleans_up_spaces else ():
             text = text.replace(each, each.strip())
         return text
 
     def piece(self, index: int) -> str:
         """The token with this id, "▁" for a space in front; "" beyond the vocabulary."""
-        return self._loaded.tokenizer.id_to_token(int(index)) or ""
+        return self._loaded.piece(int(index))
 
     def check_fits(self, rows: int) -> None:
         """Raises ValueError unless a model with `rows` embeddings can be using this vocabulary."""
@@ -256,38 +292,36 @@ def load(path: epath.PathLike, extra_ids: annotations.NonNegativeInt = 0) -> Voc
     Raises:
       FileNotFoundError: the folder has no tokenizer.
       ValueError: the folder has another number of sentinels than `extra_ids`, if that is not 0;
-        as `tokenizer_loader.is_of_bytes`.
+        as `tokenizer_loader.load`.
     """
     path = os.fspath(path)
     if os.path.basename(path) == tokenizer_folder.TOKENIZER:
         path = os.path.dirname(path) or "."
     if path.endswith(".model") or not epath.Path(path).is_dir():
         return SentencePiece(path, extra_ids)
-    if tokenizer_loader.is_of_bytes(path):
-        # Its files name 125 sentinels; it was pre-trained with its last bytes as such.
-        return ByteVocabulary()
     tokenizer = HuggingFaceTokenizer(path)
     if extra_ids not in (0, tokenizer.num_sentinels):
         raise ValueError(
             f"EXTRA_IDS (extra_ids= in Python) is {extra_ids}, but the tokenizer in {path} has "
-            f"{tokenizer.num_sentinels} sentinels; expected 0 beside a folder, which declares their "
-            "number: set EXTRA_IDS=0"
+            f"{tokenizer.num_sentinels} sentinels; expected 0, because a folder declares their number. Set "
+            "EXTRA_IDS = 0."
         )
     return tokenizer
 
 
 def _check_fits(vocabulary: Vocabulary, rows: int, settings: str) -> None:
-    # Published models pad their table to a multiple of 128 rows or of their sharding: mT5 150b by 268.
+    # Published models pad their table to a multiple of 128 rows, or of their sharding.
     if not 0 <= rows - vocabulary.size < 384:
         added = (
             ""
             if rows > vocabulary.size
             else (
-                ". If tokens were added to the tokenizer, resize the embedding with transformers first: "
-                "model.resize_token_embeddings(len(tokenizer))"
+                " If tokens were added to the tokenizer, resize the embedding with transformers first: "
+                "model.resize_token_embeddings(len(tokenizer))."
             )
         )
         raise ValueError(
-            f"the vocabulary {vocabulary} has {vocabulary.size} ids, the model's embedding {rows} "
-            f"rows: they do not belong together; set {settings}, or use another model{added}"
+            f"the vocabulary {vocabulary} has {vocabulary.size} ids, but the model's embedding has {rows} "
+            f"rows; expected at least one row per id, and at most 383 more. Set {settings}, or use another "
+            f"model.{added}"
         )

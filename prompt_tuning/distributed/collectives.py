@@ -158,7 +158,7 @@ def _groups(line: str, devices: int) -> np.ndarray:
     ):
         mesh, shape, order, along = match.groups()
         return _mesh_groups(mesh, _iota(shape or str(devices), order), along)
-    raise ValueError(f"the groups of this collective cannot be read: {line.strip()}")
+    raise ValueError(f"cannot parse the groups of this collective: {line.strip()}")
 
 
 def _numbers(text: str) -> list[int]:

@@ -39,7 +39,7 @@ def arguments(
     mesh: Mesh,
     *,
     batch_size: int,
-    lengths: batching.Lengths,
+    lengths: batching.MaxLengths,
 ) -> Arguments:
     """The arguments of the step that a run on `mesh` would take.
 
@@ -86,7 +86,9 @@ def compile_step(
     where = jax.tree.map(lambda x: x.sharding, given.state)
     count = params_lib.count(given.frozen) + params_lib.count(given.state.trainable)
     logging.info(
-        "compiling the step of %s parameters for %d simulated devices…", f"{count:,}", mesh.size
+        "Compiling the training step of %s parameters for %d simulated devices.",
+        f"{count:,}",
+        mesh.size,
     )
     with partitioning.use(mesh):
         lowered = step_lib.make_step(model, optimizer, where, num_microbatches).lower(*given)

@@ -17,10 +17,10 @@ from prompt_tuning.training import optimizers, reporting
 from prompt_tuning.training import step as step_lib
 
 ESTIMATE = """\
-Compiled by XLA for simulated CPU devices: an estimate for a TPU or GPU, whose compilers fuse, order
-and exchange otherwise. The CPU's widens bfloat16 to float32: activations, and what is exchanged of
-them, are shown in float32, of which bfloat16 on a TPU or GPU needs down to half. It also reduces the
-terms of a sum one by one where another compiler may add them up first."""
+Compiled by XLA for simulated CPU devices: an estimate for a TPU or GPU, whose compilers fuse and
+schedule operations and collectives differently. XLA for CPUs widens bfloat16 to float32, so activations
+and their collectives are shown in float32; bfloat16 on a TPU or GPU needs down to half of that. It also
+reduces the terms of a sum separately, where another compiler may add them before the reduction."""
 
 
 def describe(
@@ -65,8 +65,8 @@ def describe(
         "checkpoint_bytes": params_lib.size_in_bytes(tuned) + optimizer_bytes,
     }
     if mesh is not None:
-        lengths = batching.Lengths.from_features(task_feature_lengths)
-        parts = num_microbatches or 1
+        lengths = batching.MaxLengths.from_features(task_feature_lengths)
+        parts = 1 if num_microbatches is None else num_microbatches
         facts["mesh"] = _on_mesh(model, trainable, tuner, mesh, batch_size, parts, lengths)
     print(json.dumps(facts) if as_json else _table(facts))
     return facts
@@ -79,7 +79,7 @@ def _on_mesh(
     shape: tuple[int, int],
     batch_size: int,
     num_microbatches: int,
-    lengths: batching.Lengths,
+    lengths: batching.MaxLengths,
 ) -> dict[str, Any]:
     """A training step on a mesh, of which nothing is run.
 
@@ -90,12 +90,15 @@ def _on_mesh(
       "weights_exchanged": ["kind, array, source" of each collective that moves a whole weight]}.
     """
     if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"BATCH_SIZE is {batch_size!r}; expected a positive number")
+        raise ValueError(
+            f"BATCH_SIZE is {batch_size!r}; expected a positive integer. Set BATCH_SIZE to the "
+            "number of examples per step."
+        )
     mesh = partitioning.make_mesh(shape[1])
     if mesh.shape[partitioning.DATA] != shape[0]:
         raise ValueError(
-            f"--mesh is {shape[0]}x{shape[1]}; expected a mesh of the {mesh.size} devices that "
-            "JAX has started with"
+            f"--mesh is {shape[0]}x{shape[1]}; expected a mesh of the {mesh.size} devices that JAX "
+            f"has started with. Pass a --mesh whose product is {mesh.size}."
         )
     step_lib.check_batch(batch_size, num_microbatches, mesh)
     given = compiled_step.arguments(
@@ -157,10 +160,10 @@ def _mesh_table(facts: Mapping[str, Any]) -> str:
         [
             f"a training step of {facts['batch_size']} examples{parts} of {lengths['inputs']} input and "
             f"{lengths['targets']} target tokens, ACTIVATION_DTYPE {facts['activation_dtype']},",
-            f"on a mesh of data {facts['data']} × model {facts['model']}; each device holds",
+            f"on a mesh of data {facts['data']} × model {facts['model']}; memory of each device",
             reporting.table((name, f"{_mib(size, 3):>18}") for name, size in memory),
-            "and takes part in: count × bytes together",
-            reporting.table(exchanged or [("nothing", "")]),
+            "collectives of each device: count × total bytes",
+            reporting.table(exchanged or [("none", "")]),
             "frozen weights exchanged over model: "
             + ("none" if not facts["weights_exchanged"] else ""),
             *(f"  {each}" for each in facts["weights_exchanged"]),

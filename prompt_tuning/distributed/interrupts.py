@@ -34,15 +34,15 @@ def _end(number: int, _) -> None:
     os._exit(128 + number)
 
 
-class Hold:
-    """Holds both signals back; a second one acts at once. Use as a context manager.
+class DeferredSignals:
+    """Defers both signals; a second one acts at once. Use as a context manager.
 
     Within a step, buffers of the old state are given away and the new state is not
     there yet: nothing could be saved. Several processes stop where JAX's preemption
     service says, so that all stop after the same step; it has SIGTERM's handler then.
 
     Attributes:
-      came: what the signal that came raises, None before; KeyboardInterrupt or Terminated.
+      received: the exception of the signal that was received, KeyboardInterrupt or Terminated; None before.
     """
 
     def __init__(self):
@@ -50,9 +50,9 @@ class Hold:
         import jax
 
         self._several = jax.process_count() > 1
-        self._released = False
-        self._held: dict[signal.Signals, signal.Handlers] = {}
-        self.came: type[KeyboardInterrupt] | None = None
+        self._undeferred = False
+        self._handlers: dict[signal.Signals, signal.Handlers] = {}
+        self.received: type[KeyboardInterrupt] | None = None
 
     def stops_at(self, step: int) -> bool:
         """Whether to stop after this step; of several processes each is to ask at each step."""
@@ -60,17 +60,17 @@ class Hold:
             from jax.experimental import multihost_utils
 
             if multihost_utils.reached_preemption_sync_point(step):
-                self.came = Terminated
-        return self.came is not None
+                self.received = Terminated
+        return self.received is not None
 
     @contextlib.contextmanager
-    def released(self) -> Iterator[None]:
+    def undeferred(self) -> Iterator[None]:
         """Within it the first signal acts at once: for what gives nothing away, and takes long."""
-        self._released = not self._several
+        self._undeferred = not self._several
         try:
             yield
         finally:
-            self._released = False
+            self._undeferred = False
 
     def _note(self, number: int, _) -> None:
         self._restore()
@@ -79,27 +79,30 @@ class Hold:
                 os.getpid(), signal.SIGTERM
             )  # to the preemption service, which tells the others
         else:
-            self.came = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+            self.received = Terminated if number == signal.SIGTERM else KeyboardInterrupt
         # Where the signal has come while a line was written, there is none about it.
         with contextlib.suppress(RuntimeError):
-            logging.warning("stopping when this step is saved; a second signal stops at once")
-        if self._released:
-            raise self.came
+            logging.warning(
+                "Received a signal: stopping when this step is saved. A second signal stops at "
+                "once."
+            )
+        if self._undeferred:
+            raise self.received
 
-    def __enter__(self) -> "Hold":
+    def __enter__(self) -> "DeferredSignals":
         # Another thread gets no signals, and another's handler is theirs.
         ours = {signal.SIGINT: (_end, signal.default_int_handler), signal.SIGTERM: (_end,)}
         if self._several:
             del ours[signal.SIGTERM]
         if threading.current_thread() is threading.main_thread():
             now = {number: signal.getsignal(number) for number in ours}
-            self._held = {number: how for number, how in now.items() if how in ours[number]}
-        for number in self._held:
+            self._handlers = {number: how for number, how in now.items() if how in ours[number]}
+        for number in self._handlers:
             signal.signal(number, self._note)
         return self
 
     def _restore(self) -> None:
-        for number, handler in self._held.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def __exit__(self, *_) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from prompt_tuning import annotations
@@ -45,7 +46,8 @@ def make_mesh(num_partitions: int | None = 1) -> Mesh:
     whole = isinstance(num_partitions, int) and num_partitions > 0
     if not whole or devices % num_partitions:
         raise ValueError(
-            f"NUM_PARTITIONS is {num_partitions!r}; expected a divisor of the {devices} devices"
+            f"NUM_PARTITIONS is {num_partitions!r}; expected a divisor of the {devices} devices. "
+            "Set NUM_PARTITIONS=1 where the weights fit on one device."
         )
     shape = (devices // num_partitions, num_partitions)
     # Linen's logical constraints need axes that the compiler may shard by itself.
@@ -118,7 +120,7 @@ def check_batch_size(rows: int, mesh: Mesh, setting: str = "BATCH_SIZE") -> None
     if rows % shards:
         raise ValueError(
             f"{setting} is {rows}; expected a multiple of the {shards} data-parallel shards of the "
-            f"mesh {dict(mesh.shape)}; set {setting} or NUM_PARTITIONS"
+            f"mesh {dict(mesh.shape)}. Set {setting} to a multiple, or change NUM_PARTITIONS."
         )
 
 
@@ -126,6 +128,13 @@ def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
     """Puts a batch on the mesh, its rows along the data axis. All processes have the whole batch."""
     where = NamedSharding(mesh, PartitionSpec(DATA))
     return {name: place(array, where) for name, array in batch.items()}
+
+
+def to_host(tree: Any) -> Any:
+    """Returns the tree with complete numpy arrays. All processes call it, with arrays that they share."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)
 
 
 def place(array: Any, where: NamedSharding) -> jax.Array:

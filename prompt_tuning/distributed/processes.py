@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import prompt_tuning
-from prompt_tuning.data.files import json_text
+from prompt_tuning.data.files import tables
 from prompt_tuning.distributed import interrupts, watch
 
 INITIALIZATION_TIMEOUT, HEARTBEAT_TIMEOUT = 300, 100  # seconds; JAX's own
@@ -64,10 +64,10 @@ def together(
     wait = initialization_timeout or INITIALIZATION_TIMEOUT
     limit = heartbeat_timeout or HEARTBEAT_TIMEOUT
     absent = (
-        f"not all processes have come to {coordinator_address or 'the cluster'} within {wait} s "
-        f"(this one has index {process_index}, of {process_count}); start all with the same "
-        "--coordinator_address and --process_count, each with a --process_index of its own from 0, "
-        "or raise --initialization_timeout"
+        f"not all processes connected to {coordinator_address or 'the cluster'} within {wait} s "
+        f"(this is process {process_index} of {process_count}); expected all of them. Start all "
+        "with the same --coordinator_address and --process_count, and with --process_index 0, 1, "
+        "…, or raise --initialization_timeout."
     )
     # JAX aborts, and does not say why: its limits are later than ours.
     late = threading.Timer(wait, watch.leave, (absent, watch.MENDABLE))
@@ -112,7 +112,8 @@ def _check_devices() -> None:
     if len(set(devices.values())) > 1:
         told = ", ".join(f"process {i} has {n}" for i, n in sorted(devices.items()))
         raise ValueError(
-            f"processes have different numbers of devices: {told}; expected equal ones"
+            f"processes have different numbers of devices: {told}; expected the same number on "
+            "each. Start each on machines with the same devices."
         )
 
 
@@ -165,9 +166,12 @@ def _gather(server: socket.socket, mine: Mapping) -> dict[str, socket.socket]:
             continue
         links[hello["name"]] = link
         if differences := differing(mine["facts"], hello["facts"]):
-            lines = [f"{hello['name']} does not run what {mine['name']} runs:", *differences]
+            lines = [f"{hello['name']} differs from {mine['name']}:", *differences]
             wrong.append("\n  ".join(lines))
-    advice = "start all from the same installation, with the same flags and gin files"
+    advice = (
+        "Expected the same installation, flags and gin files for all processes. Start all of them "
+        "with these."
+    )
     refused = "\n".join([*wrong, advice]) if wrong else ""
     for link in links.values():
         _send(link, {"name": mine["name"], "refused": refused})
@@ -184,8 +188,9 @@ def _join(place: tuple[str, int], mine: Mapping, wait: float) -> dict[str, socke
         link = socket.create_connection(place, wait)
     except OSError as error:
         raise OSError(
-            f"{mine['name']} does not reach process 0 at {place[0]}, port {place[1]}: {error}; let "
-            "machines of a run reach each other, at any port"
+            f"{mine['name']} cannot connect to process 0 at {place[0]}, port {place[1]}: {error}. "
+            "Expected a network in which the machines of a run can connect to each other at any "
+            "port. Check firewalls and addresses."
         ) from error
     _send(link, mine)
     answer = _receive(link)
@@ -194,7 +199,10 @@ def _join(place: tuple[str, int], mine: Mapping, wait: float) -> dict[str, socke
     link.close()
     if answer:
         raise ValueError(answer["refused"])
-    raise OSError(f"process 0 is gone, or did not answer {mine['name']} within {wait} s")
+    raise OSError(
+        f"process 0 has exited, or did not reply to {mine['name']} within {wait} s; expected a "
+        "reply. See the log of process 0, and start all processes again."
+    )
 
 
 def _send(link: socket.socket, message: Mapping) -> None:
@@ -205,7 +213,7 @@ def _receive(link: socket.socket) -> dict:
     """A line of JSON, which is all that is sent until it is answered; {} where it is no object."""
     with link.makefile("rb") as lines:
         try:
-            message = json_text.parse(lines.readline(MESSAGE_BYTES), "a message")
+            message = tables.parse_json(lines.readline(MESSAGE_BYTES), "a message")
         except (ValueError, OSError):
             return {}
     return message if isinstance(message, dict) else {}

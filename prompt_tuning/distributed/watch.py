@@ -24,8 +24,8 @@ MENDABLE, INTERRUPTED, FAILED = 2, 130, 1
 BEATS = 5  # within the limit
 GRACE = 3  # seconds in which processes that fail together may each say so themselves
 AGAIN = (
-    "this process ends too, as all are needed. Start all again, each with its own command: a run "
-    "goes on from the last state in its MODEL_DIR"
+    "This process stops too, because a run needs all processes. Start all of them again, each "
+    "with its own command: they resume from the last state in MODEL_DIR."
 )
 
 
@@ -61,7 +61,7 @@ class Watch:
         if of_jax and not str(error).startswith("RESOURCE_EXHAUSTED"):
             self._thread.join(self._limit)
         self._failed.set()
-        why, code = "ended with an error", FAILED
+        why, code = "failed with an error", FAILED
         if isinstance(error, KeyboardInterrupt):
             why, code = "was interrupted", INTERRUPTED
         elif isinstance(error, ValueError | OSError):
@@ -97,7 +97,7 @@ class Watch:
                     self._send("")
                 for name, last in heard.items():
                     if (silent := time.monotonic() - last) > self._limit:
-                        self._gone(name, f"has not been heard of for {silent:.0f} s")
+                        self._gone(name, f"has not responded for {silent:.0f} s")
 
     def _hear(self, name: str) -> bool:
         """Reads what a process says; False where it is done."""
@@ -106,7 +106,7 @@ class Watch:
         except OSError:
             read = b""
         if not read:
-            self._gone(name, "is gone: it was killed, it crashed, or its machine is off")
+            self._gone(name, "has exited: it was killed, it crashed, or its machine is off")
         *lines, self._came[name] = (self._came[name] + read).split(b"\n")
         for message in (json.loads(line) for line in lines if line):
             if "why" in message:
@@ -118,7 +118,7 @@ class Watch:
         """Tells the others, and ends this process."""
         self._tell({"end": name, "why": why, "code": code})
         if code == GONE or not self._failed.wait(GRACE):
-            leave(f"{name} {why}; {AGAIN}", code)
+            leave(f"{name} {why}. {AGAIN}", code)
 
 
 def leave(message: str, code: int) -> None:

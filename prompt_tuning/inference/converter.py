@@ -14,7 +14,7 @@ from prompt_tuning.checkpoints import base_model, prompt_files
 from prompt_tuning.checkpoints.formats import huggingface, peft, peft_lora, peft_prefix
 from prompt_tuning.data import vocabularies
 from prompt_tuning.inference import exporter
-from prompt_tuning.methods import ia3, prefix
+from prompt_tuning.methods import attention_pattern, base, ia3, prefix
 from prompt_tuning.models import model as model_lib
 
 FILES = (prompt_files.SUFFIX, prompt_files.SUFFIX_OF_LEAVES)
@@ -52,11 +52,13 @@ def convert(
     """
     if model.EMBEDDING_PATH != model_lib.EncoderDecoderModel.EMBEDDING_PATH:
         raise ValueError(
-            "MODEL is decoder-only, which PEFT does not know; expected an encoder-decoder: set the gin "
-            "file of another model"
+            "MODEL is decoder-only, which PEFT does not support; expected an encoder-decoder. Set "
+            "the gin file of an encoder-decoder model."
         )
     if epath.Path(output).exists():
-        raise FileExistsError(f"{output} exists; remove it or set another OUTPUT")
+        raise FileExistsError(
+            f"OUTPUT {output} exists; expected a new path. Remove it, or set another OUTPUT."
+        )
     if not peft.is_adapter(prompt_file):
         prompt_files.check_file(prompt_file, "PROMPT_FILE")
         _to_adapter(model, prompt_file, output, base_model_name)
@@ -71,19 +73,20 @@ def convert(
         if checkpoint is not None and step is None:
             step = base_model.read_step(checkpoint)
         _merged(model, vocabulary, checkpoint, prompt_file, output, step)
-    logging.info("%s -> %s", prompt_file, output)
+    logging.info("Converted %s to %s.", prompt_file, output)
     return output
 
 
 def _to_adapter(
     model: model_lib.EncoderDecoderModel, prompt_file: str, output: str, name: str | None
 ) -> None:
-    _check_name(output, "", f"PROMPT_FILE {prompt_file} is no adapter")
-    if model.attention_pattern is not None:
-        raise ValueError(
-            "ATTENTION_PATTERN is set, and in PEFT everything sees the prompt; leave out "
-            "prompts/attention_pattern.gin, where the prompt was trained without it"
-        )
+    _check_name(output, "", f"the adapter made from {prompt_file}")
+    for part in model.method.parts:
+        if isinstance(part, attention_pattern.AttentionPattern):
+            raise ValueError(
+                "ATTENTION_PATTERN is set, but PEFT has full attention to the prompt; expected no "
+                f"pattern. Remove {part.gin_file} if the prompt was trained without it."
+            )
     config, place = model.config, prompt_files.place(prompt_file)
     if epath.Path(prompt_file).suffix == prompt_files.SUFFIX_OF_LEAVES:
         _leaves_to_adapter(model, prompt_file, output, name)
@@ -92,8 +95,8 @@ def _to_adapter(
     _check_width(model, prompt_file, prompt)
     if place != "prefix":
         raise ValueError(
-            f"PROMPT_FILE {prompt_file} stands at {place!r} of an input, by its card; expected "
-            "'prefix', as PEFT has no other place: train it with PROMPT_PLACE 'prefix'"
+            f"PROMPT_FILE {prompt_file} has the place {place!r} in an input, by its card; expected "
+            "'prefix', the only place that PEFT supports. Train it with PROMPT_PLACE='prefix'."
         )
     peft.save_prompt(
         output,
@@ -108,24 +111,22 @@ def _leaves_to_adapter(
     model: model_lib.EncoderDecoderModel, prompt_file: str, output: str, name: str | None
 ) -> None:
     leaves = prompt_files.load_leaves(prompt_file)
-    first = leaves.get(peft_prefix.path_of(0, "key"))
-    if first is None:
-        what, save, shapes = "IA3's factors", peft.save_scaling, _shapes(model)[0]
-    else:
-        what, save = "a prefix", peft_prefix.save
-        shapes, _ = _shapes(model, prefix=prefix.Prefix(len(first)))
+    first = leaves.get(prefix.path_of(0, "key"))
+    method = ia3.IA3() if first is None else prefix.Prefix(len(first))
+    save = {peft.IA3: peft.save_scaling, peft.PREFIX_TUNING: peft_prefix.save}[method.peft_type]
+    shapes, _ = _shapes(model, method)
     if lines := params_lib.mismatches(leaves, shapes):
         raise ValueError(
-            f"PROMPT_FILE {prompt_file} does not hold {what} of this model:\n  "
+            f"PROMPT_FILE {prompt_file} does not match the {method.peft_type} parameters of this model:\n  "
             + "\n  ".join(sorted(lines, reverse=True)[:5])  # what is surplus first
-            + "\nexpected these, or a .npy file: of methods that are trained here PEFT has IA3 and "
-            "prefix tuning; set PROMPT_FILE to another file, or the gin file of its model"
+            + "\nExpected these parameters, or a .npy file: PEFT supports prompts, IA3 and prefix tuning. Set "
+            "another PROMPT_FILE, or the gin file of its base model."
         )
     save(output, leaves, base_model=name)
 
 
 def _prompt(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
-    _check_name(output, prompt_files.SUFFIX, f"PROMPT_FILE {adapter} is an adapter of a prompt")
+    _check_name(output, prompt_files.SUFFIX, f"the prompt of the adapter {adapter}")
     prompt = peft.read_prompt(adapter)
     _check_width(model, adapter, prompt)
     card = {"length": len(prompt), "embed_dim": prompt.shape[1], "place": "prefix"}
@@ -134,8 +135,8 @@ def _prompt(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> 
 
 def _scaling(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
     suffix = prompt_files.SUFFIX_OF_LEAVES
-    _check_name(output, suffix, f"PROMPT_FILE {adapter} is an adapter of IA3")
-    added, kernels = _shapes(model)
+    _check_name(output, suffix, f"the IA3 factors of the adapter {adapter}")
+    added, kernels = _shapes(model, ia3.IA3())
     sizes = [{path: leaf.shape for path, leaf in each.items()} for each in (added, kernels)]
     leaves = peft.read_scaling(adapter, *sizes)
     card = {"length": 0, "embed_dim": model.config.embed_dim, "converted_from": adapter}
@@ -144,9 +145,9 @@ def _scaling(model: model_lib.EncoderDecoderModel, adapter: str, output: str) ->
 
 def _prefix(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
     suffix = prompt_files.SUFFIX_OF_LEAVES
-    _check_name(output, suffix, f"PROMPT_FILE {adapter} is an adapter of prefix tuning")
+    _check_name(output, suffix, f"the prefix of the adapter {adapter}")
     leaves = peft_prefix.read(adapter, model.config)
-    length = len(leaves[peft_prefix.path_of(0, "key")])
+    length = len(leaves[prefix.path_of(0, "key")])
     card = {"length": length, "embed_dim": model.config.embed_dim, "converted_from": adapter}
     prompt_files.save_leaves(output, leaves, card)
 
@@ -160,12 +161,12 @@ def _merged(
     step: int | None,
 ) -> None:
     """Writes a Hugging Face folder of the base with what a LoRA changed in it."""
-    _check_name(output, "", f"PROMPT_FILE {adapter} is an adapter of LoRA, merged into a model")
+    _check_name(output, "", f"the model with the merged LoRA {adapter}")
     for given, setting in ((checkpoint, "INITIAL_CHECKPOINT_PATH"), (step, "START_STEP")):
         if given is None:
             raise ValueError(
-                f"{setting} is None; PROMPT_FILE {adapter} is an adapter of LoRA, which is merged into "
-                f"a base and keeps its step: set {setting}"
+                f"{setting} is not set; expected it, because PROMPT_FILE {adapter} is a LoRA "
+                f"adapter, which is merged into its base model and keeps its step. Set {setting}."
             )
     huggingface.check_vocabulary(vocabulary.path)
     base_model.check_config(checkpoint, model.config)
@@ -186,29 +187,31 @@ def _merged(
 
 
 def _plain(model: model_lib.EncoderDecoderModel) -> model_lib.EncoderDecoderModel:
-    nothing = dict.fromkeys(("prompt", "layer_prompt", "scaling", "attention_pattern", "prefix"))
-    return dataclasses.replace(model, **nothing)
+    return dataclasses.replace(model, method=base.NO_METHOD)
 
 
-def _shapes(model: model_lib.EncoderDecoderModel, **method: nn.Module) -> tuple[dict, dict]:
-    """Shapes of what a method adds, by default IA3's factors, and of the kernels, by their paths."""
-    tuned = dataclasses.replace(_plain(model), **(method or {"scaling": ia3.Scaling()}))
+def _shapes(model: model_lib.EncoderDecoderModel, method: base.Method) -> tuple[dict, dict]:
+    """Shapes of the parameters of a method, and of the kernels, by their paths."""
+    tuned = dataclasses.replace(model, method=method)
     shapes = params_lib.flatten(nn.unbox(tuned.abstract_params()))
-    added = {path: shapes[path] for path in sorted(tuned.added)}
+    added = {path: shapes[path] for path in sorted(tuned.adapter_paths)}
     return added, {path: leaf for path, leaf in shapes.items() if path.endswith("/kernel")}
 
 
 def _check_width(model: model_lib.EncoderDecoderModel, path: str, prompt: np.ndarray) -> None:
     if prompt.shape[1] != model.config.embed_dim:
         raise ValueError(
-            f"PROMPT_FILE {path} has vectors of {prompt.shape[1]} numbers; expected "
-            f"{model.config.embed_dim}, the width of the model: set the gin file of its model"
+            f"PROMPT_FILE {path} has vectors of width {prompt.shape[1]}; expected "
+            f"{model.config.embed_dim}, the width of the model. Set the gin file of the prompt's "
+            "base model."
         )
 
 
-def _check_name(output: str, suffix: str, reason: str) -> None:
+def _check_name(output: str, suffix: str, content: str) -> None:
     """Raises ValueError where OUTPUT does not end as what is written does: "" for a folder."""
     found = epath.Path(output).suffix
     if (found if found in FILES else "") != suffix:
-        wanted = f"a name that ends in {suffix}" if suffix else "the name of a folder to be made"
-        raise ValueError(f"OUTPUT is {output!r}; expected {wanted}: {reason}")
+        wanted = f"a name that ends in {suffix}" if suffix else "a new folder"
+        raise ValueError(
+            f"OUTPUT is {output!r}; expected {wanted} for {content}. Set OUTPUT to one."
+        )

@@ -48,15 +48,16 @@ class EvaluatedPrompts:
         steps = [step for _, step in self.waiting]
         if None in steps or len(set(steps)) < len(steps):
             raise ValueError(
-                f"PROMPT_FILE names prompts of the steps {steps}; expected different ones, by which "
-                "results are distinguished; evaluate the others with another EVAL_OUTPUT_DIR"
+                f"PROMPT_FILE matches prompts of the steps {steps}; expected one prompt per step, "
+                "because results are stored by step. Evaluate prompts of the same step with "
+                "another EVAL_OUTPUT_DIR."
             )
         kept = self._kept()
         while self.waiting and kept.get(self.waiting[0][0]) == self._digests[self.waiting[0][0]]:
             path, self.last_done = self.waiting.pop(0)
             self._done[path] = kept[path]
         if not self.waiting:
-            logging.info("all of PROMPT_FILE is evaluated in %s", output_dir)
+            logging.info("All prompts of PROMPT_FILE are already evaluated in %s.", output_dir)
 
     def _kept(self) -> dict[str, str]:
         """{path: digest} of the prompts that were evaluated with these settings."""
@@ -65,7 +66,8 @@ class EvaluatedPrompts:
             return {}
         if lines := settings_lib.differences(record["settings"], self._settings):
             logging.warning(
-                "%s: all prompts are evaluated again, as these have changed (old -> new):\n  %s",
+                "Evaluating all prompts again in %s, because these settings changed (old -> "
+                "new):\n  %s",
                 self.folder.parent, "\n  ".join(lines),
             )  # fmt: skip
             return {}

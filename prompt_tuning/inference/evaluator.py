@@ -118,7 +118,8 @@ def _warn_of_single_prediction(task: evaluation_task.EvaluationTask, texts: Sequ
     targets = {task.text(example, "targets") for example in task.examples}
     if task.needs_answers and len(set(texts)) == 1 < min(len(texts), len(targets)):
         logging.warning(
-            "%s: every prediction is %r (%d examples); the prompt has not learned to distinguish them",
+            "%s: every prediction is %r (%d examples), so the model does not distinguish examples. "
+            "Train longer (TRAIN_STEPS), or change LEARNING_RATE.",
             task.name, texts[0], len(texts),
         )  # fmt: skip
 
@@ -226,7 +227,7 @@ def _print_metrics(
         names = [name for name in numeric_metrics(lines[-1]) if name != "step"]
         rows = [[str(x["step"]), *(f"{x[name]:.2f}" for name in names)] for x in lines]
         print(reporting.table([[f"{task.name}  step", *names], *rows]))
-        print(f"  always the most common answer: {majority.share(task):.2f} %")
+        print(f"  majority class: {majority.share(task):.2f} %")
         results[task.name] = {name: lines[-1][name] for name in names}
     majority.warn_of_majority(tasks, folder, after_step=-1)
     return results

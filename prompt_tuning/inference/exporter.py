@@ -67,7 +67,7 @@ def export(
             folder, weights, model, vocabulary, export_format=export_format, step=step, dtype=dtype
         )
     atomic.wait_for_writer(f"exported {folder}")
-    logging.info("model: %s", folder)
+    logging.info("Exported the model to %s.", folder)
     return str(folder)
 
 
@@ -77,7 +77,7 @@ def _base_shapes(model: model_lib.EncoderDecoderModel, dtype: str) -> dict[str, 
     return {
         path: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
         for path, x in shapes.items()
-        if path not in model.added
+        if path not in model.adapter_paths
     }
 
 
@@ -85,13 +85,15 @@ def _check_source(checkpoint: str | None, step: int | None, *, is_complete: bool
     """Raises ValueError without a checkpoint for what a run did not train, or without a step."""
     if checkpoint is None and not is_complete:
         raise ValueError(
-            "there is no model to export: INITIAL_CHECKPOINT_PATH is None, and MODEL_DIR is not that "
-            "of a run that trained all weights; set INITIAL_CHECKPOINT_PATH"
+            "there is no model to export: INITIAL_CHECKPOINT_PATH is not set, and MODEL_DIR is "
+            "not set to a run that trained all weights; expected one of them. Set "
+            "INITIAL_CHECKPOINT_PATH."
         )
     if step is None:
         raise ValueError(
-            f"INITIAL_CHECKPOINT_PATH {checkpoint} does not say its step, which is a part of the "
-            "exported folder's name; set START_STEP"
+            f"INITIAL_CHECKPOINT_PATH {checkpoint} does not contain its step, which is part of the "
+            "exported folder's name; expected START_STEP. Set it to the pre-training steps of the "
+            "model."
         )
 
 
@@ -147,13 +149,15 @@ def _with_output_layer(
 def _make_parent(folder: epath.Path) -> None:
     """Makes the parent of a folder. Raises OSError where it cannot be written, or the folder exists."""
     if folder.exists():
-        raise FileExistsError(f"{folder} exists; remove it or set another EXPORT_DIR")
+        raise FileExistsError(
+            f"{folder} exists; expected a new folder. Remove it, or set another EXPORT_DIR."
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            f"cannot write to EXPORT_DIR {folder.parent}: {error}; set EXPORT_DIR to a folder that you "
-            "may write to"
+            f"cannot write to EXPORT_DIR {folder.parent}: {error}. Expected a writable folder. Set "
+            "EXPORT_DIR to one."
         ) from error
 
 
@@ -164,15 +168,21 @@ def _check(
     model: model_lib.EncoderDecoderModel,
 ) -> None:
     if export_format not in NAMES:
-        raise ValueError(f"EXPORT_FORMAT is {export_format!r}; expected one of {sorted(NAMES)}")
+        raise ValueError(
+            f"EXPORT_FORMAT is {export_format!r}; expected one of {sorted(NAMES)}. Set "
+            "EXPORT_FORMAT to one of them."
+        )
     if dtype not in DTYPES:
-        raise ValueError(f"EXPORT_DTYPE is {dtype!r}; expected one of {list(DTYPES)}")
+        raise ValueError(
+            f"EXPORT_DTYPE is {dtype!r}; expected one of {list(DTYPES)}. Set EXPORT_DTYPE to one "
+            "of them."
+        )
     if export_format == HUGGING_FACE:
         huggingface.check_vocabulary(vocabulary.path)
         if "encoder" not in model.abstract_params():
             raise ValueError(
-                f"EXPORT_FORMAT is {HUGGING_FACE!r}, which has no place for a T5 without encoder; set "
-                f"{T5X!r}"
+                f"EXPORT_FORMAT is {HUGGING_FACE!r}, which does not support a decoder-only T5; "
+                f"expected {T5X!r}. Set EXPORT_FORMAT={T5X!r}."
             )
 
 
@@ -182,22 +192,31 @@ def _trained(
     """Returns the step and the trained weights of a run's last state, without its adapter."""
     step = train_state.latest_step(model_dir)
     if step is None:
-        raise ValueError(f"MODEL_DIR {model_dir} holds no checkpoint_<step> of a run")
-    trained = train_state.trained(model_dir, step)
+        raise ValueError(
+            f"MODEL_DIR {model_dir} has no checkpoint_<step>; expected the folder of a run. "
+            "Correct MODEL_DIR."
+        )
+    trained = train_state.open_trained(model_dir, step)
     weights = {path: leaf for path, leaf in trained.items() if path in shapes}
     if adapter := sorted(trained.keys() - weights.keys()):
-        logging.info("not exported: %s of the run; see %s/prompts", ", ".join(adapter), model_dir)
+        logging.info(
+            "The export does not include %s of the run; these adapter parameters are in "
+            "%s/prompts.",
+            ", ".join(adapter),
+            model_dir,
+        )
     digest = train_state.read_metadata(model_dir, step)["digest"]
     if weights.keys() != shapes.keys() and digest != _digest(trained, shapes, checkpoint):
         raise ValueError(
-            f"the run in MODEL_DIR {model_dir} trained on another base than INITIAL_CHECKPOINT_PATH "
-            f"{checkpoint}; set INITIAL_CHECKPOINT_PATH and the model's gin file of that run"
+            f"the run in MODEL_DIR {model_dir} was trained on another base model than "
+            f"INITIAL_CHECKPOINT_PATH {checkpoint}; expected the same. Set INITIAL_CHECKPOINT_PATH "
+            "and the model's gin file of that run."
         )
     for path, leaf in weights.items():
         if leaf.shape != shapes[path].shape:
             raise ValueError(
-                f"{path} of the run in MODEL_DIR {model_dir} is {leaf.shape}, the model has "
-                f"{shapes[path].shape}; set the model's gin file of that run"
+                f"{path} of the run in MODEL_DIR {model_dir} has shape {leaf.shape}; expected "
+                f"{shapes[path].shape}, as the model has. Set the model's gin file of that run."
             )
     return step, weights
 

@@ -50,7 +50,7 @@ def infer(
     """
     reporting.check_folder(output_dir, "INFER_OUTPUT_DIR")
     _check_mode(mode, num_shards, shard_id, seed)
-    _ = dataset.room  # Raises without lengths, which limit predictions.
+    _ = dataset.max_lengths  # Raises without lengths, which limit predictions.
     tasks, settings = config.open_with_settings(
         dataset, config_text, FREE, in_memory=False, shard=slice(shard_id, None, num_shards)
     )
@@ -73,12 +73,15 @@ def infer(
 def _check_mode(mode: str, num_shards: int, shard_id: int, seed: int) -> None:
     counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
     if mode not in MODES:
-        raise ValueError(f"MODE is {mode!r}; expected one of {', '.join(MODES)}")
+        raise ValueError(
+            f"MODE is {mode!r}; expected one of {', '.join(MODES)}. Set MODE to one of them."
+        )
     counts.check("NUM_SHARDS", num_shards, 1)
     counts.check("SHARD_ID", shard_id, 0)
     if not 0 <= shard_id < num_shards:
         raise ValueError(
-            f"SHARD_ID is {shard_id} and NUM_SHARDS {num_shards}; expected 0 <= SHARD_ID < NUM_SHARDS"
+            f"SHARD_ID is {shard_id} and NUM_SHARDS is {num_shards}; expected 0 <= SHARD_ID < "
+            f"NUM_SHARDS. Set SHARD_ID to a number from 0 to {num_shards - 1}."
         )
 
 
@@ -88,8 +91,9 @@ def _check_targets(
     for task in tasks:
         if not all(task.text(example, "targets") for example in task.examples):
             raise ValueError(
-                f"MODE 'score' scores targets, and split {dataset.split!r} of {task.name} has none; "
-                "set SPLIT to one with targets: 'validation' is read from EVAL_FILE"
+                f"MODE='score' scores targets, but split {dataset.split!r} of {task.name} has "
+                "none; expected a split with targets. Set SPLIT to one, such as 'validation', "
+                "which is read from EVAL_FILE."
             )
 
 
@@ -116,7 +120,7 @@ def _predict(
                 write("".join(lines[number] for number in sorted(lines)))
                 start, lines = start + len(lines), {}
     truncation.report(task.name, is_truncated, task.lengths.targets)
-    logging.info("%d predictions: %s", total, file.path)
+    logging.info("Wrote %d predictions to %s.", total, file.path)
 
 
 def _to_line(

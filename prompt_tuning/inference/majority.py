@@ -13,10 +13,10 @@ from prompt_tuning.data.text import postprocessors
 
 ACCURACY = "accuracy"
 ADVICE = (
-    "Try in this order: compare predictions and targets in %s, to check labels and INPUT_TEMPLATE; more "
-    "steps (TRAIN_STEPS); another LEARNING_RATE, such as 0.1 or 1.0; another PROMPT_LENGTH; label "
-    "ranking (decoding/labels.gin); initialization from the labels (prompts/from_class_labels.gin); a "
-    "larger model"
+    "Try in this order: compare predictions and targets in %s, to check labels and "
+    "INPUT_TEMPLATE; train longer (TRAIN_STEPS); another LEARNING_RATE, such as 0.1 or 1.0; "
+    "another PROMPT_LENGTH; label ranking (decoding/labels.gin); initialization from the labels "
+    "(prompts/from_class_labels.gin); a larger model."
 )
 
 
@@ -35,9 +35,9 @@ def warn_of_single_label(tasks: Sequence[evaluation_task.EvaluationTask]) -> Non
         counts = _count_targets(task)
         if len(counts) == 1 < len(task.examples) and postprocessors.UNKNOWN not in counts:
             logging.warning(
-                "%s: all %d targets are %r, so metrics do not show whether labels are told apart; "
-                "expected examples of every label. Set EVAL_FILE to such examples, or evaluate another "
-                "split",
+                "%s: all %d targets are %r, so the metrics cannot show whether the model "
+                "distinguishes labels; expected examples of every label. Set EVAL_FILE to such "
+                "examples, or evaluate another split.",
                 task.name, len(task.examples), *counts,
             )  # fmt: skip
 
@@ -62,8 +62,8 @@ def warn_of_majority(
         if max(values) <= _share(counts):
             (label, count), *_ = counts.most_common(1)
             logging.warning(
-                f"%s: accuracy %.2f %% is not above %.2f %%, which always predicting %r scores (%d of "
-                f"%d examples). {ADVICE}",
+                "%s: accuracy %.2f %% is not above %.2f %%, the accuracy of always predicting %r "
+                f"(%d of %d examples). {ADVICE}",
                 task.name, max(values), _share(counts), label, count, len(task.examples), folder,
             )  # fmt: skip
 

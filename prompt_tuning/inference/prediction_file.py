@@ -37,22 +37,27 @@ class PredictionFile:
         self._check_settings()
         self.num_kept, self._kept_size = self._find_complete_windows(window)
         if self.is_complete:
-            logging.info("%s is complete, of the same inputs; delete it to predict again", path)
+            logging.info(
+                "%s is complete and has the same inputs: its predictions are kept. Delete it to "
+                "predict again.",
+                path,
+            )
 
     def _check_settings(self) -> None:
         if not (self.is_complete or self._partial.exists()):
             return
-        advice = "delete it, or set another INFER_OUTPUT_DIR"
+        advice = "Delete it, or set another INFER_OUTPUT_DIR."
         recorded = settings_lib.read_file(self._record).get("settings")
         if recorded is None:
             raise ValueError(
-                f"{self.path} has no record {self._record.name} of the settings of its predictions, "
-                f"such as a file of an earlier version of this package; {advice}"
+                f"{self.path} has no record {self._record.name} of its inputs, for example because "
+                f"an earlier version wrote it; expected a record, to compare the inputs. {advice}"
             )
         if lines := settings_lib.differences(recorded, self.settings):
             differences = "\n  ".join(lines)
             raise ValueError(
-                f"{self.path} has predictions of other inputs (old -> new):\n  {differences}\n{advice}"
+                f"{self.path} has predictions of other inputs (old -> new):\n  {differences}\n"
+                f"Expected the same inputs. {advice}"
             )
 
     def _find_complete_windows(self, window: int) -> tuple[int, int]:

@@ -167,7 +167,7 @@ def _detokenize(
     """Returns the predictions of the first rows, one per example."""
     is_truncated = ~np.any(tokens == decoding.EOS_ID, axis=-1)
     return [
-        Prediction([task.spell(ids, example.get("prompt")) for ids in tokens[row]], *values)
+        Prediction([task.detokenize(ids, example.get("prompt")) for ids in tokens[row]], *values)
         for row, (example, *values) in enumerate(
             zip(examples, scores.tolist(), is_truncated.tolist(), strict=False)
         )

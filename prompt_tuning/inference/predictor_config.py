@@ -30,7 +30,7 @@ class PredictorConfig:
     model: model_lib.EncoderDecoderModel
     vocabulary: vocabularies.Vocabulary
     checkpoint: str
-    prompt_initializer: state.Start | None = None
+    prompt_initializer: state.PromptInitializer | None = None
     labels: Mapping[str | None, Sequence[str]] | None = None
     num_partitions: int = 1
 

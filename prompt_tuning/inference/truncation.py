@@ -25,7 +25,7 @@ def report(
     known = f" (the longest target has {longest_target})" if longest_target else ""
     if is_truncated[True]:
         logging.warning(
-            "%s: %d of %d predictions are cut off: they reach the maximum length, %s = %d tokens, "
-            "without an end token. Increase it if longer predictions are expected%s.",
+            "%s: %d of %d predictions are truncated: they reach the maximum length, %s = %d tokens, "
+            "without an end token. Increase it if you expect longer predictions%s.",
             name, is_truncated[True], is_truncated.total(), setting, max_length, known,
         )  # fmt: skip

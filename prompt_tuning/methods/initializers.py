@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from prompt_tuning import params
+from prompt_tuning import annotations, params
 
 Encode = Callable[[str], Sequence[int]]
 POPULATION = 5000
@@ -37,7 +37,7 @@ class RandomUniform:
       signed: U[−scale, scale], as the paper says; else U[0, scale], as its authors' code has it.
     """
 
-    scale: float = 0.5
+    scale: annotations.NonNegativeFloat = 0.5
     signed: bool = True
 
     def __call__(self, rng, length, embedding, encode):
@@ -49,16 +49,19 @@ class RandomUniform:
 
 @dataclasses.dataclass(frozen=True)
 class SampledVocabulary:
-    """Rows drawn from the first `population` of the embedding, the most common pieces.
+    """Rows drawn from the first `population` of the embedding, the most common tokens.
 
     Without replacement as long as there are enough.
     """
 
-    population: int = POPULATION
+    population: annotations.PositiveInt = POPULATION
 
     def __post_init__(self):
         if self.population < 1:
-            raise ValueError(f"population is {self.population}; expected at least 1")
+            raise ValueError(
+                f"population is {self.population}; expected at least 1. Set population to the "
+                "number of tokens to sample from."
+            )
 
     def __call__(self, rng, length, embedding, encode):
         """See Initializer."""
@@ -72,34 +75,50 @@ class ClassLabels:
     """Row i is the mean embedding of the pieces of label i; the other rows are sampled.
 
     Attributes:
-      labels: CLASS_LABELS, what the model shall answer; none makes this SampledVocabulary.
+      labels: CLASS_LABELS, what the model shall answer; None makes this SampledVocabulary.
       population: see SampledVocabulary.
     """
 
-    labels: Sequence[str] = ()
-    population: int = POPULATION
+    labels: Sequence[str] | None = None
+    population: annotations.PositiveInt = POPULATION
+
+    def __post_init__(self):
+        if self.labels is not None and not len(self.labels):
+            raise ValueError(
+                f"CLASS_LABELS is {self.labels!r}; expected one label or more, or None. Set "
+                "CLASS_LABELS to the labels, or set CLASS_LABELS to None to sample all rows from the vocabulary"
+            )
 
     def __call__(self, rng, length, embedding, encode):
         """See Initializer."""
-        if isinstance(self.labels, str) or not all(isinstance(each, str) for each in self.labels):
-            raise ValueError(f"CLASS_LABELS is {self.labels!r}; expected a list of strings")
-        if len(self.labels) > length:
+        labels = self.labels or ()
+        if isinstance(labels, str) or not all(isinstance(each, str) for each in labels):
             raise ValueError(
-                f"CLASS_LABELS has {len(self.labels)} labels, the prompt only {length} tokens; "
-                f"set PROMPT_LENGTH to at least {len(self.labels)}"
+                f"CLASS_LABELS is {labels!r}; expected a list of strings. Set CLASS_LABELS to "
+                "one, such as ['no', 'yes']."
+            )
+        if len(labels) > length:
+            raise ValueError(
+                f"CLASS_LABELS has {len(labels)} labels, but the prompt has only {length} "
+                "tokens; expected at most one label per token. Set PROMPT_LENGTH to at least "
+                f"{len(labels)}."
             )
         prompt = SampledVocabulary(self.population)(rng, length, embedding, encode)
         labels_of: dict[tuple[int, ...], str] = {}
-        for row, label in enumerate(self.labels):
+        for row, label in enumerate(labels):
             ids = tuple(encode(label))
             if labels_of.setdefault(ids, label) != label:
                 raise ValueError(
-                    f"CLASS_LABELS has {labels_of[ids]!r} and {label!r}, which have the same tokens in "
-                    "the vocabulary; expected labels with different tokens. Use other words"
+                    f"CLASS_LABELS has {labels_of[ids]!r} and {label!r}, which have the same "
+                    "tokens in the vocabulary; expected labels with different tokens. Use other "
+                    "words."
                 )
             pieces = jnp.asarray(ids, jnp.int32)
             if not pieces.size:
-                raise ValueError(f"label {label!r} of CLASS_LABELS has no piece in the vocabulary")
+                raise ValueError(
+                    f"label {label!r} of CLASS_LABELS has no tokens in the vocabulary; expected at "
+                    "least one. Use another word."
+                )
             mean = jnp.mean(jnp.take(embedding, pieces, axis=0).astype(jnp.float32), axis=0)
             prompt = prompt.at[row].set(mean)
         return prompt
@@ -107,7 +126,7 @@ class ClassLabels:
 
 @dataclasses.dataclass(frozen=True)
 class String:
-    """Row i is the embedding of piece i of a text; the rows behind it are sampled.
+    """Row i is the embedding of token i of a text; the rows behind it are sampled.
 
     Attributes:
       text: whose pieces these are.
@@ -116,7 +135,7 @@ class String:
     """
 
     text: str
-    population: int = POPULATION
+    population: annotations.PositiveInt = POPULATION
     setting: str = "PROMPT_TEXT"
 
     def __call__(self, rng, length, embedding, encode):
@@ -124,8 +143,9 @@ class String:
         pieces = jnp.asarray(encode(self.text), jnp.int32)
         if pieces.size > length:
             raise ValueError(
-                f"{self.setting} has {pieces.size} pieces, the prompt only {length} tokens; "
-                f"set PROMPT_LENGTH to at least {pieces.size}, or a shorter text"
+                f"{self.setting} has {pieces.size} tokens, but the prompt has only {length}; "
+                f"expected at most {length}. Set PROMPT_LENGTH to at least {pieces.size}, or a "
+                "shorter text."
             )
         prompt = SampledVocabulary(self.population)(rng, length, embedding, encode)
         rows = jnp.take(embedding, pieces, axis=0).astype(jnp.float32)
@@ -148,8 +168,9 @@ class OfTable:
         """See Initializer."""
         if tuple(self.table.shape) != tuple(embedding.shape):
             raise ValueError(
-                f"the table of EMBEDDING_FILE is {tuple(self.table.shape)}, the model's embedding "
-                f"{tuple(embedding.shape)}; set EMBEDDING_FILE to that of the same model"
+                f"the table of EMBEDDING_FILE has shape {tuple(self.table.shape)}; expected "
+                f"{tuple(embedding.shape)}, as the model's embedding. Set EMBEDDING_FILE to that "
+                "of the same model."
             )
         return self.initializer(rng, length, jnp.asarray(self.table), encode)
 
@@ -173,8 +194,8 @@ class FromArray:
         wanted = (length, embedding.shape[1])
         if tuple(self.array.shape) != wanted:
             raise ValueError(
-                f"{self.setting} has the shape {tuple(self.array.shape)}, the model expects "
-                f"{wanted}; set PROMPT_LENGTH, or the model that it was trained with"
+                f"{self.setting} has shape {tuple(self.array.shape)}; expected {wanted}, as in the "
+                "model. Set PROMPT_LENGTH, or the prompt's base model."
             )
         return jnp.asarray(self.array, jnp.float32)
 
@@ -195,9 +216,9 @@ class FromLeaves:
         """The leaves, float32. Raises ValueError where they are not those that the model has."""
         if lines := params.mismatches(dict(self.leaves), dict(added)):
             raise ValueError(
-                "PROMPT_FILE does not hold what is added to the model:\n  "
+                "PROMPT_FILE does not match the model's adapter parameters:\n  "
                 + "\n  ".join(lines) + "\n"
-                "give the gin file of the method that it was trained with (prompts/…), its "
-                "PROMPT_LENGTH and its model"
+                "Set the gin file of the method that it was trained with (prompts/…), its PROMPT_LENGTH and "
+                "its base model."
             )  # fmt: skip
         return {path: jnp.asarray(leaf, jnp.float32) for path, leaf in self.leaves.items()}

@@ -1,50 +1,57 @@
-"""A prompt a layer: soft tokens have vectors of their own in front of each layer of the encoder.
+"""Per-layer prompts (deep prompts): soft tokens have learned vectors in front of each encoder layer.
 
-Those in front of layer 0 are the embedding's, `module.Prompt`. The reference has both there; where
-the layer's replace the embedding's, the latter get no gradient. So this module is for the layers behind.
+The vectors in front of layer 0 are those of `prompt.Prompt`. The reference has both there; where the
+layer's replace the embedding's, the latter get no gradient. So this method acts behind layer 0.
 """
 
-from collections.abc import Callable
+import dataclasses
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 
-from prompt_tuning.methods import module
+from prompt_tuning.methods import base, prompt
 
 REPLACE, ADD = "replace", "add"
 
 
-def _uniform(rng: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    return jax.random.uniform(rng, shape, dtype, -0.5, 0.5)
+@dataclasses.dataclass(frozen=True)
+class LayerPrompt(base.Method):
+    """Vectors of soft tokens in front of each layer of the encoder but the first.
 
-
-class LayerPrompt(module.Prompt):
-    """The vectors in front of one layer; see `module.Prompt`, of which it has the length.
-
-    Where there is a prompt for each task (`multi_task`), all tasks share these.
+    All tasks of a `multi_task.MultiTaskPrompt` share them.
 
     Attributes:
-      combine: "replace" puts them in place of what the layer before made of the soft tokens,
-        "add" adds them to it.
+      length: P, as of the prompt.
+      combine: "replace" puts them in place of the soft tokens' activations, "add" adds them.
     """
 
+    length: int
     combine: str = REPLACE
-    initializer: Callable = _uniform
 
     def __post_init__(self):
         if self.combine not in (REPLACE, ADD):
             raise ValueError(
-                f"PER_LAYER_COMBINE is {self.combine!r}; expected {REPLACE!r} or {ADD!r}"
+                f"PER_LAYER_COMBINE is {self.combine!r}; expected {REPLACE!r} or {ADD!r}. Set it "
+                "to one of them."
             )
-        super().__post_init__()
+        prompt.check_length(self.length)
 
-    def __call__(
-        self, soft_ids: Int[Array, "B S"], x: Float[Array, "B S D"]
-    ) -> Float[Array, "B S D"]:
-        """x with the rows of soft tokens (soft_ids >= 0) replaced or added to."""
+    def parameters(self, config, shapes):
+        """A table [P, D] for each layer."""
+        table = (self.length, config.embed_dim)
+        return {
+            f"encoder/layers_{i}/prompt/prompt": base.Parameter(
+                table, base.uniform(0.5), prompt.AXES
+            )
+            for i in range(1, config.num_encoder_layers)
+        }
+
+    def layer_input(self, site, x, soft_ids):
+        """Replaces the soft tokens, or adds to them."""
+        if soft_ids is None or site.name == "layers_0":
+            return x
+        table = base.parameter(site, "prompt/prompt")
         # Soft id i·length + p is token p of task i.
         soft_ids = jnp.where(soft_ids < 0, soft_ids, soft_ids % self.length)
         if self.combine == ADD:
-            return x + super().__call__(soft_ids, jnp.zeros_like(x))
-        return super().__call__(soft_ids, x)
+            return x + prompt.fill(table, soft_ids, jnp.zeros_like(x))
+        return prompt.fill(table, soft_ids, x)

@@ -1,45 +1,65 @@
 """Prefix tuning: learned keys and values in front of those of attention (Li & Liang, 2021, section 4).
 
-Theirs (arXiv 2101.00190) stand in every attention of an encoder-decoder. PEFT puts them into a T5's
-decoder, into its self-attention only, and so does this module, so that adapters are the same on both
-sides. They stand at positions -P to -1 of the targets: every target sees them, and the relative bias
-counts their distances.
+The paper (arXiv 2101.00190) puts them into every attention of an encoder-decoder. PEFT puts them into
+the decoder's self-attention of a T5 only, and so does this method, so that adapters are the same on
+both sides. They have positions -P to -1 of the targets: every target attends to them, and the relative
+bias counts their distances.
 """
 
-from collections.abc import Callable
+import dataclasses
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
 
-from prompt_tuning.methods import module
+from prompt_tuning.methods import base, prompt
+
+PARTS = ("key", "value")
 
 
-class Prefix(nn.Module):
-    """The keys and values of one layer, float32, P of each head. They are the same on every device.
+@dataclasses.dataclass(frozen=True)
+class Prefix(base.Method):
+    """P learned keys and values for each head in each layer of the decoder.
+
+    They start from N(0, 1), as in PEFT, and are replicated on every device.
 
     Attributes:
       length: P.
-      initializer: (rng, shape, dtype) -> array; by default N(0, 1), as PEFT.
     """
 
     length: int
-    initializer: Callable = nn.initializers.normal(1.0)
+
+    peft_type = "PREFIX_TUNING"
 
     def __post_init__(self):
-        module.check_length(self.length)
-        super().__post_init__()
+        prompt.check_length(self.length)
 
-    @nn.compact
-    def __call__(
-        self, key: Float[Array, "B H K C"], value: Float[Array, "B H K C"]
-    ) -> tuple[Float[Array, "B H P+K C"], Float[Array, "B H P+K C"]]:
+    @property
+    def num_extra_keys(self) -> int:
+        """P; see `base.Method`."""
+        return self.length
+
+    def parameters(self, config, shapes):
+        """Keys and values [P, H, C] of each layer."""
+        shape = (self.length, config.num_heads, config.head_dim)
+        return {
+            path_of(i, part): base.Parameter(shape, nn.initializers.normal(1.0))
+            for i in range(config.num_decoder_layers)
+            for part in PARTS
+        }
+
+    def keys_values(self, site, keys_values):
         """Keys and values with the learned ones in front, the same in each row."""
-        return self._in_front("key", key), self._in_front("value", value)
+        learned = (base.parameter(site, f"prefix/{part}") for part in PARTS)
+        key, value = map(_prepend, learned, keys_values)
+        return key, value
 
-    def _in_front(self, name: str, x: Array) -> Array:
-        rows, heads, _, size = x.shape
-        learned = self.param(name, self.initializer, (self.length, heads, size), jnp.float32)
-        learned_HPC = jnp.swapaxes(learned, 0, 1).astype(x.dtype)
-        learned_BHPC = jnp.broadcast_to(learned_HPC, (rows, *learned_HPC.shape))
-        return jnp.concatenate([learned_BHPC, x], axis=2)
+
+def path_of(layer: int, part: str) -> str:
+    """Path of the learned keys or values of a layer."""
+    return f"decoder/layers_{layer}/prefix/{part}"
+
+
+def _prepend(learned, x):
+    learned_HPC = jnp.swapaxes(learned, 0, 1).astype(x.dtype)
+    learned_BHPC = jnp.broadcast_to(learned_HPC, (x.shape[0], *learned_HPC.shape))
+    return jnp.concatenate([learned_BHPC, x], axis=2)

@@ -13,16 +13,16 @@ from jaxtyping import Array, Bool, Float, Int
 MASKED = -1e10
 
 
-def visibility(
+def make_attention_mask(
     keys: Bool[Array, "B K"],
     query_segments: Int[Array, "B Q"] | None = None,
     key_segments: Int[Array, "B K"] | None = None,
 ) -> Bool[Array, "B 1 #Q K"]:
-    """Which key a query may see: a real one and, in packed rows, one of its segment."""
-    visible = keys[:, None, :]
+    """True where a query attends to a key: a real one and, in packed rows, of the same segment."""
+    mask = keys[:, None, :]
     if query_segments is not None:
-        visible = visible & (query_segments[:, :, None] == key_segments[:, None, :])
-    return visible[:, None]
+        mask = mask & (query_segments[:, :, None] == key_segments[:, None, :])
+    return mask[:, None]
 
 
 def positions_in(segments: Int[Array, "B L"]) -> Int[Array, "B L"]:
@@ -39,19 +39,19 @@ def attend(
     key: Float[Array, "B H K C"],
     value: Float[Array, "B H K C"],
     bias: Float[Array, "#B #H #Q K"],
-    visible: Bool[Array, "#B 1 #Q K"],
+    mask: Bool[Array, "#B 1 #Q K"],
 ) -> Float[Array, "B H Q C"]:
-    """Mixes values by softmax(query · key + bias) over the visible keys.
+    """Mixes values by softmax(query · key + bias) over the keys of the mask.
 
     Scores and softmax are float32, products have the dtype of `query`. A query that
     sees no key gets the mean of all values.
     """
-    return _forward(query, key, value, bias, visible)[0]
+    return _forward(query, key, value, bias, mask)[0]
 
 
-def _forward(query, key, value, bias, visible):
+def _forward(query, key, value, bias, mask):
     scores = _product("bhqc,bhkc->bhqk", query, key)
-    scores = jnp.where(visible, scores + bias, MASKED)
+    scores = jnp.where(mask, scores + bias, MASKED)
     exponentials = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     inverse = 1 / jnp.sum(exponentials, axis=-1, keepdims=True)
     exponentials = exponentials.astype(query.dtype)
@@ -92,10 +92,10 @@ attend.defvjp(_forward, _backward)
 def attend_to_inputs(
     query: Float[Array, "B H Q D"],
     inputs: Float[Array, "B K D"],
-    visible: Bool[Array, "#B 1 #Q K"],
+    mask: Bool[Array, "#B 1 #Q K"],
     keep: Float[Array, "#B #H K 1"],
 ) -> Float[Array, "B H Q D"]:
-    """Mixes `inputs` by softmax(query · inputs) over the visible ones.
+    """Mixes `inputs` by softmax(query · inputs) over those of the mask.
 
     Of inputs x, keys x W and values x U: q · (x W) = (q Wᵀ) · x, and Σ w (x U) = (Σ w x) U. For
     few queries it costs less to multiply these by W and U than all inputs.
@@ -103,10 +103,10 @@ def attend_to_inputs(
     Args:
       query: q Wᵀ.
       inputs: x.
-      visible: which input a query may see.
+      mask: true where a query attends to an input.
       keep: what weights are multiplied with, for dropout.
     """
-    scores = jnp.where(visible, _product("bhqd,bkd->bhqk", query, inputs), MASKED)
+    scores = jnp.where(mask, _product("bhqd,bkd->bhqk", query, inputs), MASKED)
     weights = jax.nn.softmax(scores) * jnp.swapaxes(keep, 2, 3)
     mixed = _product("bhqk,bkd->bhqd", weights.astype(query.dtype), inputs)
     return mixed.astype(query.dtype)

@@ -88,13 +88,17 @@ class T5Config:
             MACROS.get(name, name.upper()) for name in SIZES if getattr(self, name) is None
         ]:
             raise ValueError(
-                f"{', '.join(unset)} not set; expected the sizes of the model: add the gin file of its size, "
-                "such as models/t5_1_1_small.gin, or of a Hugging Face folder models/hugging_face.gin"
+                f"{', '.join(unset)} not set; expected the sizes of the model. Include the gin "
+                "file of its size, such as models/t5_1_1_small.gin, or models/hugging_face.gin "
+                "for a Hugging Face folder."
             )
         annotations.check_fields(self)
         unknown = set(self.mlp_activations) - set(ACTIVATIONS)
         if unknown:
-            raise ValueError(f"unknown activation {sorted(unknown)}; known: {sorted(ACTIVATIONS)}")
+            raise ValueError(
+                f"mlp_activations has {sorted(unknown)}; expected names from "
+                f"{sorted(ACTIVATIONS)}. Set mlp_activations to some of these."
+            )
         if self.scale_decoder_outputs is None:
             object.__setattr__(self, "scale_decoder_outputs", self.logits_via_embedding)
         # From gin a list comes; a tuple hashes.

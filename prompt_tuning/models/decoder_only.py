@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_tuning.methods import base
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import layers, sequence
 
@@ -16,7 +17,7 @@ Past = tuple[KeysValues, ...]
 
 
 class DecoderOnlyLayer(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)), over what came before too."""
+    """x + attention(norm(x)), then x + feed-forward(norm(x)); attention reads cached positions too."""
 
     config: config_lib.T5Config
 
@@ -28,34 +29,36 @@ class DecoderOnlyLayer(nn.Module):
         self.dropout = layers.Dropout(self.config.dropout_rate)
 
     def __call__(
-        self, x: Array, past: Past, bias: Array, visible: Array, deterministic: bool
+        self, x: Array, past: Past, bias: Array, mask: Array, deterministic: bool
     ) -> tuple[Array, KeysValues]:
-        """A block x [B, Q, D] behind what came before it; also the block's own keys and values.
+        """Output of a block x [B, Q, D] after the cached positions, and its keys and values.
 
-        bias: [#B, H, Q, K]; visible: [B, 1, Q, K]; K keys, those of the past and the block's.
+        bias: [#B, H, Q, K]; mask: [B, 1, Q, K]; K keys, cached ones and those of the block.
         """
         y = self.pre_self_attention_layer_norm(x)
-        own = self.self_attention.keys_values(y)
-        seen = tuple(jnp.concatenate(parts, axis=2) for parts in zip(*past, own, strict=True))
-        y = self.self_attention(y, seen, bias, visible, deterministic=deterministic)
+        keys_values = self.self_attention.keys_values(y)
+        joined = tuple(
+            jnp.concatenate(parts, axis=2) for parts in zip(*past, keys_values, strict=True)
+        )
+        y = self.self_attention(y, joined, bias, mask, deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
         x = x + self.dropout(y, deterministic=deterministic)
-        return nn.with_logical_constraint(x, ("batch", "length", "embed_activations")), own
+        return nn.with_logical_constraint(x, ("batch", "length", "embed_activations")), keys_values
 
 
 class Decoder(nn.Module):
-    """Reads sequences: whole ones, or a prefix at once and then what follows.
+    """Reads complete sequences, or a prefix at once and then one token after another.
 
     A cache holds for each layer {"cross": keys and values of the inputs, which all decodes of a
-    row share, "self": those of the tokens behind}, as the searches of `decoding` expect. The last
+    row share, "self": those of the tokens after them}, as the searches of `decoding` expect. The last
     input is not in it: it is read again as the first token that follows, since a search begins
-    with a step that has no token of its own.
+    with a step that has no token yet.
     """
 
     config: config_lib.T5Config
     inputs_bidirectional_attention: bool
-    prompt: nn.Module | None = None
+    method: base.Method = base.NO_METHOD
 
     def setup(self):
         config = self.config
@@ -70,17 +73,17 @@ class Decoder(nn.Module):
             self.logits_dense = layers.Logits(config.vocab_size)
 
     def _read(self, row: sequence.Sequence, deterministic: bool) -> tuple[Array, list[KeysValues]]:
-        """Whole sequences -> the last layer's output [B, N, D], each layer's keys and values."""
-        where = layers.positions_of(row.ids, None)
-        bias = self.relpos_bias(where, where)
-        visible = row.visibility(self.inputs_bidirectional_attention)
-        x = layers.embedded(self.token_embedder, self.prompt, row.ids)
+        """Complete sequences -> the last layer's output [B, N, D], keys and values of each layer."""
+        positions = layers.positions_of(row.ids, None)
+        bias = self.relpos_bias(positions, positions)
+        mask = row.attention_mask(self.inputs_bidirectional_attention)
+        x = layers.embed_input(self, self.token_embedder, row.ids)
         x = self.dropout(x, deterministic=deterministic)
         x = nn.with_logical_constraint(x, ("batch", "length", "embed_activations"))
         kept = []
         for layer in self.layers:
-            x, own = layer(x, (), bias, visible, deterministic)
-            kept.append(own)
+            x, keys_values = layer(x, (), bias, mask, deterministic)
+            kept.append(keys_values)
         return x, kept
 
     def __call__(
@@ -92,7 +95,7 @@ class Decoder(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "B L V"]:
-        """Logits of every target, float32; of inputs none are computed."""
+        """Logits of every target, float32; none of inputs are computed."""
         row = sequence.join(
             inputs,
             targets,
@@ -101,7 +104,7 @@ class Decoder(nn.Module):
             vocab_size=self.config.vocab_size,
         )
         x, _ = self._read(row, deterministic)
-        x = jnp.take_along_axis(x, row.foretelling[..., None], axis=1)
+        x = jnp.take_along_axis(x, row.target_logit_index[..., None], axis=1)
         return layers.logits(self, self.token_embedder, x, deterministic)
 
     def start_cache(self, inputs: Int[Array, "B S"], max_length: int) -> list[dict]:
@@ -123,44 +126,44 @@ class Decoder(nn.Module):
         cache: list[dict],
         inputs: Int[Array, "B S"],
     ) -> tuple[Float[Array, "B V"], list[dict]]:
-        """Logits after the token that is `index`-th behind the last input, and the cache with it.
+        """Logits after the token at `index` after the last input, and the cache with it.
 
         At index 0 the token is the last input, whatever `ids` are.
         """
         last, end = sequence.last_input(inputs, vocab_size=self.config.vocab_size)
         prefix, behind = jnp.arange(inputs.shape[1]), jnp.arange(cache[0]["self"][0].shape[2])
-        where = (prefix[None], end[:, None] + behind, (end + index)[:, None])
-        visible = (prefix < end[:, None], behind[None] < index, jnp.ones((1, 1), bool))
+        positions = (prefix[None], end[:, None] + behind, (end + index)[:, None])
+        mask = (prefix < end[:, None], behind[None] < index, jnp.ones((1, 1), bool))
         logits, blocks = self._after(
             jnp.where(index == 0, last, ids)[:, None],
-            where[-1],
+            positions[-1],
             [(layer["cross"], layer["self"]) for layer in cache],
-            _side_by_side(*where),
-            _side_by_side(*visible)[:, None, None],
+            _side_by_side(*positions),
+            _side_by_side(*mask)[:, None, None],
         )
         filled = [
             {
                 "cross": layer["cross"],
                 "self": tuple(
-                    room.at[:, :, index].set(new[:, :, 0])
-                    for room, new in zip(layer["self"], own, strict=True)
+                    cached.at[:, :, index].set(new[:, :, 0])
+                    for cached, new in zip(layer["self"], keys_values, strict=True)
                 ),
             }
-            for layer, own in zip(cache, blocks, strict=True)
+            for layer, keys_values in zip(cache, blocks, strict=True)
         ]
         return logits[:, 0], filled
 
     def continuations(
         self, inputs: Int[Array, "B S"], targets: Int[Array, "N L"]
     ) -> Float[Array, "B N L V"]:
-        """Logits of each of N targets behind each row's inputs, which are read once."""
+        """Logits of each of N targets after the inputs of each row, which are read once."""
         rows, (count, length) = inputs.shape[0], targets.shape
         last, end = sequence.last_input(inputs, vocab_size=self.config.vocab_size)
         read = jnp.broadcast_to(targets[None, :, :-1], (rows, count, length - 1))
         read = jnp.concatenate([jnp.broadcast_to(last[:, None, None], (rows, count, 1)), read], 2)
         order = jnp.tile(jnp.arange(length), count)
         of = jnp.repeat(jnp.arange(count), length)
-        own = (of[:, None] == of[None, :]) & (order[:, None] >= order[None, :])
+        causal = (of[:, None] == of[None, :]) & (order[:, None] >= order[None, :])
         prefix = jnp.arange(inputs.shape[1])
         seen = (prefix < end[:, None])[:, None, None]
         size = (rows, 1, count * length)
@@ -172,7 +175,7 @@ class Decoder(nn.Module):
             jnp.concatenate(
                 [
                     jnp.broadcast_to(seen, (*size, prefix.shape[0])),
-                    jnp.broadcast_to(own, (*size, count * length)),
+                    jnp.broadcast_to(causal, (*size, count * length)),
                 ],
                 axis=-1,
             ),
@@ -182,17 +185,17 @@ class Decoder(nn.Module):
     def _after(
         self,
         ids: Int[Array, "B Q"],
-        where: Int[Array, "B Q"],
+        positions: Int[Array, "B Q"],
         past: list[Past],
-        keys_where: Int[Array, "B K"],
-        visible: Bool[Array, "B 1 Q K"],
+        key_positions: Int[Array, "B K"],
+        mask: Bool[Array, "B 1 Q K"],
     ) -> tuple[Array, list[KeysValues]]:
-        """Logits [B, Q, V] of a block behind the past; the K keys are the past's and its own."""
-        x, blocks = layers.embedded(self.token_embedder, self.prompt, ids), []
-        bias = self.relpos_bias(where, keys_where)
+        """Logits [B, Q, V] of a block after the past; K keys, those of the past and of the block."""
+        x, blocks = layers.embed_input(self, self.token_embedder, ids), []
+        bias = self.relpos_bias(positions, key_positions)
         for layer, before in zip(self.layers, past, strict=True):
-            x, own = layer(x, before, bias, visible, True)
-            blocks.append(own)
+            x, keys_values = layer(x, before, bias, mask, True)
+            blocks.append(keys_values)
         return layers.logits(self, self.token_embedder, x, True), blocks
 
 
@@ -203,16 +206,14 @@ def _side_by_side(*columns: Array) -> Array:
 
 
 class DecoderOnly(nn.Module):
-    """The decoder under the name that it has in checkpoints."""
+    """The decoder under its name in checkpoints."""
 
     config: config_lib.T5Config
     inputs_bidirectional_attention: bool
-    prompt: nn.Module | None = None
+    method: base.Method = base.NO_METHOD
 
     def setup(self):
-        # clone(parent=None) lets the decoder adopt the module: its path is decoder/prompt.
-        prompt = None if self.prompt is None else self.prompt.clone(parent=None, name=None)
-        self.decoder = Decoder(self.config, self.inputs_bidirectional_attention, prompt)
+        self.decoder = Decoder(self.config, self.inputs_bidirectional_attention, self.method)
 
     def __call__(self, *args, **settings):
         """See Decoder."""

@@ -8,15 +8,6 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning.models import decoder_only, model
 
-# What acts in an encoder, or beside one -> the gin file that sets it.
-OF_ENCODERS = {
-    "layer_prompt": "per_layer",
-    "scaling": "ia3",
-    "attention_pattern": "attention_pattern",
-    "penalty": "wayward",
-    "prefix": "prefix",
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class DecoderOnlyModel(model.EncoderDecoderModel):
@@ -33,38 +24,38 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
 
     inputs_bidirectional_attention: bool = True
 
-    PROMPT_PATH: ClassVar[str] = "decoder/prompt/prompt"
     EMBEDDING_PATH: ClassVar[str] = "decoder/token_embedder/embedding"
 
     def __post_init__(self):
-        given = [name for name in OF_ENCODERS if getattr(self, name) is not None]
-        if given:
-            files = " and ".join(f"prompts/{OF_ENCODERS[name]}.gin" for name in given)
+        refused = [part for part in self.method.parts if not part.supports_decoder_only]
+        if refused:
             raise ValueError(
-                f"{' and '.join(name.upper() for name in given)} given to a decoder-only model; "
-                f"expected none, which acts where there is an encoder: leave out {files}"
+                f"{' and '.join(type(part).__name__ for part in refused)} set for a decoder-only "
+                "model; expected none, because these methods need an encoder. Remove "
+                f"{' and '.join(part.gin_file for part in refused)}."
             )
         if self.label_loss is not None:
             raise ValueError(
-                "LABEL_LOSS given to a decoder-only model; expected none, as its labels are scored for "
-                "answers only: leave out optimizers/perceptron.gin"
+                "LABEL_LOSS set for a decoder-only model; expected none, because the loss needs "
+                "an encoder-decoder. Remove optimizers/perceptron.gin."
             )
         if self.config.relative_attention_per_layer:
             raise ValueError(
-                "relative_attention_per_layer is True of a decoder-only model; expected False: its "
-                "layers share a bias, as T5X's do"
+                "relative_attention_per_layer=True for a decoder-only model; expected False, "
+                "because its layers share one bias as in T5X. Set it to False."
             )
 
     @property
     def module(self) -> decoder_only.DecoderOnly:
         """The Flax module."""
         return decoder_only.DecoderOnly(
-            self.config, self.inputs_bidirectional_attention, self.prompt
+            self.config, self.inputs_bidirectional_attention, self.method
         )
 
-    def _boxed_params(self, rng: Array) -> model.Params:
+    def _init_base(self, rng: Array) -> model.Params:
         ids = jnp.ones((1, 2), jnp.int32)
-        return self.module.init(rng, ids, ids)["params"]
+        plain = decoder_only.DecoderOnly(self.config, self.inputs_bidirectional_attention)
+        return plain.init(rng, ids, ids)["params"]
 
     def logits(
         self, params: model.Params, batch: model.Batch, dropout_rng: Array | None = None
@@ -74,10 +65,10 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
         Raises:
           ValueError: the batch has positions, or segments of one side only.
         """
-        if given := sorted(batch.keys() & {"encoder_positions", "decoder_positions"}):
+        if positions := sorted(batch.keys() & {"encoder_positions", "decoder_positions"}):
             raise ValueError(
-                f"a batch of a decoder-only model has {given}; expected none: its tokens stand behind "
-                "each other"
+                f"a batch of a decoder-only model has {positions}; expected none, because its tokens "
+                "have consecutive positions. Remove them from the batch."
             )
         return self.module.apply(
             {"params": params},
@@ -96,7 +87,7 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
         labels: Int[Array, "N L"],
         dropout_rng: Array | None = None,
     ) -> Float[Array, "B N L V"]:
-        del dropout_rng  # of a LABEL_LOSS, which this model has not
+        del dropout_rng  # for LABEL_LOSS, which this model does not support
         module = self.module
         return module.apply({"params": params}, ids, labels, method=module.continuations)
 
@@ -107,7 +98,7 @@ class DecoderOnlyModel(model.EncoderDecoderModel):
         max_length: int,
         rng: Array | None = None,
     ) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
-        """Decodes `max_length` tokens behind the inputs at most; only these are returned.
+        """Decodes at most `max_length` tokens after the inputs; only these are returned.
 
         See EncoderDecoderModel.predict.
         """

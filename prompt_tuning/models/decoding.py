@@ -113,14 +113,16 @@ class Sampling:
         annotations.check_fields(self)
         if self.topk and self.topp:
             raise ValueError(
-                f"topk={self.topk} and topp={self.topp} exclude each other; expected one of them. "
-                "Set the other to 0"
+                f"topk={self.topk} and topp={self.topp} are both set; expected only one of them. "
+                "Set the other to 0."
             )
 
     def __call__(self, cache, step, encoder_ids, max_length, rng=None) -> Decodes:
         """See the module's docstring."""
         if rng is None:
-            raise ValueError("sampling needs an rng; set RANDOM_SEED")
+            raise ValueError(
+                "sampling needs an rng, but rng is None; expected a key. Set RANDOM_SEED."
+            )
         n = self.num_decodes
         tokens, scores = _decode_rows(
             _repeat(cache, n), step, _repeat(encoder_ids, n), max_length, rng, self._draw
@@ -135,7 +137,8 @@ class Sampling:
         logits = logits / self.temperature
         if self.topk > logits.shape[-1]:
             raise ValueError(
-                f"TOPK is {self.topk}; expected at most NUM_EMBEDDINGS {logits.shape[-1]}, 0 for all"
+                f"TOPK is {self.topk}; expected at most NUM_EMBEDDINGS={logits.shape[-1]}, or 0 "
+                "for all tokens. Set TOPK to such a number."
             )
         if self.topk:
             kth = jax.lax.top_k(logits, self.topk)[0][:, -1:]
@@ -272,11 +275,14 @@ class LabelRanking:
     def __post_init__(self):
         labels = texts.to_strings("labels", self.labels)
         if len(set(labels)) != len(labels) or len(labels) < 2:
-            raise ValueError(f"labels={labels!r}; expected two or more texts, each once")
+            raise ValueError(
+                f"labels={labels!r}; expected two or more different texts. Add labels, or remove "
+                "duplicates."
+            )
         if self.normalization not in NORMALIZATIONS:
             raise ValueError(
                 f"LABEL_NORMALIZATION (normalization of LabelRanking) is {self.normalization!r}; "
-                f"expected one of {', '.join(NORMALIZATIONS)}"
+                f"expected one of {', '.join(NORMALIZATIONS)}. Set it to one of them."
             )
         object.__setattr__(self, "labels", tuple(labels))
 

@@ -33,12 +33,21 @@ class LabelLoss:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f"LABEL_LOSS_KIND is {self.kind!r}; expected one of {KINDS}")
+            raise ValueError(
+                f"LABEL_LOSS_KIND is {self.kind!r}; expected one of {', '.join(KINDS)}. Set "
+                "LABEL_LOSS_KIND to one of them."
+            )
         if self.hinge < 0:
-            raise ValueError(f"HINGE is {self.hinge}; expected at least 0")
+            raise ValueError(
+                f"HINGE is {self.hinge}; expected a number of at least 0. Set HINGE to one, such "
+                "as 1.0."
+            )
         labels = tuple(tuple(int(i) for i in label if i > 0) for label in self.labels)
         if len(set(labels)) != len(labels) or len(labels) < 2:
-            raise ValueError(f"LABELS have the ids {labels}; expected two or more, each once")
+            raise ValueError(
+                f"LABELS have the ids {labels}; expected two or more labels with different ids. "
+                "Add labels, or remove duplicates."
+            )
         object.__setattr__(self, "labels", labels)
 
     def padded(self, length: int = 0) -> Int[Array, "N L"]:

@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from prompt_tuning.methods import base
 from prompt_tuning.models import attention
 from prompt_tuning.models import config as config_lib
 
@@ -25,11 +26,6 @@ FEW_QUERIES = 2
 
 def _partitioned(initializer: Callable, *axes: str) -> Callable:
     return nn.with_logical_partitioning(initializer, axes)
-
-
-def fresh(template: nn.Module | None) -> nn.Module | None:
-    """A module of a template's settings, to be adopted where it is assigned, under that name."""
-    return None if template is None else template.clone(parent=None, name=None)
 
 
 class RMSNorm(nn.Module):
@@ -57,10 +53,10 @@ class RMSNorm(nn.Module):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def product(
+def matmul_f32_accum(
     x: Float[Array, "*B I"], kernel: Float[Array, "I O"], dtype: jnp.dtype
 ) -> Float[Array, "*B O"]:
-    """x @ kernel, summed in float32 forwards and backwards, given in `dtype`.
+    """x @ kernel in `dtype`, accumulated in float32 in the forward and the backward pass.
 
     A CPU has fast bfloat16 products (AMX) only where the sum comes out in float32.
     """
@@ -69,19 +65,19 @@ def product(
     return jnp.dot(x, kernel, preferred_element_type=jnp.float32 if on_cpu else dtype).astype(dtype)
 
 
-def _product_forward(x, kernel, dtype):
-    return product(x, kernel, dtype), (x, kernel)
+def _matmul_forward(x, kernel, dtype):
+    return matmul_f32_accum(x, kernel, dtype), (x, kernel)
 
 
-def _product_backward(_, residuals, gradient):
+def _matmul_backward(_, residuals, gradient):
     x, kernel = residuals
     gradient = gradient.astype(x.dtype)
-    of_x = product(gradient, kernel.T, x.dtype)
+    of_x = matmul_f32_accum(gradient, kernel.T, x.dtype)
     rows, gradients = (y.reshape(-1, y.shape[-1]) for y in (x, gradient))
-    return of_x, product(rows.T, gradients, kernel.dtype)
+    return of_x, matmul_f32_accum(rows.T, gradients, kernel.dtype)
 
 
-product.defvjp(_product_forward, _product_backward)
+matmul_f32_accum.defvjp(_matmul_forward, _matmul_backward)
 
 
 class Dense(nn.Module):
@@ -99,7 +95,7 @@ class Dense(nn.Module):
         return self.param("kernel", initializer, (inputs, self.features)).astype(self.dtype)
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        return product(x.astype(self.dtype), self.kernel(x.shape[-1]), self.dtype)
+        return matmul_f32_accum(x.astype(self.dtype), self.kernel(x.shape[-1]), self.dtype)
 
 
 class Logits(nn.Module):
@@ -114,7 +110,7 @@ class Logits(nn.Module):
             "kernel", _partitioned(initializer, "embed", "vocab"), (x.shape[-1], self.rows)
         )
         dtype = x.dtype if x.dtype == kernel.dtype else jnp.float32
-        return product(x.astype(dtype), kernel.astype(dtype), jnp.float32)
+        return matmul_f32_accum(x.astype(dtype), kernel.astype(dtype), jnp.float32)
 
 
 class Embed(nn.Module):
@@ -136,22 +132,27 @@ class Embed(nn.Module):
         return jnp.dot(x.astype(jnp.float32), self.embedding.T.astype(jnp.float32))
 
 
-def embedded(
-    embedder: Embed, prompt: nn.Module | None, ids: Int[Array, "B S"]
-) -> Float[Array, "B S D"]:
-    """Token vectors; rows of soft tokens (ids >= V) come from the prompt."""
+def embed_input(stack: nn.Module, embedder: Embed, ids: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+    """Embeds ids; those of soft tokens (ids >= V) are for the method to embed."""
     x = embedder(jnp.where(ids < embedder.rows, ids, 0))
-    return x if prompt is None else prompt(ids - embedder.rows, x)
+    return stack.method.embed_input(stack, x, ids - embedder.rows)
+
+
+def apply_dense(owner: nn.Module, dense: Dense, x: Float[Array, "B S I"]) -> Float[Array, "B S O"]:
+    """Applies a dense layer of `owner`, with the method's hooks."""
+    x = owner.method.dense_input(owner, x, dense.name)
+    return owner.method.dense_output(owner, dense(x), dense.name, x)
 
 
 def logits(
     stack: nn.Module, embedder: Embed, x: Float[Array, "B L D"], deterministic: bool
 ) -> Float[Array, "B L V"]:
-    """What a decoder's last layer gives as logits, float32, against the embedding where tied."""
+    """Logits of the last layer's output, float32, against the embedding where tied."""
     x = stack.dropout(stack.decoder_norm(x), deterministic=deterministic)
     if stack.config.scale_decoder_outputs:
         x = x.astype(jnp.float32) / stack.config.embed_dim**0.5
-    return embedder.attend(x) if stack.config.logits_via_embedding else stack.logits_dense(x)
+    head = embedder.attend if stack.config.logits_via_embedding else stack.logits_dense
+    return stack.method.logits(stack, head(x), x)
 
 
 def positions_of(ids: Int[Array, "B S"], positions: Int[Array, "B S"] | None) -> Array:
@@ -231,22 +232,17 @@ def biases(
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases and without 1/sqrt(head size).
-
-    With `scaling`, a module called with a shape that returns factors of it, keys and values are
-    scaled. A factor of the keys is one of the query, and one of the values one of what is mixed,
-    so the scaling is applied there, whether keys and values are made or not.
-    """
+    """Multi-head attention without biases and without 1/sqrt(head size)."""
 
     features: int
     num_heads: int
     head_dim: int
     dropout_rate: float = 0.0
     dtype: jnp.dtype = jnp.float32
-    scaling: nn.Module | None = None
+    method: base.Method = base.NO_METHOD
 
     @classmethod
-    def of(cls, config: config_lib.T5Config, scaling: nn.Module | None = None) -> "Attention":
+    def of(cls, config: config_lib.T5Config, method: base.Method = base.NO_METHOD) -> "Attention":
         """An attention of such a network."""
         return cls(
             features=config.embed_dim,
@@ -254,11 +250,10 @@ class Attention(nn.Module):
             head_dim=config.head_dim,
             dropout_rate=config.dropout_rate,
             dtype=jnp.dtype(config.dtype),
-            scaling=fresh(scaling),
+            method=method,
         )
 
     def setup(self):
-        self.key_scaling, self.value_scaling = fresh(self.scaling), fresh(self.scaling)
         width = self.num_heads * self.head_dim
         # T5 folds 1/sqrt(head size) into the query's initialisation.
         query_init = nn.initializers.variance_scaling(1.0 / self.head_dim, "fan_in", "normal")
@@ -278,89 +273,80 @@ class Attention(nn.Module):
         keep_KBH = self.dropout(keep_KBH, deterministic=deterministic)
         return jnp.transpose(keep_KBH, (1, 2, 0))[..., None]
 
-    def _heads(self, x: Float[Array, "B K J"]) -> Float[Array, "B H K C"]:
+    def _split_heads(self, x: Float[Array, "B K J"]) -> Float[Array, "B H K C"]:
         x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
         x = nn.with_logical_constraint(x, ("batch", "length", "heads", "kv"))
         return jnp.swapaxes(x, 1, 2)
 
-    def _scaled(self, x: Float[Array, "B H Q C"], scaling: nn.Module | None) -> Array:
-        if scaling is None:
-            return x
-        return x * scaling((self.num_heads, self.head_dim))[:, None].astype(x.dtype)
-
     def keys_values(self, x: Float[Array, "B K D"]) -> tuple[Array, Array]:
         """Keys and values of `x`, each [B, H, K, C]."""
-        return self._heads(self.key(x)), self._heads(self.value(x))
+        return self._split_heads(self.key(x)), self._split_heads(self.value(x))
 
     def __call__(
         self,
         x: Float[Array, "B Q D"],
         keys_values: tuple[Float[Array, "B H K C"], Float[Array, "B H K C"]],
         bias: Float[Array, "#B #H #Q K"],
-        visible: Bool[Array, "#B 1 #Q K"],
+        mask: Bool[Array, "#B 1 #Q K"],
         *,
         deterministic: bool = True,
     ) -> Float[Array, "B Q D"]:
-        """Mixes the values by softmax(query · key + bias) over the visible keys."""
+        """Mixes the values by softmax(query · key + bias) over the keys of the mask."""
         key_BHKC, value_BHKC = keys_values
-        query_BHQC = self._query(x)
+        query_BHQC = self._split_heads(apply_dense(self, self.query, x))
         rows, _, keys, _ = value_BHKC.shape
         # Dropping a weight is dropping its value.
         value_BHKC *= self._keep(rows, keys, deterministic).astype(value_BHKC.dtype)
-        mixed_BHQC = attention.attend(query_BHQC, key_BHKC, value_BHKC, bias, visible)
-        return self._joined(mixed_BHQC)
+        mixed_BHQC = attention.attend(query_BHQC, key_BHKC, value_BHKC, bias, mask)
+        return self._join_heads(mixed_BHQC)
 
-    def to_source(
+    def cross_attend(
         self,
         x: Float[Array, "B Q D"],
         source: Float[Array, "B K D"],
-        visible: Bool[Array, "#B 1 #Q K"],
+        mask: Bool[Array, "#B 1 #Q K"],
         *,
         deterministic: bool = True,
     ) -> Float[Array, "B Q D"]:
-        """The same of the keys and values of `source`, without bias; few queries make neither."""
+        """Attends to `source` without bias; for few queries its keys and values are not computed."""
         if FEW_QUERIES * x.shape[1] > self.head_dim:
             no_bias = jnp.zeros((1, 1, 1, 1), jnp.float32)
             keys_values = self.keys_values(source)
-            return self(x, keys_values, no_bias, visible, deterministic=deterministic)
-        query_BHQC, source = self._query(x), source.astype(self.dtype)
+            return self(x, keys_values, no_bias, mask, deterministic=deterministic)
+        query_BHQC = self._split_heads(apply_dense(self, self.query, x))
+        source = source.astype(self.dtype)
         width = source.shape[-1]
         kernels = (self.key.kernel(width), self.value.kernel(width))
         key_DHC, value_DHC = (k.reshape(width, self.num_heads, self.head_dim) for k in kernels)
         query_BHQD = jnp.einsum("bhqc,dhc->bhqd", query_BHQC, key_DHC)
         keep = self._keep(source.shape[0], source.shape[1], deterministic)
-        mixed_BHQD = attention.attend_to_inputs(query_BHQD, source, visible, keep)
-        return self._joined(jnp.einsum("bhqd,dhc->bhqc", mixed_BHQD, value_DHC))
+        mixed_BHQD = attention.attend_to_inputs(query_BHQD, source, mask, keep)
+        return self._join_heads(jnp.einsum("bhqd,dhc->bhqc", mixed_BHQD, value_DHC))
 
-    def _query(self, x: Float[Array, "B Q D"]) -> Float[Array, "B H Q C"]:
-        return self._scaled(self._heads(self.query(x)), self.key_scaling)
-
-    def _joined(self, mixed_BHQC: Array) -> Array:
-        mixed_BQHC = jnp.swapaxes(self._scaled(mixed_BHQC, self.value_scaling), 1, 2)
-        return self.out(mixed_BQHC.reshape(*mixed_BQHC.shape[:2], self.num_heads * self.head_dim))
+    def _join_heads(self, mixed_BHQC: Array) -> Float[Array, "B Q D"]:
+        mixed_BQHC = jnp.swapaxes(mixed_BHQC, 1, 2)
+        mixed_BQJ = mixed_BQHC.reshape(*mixed_BQHC.shape[:2], self.num_heads * self.head_dim)
+        return apply_dense(self, self.out, mixed_BQJ)
 
 
 class FeedForward(nn.Module):
-    """One activation: act(x wi) wo. Two: (act(x wi_0) · act(x wi_1)) wo (Shazeer, 2020).
-
-    `scaling` as in Attention, of what wo is applied to.
-    """
+    """One activation: act(x wi) wo. Two: (act(x wi_0) · act(x wi_1)) wo (Shazeer, 2020)."""
 
     mlp_dim: int
     activations: tuple[str, ...]
     dropout_rate: float = 0.0
     dtype: jnp.dtype = jnp.float32
-    scaling: nn.Module | None = None
+    method: base.Method = base.NO_METHOD
 
     @classmethod
-    def of(cls, config: config_lib.T5Config, scaling: nn.Module | None = None) -> "FeedForward":
+    def of(cls, config: config_lib.T5Config, method: base.Method = base.NO_METHOD) -> "FeedForward":
         """The feed-forward part of a layer of such a network."""
         return cls(
             config.mlp_dim,
             config.mlp_activations,
             config.dropout_rate,
             jnp.dtype(config.dtype),
-            fresh(scaling),
+            method,
         )
 
     @nn.compact
@@ -370,17 +356,19 @@ class FeedForward(nn.Module):
         several = len(self.activations) > 1
         names = [f"wi_{i}" if several else "wi" for i in range(len(self.activations))]
         projected = [
-            Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=name)(x) for name in names
+            apply_dense(self, Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=name), x)
+            for name in names
         ]
         # What the activations are computed from is kept, not what they give.
         hidden = jax.checkpoint(self._activate)(*projected)
-        if self.scaling is not None:
-            hidden = hidden * self.scaling((self.mlp_dim,)).astype(hidden.dtype)
+        # In front of dropout: what the hook multiplies need not be dropped again under remat.
+        hidden = self.method.dense_input(self, hidden, "wo")
         # One mask for all positions of a row: cheaper, and what the paper's numbers used.
         dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
         hidden = dropout(hidden, deterministic=deterministic)
         hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
-        return Dense(x.shape[-1], ("mlp", "embed"), self.dtype, name="wo")(hidden)
+        wo = Dense(x.shape[-1], ("mlp", "embed"), self.dtype, name="wo")
+        return self.method.dense_output(self, wo(hidden), "wo", hidden)
 
     def _activate(self, *projected: Array) -> Array:
         factors = zip(self.activations, projected, strict=True)

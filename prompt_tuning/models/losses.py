@@ -47,7 +47,7 @@ def normalizer(
     """What the summed loss is divided by, for a LOSS_NORMALIZING_FACTOR of T5X.
 
     None: 1. A number: itself. "NUM_REAL_TARGET_TOKENS": sum of the weights.
-    "NUM_TOTAL_TARGET_TOKENS": padding counted too, so it is no number of packed examples.
+    "NUM_TOTAL_TARGET_TOKENS": padding is counted too, so it is not independent of packing.
     "AVERAGE_PER_SEQUENCE": rows that hold a target (a padded row does not count), or of
     packed rows their segments, numbered from 1.
     """

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from prompt_tuning import annotations
 from prompt_tuning import params as params_lib
+from prompt_tuning.methods import base
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding, label_losses, losses, network
 
@@ -26,25 +27,20 @@ class EncoderDecoderModel:
     A batch holds `encoder_input_tokens` [B, S], `decoder_target_tokens` [B, L],
     `decoder_input_tokens` [B, L], `decoder_loss_weights` [B, L] and, where rows are
     packed, `{encoder,decoder}_segment_ids`; `{encoder,decoder}_positions` where tokens
-    of a segment do not stand behind each other.
+    of a segment are not consecutive.
 
     Attributes:
       config: sizes of the network.
-      prompt: module for the soft tokens, or None.
+      method: what adapts the network; by default nothing.
       z_loss: factor of log(Z)².
       label_smoothing: share of probability given to all other rows.
       loss_normalizing_factor: see `losses.normalizer`.
       decoder: how `predict` picks tokens; a LabelRanking is for `rank_labels`.
       label_loss: in place of the loss of tokens, or None.
-      penalty: of all parameters, added to the loss of a batch; or None.
-      layer_prompt: a module for each layer, or None. See network.Transformer, as for the next three.
-      scaling: a module for each scaled activation, or None.
-      attention_pattern: or None.
-      prefix: a module for the keys and values of each layer of the decoder, or None.
     """
 
     config: config_lib.T5Config
-    prompt: nn.Module | None = None
+    method: base.Method = base.NO_METHOD
     z_loss: annotations.NonNegativeFloat = 1e-4
     label_smoothing: annotations.Fraction = 0.0
     loss_normalizing_factor: annotations.PositiveFloat | losses.Normalizer | None = None
@@ -52,73 +48,60 @@ class EncoderDecoderModel:
         default_factory=decoding.Greedy
     )
     label_loss: label_losses.LabelLoss | None = None
-    penalty: Callable[[Params], Array] | None = None
-    layer_prompt: nn.Module | None = None
-    scaling: nn.Module | None = None
-    attention_pattern: Callable[[Array], Array] | None = None
-    prefix: nn.Module | None = None
 
-    PROMPT_PATH: ClassVar[str] = "encoder/prompt/prompt"
     EMBEDDING_PATH: ClassVar[str] = "token_embedder/embedding"
 
     @property
     def module(self) -> network.Transformer:
         """The Flax module."""
-        return network.Transformer(
-            self.config,
-            self.prompt,
-            self.layer_prompt,
-            self.scaling,
-            self.attention_pattern,
-            self.prefix,
-        )
+        return network.Transformer(self.config, self.method)
+
+    @functools.cached_property
+    def adapter_parameters(self) -> dict[str, base.Parameter]:
+        """The parameters that the method adds to a base checkpoint's, by their paths."""
+        shapes = {path: jax.tree.leaves(box)[0].shape for path, box in self._abstract_base.items()}
+        return self.method.parameters(self.config, shapes)
 
     @property
-    def added(self) -> frozenset[str]:
-        """Paths of the parameters that the prompt and the methods add to a base checkpoint's."""
-        return self._traced[1]
+    def adapter_paths(self) -> frozenset[str]:
+        """Paths of the parameters that the method adds to a base checkpoint's."""
+        return frozenset(self.adapter_parameters)
+
+    @property
+    def prompt_path(self) -> str | None:
+        """Path of the table that PROMPT_INITIALIZER makes; None where the method has none."""
+        added = self.adapter_parameters.items()
+        return next((path for path, parameter in added if parameter.is_prompt), None)
 
     def abstract_params(self) -> Params:
         """Shapes of all parameters, with their logical axes (flax LogicallyPartitioned).
 
-        A base checkpoint's are of `config.weights_dtype`, what is added to it is float32.
+        Those of a base checkpoint have `config.weights_dtype`, those of the method float32.
         """
         dtype = jnp.dtype(self.config.weights_dtype)
-        boxes, added = self._traced
-        return params_lib.unflatten(
-            {
-                path: box
-                if path in added
-                else jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), box)
-                for path, box in boxes.items()
-            }
-        )
+        cast = functools.partial(jax.tree.map, lambda x: jax.ShapeDtypeStruct(x.shape, dtype))
+        adapter = jax.eval_shape(self._init_adapter, jax.random.key(0))
+        paths = {path: cast(box) for path, box in self._abstract_base.items()}
+        return params_lib.unflatten(paths | params_lib.flatten(adapter))
 
     @functools.cached_property
-    def _traced(self) -> tuple[dict[str, Any], frozenset[str]]:
-        """All parameters as shapes, and which of them the modules given to the network made."""
-        given = (self.prompt, self.layer_prompt, self.scaling, self.prefix)
-        kinds = tuple(type(module) for module in given if module is not None)
-        made_in = set()
-
-        def note(call, args, settings, context):
-            if isinstance(context.module, kinds):
-                made_in.add("/".join(context.module.path))
-            return call(*args, **settings)
-
-        with nn.intercept_methods(note):
-            boxes = jax.eval_shape(lambda rng: self._boxed_params(rng), jax.random.key(0))
-        boxes = params_lib.flatten(boxes)
-        prefixes = tuple(f"{path}/" for path in made_in)
-        return boxes, frozenset(path for path in boxes if path.startswith(prefixes))
+    def _abstract_base(self) -> dict[str, Any]:
+        return params_lib.flatten(jax.eval_shape(self._init_base, jax.random.key(0)))
 
     def init(self, rng: Array) -> Params:
         """Random parameters, float32, for pre-training and tests."""
-        return nn.unbox(self._boxed_params(rng))
+        return nn.unbox(params_lib.merge(self._init_base(rng), self._init_adapter(rng)))
 
-    def _boxed_params(self, rng: Array) -> Params:
+    def init_adapter(self, rng: Array) -> Params:
+        """The method's parameters as its initializers make them: those of `init`."""
+        return nn.unbox(self._init_adapter(rng))
+
+    def _init_base(self, rng: Array) -> Params:
         ids = jnp.ones((1, 2), jnp.int32)
-        return self.module.init(rng, ids, ids, ids)["params"]
+        return network.Transformer(self.config).init(rng, ids, ids, ids)["params"]
+
+    def _init_adapter(self, rng: Array) -> Params:
+        return base.init_parameters(self.adapter_parameters, rng)
 
     def logits(
         self, params: Params, batch: Batch, dropout_rng: Array | None = None
@@ -161,8 +144,7 @@ class EncoderDecoderModel:
             "correct": jnp.sum(weights, where=jnp.argmax(logits, -1) == targets),
             "tokens": jnp.sum(weights),
         }
-        penalty = 0.0 if self.penalty is None else self.penalty(params)
-        return total / self.normalizer(batch) + penalty, sums
+        return self._penalized(total / self.normalizer(batch), params), sums
 
     def _loss_of_labels(
         self,
@@ -173,7 +155,10 @@ class EncoderDecoderModel:
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
         """As `loss`; "correct" and "tokens" count rows."""
         if "encoder_segment_ids" in batch:
-            raise ValueError("labels are scored a row each; set PACK = False with LABEL_LOSS")
+            raise ValueError(
+                "PACK=True does not work with LABEL_LOSS, which needs one example per row. Set "
+                "PACK=False."
+            )
         ids, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
         logits = self._label_logits(params, ids, label_loss.padded(), dropout_rng)
         losses_B, correct_B, rows_B = label_loss(logits, targets)
@@ -184,8 +169,11 @@ class EncoderDecoderModel:
             "correct": jnp.sum(correct_B),
             "tokens": jnp.sum(rows_B),
         }
-        penalty = 0.0 if self.penalty is None else self.penalty(params)
-        return total / self.normalizer(batch) + penalty, sums
+        return self._penalized(total / self.normalizer(batch), params), sums
+
+    def _penalized(self, loss: Array, params: Params) -> Array:
+        penalty = self.method.penalty(params)
+        return loss if penalty is None else loss + penalty
 
     def normalizer(self, batch: Batch) -> Float[Array, ""] | float:
         """What the loss of a batch is divided by; see `losses.normalizer`."""
@@ -215,8 +203,8 @@ class EncoderDecoderModel:
         Args:
           params: all parameters.
           ids: of the inputs.
-          labels: target ids, filled up with 0.
-          neutral_ids: inputs without content, of each row or of all, for a LabelRanking with
+          labels: target ids, padded with 0.
+          neutral_ids: content-free inputs, one per row or one for all, for a LabelRanking with
             normalization "calibration".
 
         Returns:
@@ -240,7 +228,7 @@ class EncoderDecoderModel:
         dropout_rng: Array | None = None,
     ) -> Float[Array, "B N L V"]:
         rows, (count, length) = ids.shape[0], labels.shape
-        # All labels of a row stand behind each other in the decoder, a segment each.
+        # All labels of a row are consecutive segments of one decoder row.
         targets = jnp.broadcast_to(labels.reshape(1, -1), (rows, count * length))
         inputs = jnp.broadcast_to(_shift(labels).reshape(1, -1), targets.shape)
         segments = jnp.broadcast_to(jnp.repeat(jnp.arange(1, count + 1), length), targets.shape)

@@ -1,7 +1,7 @@
 """Inputs and targets as one sequence, which a decoder without encoder reads.
 
 The layout is T5X's for a prefix language model: the decoder reads 0, inputs, targets, each
-position foretells the token after it, and the last input foretells the first target. Soft tokens
+position predicts the token after it, and the last input predicts the first target. Soft tokens
 in front of the input stand in front of the 0 too. Letters: B batch, S input length, L target
 length, N = S + L, V rows of the token embedding.
 """
@@ -26,22 +26,22 @@ class Sequence(NamedTuple):
       segment_ids: of packed examples; without packing 1, and 0 behind the end.
       prefix: what may be read in both directions: all that is read up to and with the last input
         (T5X's decoder_causal_attention).
-      foretelling: where each target is foretold.
+      target_logit_index: the position whose logits predict each target.
     """
 
     ids: Int[Array, "B N"]
     segment_ids: Int[Array, "B N"]
     prefix: Bool[Array, "B N"]
-    foretelling: Int[Array, "B L"]
+    target_logit_index: Int[Array, "B L"]
 
-    def visibility(self, inputs_bidirectional_attention: bool) -> Bool[Array, "B 1 N N"]:
-        """Which position may see which: those before it and, within a prefix, all."""
+    def attention_mask(self, inputs_bidirectional_attention: bool) -> Bool[Array, "B 1 N N"]:
+        """True where a position attends to another: to those before it and, within a prefix, to all."""
         order = jnp.arange(self.ids.shape[1])
         causal = (order[:, None] >= order[None, :])[None]
         if inputs_bidirectional_attention:
             causal = causal | (self.prefix[:, :, None] & self.prefix[:, None, :])
         segments = self.segment_ids
-        return attention.visibility(segments > 0, segments, segments) & causal[:, None]
+        return attention.make_attention_mask(segments > 0, segments, segments) & causal[:, None]
 
 
 def join(
@@ -58,7 +58,7 @@ def join(
       inputs: ids of inputs; from `vocab_size` on they are soft tokens.
       targets: ids of targets.
       input_segment_ids: of packed rows; None for one example a row.
-      target_segment_ids: likewise.
+      target_segment_ids: of packed rows; None for one example a row.
       vocab_size: V.
 
     Raises:
@@ -66,8 +66,8 @@ def join(
     """
     if (input_segment_ids is None) != (target_segment_ids is None):
         raise ValueError(
-            "there are segment ids of inputs or of targets; expected both or neither: a target "
-            "follows the inputs of its segment"
+            "only one of input_segment_ids and target_segment_ids is set; expected "
+            "both or neither, because a target follows the inputs of its segment"
         )
     if input_segment_ids is None:
         input_segment_ids = (inputs > 0).astype(jnp.int32)
@@ -90,14 +90,14 @@ def join(
         ids=jnp.where(leading, tokens, read),
         segment_ids=segments,
         prefix=(segments > 0) & ~later_target,
-        foretelling=jnp.argsort(order, axis=1)[:, inputs.shape[1] :],
+        target_logit_index=jnp.argsort(order, axis=1)[:, inputs.shape[1] :],
     )
 
 
 def last_input(
     inputs: Int[Array, "B S"], *, vocab_size: int
 ) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
-    """What is read at the end of a prefix, which foretells the first target, and where.
+    """What is read at the end of a prefix, which predicts the first target, and its position.
 
     Args:
       inputs: one example a row, filled up with 0.

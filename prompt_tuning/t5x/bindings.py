@@ -58,7 +58,6 @@ RENAMED = {
     "Adafactor.factored": "optimizers.adafactor.factored",
     "Adafactor.multiply_by_parameter_scale": "optimizers.adafactor.multiply_by_parameter_scale",
     "Adafactor.epsilon1": "optimizers.adafactor.epsilon1",
-    "Adafactor.epsilon2": "optimizers.adafactor.epsilon2",
     "T5Config.vocab_size": "NUM_EMBEDDINGS",
     "T5Config.emb_dim": "EMBED_DIM",
     "T5Config.num_heads": "NUM_HEADS",
@@ -84,70 +83,69 @@ CONVERTED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "Trainer.num_microbatches": ("NUM_MICROBATCHES", lambda count: count or 1),
     "RestoreCheckpointConfig.dtype": ("WEIGHTS_DTYPE", lambda dtype: dtype or "float32"),
 }
-_NEW_RUN = "a prompt file is float32 and a run's state small, so there is nothing to choose"
-_NO_FILES = "files of tf.train.Example are not read; INFER_FILE takes TSV, CSV and JSONL"
-_SEED = "a number, so that a run can be repeated; set RANDOM_SEED"
-_RULES = "the rules are in prompt_tuning/distributed/partitioning.py; NUM_PARTITIONS sets how far weights are split"
+_NEW_RUN = "Remove it: prompt files and states are always float32"
+_NO_FILES = "Set INFER_FILE to a TSV, CSV or JSONL file: files of tf.train.Example are not read"
+_SEED = "Set RANDOM_SEED to an integer"
+_RULES = "Set NUM_PARTITIONS: the partitioning rules in prompt_tuning/distributed/partitioning.py are fixed"
 # What we have one way of: the values that say this way, and why.
+_RNG = "Set the environment variable JAX_DEFAULT_PRNG_IMPL=unsafe_rbg"
 FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "USE_HARDWARE_RNG": ((False,), "set the environment's JAX_DEFAULT_PRNG_IMPL=unsafe_rbg"),
+    "USE_HARDWARE_RNG": ((False,), _RNG),
     "ACTIVATION_PARTITIONING_DIMS": ((1,), _RULES),
     "TF_EXAMPLE_FILE_PATHS": ((), _NO_FILES),
     "TF_EXAMPLE_FILE_TYPE": ((), _NO_FILES),
     "create_task_from_tfexample_file.inputs_key": ((), _NO_FILES),
     "create_task_from_tfexample_file.targets_key": ((), _NO_FILES),
-    "train.use_hardware_rng": (
-        (False,),
-        "set the environment's JAX_DEFAULT_PRNG_IMPL=unsafe_rbg",
-    ),
-    "train.actions": ((None,), "MODEL_DIR/prompts/best.npy is the best prompt of a run"),
+    "train.use_hardware_rng": ((False,), _RNG),
+    "train.actions": ((None,), "Remove it: the best prompt of a run is in MODEL_DIR/prompts"),
     "SaveCheckpointConfig.dtype": (("float32", None), _NEW_RUN),
-    "SaveCheckpointConfig.checkpoint_steps": ((None,), "set EVAL_PERIOD"),
+    "SaveCheckpointConfig.checkpoint_steps": ((None,), "Set EVAL_PERIOD"),
     "RestoreCheckpointConfig.mode": (("specific",), ""),
     "RestoreCheckpointConfig.strict": (
         (True,),
-        "a checkpoint holds what the model needs, no more and no less",
+        "Use a checkpoint with exactly the parameters of the model",
     ),
     "PjitPartitioner.logical_axis_rules": ((), _RULES),
-    "PjitPartitioner.ici_mesh_shape": ((None,), "set NUM_PARTITIONS"),
-    "PjitPartitioner.dcn_mesh_shape": ((None,), "set NUM_PARTITIONS"),
-    "PjitPartitioner.params_on_devices": ((True,), "weights lie on the devices"),
-    "PjitPartitioner.backend": ((None,), "set the environment's JAX_PLATFORMS"),
+    "PjitPartitioner.ici_mesh_shape": ((None,), "Set NUM_PARTITIONS"),
+    "PjitPartitioner.dcn_mesh_shape": ((None,), "Set NUM_PARTITIONS"),
+    "PjitPartitioner.params_on_devices": ((True,), "Remove it: weights are always on the devices"),
+    "PjitPartitioner.backend": ((None,), "Set the environment variable JAX_PLATFORMS"),
     "standard_logical_axis_rules.activation_partitioning_dims": ((1,), _RULES),
     "standard_logical_axis_rules.parameter_partitioning_dims": ((1,), _RULES),
     "EncoderDecoderModel.decode_fn": (
         (),
-        "add --gin_file=decoding/beam_search.gin or decoding/nucleus_sampling.gin after the model",
+        "Add --gin_file=decoding/beam_search.gin or decoding/nucleus_sampling.gin after the model",
     ),
-    "beam_search.max_decode_len": ((None,), "set TASK_FEATURE_LENGTHS['targets']"),
-    "temperature_sample.max_decode_steps": ((None,), "set TASK_FEATURE_LENGTHS['targets']"),
-    "Adafactor.step_offset": ((0,), "set START_STEP, the step that the optimizer counts from"),
-    "Adafactor.beta1": ((None,), "Adafactor has no momentum here"),
-    "infer.file_extension": (("jsonl",), "answers are JSON lines"),
+    "beam_search.max_decode_len": ((None,), "Set TASK_FEATURE_LENGTHS['targets']"),
+    "temperature_sample.max_decode_steps": ((None,), "Set TASK_FEATURE_LENGTHS['targets']"),
+    "Adafactor.step_offset": ((0,), "Set START_STEP, from which the optimizer counts"),
+    "Adafactor.epsilon2": ((1e-3,), "Remove it: optax.adafactor always scales by at least 0.001"),
+    "Adafactor.beta1": ((None,), "Remove it: Adafactor has no momentum in prompt-tuning"),
+    "infer.file_extension": (("jsonl",), "Remove it: predictions are always written as JSON lines"),
 }
-_FILES = "files are written and read as they always are here"
-_KEPT = "examples are always read once and kept"
+_FILES = "each file format is read and written by one library"
+_KEPT = "examples are always cached in memory"
 # What changes no result: any value will do.
 IGNORED = {
     "EVALUATOR_USE_MEMORY_CACHE": _KEPT,
     "Evaluator.use_memory_cache": _KEPT,
-    "Evaluator.logger_cls": "metrics always go to the log, to TensorBoard and to JSON lines",
+    "Evaluator.logger_cls": "metrics are always written to the log, to TensorBoard and to JSON lines",
     "train.use_orbax": _FILES,
     "evaluate.use_orbax": _FILES,
     "infer.use_orbax": _FILES,
     "train.run_eval_before_training": "a run is always evaluated before its first step",
-    "train.concurrent_metrics": "metrics are computed between the steps",
-    "train.gc_period": "Python's garbage is collected as always",
+    "train.concurrent_metrics": "metrics are always computed between the steps",
+    "train.gc_period": "Python's garbage collection is not changed",
     "evaluate.fallback_init_rng": "the prompt comes from PROMPT_FILE, all else from the checkpoint",
     "infer.fallback_init_rng": "the prompt comes from PROMPT_FILE, all else from the checkpoint",
-    "infer.checkpoint_period": "every answer is written when it is there; a rerun goes on from there",
-    "infer.checkpoint_ds_iter": "a rerun goes on from the answers that are there",
-    "infer.merge_chunked_results": "answers are not in chunks",
+    "infer.checkpoint_period": "predictions are written continuously, and a rerun resumes from them",
+    "infer.checkpoint_ds_iter": "a rerun resumes from the predictions that are written",
+    "infer.merge_chunked_results": "predictions are not written in chunks",
     "SaveCheckpointConfig.save_dataset": "the position in the data is always saved",
-    "SaveCheckpointConfig.keep_dataset_checkpoints": "a position of the data lies in each state",
+    "SaveCheckpointConfig.keep_dataset_checkpoints": "each state contains its position in the data",
     "RestoreCheckpointConfig.restore_dataset": "the position in the data is always restored",
     "RestoreCheckpointConfig.fallback_to_scratch": "the prompt is never read from the checkpoint",
-    "standard_logical_axis_rules.additional_rules": "the prompt is always on each device",
+    "standard_logical_axis_rules.additional_rules": "the prompt is always replicated on each device",
 }
 # utils.DatasetConfig's: T5X's scope -> ours.
 SCOPES = {"": "", "train": "train/", "infer_eval": "eval/"}
@@ -221,7 +219,7 @@ def translate(name: str, value: str) -> Translation:
         try:
             return Translation([(ours, repr(convert(ast.literal_eval(value))))])
         except (ValueError, TypeError, SyntaxError) as error:
-            raise ValueError(f"{name} = {value}: {error}; set {ours}") from error
+            raise ValueError(f"{name}={value}: not supported ({error}). Set {ours}.") from error
     if key in FIXED:
         accepted, reason = FIXED[key]
         return _fixed(name, value, accepted, reason)
@@ -233,8 +231,8 @@ def translate(name: str, value: str) -> Translation:
 def _fixed(name: str, value: str, accepted: tuple[Any, ...], reason: str) -> Translation:
     if any(value == repr(each) for each in accepted) or _literal(value) in accepted:
         return Translation([])
-    only = f"only {' or '.join(map(repr, accepted))} here" if accepted else "not a setting here"
-    raise ValueError(f"{name} = {value}: {only}: {reason}")
+    expected = " or ".join(map(repr, accepted)) or "no binding of this name"
+    raise ValueError(f"{name}={value}: not supported; expected {expected}. {reason}.")
 
 
 def _literal(value: str) -> Any:
@@ -246,18 +244,18 @@ def _literal(value: str) -> Any:
 
 def _dataset(scope: str, field: str, value: str, name: str) -> Translation:
     if field in DATASET_IGNORED:
-        return Translation([], "examples are read, kept and packed as they always are here")
+        return Translation([], "examples are always read, cached and packed in the same way")
     if scope not in SCOPES:
         raise ValueError(
-            f"{name} = {value}: training and evaluation are read with the scopes train/ and "
-            "infer_eval/; EVAL_STEPS takes the data of infer_eval/"
+            f"{name}={value}: the scope {scope}/ is not supported; expected train/ or "
+            "infer_eval/. Remove it: EVAL_STEPS uses the data of infer_eval/."
         )
     if field == "trim_output_features":
-        return _fixed(name, value, (True,), "set TASK_FEATURE_LENGTHS to longer ones")
+        return _fixed(name, value, (True,), "Increase TASK_FEATURE_LENGTHS")
     if field == "seed" and _literal(value) is None:
-        raise ValueError(f"{name} = {value}: {_SEED}")
+        raise ValueError(f"{name}={value}: not supported; expected an integer. {_SEED}.")
     if field == "pack" and scope == "infer_eval":
-        return _fixed(name, value, (False,), "what is answered is never packed")
+        return _fixed(name, value, (False,), "Remove it: evaluation data are never packed")
     if field == "module" or (field in DATASET_MACROS and not scope):
         return Translation([(DATASET_MACROS[field], value)])
     return Translation([(f"{SCOPES[scope]}pipeline.DatasetConfig.{field}", value)])
@@ -269,7 +267,9 @@ def _no_evaluation(key: str, value: str, name: str) -> Translation:
         "train.train_eval_dataset_cfg": ("EVAL_STEPS", "0"),
     }
     if _literal(value) is not None:
-        raise ValueError(f"{name} = {value}: only None here: set MIXTURE_OR_TASK_NAME or EVAL_FILE")
+        raise ValueError(
+            f"{name}={value}: not supported; expected None. Set MIXTURE_OR_TASK_NAME or EVAL_FILE."
+        )
     return Translation([ours[key]])
 
 
@@ -287,8 +287,9 @@ def _assignment_map(_key: str, value: str, name: str) -> Translation:
         own = False
     if not own:
         raise ValueError(
-            f"{name} = {value}: only rules for prompt or ia3_scaling here, which are never read from "
-            "the checkpoint; set INITIAL_CHECKPOINT_PATH to one with the model's own names"
+            f"{name}={value}: not supported; expected only rules for prompt or ia3_scaling, "
+            "which are never read from the checkpoint. Set INITIAL_CHECKPOINT_PATH to a "
+            "checkpoint with the model's parameter names."
         )
     return Translation([], "prompt and ia3_scaling are never read from the checkpoint")
 

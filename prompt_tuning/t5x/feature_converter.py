@@ -34,7 +34,7 @@ class SoftTokenConverter(seqio.EncDecFeatureConverter):
 
     def _filled(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         def put(inputs):
-            return self._soft.put_into({"inputs": inputs})["inputs"]
+            return self._soft.insert({"inputs": inputs})["inputs"]
 
         # Of no state, so that T5X can save where it is in the data.
         inputs = tf.numpy_function(put, [features["inputs"]], tf.int32, stateful=False)

@@ -46,7 +46,7 @@ class Model:
         vocabulary: vocabularies.Vocabulary,
         *,
         checkpoint: str | None = None,
-        prompt_initializer: state.Start | None = None,
+        prompt_initializer: state.PromptInitializer | None = None,
         optimizer: run.OptimizerFactory | None = None,
         trainable: Sequence[str] = PROMPT,
         seed: int = 0,
@@ -69,8 +69,8 @@ class Model:
         counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
         if checkpoint is not None and huggingface.is_checkpoint(epath.Path(checkpoint)):
             raise ValueError(
-                f"INITIAL_CHECKPOINT_PATH {checkpoint} is in Hugging Face's format, which T5X does not "
-                "read; expected a folder checkpoint_<step>: `prompt-tuning export` writes one"
+                f"INITIAL_CHECKPOINT_PATH {checkpoint} is in Hugging Face's format; expected "
+                "T5X's, a folder checkpoint_<step>. Convert it with `prompt-tuning export`."
             )
         self.model, self.vocabulary, self.checkpoint = model, vocabulary, checkpoint
         self._start, self._seed = prompt_initializer, seed
@@ -142,7 +142,7 @@ class Model:
     def added(self) -> dict[str, np.ndarray]:
         """What is added to the base, as it starts: {path: values}; our trainer's for this seed."""
         abstract = params_lib.flatten(nn.unbox(self.model.abstract_params()))
-        shapes = {path: abstract[path] for path in sorted(self.model.added)}
+        shapes = {path: abstract[path] for path in sorted(self.model.adapter_paths)}
         embedding = jnp.asarray(base_model.read_embedding(self.checkpoint))
         rng = jax.random.key(self._seed)
         state.warn_of_another_base(self._start, self.checkpoint, self.base_digest)
@@ -160,7 +160,7 @@ class Model:
         wide = {
             path: jax.ShapeDtypeStruct(box.shape, jnp.float32)
             for path, box in boxes.items()
-            if path not in self.model.added
+            if path not in self.model.adapter_paths
         }
         return base_model.digest(self.checkpoint, params_lib.unflatten(wide))
 
@@ -271,7 +271,7 @@ class PromptFiles:
 
     def __call__(self, state_dict: Tree, parameter_infos: Any) -> tuple[Tree, Any]:
         """Called with what is to be saved."""
-        flat, added = params_lib.flatten(state_dict["target"]), self.model.model.added
+        flat, added = params_lib.flatten(state_dict["target"]), self.model.model.adapter_paths
         leaves = {path: np.asarray(flat[path], np.float32) for path in sorted(added)}
         step = int(state_dict["state"]["step"])
         if jax.process_index() == 0:

@@ -40,18 +40,18 @@ def save(
         return
     soft = state.soft_tokens(model)
     card = {
-        "length": len(soft) if model.prefix is None else model.prefix.length,
+        "length": len(soft) or model.method.num_extra_keys,
         "embed_dim": model.config.embed_dim,
-        "place": soft.place,
+        "place": soft.position,
         **card,
         "created_by": f"prompt-tuning {prompt_tuning.__version__}",
     }
     path = locate(model_dir, name, model)
     if _adds_one_prompt(model):
-        prompt_files.save(path, leaves[model.PROMPT_PATH], card)
+        prompt_files.save(path, leaves[model.prompt_path], card)
     else:
         prompt_files.save_leaves(path, leaves, card)
 
 
 def _adds_one_prompt(model: model_lib.EncoderDecoderModel) -> bool:
-    return model.added == {model.PROMPT_PATH}
+    return model.adapter_paths == {model.prompt_path}

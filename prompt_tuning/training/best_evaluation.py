@@ -68,22 +68,27 @@ class BestEvaluation:
             return None
         if self.is_untrained:
             return (
-                f"no evaluation beat the untrained prompt (metric {self.metric:g} at step {self.step}), which is "
-                "the best prompt; train longer (TRAIN_STEPS) or change LEARNING_RATE"
+                f"No evaluation beat the untrained prompt (metric {self.metric:g} at step "
+                f"{self.step}), which is the best prompt. Train longer (TRAIN_STEPS), or change "
+                "LEARNING_RATE."
             )
         lines = []
         if self.metric == self.untrained_metric:
-            lines = [f"no evaluation beat the untrained prompt (metric {self.metric:g})"]
+            lines = [f"No evaluation beat the untrained prompt (metric {self.metric:g})."]
         if self.equal > 1:
             lines.append(
-                f"the metric did not decide which prompt is best: {self.equal} of {self.evaluations} evaluations "
-                f"have the highest, {self.metric:g}"
+                f"{self.equal} of {self.evaluations} evaluations have the highest metric, "
+                f"{self.metric:g}, so the metric alone does not decide which prompt is best."
             )
         if not lines:
             return None
-        reason = f"the lowest {self.loss.name}, {self.loss.value:.4g}" if self.loss else "the last"
+        reason = (
+            f"the lowest {self.loss.name}, {self.loss.value:.4g}"
+            if self.loss
+            else "the latest step"
+        )
         reason = f" ({reason})" if self.equal > 1 else ""
-        return f"{'; '.join(lines)}; the best prompt is that of step {self.step}{reason}"
+        return f"{' '.join(lines)} The best prompt is that of step {self.step}{reason}."
 
 
 def from_json(content: Mapping[str, Any] | float | None) -> BestEvaluation:

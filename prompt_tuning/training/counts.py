@@ -23,6 +23,6 @@ def check(setting: str, value: Any, least: int, most: int | None = None, *, none
         at_most = "" if most is None or not is_int or value < least else f" and at most {most}"
         or_none = f", or None for {none}" if none else ""
         raise ValueError(
-            f"{setting} is {value!r}; expected a whole number of at least {least}{at_most}{or_none}; set "
-            f"{setting}"
+            f"{setting} is {value!r}; expected an integer of at least {least}{at_most}{or_none}. "
+            f"Set {setting} to such a value."
         )

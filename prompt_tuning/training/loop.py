@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from prompt_tuning.data.batches import epochs
+from prompt_tuning.data import pipeline
 from prompt_tuning.distributed import interrupts, partitioning
 from prompt_tuning.inference import evaluator as evaluator_lib
 from prompt_tuning.training import background, optimizers, prefetch, reporting, stack
@@ -16,9 +16,9 @@ from prompt_tuning.training import run as run_lib
 from prompt_tuning.training import step as step_lib
 
 
-def go_on(
+def train_loop(
     run: run_lib.Run | stack.Stack,
-    batches: epochs.Batches | stack.Batches,
+    batches: pipeline.Batches | stack.Batches,
     evaluator: evaluator_lib.Evaluator | stack.Evaluator,
     seed: int | tuple[int, ...],
     step: step_lib.Step,
@@ -36,7 +36,7 @@ def go_on(
     last = until or run.schedule.train_steps
     new = run.position is None
     if run.step == last and not new:
-        return _evaluate_owed(run, evaluator)
+        return _evaluate_if_needed(run, evaluator)
     if new:
         run.position = batches.position
     batches.position = run.position
@@ -45,17 +45,17 @@ def go_on(
     with run.log(learning_rate) as log, prefetch.Prefetch(batches, place) as ahead:
         first = next(ahead)
         compiling = background.Background(lambda: _compile(step, run, first[0], rng))
-        _evaluate_owed(run, evaluator)
+        _evaluate_if_needed(run, evaluator)
         compiling.result()
         log.restart()
         return _take_steps(run, step, itertools.chain([first], ahead), evaluator, log, rng, last)
 
 
-def _evaluate_owed(
+def _evaluate_if_needed(
     run: run_lib.Run | stack.Stack, evaluator: evaluator_lib.Evaluator | stack.Evaluator
 ) -> None:
     """Before the first step, and where a run was stopped within an evaluation."""
-    if run.owes_evaluation:
+    if run.needs_eval:
         run.record(evaluator.evaluate(run.params(), run.step), evaluator.loss)
         run.save(run.unlogged)
 
@@ -82,43 +82,43 @@ def _take_steps(
     last: int,
 ) -> None:
     done, guard = run.step, run.guard()
-    with interrupts.Hold() as hold:
+    with interrupts.DeferredSignals() as signals:
         while done < last:
             batch, position = next(batches)
             run.state, sums = step(run.state, run.frozen, batch, rng)
             run.position, done = position, done + 1
             log.add(sums)
             guard.add(done, batch, sums)
-            evaluates, stops = run.evaluates_at(done), hold.stops_at(done)
+            evaluates, stops = run.evaluates_at(done), signals.stops_at(done)
             logs, saves = evaluates or run.logs_at(done), evaluates or stops or done == last
             if logs or saves:
                 guard.settle()
             if logs:
                 run.training_loss = log.write(done, run.moved())
             if evaluates and not stops:
-                _evaluate(run, evaluator, hold)
+                _evaluate(run, evaluator, signals)
             if saves:
                 run.save(log.unwritten())
                 log.restart()
-            if saves and hold.came:
+            if saves and signals.received:
                 logging.warning(
-                    "interrupted; step %d is saved in %s: the same command goes on from there",
+                    "Interrupted: step %d is saved in %s, and the same command resumes from it.",
                     done, run.model_dir,
                 )  # fmt: skip
-                raise hold.came
+                raise signals.received
 
 
 def _evaluate(
     run: run_lib.Run | stack.Stack,
     evaluator: evaluator_lib.Evaluator | stack.Evaluator,
-    hold: interrupts.Hold,
+    signals: interrupts.DeferredSignals,
 ) -> None:
     """Evaluates, unless a signal comes: then the run owes it."""
     try:
-        with hold.released():
+        with signals.undeferred():
             results = evaluator.evaluate(run.params(), run.step)
     except KeyboardInterrupt:
-        if not hold.came:
+        if not signals.received:
             raise
     else:
         run.record(results, evaluator.loss)

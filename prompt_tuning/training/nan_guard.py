@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 
 from prompt_tuning.checkpoints import atomic
+from prompt_tuning.distributed import partitioning
 
 # Steps that are not looked at yet: waiting for the last would keep the device from the next.
 LATE = 2
@@ -64,29 +64,26 @@ class NanGuard:
     ) -> None:
         path = run.model_dir / f"{PREFIX}{step}.npz"
         content = io.BytesIO()
-        np.savez(content, **_whole(batch))
+        np.savez(content, **partitioning.to_host(batch))
         atomic.write(path, content.getvalue())
         what = (
-            f"step {step} in {run.model_dir}: loss, gradient or what they lead to is not finite: "
-            f"loss {sums['loss']}, gradient norm {sums['gradient_norm']}; its batch is kept in {path}"
+            f"non-finite loss or gradient (loss {sums['loss']}, gradient norm "
+            f"{sums['gradient_norm']}); the batch is saved in {path}"
         )
         if run.skipped <= self._tolerance:
-            logging.warning("%s; the step is left out (NAN_TOLERANCE %d)", what, self._tolerance)
+            logging.warning(
+                "Skipped step %d in %s: %s (%d of at most NAN_TOLERANCE=%d steps in a row).",
+                step, run.model_dir, what, run.skipped, self._tolerance,
+            )  # fmt: skip
             return
         raise ValueError(
-            f"{what}. What was saved before is as it was. Lower LEARNING_RATE (and set "
-            "ALLOW_CHANGED_SETTINGS=True to continue this run with it), look at the batch, or "
-            f"set NAN_TOLERANCE, now {self._tolerance}, to the number of such steps in a row to leave out"
+            f"step {step} in {run.model_dir}: {what}. Expected finite values; earlier checkpoints "
+            "are unchanged. Lower LEARNING_RATE (and set ALLOW_CHANGED_SETTINGS=True to continue "
+            f"this run with it), inspect the batch, or set NAN_TOLERANCE (now {self._tolerance}) "
+            "to the number of consecutive steps to skip."
         )
 
 
 def kept(folder: epath.PathLike) -> list[epath.Path]:
     """The batches that are kept in a run's folder."""
     return list(epath.Path(folder).glob(f"{PREFIX}*"))
-
-
-def _whole(batch: Mapping[str, jax.Array]) -> Mapping[str, np.ndarray]:
-    """With the rows of all processes."""
-    if jax.process_count() > 1:
-        return multihost_utils.process_allgather(batch, tiled=True)
-    return jax.device_get(batch)

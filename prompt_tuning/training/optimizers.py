@@ -1,12 +1,6 @@
-"""Adafactor as T5X and the paper use it, learning-rate schedules, freezing.
-
-optax.adafactor is close but not equal: its decay counts from another step, it
-multiplies weight decay by the learning rate, and it cannot start at step
-1,100,000 as prompt tuning of an LM-adapted checkpoint does.
-"""
+"""Adafactor with T5X's settings, learning-rate schedules, and frozen parameters."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,24 +11,16 @@ from prompt_tuning import annotations
 from prompt_tuning import params as params_lib
 
 Schedule = Callable[[Array], Array]
-MIN_DIM_TO_FACTOR = 128
 LEAST_RATE = 1e-8
-
-
-class AdafactorState(NamedTuple):
-    """`step` is absolute; `v` is full, or {"row", "column"} where factored."""
-
-    step: Array
-    v: dict
 
 
 def learning_rate_schedule(
     factors: str = "constant",
-    base_learning_rate: annotations.NonNegativeFloat = 0.3,
-    warmup_steps: int = 1000,
+    base_learning_rate: annotations.PositiveFloat = 0.3,
+    warmup_steps: annotations.NonNegativeInt = 1000,
     decay_factor: annotations.NonNegativeFloat = 0.5,
-    steps_per_decay: int = 20_000,
-    steps_per_cycle: int = 100_000,
+    steps_per_decay: annotations.NonNegativeInt = 20_000,
+    steps_per_cycle: annotations.NonNegativeInt = 100_000,
     step_offset: int = 0,
     min_learning_rate: annotations.NonNegativeFloat = LEAST_RATE,
 ) -> Schedule:
@@ -77,8 +63,8 @@ def learning_rate_schedule(
     names = [name.strip() for name in factors.split("*")]
     if unknown := [name for name in names if name not in known]:
         raise ValueError(
-            f"LEARNING_RATE_FACTORS is {factors!r}, of which {unknown} are unknown; expected names "
-            f"of {sorted(known)} joined by '*'"
+            f"LEARNING_RATE_FACTORS is {factors!r}, with unknown factors {unknown}; expected names from "
+            f"{sorted(known)}, joined by '*'. Correct or remove the unknown factors."
         )
     divisors = {"decay_every": ("STEPS_PER_DECAY", steps_per_decay)}
     divisors |= {"cosine_decay": ("STEPS_PER_CYCLE", steps_per_cycle)}
@@ -88,8 +74,8 @@ def learning_rate_schedule(
         setting, steps = divisors.get(name, ("", 1))
         if steps < 1:
             raise ValueError(
-                f"{setting} is {steps}; expected at least 1, by which {name!r} of "
-                f"LEARNING_RATE_FACTORS divides; set {setting}, or other factors"
+                f"{setting} is {steps}; expected at least 1, because {name!r} of LEARNING_RATE_FACTORS "
+                f"divides by it. Set {setting}, or remove {name!r} from LEARNING_RATE_FACTORS."
             )
 
     def schedule(step: Array) -> Array:
@@ -104,7 +90,7 @@ def learning_rate_schedule(
 
 
 def adafactor(
-    learning_rate: annotations.NonNegativeFloat | Schedule,
+    learning_rate: annotations.PositiveFloat | Schedule,
     *,
     start_step: int = 0,
     decay_rate: annotations.PositiveFloat = 0.8,
@@ -113,73 +99,37 @@ def adafactor(
     multiply_by_parameter_scale: bool = False,
     factored: bool = False,
     epsilon1: annotations.NonNegativeFloat = 1e-30,
-    epsilon2: annotations.NonNegativeFloat = 1e-3,
 ) -> optax.GradientTransformation:
-    """Adafactor (Shazeer & Stern, 2018) with T5X's conventions.
+    """optax.adafactor (Shazeer & Stern, 2018) with T5X's defaults and absolute steps.
 
-    At absolute step t, counted from `start_step`: β = 1 − (t + 1)^−decay_rate;
-    v ← β v + (1 − β)(g² + ε1); u = g / sqrt(v), divided by max(1, RMS(u) / clipping);
-    p ← p − rate(t) u [max(ε2, RMS(p)) if scaled by the parameter] − weight_decay_rate p.
-    With a large `start_step` and v = 0, β is almost 1 and u is clipped for tens of
-    thousands of steps: each step moves p by an RMS of exactly the learning rate.
+    The counters of its state start at `start_step`, that of the checkpoint, while the second
+    moment starts at zero. With 1,100,000 (LM-adapted T5) the update is clipped for tens of
+    thousands of steps: each step moves a parameter by an RMS of exactly the learning rate.
 
     Args:
       learning_rate: a number, or a function of the absolute step.
-      start_step: the step of the checkpoint that training goes on from.
-      decay_rate: see above.
+      start_step: step of the checkpoint that training starts from.
+      decay_rate: exponent c in the decay 1 - (step + 1)^-c of the second moment.
       clipping_threshold: largest RMS of an update, before the learning rate.
       weight_decay_rate: not multiplied by the learning rate.
       multiply_by_parameter_scale: T5's setting for pre-training.
-      factored: keeps row and column means of v for matrices of 128 × 128 and above.
-      epsilon1: see above.
-      epsilon2: see above.
+      factored: keeps row and column means of the second moment for matrices of at least 128 x 128.
+      epsilon1: added to the squared gradient.
     """
-    schedule = learning_rate if callable(learning_rate) else lambda step: learning_rate
+    transformation = optax.adafactor(
+        learning_rate,
+        decay_rate=decay_rate,
+        clipping_threshold=clipping_threshold,
+        weight_decay_rate=weight_decay_rate or None,
+        multiply_by_parameter_scale=multiply_by_parameter_scale,
+        factored=factored,
+        eps=epsilon1,
+    )
 
-    def is_factored(p: Array) -> bool:
-        return factored and p.ndim == 2 and min(p.shape) >= MIN_DIM_TO_FACTOR
+    def init(params: optax.Params) -> optax.OptState:
+        return optax.tree.set(transformation.init(params), count=jnp.asarray(start_step, jnp.int32))
 
-    def first_v(p: Array):
-        if is_factored(p):
-            return {"row": jnp.zeros(p.shape[0]), "column": jnp.zeros(p.shape[1])}
-        return jnp.zeros(p.shape, jnp.float32)
-
-    def init(params) -> AdafactorState:
-        return AdafactorState(jnp.asarray(start_step, jnp.int32), jax.tree.map(first_v, params))
-
-    def update(gradients, state, params):
-        beta = 1.0 - (state.step.astype(jnp.float32) + 1.0) ** -decay_rate
-        rate = schedule(state.step)
-
-        def blend(old, new):
-            return beta * old + (1.0 - beta) * new
-
-        def one(g, v, p):
-            g, p = g.astype(jnp.float32), p.astype(jnp.float32)
-            square = g * g + epsilon1
-            if is_factored(p):
-                row = blend(v["row"], jnp.mean(square, axis=1))
-                column = blend(v["column"], jnp.mean(square, axis=0))
-                v = {"row": row, "column": column}
-                scale = jax.lax.rsqrt(row / jnp.mean(row))[:, None] * jax.lax.rsqrt(column)[None]
-            else:
-                v = blend(v, square)
-                scale = jax.lax.rsqrt(v)
-            u = g * scale
-            u = u / jnp.maximum(1.0, _rms(u) / clipping_threshold)
-            size = jnp.maximum(epsilon2, _rms(p)) if multiply_by_parameter_scale else 1.0
-            return -rate * size * u - weight_decay_rate * p, v
-
-        leaves, tree = jax.tree.flatten(gradients)
-        rows = zip(leaves, tree.flatten_up_to(state.v), tree.flatten_up_to(params), strict=True)
-        updates, v = zip(*(one(*row) for row in rows), strict=True)
-        return tree.unflatten(updates), AdafactorState(state.step + 1, tree.unflatten(v))
-
-    return optax.GradientTransformation(init, update)
-
-
-def _rms(x: Array) -> Array:
-    return jnp.sqrt(jnp.mean(jnp.square(x)))
+    return optax.GradientTransformation(init, transformation.update)
 
 
 def for_trainable(

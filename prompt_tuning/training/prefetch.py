@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from prompt_tuning.data.batches import batching, epochs
+from prompt_tuning.data import pipeline
+from prompt_tuning.data.batches import batching
 
 AHEAD = 2
 
@@ -20,7 +21,7 @@ class Prefetch:
 
     def __init__(
         self,
-        batches: epochs.Batches,
+        batches: pipeline.Batches,
         place: Callable[[batching.Batch], Mapping[str, jax.Array]],
     ):
         """`place` puts a batch on the devices; `batches` is this thread's until the exit."""

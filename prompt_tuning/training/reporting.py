@@ -40,9 +40,7 @@ class MetricWriter:
         lines = read.decode(errors="replace").split("\n")[:-1]
         steps = [_step(line) for line in lines]
         if None in steps:
-            logging.warning(
-                "%s: %d lines are damaged and are dropped", self._jsonl, steps.count(None)
-            )
+            logging.warning("%s: dropped %d damaged lines.", self._jsonl, steps.count(None))
         self._lines = [
             line
             for line, step in zip(lines, steps, strict=True)
@@ -194,12 +192,12 @@ def check_folder(folder: Any, setting: str) -> None:
     """Raises ValueError where `setting` is not the path of a folder, before anything is read."""
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder).strip():
         raise ValueError(
-            f"{setting} is {folder!r}; expected a path: set {setting} to that of a folder"
+            f"{setting} is {folder!r}; expected the path of a folder. Set {setting} to one."
         )
     if os.path.isfile(folder):
         raise ValueError(
-            f"{setting} {folder} is a file; expected a folder, new or there already: set {setting} to "
-            "the path of one"
+            f"{setting} {folder} is a file; expected a new or an existing folder. Set {setting} to "
+            "one."
         )
 
 
@@ -221,8 +219,8 @@ def start_folder(
         write_text(config, config_text)
     except OSError as error:
         raise OSError(
-            f"cannot write to {setting} {folder}: {error}; set {setting} to a folder that you may "
-            "write to"
+            f"cannot write to {setting} {folder}: {error}. Expected a writable folder. Set "
+            f"{setting} to one."
         ) from error
 
 

@@ -32,8 +32,8 @@ OptimizerFactory = Callable[..., optax.GradientTransformation]
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """When a run does what; all counts are steps.
+class TrainConfig:
+    """How long a run trains, and how often it evaluates, saves and logs, in steps.
 
     Attributes:
       train_steps: TRAIN_STEPS, the absolute step to end at; None where `train_steps_relative` says it.
@@ -57,9 +57,9 @@ class Schedule:
     def __post_init__(self):
         if self.train_steps is None and self.train_steps_relative is None:
             raise ValueError(
-                "TRAIN_STEPS and TRAIN_STEPS_RELATIVE are both None; expected one of them. Set "
-                "TRAIN_STEPS_RELATIVE to the number of steps to train, or TRAIN_STEPS to the absolute "
-                "last step"
+                "TRAIN_STEPS and TRAIN_STEPS_RELATIVE are not set; expected one of them. Set "
+                "TRAIN_STEPS_RELATIVE to the number of steps to train, or TRAIN_STEPS to the "
+                "absolute last step."
             )
         most, relative = counts.MAX_STEP, self.train_steps_relative
         counts.check("TRAIN_STEPS", self.train_steps, 0, most, none="TRAIN_STEPS_RELATIVE")
@@ -70,7 +70,7 @@ class Schedule:
         counts.check("KEEP", self.keep, 1, none="all")
         counts.check("NAN_TOLERANCE", self.nan_tolerance, 0)
 
-    def settled(self, checkpoint_step: int | None) -> "Schedule":
+    def settled(self, checkpoint_step: int | None) -> "TrainConfig":
         """With the absolute steps of a start from `checkpoint_step`. Raises as `first_step`."""
         first, last = self._start(checkpoint_step), self.train_steps
         if self.train_steps_relative is not None:
@@ -86,8 +86,8 @@ class Schedule:
         first = self._start(checkpoint_step)
         if self.train_steps <= first:
             raise ValueError(
-                f"TRAIN_STEPS is {self.train_steps}, not beyond the starting step {first}; it is absolute: "
-                f"set {first} + the number of steps to train"
+                f"TRAIN_STEPS={self.train_steps} is not greater than the starting step {first} "
+                f"(TRAIN_STEPS is absolute). Add {first} to it, or set TRAIN_STEPS_RELATIVE instead."
             )
         return first
 
@@ -95,8 +95,8 @@ class Schedule:
         first = self.start_step if self.start_step is not None else checkpoint_step
         if first is None:
             raise ValueError(
-                "the checkpoint does not say its step; set START_STEP (1_100_000 for LM-adapted "
-                "T5 1.1, 1_000_000 for T5 1.1): the optimizer's decay depends on it"
+                "the checkpoint does not contain its step, on which the optimizer's decay depends; expected "
+                "START_STEP. Set it: 1_100_000 for LM-adapted T5 1.1, 1_000_000 for T5 1.1."
             )
         return first
 
@@ -122,7 +122,7 @@ class Run:
     def __init__(
         self,
         loaded: state.LoadedModel,
-        schedule: Schedule,
+        schedule: TrainConfig,
         model_dir: epath.PathLike,
         *,
         trainable: Sequence[str],
@@ -171,8 +171,9 @@ class Run:
 
     @property
     def trains_weights(self) -> bool:
-        """Whether the base's own are trained, so that a model is to be exported."""
-        return bool(params_lib.flatten(self.state.trainable).keys() - self.loaded.model.added)
+        """Whether base weights are trained, so that a model is to be exported."""
+        trainable = params_lib.flatten(self.state.trainable)
+        return not trainable.keys() <= self.loaded.model.adapter_paths
 
     def evaluates_at(self, step: int) -> bool:
         """Whether tasks are evaluated and the state is saved after this step."""
@@ -183,9 +184,14 @@ class Run:
         return self._is_due(step, self.schedule.log_period or self.schedule.eval_period)
 
     @property
-    def owes_evaluation(self) -> bool:
+    def needs_eval(self) -> bool:
         """Whether an evaluation is due now: nothing is done yet, or the run was stopped within one."""
         return self.evaluates_at(self.step) and self.evaluated_step != self.step
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is left to be trained or evaluated."""
+        return self.step == self.schedule.train_steps and not self.needs_eval
 
     def _is_due(self, step: int, period: int) -> bool:
         return (step - self.first_step) % period == 0 or step == self.schedule.train_steps
@@ -196,11 +202,8 @@ class Run:
 
     def added(self) -> dict[str, np.ndarray]:
         """What is added to the base, as it is now: {path: values}, such as a prompt [P, D]."""
-        flat = params_lib.flatten(self.params())
-        return {
-            path: np.asarray(jax.device_get(flat[path]), np.float32)
-            for path in sorted(self.loaded.model.added)
-        }
+        flat, paths = params_lib.flatten(self.params()), sorted(self.loaded.model.adapter_paths)
+        return {path: np.asarray(jax.device_get(flat[path]), np.float32) for path in paths}
 
     def moved(self) -> dict[str, float]:
         """How far the prompt, or what is in its place, has gone: mean distance of its rows."""
@@ -246,14 +249,14 @@ class Run:
                 logging.info("%s", self._describe_start())
                 break
             except train_state.DamagedError as error:
-                logging.warning("%s; looking for the state before", error)
+                logging.warning("%s Trying the previous state.", error)
                 damaged.append(str(error))
         else:
             if damaged:
                 raise ValueError(
-                    f"MODEL_DIR {self.model_dir} holds a run, and no state of it can be read:\n  "
+                    f"MODEL_DIR {self.model_dir} holds a run, but none of its states can be read:\n  "
                     + "\n  ".join(damaged)
-                    + "\nremove these folders to begin again, or set another MODEL_DIR"
+                    + "\nExpected a readable state. Remove these folders, or set another MODEL_DIR."
                 )
         # A process that could read another state than the others ends here.
         atomic.wait_for_writer(f"begin at step {self.step} in {self.model_dir}")
@@ -272,40 +275,36 @@ class Run:
         # Versions that recorded no settings had another identity of the base model.
         if "settings" in kept and kept["digest"] != self.digest() and not changed:
             raise ValueError(
-                f"MODEL_DIR {self.model_dir} holds a run with another base model or other trainable "
-                "parameters; set another MODEL_DIR, or the INITIAL_CHECKPOINT_PATH, PROMPT_LENGTH and "
-                "TRAINABLE of that run"
+                f"MODEL_DIR {self.model_dir} holds a run with another base model or other "
+                "trainable parameters; expected the same. Set another MODEL_DIR, or the "
+                "INITIAL_CHECKPOINT_PATH, PROMPT_LENGTH and TRAINABLE of that run."
             )
         if latest > self.schedule.train_steps:
             raise ValueError(
-                f"TRAIN_STEPS is {self.schedule.train_steps}, but the run in MODEL_DIR "
-                f"{self.model_dir} is at step {latest} already; set TRAIN_STEPS beyond it, "
-                f"TRAIN_STEPS_RELATIVE beyond {latest - kept['first_step']}, or another MODEL_DIR"
+                f"TRAIN_STEPS is {self.schedule.train_steps}, less than step {latest}, which the "
+                f"run in MODEL_DIR {self.model_dir} has reached. Set TRAIN_STEPS above {latest} or "
+                f"TRAIN_STEPS_RELATIVE above {latest - kept['first_step']} to continue it, or another MODEL_DIR."
             )
-        tree, _ = train_state.restore(
-            self.model_dir, latest, params_lib.shapes(self.state._asdict())
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.state
         )
-        self.state = jax.tree.map(
-            lambda kept, now: partitioning.place(kept, now.sharding),
-            state.TrainState(**tree),
-            self.state,
-        )
+        tree, _ = train_state.restore(self.model_dir, latest, abstract._asdict())
+        self.state = state.TrainState(**tree)
         self.position, self.first_step = kept["position"], kept["first_step"]
         self.best = best_evaluation.from_json(kept["best"])
         self.training_loss = kept.get("training_loss")
         self.metrics, self.evaluated_step = kept["metrics"], kept["evaluated_step"]
         self.unlogged, self.skipped = kept["unlogged"], kept["skipped"]
         self._saved_step = latest
-        if changed and latest < self.schedule.train_steps:
-            # Earlier metrics may be of other data: the prompt is evaluated again.
+        if changed and latest < self.schedule.train_steps:  # Earlier metrics may be of other data.
             self.best, self.evaluated_step = best_evaluation.BestEvaluation(), None
 
     def _describe_start(self) -> str:
-        if self.step < self.schedule.train_steps or self.owes_evaluation:
+        if not self.is_complete:
             return f"Resuming from step {self.step} in {self.model_dir}."
         return (
-            f"The run in {self.model_dir} is complete: it is at step {self.step}, and nothing is trained. "
-            "Set TRAIN_STEPS beyond it to continue."
+            f"The run in {self.model_dir} is complete at step {self.step}; nothing is trained. To "
+            f"continue it, set TRAIN_STEPS above {self.step}."
         )
 
     def save(self, unlogged: Sequence[Mapping[str, float]] = ()) -> None:
@@ -378,12 +377,12 @@ def failing(folders: Sequence[epath.PathLike]) -> Iterator[None]:
     except OSError as error:
         last = {str(each): train_state.latest_step(each) for each in folders}
         left = ", ".join(
-            f"no state in {folder}" if step is None else f"the state of step {step} in {folder}"
+            f"{folder} has no state" if step is None else f"{folder} has the state of step {step}"
             for folder, step in last.items()
         )
         raise OSError(
-            f"training stopped: {error}\nthere is {left}; when this is mended, as by making room in "
-            "MODEL_DIR, the same command goes on from there"
+            f"training stopped: {error}\n{left}. Expected a writable MODEL_DIR with enough free space. "
+            "Fix the cause and start the same command again: it resumes from there."
         ) from error
 
 
@@ -392,6 +391,5 @@ def _check_dtypes(trainable: Tree) -> None:
     for path, leaf in params_lib.flatten(trainable).items():
         if leaf.dtype != jnp.float32:
             raise ValueError(
-                f"{path} is {leaf.dtype} and is to be trained; WEIGHTS_DTYPE is for what is "
-                "frozen: set it to 'float32', or TRAINABLE to the prompt"
+                f"{path} is {leaf.dtype}; expected float32 to be trained. Set WEIGHTS_DTYPE='float32'."
             )

@@ -19,6 +19,7 @@ import prompt_tuning
 from prompt_tuning.checkpoints import atomic, train_state
 from prompt_tuning.data import evaluation_task, pipeline, sources, vocabularies
 from prompt_tuning.data.files import fingerprints
+from prompt_tuning.data.tokenizers import tokenizer_folder
 from prompt_tuning.methods import initializers
 from prompt_tuning.models import model as model_lib
 
@@ -30,8 +31,10 @@ FREE = (
     *("REMAT_POLICY", "TRAIN_STEPS", "TRAIN_STEPS_RELATIVE"),
 )
 TASK = "MIXTURE_OR_TASK_NAME"
-CHECKPOINT = {False: "INITIAL_CHECKPOINT_PATH", True: "model"}
+CHECKPOINT = "INITIAL_CHECKPOINT_PATH"
 NOT_SET = "not set"
+# Macros that stand for arguments which gin files set otherwise.
+MACROS = {"trainer.train.train_dataset": "TRAIN_FILE", "trainer.train.eval_dataset": "EVAL_FILE"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +44,14 @@ class Settings:
     Attributes:
       values: {setting: value}, of JSON.
       contents: {setting: digest of what its value names}.
-      in_python: whether the settings are arguments of a Python function, not gin macros.
       version: of the package that recorded them.
+      macros: {argument that gin sets: the macro that it is set to}.
     """
 
     values: Mapping[str, Any]
     contents: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-    in_python: bool = False
     version: str = prompt_tuning.__version__
+    macros: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("values", "contents"):  # as a file gives them back
@@ -77,8 +80,7 @@ class Settings:
 
     def with_checkpoint(self, path: str | None, digest: str) -> "Settings":
         """The same with the identity of the base model."""
-        name = CHECKPOINT[self.in_python]
-        return self.with_values(**{name: path}).with_contents({name: digest})
+        return self.with_values(**{CHECKPOINT: path}).with_contents({CHECKPOINT: digest})
 
 
 def parse(config_text: str, free: Collection[str]) -> dict[str, Any]:
@@ -98,6 +100,12 @@ def parse(config_text: str, free: Collection[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError, TypeError):  # a reference, or what JSON does not have
             values[name] = text
     return values
+
+
+def parse_macros(config_text: str) -> dict[str, str]:
+    """{argument: macro} of the arguments that gin's text sets to a macro."""
+    lines = re.finditer(r"^([\w/]+\.[\w.]+) =(?: \\\n)? +%(\w+)$", config_text, re.MULTILINE)
+    return {line[1]: line[2] for line in lines}
 
 
 def data_files(*datasets: pipeline.DatasetConfig | None) -> dict[str, list[str]]:
@@ -129,11 +137,20 @@ def read(
     """
     contents = {setting: fingerprints.of_files(paths) for setting, paths in files.items()}
     if vocabulary.path is not None:
-        contents["VOCABULARY_FILE"] = fingerprints.of_files([vocabulary.path])
+        contents["VOCABULARY_FILE"] = fingerprints.of_files(_tokenizer_files(vocabulary.path))
     contents |= prompt_contents(initializer, model)
     unread = {*sources.SPLIT_SETTINGS.values(), "TEXT_FILES"} - files.keys()
     # Of TASK_DATA_DIR the examples that are read from it are compared.
-    return Settings(parse(config_text, {*free, *unread, "TASK_DATA_DIR"}), contents)
+    values = parse(config_text, {*free, *unread, "TASK_DATA_DIR"})
+    return Settings(values, contents, macros=parse_macros(config_text))
+
+
+def _tokenizer_files(path: str) -> list[epath.Path]:
+    """The files of a vocabulary: itself, or those of a tokenizer's folder."""
+    file = epath.Path(path)
+    if not file.is_dir():
+        return [file]
+    return [file / name for name in tokenizer_folder.FILES if (file / name).exists()]
 
 
 def of_command(config_text: str, free: Collection[str]) -> Settings:
@@ -147,7 +164,7 @@ def of_command(config_text: str, free: Collection[str]) -> Settings:
             contents[name] = fingerprints.of_folder(value)
         elif paths and all(os.path.isfile(path) for path in paths):
             contents[name] = fingerprints.of_files(paths)
-    return Settings(values, contents)
+    return Settings(values, contents, macros=parse_macros(config_text))
 
 
 def prompt_contents(
@@ -156,8 +173,8 @@ def prompt_contents(
     """{setting: digest} of the arrays that an initializer has from a file; {} where it has none."""
     if isinstance(initializer, initializers.FromArray):
         # Which prompt an example gets, and its position, are the file's too.
-        module = model.prompt
-        card = repr([getattr(module, "names", ()), getattr(module, "place", "")])
+        soft = model.method.soft_tokens
+        card = repr([soft.names, soft.place])
         arrays = {"prompt": initializer.array, "card": card}
         return {initializer.setting: fingerprints.of_arrays(arrays)}
     if isinstance(initializer, initializers.FromLeaves):
@@ -174,10 +191,13 @@ def differences(kept: Settings, now: Settings) -> list[str]:
     """
     lines, unknown = [], object()
     for name in sorted({*kept.values, *now.values, *kept.contents, *now.contents}):
-        old, new = (each.values.get(name, unknown) for each in (kept, now))
+        old, new = (
+            each.values.get(name, each.values.get(each.macros.get(name, ""), unknown))
+            for each in (kept, now)
+        )
         if kept.version != now.version and unknown in (old, new):
             continue
-        shown = f"{name}: {_shown(old, unknown)} -> {_shown(new, unknown)}"
+        shown = f"{_shown_name(name, kept, now)}: {_shown(old, unknown)} -> {_shown(new, unknown)}"
         digests = kept.contents.get(name), now.contents.get(name)
         if None not in digests:
             if digests[0] != digests[1]:
@@ -187,6 +207,13 @@ def differences(kept: Settings, now: Settings) -> list[str]:
         ):
             lines.append(shown)
     return lines
+
+
+def _shown_name(name: str, kept: Settings, now: Settings) -> str:
+    """An argument with the macro that users set it by."""
+    macros = MACROS | kept.macros | now.macros
+    macro = macros.get(name) or macros.get(name.rpartition("/")[2])
+    return f"{macro} ({name})" if macro else name
 
 
 def _shown(value: Any, unknown: object) -> str:
@@ -241,26 +268,23 @@ def check_state(
     """
     if kept is None:
         logging.warning(
-            "%s was started by a version of this package that did not record settings: neither they nor "
-            "the base model are compared; they are recorded from now on", model_dir,
+            "%s was started by a version of this package that did not record settings: settings "
+            "and base model are not compared now, and are recorded from now on.", model_dir,
         )  # fmt: skip
         return False
     lines = "\n  ".join(differences(from_json(kept), now))
     if not lines:
         return False
-    folder, accept = "MODEL_DIR", "ALLOW_CHANGED_SETTINGS=True"
-    if now.in_python:
-        folder, accept = "model_dir", "allow_changed_settings=True"
     if not allow_changed:
         raise ValueError(
-            f"{folder} {model_dir} holds a run at step {step} with other settings (old -> new):\n  {lines}\n"
-            f"Expected the settings of that run. Set another {folder} for a new run, or {accept} to "
-            "continue this one with the new settings."
+            f"MODEL_DIR {model_dir} holds a run at step {step} with other settings (old -> new):\n  {lines}\n"
+            f"Expected the settings of that run. Set another MODEL_DIR for a new run, or "
+            "ALLOW_CHANGED_SETTINGS=True to continue this one with the new settings."
         )
     logging.warning(
-        "%s %s holds a run at step %d with other settings (old -> new):\n  %s\nSteps after %d use the new "
+        "MODEL_DIR %s holds a run at step %d with other settings (old -> new):\n  %s\nSteps after %d use the new "
         "settings, and the best prompt is chosen among evaluations with them.",
-        folder, model_dir, step, lines, step,
+        model_dir, step, lines, step,
     )  # fmt: skip
     return True
 

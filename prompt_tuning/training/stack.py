@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from prompt_tuning.data.batches import batching, epochs
+from prompt_tuning.data import pipeline
+from prompt_tuning.data.batches import batching
 from prompt_tuning.inference import evaluator as evaluator_lib
 from prompt_tuning.training import nan_guard, optimizers, reporting
 from prompt_tuning.training import run as run_lib
@@ -36,9 +37,9 @@ class Stack:
         return self.runs[0].step
 
     @property
-    def owes_evaluation(self) -> bool:
+    def needs_eval(self) -> bool:
         """Whether the runs are to be evaluated now; see `run.Run`."""
-        return self.runs[0].owes_evaluation
+        return self.runs[0].needs_eval
 
     @property
     def unlogged(self) -> list[Sequence[Mapping[str, float]]]:
@@ -110,9 +111,9 @@ class Stack:
 
 
 class Batches:
-    """A list of batches at a time, padded to one shape. Use as `epochs.Batches`."""
+    """A list of batches at a time, padded to one shape. Use as `pipeline.Batches`."""
 
-    def __init__(self, members: Sequence[epochs.Batches]):
+    def __init__(self, members: Sequence[pipeline.Batches]):
         self._members = members
 
     @property

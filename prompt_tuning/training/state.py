@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +20,8 @@ from prompt_tuning.methods import initializers
 from prompt_tuning.models import model as model_lib
 
 Tree = Mapping[str, Any]
-# PROMPT_INITIALIZER: of a prompt, or of all that methods add.
-Start = initializers.Initializer | initializers.FromLeaves
+# PROMPT_INITIALIZER: of a prompt, or of all parameters of a method.
+PromptInitializer = initializers.Initializer | initializers.FromLeaves
 
 
 class TrainState(NamedTuple):
@@ -63,22 +63,20 @@ class LoadedModel:
 def soft_tokens(
     model: model_lib.EncoderDecoderModel, vocabulary: vocabularies.Vocabulary | None = None
 ) -> soft_tokens_lib.SoftTokens:
-    """What the prompt adds to an input: ids from V on; none for a model without prompt.
+    """The ids, from V on, that the method of a model inserts into an input; none for most methods.
 
     Args:
-      model: with its prompt.
-      vocabulary: whose sentinels tell the task, where there is a prompt for each; only a
+      model: with its method.
+      vocabulary: whose sentinels name the task, where there is a prompt for each; only a
         length can be asked without it.
     """
-    if model.prompt is None:
-        return soft_tokens_lib.SoftTokens(np.zeros(0, np.int32))
+    soft = model.method.soft_tokens
     return soft_tokens_lib.SoftTokens(
-        model.config.vocab_size + np.arange(model.prompt.length, dtype=np.int32),
-        # A method says it where it differs.
-        getattr(model.prompt, "place", "prefix"),
-        getattr(model.prompt, "num_tasks", 0),
+        model.config.vocab_size + np.arange(soft.length, dtype=np.int32),
+        soft.place,
+        soft.num_tasks,
         0 if vocabulary is None else vocabulary.sentinels_end,
-        getattr(model.prompt, "names", ()),
+        soft.names,
     )
 
 
@@ -87,7 +85,7 @@ def load_model(
     vocabulary: vocabularies.Vocabulary,
     *,
     checkpoint: str | None,
-    prompt_initializer: Start | None = None,
+    prompt_initializer: PromptInitializer | None = None,
     num_partitions: int = 1,
     seed: int = 0,
 ) -> LoadedModel:
@@ -111,17 +109,16 @@ def load_model(
     mesh = partitioning.make_mesh(num_partitions)
     boxed = model.abstract_params()
     abstract = params_lib.flatten(nn.unbox(boxed))
-    base = params_lib.unflatten({p: x for p, x in abstract.items() if p not in model.added})
+    base = params_lib.unflatten({p: x for p, x in abstract.items() if p not in model.adapter_paths})
     where = partitioning.shardings(boxed, mesh)
-    shapes = {path: abstract[path] for path in sorted(model.added)}
+    shapes = {path: abstract[path] for path in sorted(model.adapter_paths)}
     added = functools.partial(
         added_to, model, prompt_initializer, shapes, jax.random.key(seed), vocabulary.encode
     )
     jax.eval_shape(added, abstract[model.EMBEDDING_PATH])
-    if model.penalty is not None:
-        jax.eval_shape(model.penalty, nn.unbox(boxed))
+    jax.eval_shape(model.method.penalty, nn.unbox(boxed))
     if checkpoint is None:
-        logging.info("random weights: no INITIAL_CHECKPOINT_PATH")
+        logging.info("Initializing random weights, because INITIAL_CHECKPOINT_PATH is not set.")
         # Each device makes its part only.
         params = jax.jit(model.init, out_shardings=where)(jax.random.key(seed))
         step = 0
@@ -144,11 +141,11 @@ def base_digest(model: model_lib.EncoderDecoderModel, checkpoint: str | None) ->
         return "random"
     base_model.check_config(checkpoint, model.config)
     abstract = params_lib.flatten(nn.unbox(model.abstract_params()))
-    base = {path: leaf for path, leaf in abstract.items() if path not in model.added}
+    base = {path: leaf for path, leaf in abstract.items() if path not in model.adapter_paths}
     return base_model.digest(checkpoint, params_lib.unflatten(base))
 
 
-def with_added(loaded: LoadedModel, start: Start | None, seed: int = 0) -> LoadedModel:
+def with_added(loaded: LoadedModel, start: PromptInitializer | None, seed: int = 0) -> LoadedModel:
     """The same model with what `start` gives as what is added to its base, in place of all before.
 
     `seed` is of what is random, as in `load_model`. Raises as `added_to`; warns as `load_model` of
@@ -159,7 +156,7 @@ def with_added(loaded: LoadedModel, start: Start | None, seed: int = 0) -> Loade
     boxed = model.abstract_params()
     abstract = params_lib.flatten(nn.unbox(boxed))
     where = params_lib.flatten(partitioning.shardings(boxed, loaded.mesh))
-    shapes = {path: abstract[path] for path in sorted(model.added)}
+    shapes = {path: abstract[path] for path in sorted(model.adapter_paths)}
     places = {path: where[path] for path in shapes}
     added = functools.partial(
         added_to, model, start, shapes, jax.random.key(seed), loaded.vocabulary.encode
@@ -168,20 +165,23 @@ def with_added(loaded: LoadedModel, start: Start | None, seed: int = 0) -> Loade
     return dataclasses.replace(loaded, params=params_lib.unflatten({**flat, **placed}))
 
 
-def warn_of_another_base(start: Start | None, checkpoint: str | None, digest: str | None) -> None:
+def warn_of_another_base(
+    start: PromptInitializer | None, checkpoint: str | None, digest: str | None
+) -> None:
     """Logs where what `start` gives was trained with another model than the checkpoint's."""
     if getattr(start, "base_model_digest", None) not in (None, digest):
         # No error: a prompt may be tried with a model that is nearly the same.
         logging.warning(
-            "the card of PROMPT_FILE names another base model than INITIAL_CHECKPOINT_PATH %s; "
-            "if it is not the same model, answers will be wrong",
+            "PROMPT_FILE was trained with another base model than INITIAL_CHECKPOINT_PATH %s, by "
+            "its card. Predictions will be wrong unless the models are equal: set the base model "
+            "of the prompt.",
             checkpoint,
         )
 
 
 def added_to(
     model: model_lib.EncoderDecoderModel,
-    start: Start | None,
+    start: PromptInitializer | None,
     shapes: Mapping[str, jax.ShapeDtypeStruct],
     rng: jax.Array,
     encode: initializers.Encode,
@@ -197,30 +197,20 @@ def added_to(
     """
     if isinstance(start, initializers.FromLeaves):
         return start.fit(shapes)
-    if isinstance(start, initializers.FromArray) and shapes.keys() != {model.PROMPT_PATH}:
+    if isinstance(start, initializers.FromArray) and shapes.keys() != {model.prompt_path}:
         raise ValueError(
-            f"{start.setting} holds one prompt; what the model adds to its base is "
-            f"{list(shapes) or 'nothing'}; give the gin file of the method that the file was trained "
-            "with (prompts/…), and no other"
+            f"{start.setting} holds a single prompt, but the model's adapter parameters are "
+            f"{list(shapes) or 'none'}; expected the same. Set the gin file of the method that the "
+            "file was trained with (prompts/…), and no other."
         )
     values = {}
-    if shapes.keys() - {model.PROMPT_PATH}:
-        values = _initialised(model, shapes, jax.random.fold_in(rng, 2))
-    if model.PROMPT_PATH in shapes:
+    if shapes.keys() - {model.prompt_path}:
+        # Under jit those that are not returned are not computed.
+        initialized = params_lib.flatten(model.init_adapter(jax.random.fold_in(rng, 2)))
+        values = {path: initialized[path] for path in shapes}
+    if model.prompt_path is not None:
         make = start or initializers.SampledVocabulary()
-        (length, width), rng = shapes[model.PROMPT_PATH].shape, jax.random.fold_in(rng, 1)
-        # A method may learn only the first numbers of each token as the prompt.
-        values[model.PROMPT_PATH] = make(rng, length, embedding, encode)[:, :width]
+        (length, width), rng = shapes[model.prompt_path].shape, jax.random.fold_in(rng, 1)
+        # A method may learn only the first features of each token as the prompt.
+        values[model.prompt_path] = make(rng, length, embedding, encode)[:, :width]
     return values
-
-
-def _initialised(
-    model: model_lib.EncoderDecoderModel, paths: Iterable[str], rng: jax.Array
-) -> dict[str, jax.Array]:
-    """Parameters of the model's own initialisers; under jit the others are not computed."""
-
-    def some(rng):
-        flat = params_lib.flatten(model.init(rng))
-        return {path: flat[path] for path in paths}
-
-    return jax.jit(some)(rng)

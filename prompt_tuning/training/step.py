@@ -145,10 +145,12 @@ def _step(
         # After the sum over microbatches: their tokens differ in number.
         whole = model.normalizer(batch)
         grads = jax.tree.map(lambda g: g / whole, grads)
-        if model.penalty is not None:
-            sums["penalty"], more = jax.value_and_grad(
-                lambda tree: model.penalty(params_lib.merge(tree, frozen))
-            )(old.trainable)
+
+        def penalty(tree):
+            return model.method.penalty(params_lib.merge(tree, frozen))
+
+        if jax.eval_shape(penalty, old.trainable) is not None:
+            sums["penalty"], more = jax.value_and_grad(penalty)(old.trainable)
             grads = jax.tree.map(jnp.add, grads, more)
         sums["gradient_norm"] = optax.tree.norm(grads)
         updates, slots = optimizer.update(grads, old.optimizer, old.trainable)
@@ -171,6 +173,7 @@ def check_batch(size: int, num_microbatches: int, mesh: Mesh) -> None:
     counts.check("NUM_MICROBATCHES", num_microbatches, 1, none="1")
     if size % num_microbatches:
         raise ValueError(
-            f"NUM_MICROBATCHES is {num_microbatches}; expected a divisor of BATCH_SIZE {size}"
+            f"NUM_MICROBATCHES is {num_microbatches}; expected a divisor of BATCH_SIZE={size}. Set "
+            "NUM_MICROBATCHES to one."
         )
     partitioning.check_batch_size(size // num_microbatches, mesh, "BATCH_SIZE / NUM_MICROBATCHES")

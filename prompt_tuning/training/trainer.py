@@ -13,10 +13,9 @@ import numpy as np
 from etils import epath
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import base_model
+from prompt_tuning.checkpoints import atomic, base_model
 from prompt_tuning.checkpoints.formats import huggingface
-from prompt_tuning.data import evaluation_task, pipeline, vocabularies
-from prompt_tuning.data.batches import epochs
+from prompt_tuning.data import evaluation_task, pipeline, sources, vocabularies
 from prompt_tuning.data.files import fingerprints
 from prompt_tuning.data.text import labels as labels_lib
 from prompt_tuning.distributed import partitioning
@@ -36,6 +35,7 @@ from prompt_tuning.training import (
     writer_lock,
 )
 from prompt_tuning.training import run as run_lib
+from prompt_tuning.training import seeds as seeds_lib
 from prompt_tuning.training import settings as settings_lib
 from prompt_tuning.training import step as step_lib
 
@@ -45,13 +45,13 @@ def train(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.Vocabulary,
     checkpoint: str | None,
-    prompt_initializer: state.Start | None,
+    prompt_initializer: state.PromptInitializer | None,
     train_dataset: pipeline.DatasetConfig,
     eval_dataset: pipeline.DatasetConfig | None,
     trainable: Sequence[str],
     optimizer: run_lib.OptimizerFactory,
     model_dir: str,
-    schedule: run_lib.Schedule,
+    schedule: run_lib.TrainConfig,
     learning_rate: optimizers.Schedule | None = None,
     eval_examples: int | None = None,
     written_examples: int | None = None,
@@ -95,11 +95,13 @@ def train(
     """
     # What can be wrong with the settings is looked at before the weights are read.
     reporting.check_folder(model_dir, "MODEL_DIR")
-    seeds = _seeds(seed)
+    folders = seeds_lib.folders(seed, model_dir)
+    seeds = [*folders]
+    params_lib.check_trainable(trainable)
     counts.check("EVAL_STEPS", eval_steps, 0)
     counts.check("EVALUATOR_NUM_EXAMPLES", eval_examples, 1, none="all")
     counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
-    num_microbatches = num_microbatches or 1
+    num_microbatches = 1 if num_microbatches is None else num_microbatches
     mesh = partitioning.make_mesh(num_partitions)
     step_lib.check_batch(train_dataset.batch_size, num_microbatches, mesh)
     rows = num_microbatches * mesh.shape[partitioning.DATA]
@@ -108,9 +110,6 @@ def train(
     partitioning.check_batch_size(eval_size, mesh)
     schedule = schedule.settled(0 if checkpoint is None else base_model.read_step(checkpoint))
     _tell_rate(learning_rate, schedule)
-    folders = {own: epath.Path(model_dir) / f"seed_{own}" for own in seeds}
-    if isinstance(seed, int):
-        folders = {seed: epath.Path(model_dir)}
     files = settings_lib.data_files(train_dataset, eval_dataset)
     with fingerprints.unchanged(files):
         settings = settings_lib.read(
@@ -166,7 +165,8 @@ def train(
         )
         run.resume()
         _check_trained(run, vocabulary, several=not isinstance(seed, int))
-        reporting.start_folder(folder, config_text, "MODEL_DIR", run.step)
+        if not run.is_complete:
+            reporting.start_folder(folder, config_text, "MODEL_DIR", run.step)
         info = reporting.model_info(run.state.trainable, loaded.params)
         reporting.write_text(run.model_dir / "model-info.txt", info)
         evaluator = evaluator_lib.Evaluator(
@@ -175,13 +175,13 @@ def train(
             eval_size,
             run.model_dir / "inference_eval",
             # What is evaluated anew is told anew.
-            after_step=run.step - run.owes_evaluation,
+            after_step=run.step - run.needs_eval,
             written_examples=written_examples,
             losses=(run.model_dir / "training_eval", eval_steps),
         )
         return Training(run, batches.with_seed(own), evaluator, own)
 
-    with writer_lock.held(model_dir), run_lib.failing([*folders.values()]):
+    with writer_lock.hold(model_dir), run_lib.failing([*folders.values()]):
         trainings = [training(*each) for each in folders.items()]
         with partitioning.use(loaded.mesh), contextlib.ExitStack() as logs:
             for each in trainings:
@@ -198,23 +198,9 @@ class Training(NamedTuple):
     """A run, or a stack of several, with what it is trained and evaluated with."""
 
     run: run_lib.Run | stack.Stack
-    batches: epochs.Batches | stack.Batches
+    batches: pipeline.Batches | stack.Batches
     evaluator: evaluator_lib.Evaluator | stack.Evaluator
     seed: int | tuple[int, ...]
-
-
-def _seeds(seed: int | Sequence[int]) -> list[int]:
-    if not isinstance(seed, list | tuple):
-        counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
-        return [seed]
-    if not seed or len(set(seed)) < len(seed):
-        raise ValueError(
-            f"RANDOM_SEED is {seed!r}; expected a whole number, or several different ones: set "
-            "RANDOM_SEED to (0, 1, 2) to tune three prompts"
-        )
-    for each in seed:
-        counts.check("RANDOM_SEED", each, 0, counts.MAX_SEED)
-    return list(seed)
 
 
 def _check_trained(run: run_lib.Run, vocabulary: vocabularies.Vocabulary, *, several: bool) -> None:
@@ -224,13 +210,8 @@ def _check_trained(run: run_lib.Run, vocabulary: vocabularies.Vocabulary, *, sev
         return
     if several:
         raise ValueError(
-            "RANDOM_SEED names several seeds, with which prompts are tuned on the same weights, and "
-            "TRAINABLE names weights; set one RANDOM_SEED, or TRAINABLE to the prompt"
-        )
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"TRAINABLE names weights, which a single process exports, and there are "
-            f"{jax.process_count()}; set TRAINABLE to the prompt, or use one process"
+            "RANDOM_SEED has several seeds, whose runs share the weights, but TRAINABLE includes "
+            "weights. Set a single RANDOM_SEED, or TRAINABLE to the prompt."
         )
     if not _is_decoder_only(run.loaded.model):
         huggingface.check_vocabulary(vocabulary.path)
@@ -247,11 +228,11 @@ def _train(
     where = [jax.tree.map(lambda x: x.sharding, each.run.state) for each in trainings]
     alone = step_lib.make_step(*settings, where[0], num_microbatches)
     if len(trainings) == 1:
-        return loop.go_on(*trainings[0], alone, learning_rate)
+        return loop.train_loop(*trainings[0], alone, learning_rate)
     reached = [(each.run.step, each.run.position is not None) for each in trainings]
     for each, own in zip(trainings, reached, strict=True):
-        if own < max(reached) or (own[1] and each.run.owes_evaluation):
-            loop.go_on(*each, alone, learning_rate, until=max(reached)[0])
+        if own < max(reached) or (own[1] and each.run.needs_eval):
+            loop.train_loop(*each, alone, learning_rate, until=max(reached)[0])
     runs, batches, evaluators, seeds = zip(*trainings, strict=True)
     together = Training(
         stack.Stack(runs, run.model_dir.parent),
@@ -262,7 +243,7 @@ def _train(
     step: step_lib.Step = step_lib.ThreadedStep(alone, run.loaded.mesh)
     if jax.default_backend() != "cpu":
         step = step_lib.make_stacked_step(*settings, where, num_microbatches)
-    return loop.go_on(*together, step, learning_rate)
+    return loop.train_loop(*together, step, learning_rate)
 
 
 def evaluated(
@@ -279,8 +260,8 @@ def evaluated(
         return []
     try:
         return pipeline.evaluation_tasks(dataset, vocabulary, limit, **settings)
-    except pipeline.NoSplitError as error:
-        logging.warning("nothing is evaluated while training: %s", error)
+    except sources.NoSplitError as error:
+        logging.warning("Training without evaluation: %s", error)
         return []
 
 
@@ -301,47 +282,47 @@ def _check_labels(
     unlisted = [label for label, ids in of_labels.items() if listed and ids not in listed]
     if unlisted:
         raise ValueError(
-            f"{dataset.file or 'the training data'} has labels that LABELS does not have: "
-            f"{labels_lib.join_labels(unlisted)}; expected LABELS to name every target, as LABEL_LOSS "
-            "scores no other. Add them to LABELS, or correct the targets"
+            f"{dataset.file or 'the training data'} has labels that are not in LABELS: "
+            f"{labels_lib.join_labels(unlisted)}; expected every target in LABELS, because "
+            "LABEL_LOSS scores only these. Add them to LABELS, or correct the targets."
         )
     if dataset.file:  # Of other tasks only a sample is read.
         for task in tasks:
             task.warn_of_unlisted_labels(labels, dataset.file, "the prompt does not learn them")
 
 
-def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.Schedule) -> None:
+def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.TrainConfig) -> None:
     """Warns where the schedule is over before the run starts."""
     first, last = schedule.start_step or 0, schedule.train_steps - 1
     steps = jnp.asarray([first, (first + last) // 2, last])
     if learning_rate is not None and jnp.all(learning_rate(steps) <= optimizers.LEAST_RATE):
         logging.warning(
-            "the learning rate is %g from step %d to %d: nothing will be learnt; LEARNING_RATE_FACTORS "
-            "count from step 0, or from STEP_OFFSET: set it to %d",
+            "The learning rate is %g from step %d to %d, so the prompt does not change: "
+            "LEARNING_RATE_FACTORS count from STEP_OFFSET (default 0). Set STEP_OFFSET=%d.",
             learning_rate(steps[0]), first, last, first,
         )  # fmt: skip
 
 
 def _tell_export(run: run_lib.Run) -> None:
     """Warns where what is trained together is kept apart."""
-    if run.trains_weights and run.loaded.model.added:
+    if run.trains_weights and run.loaded.model.adapter_paths:
         logging.warning(
-            "TRAINABLE names weights, and %s stands beside them: model_<step> is exported without, "
-            "and to use it you need PROMPT_FILE too; set PROMPT = None to tune the weights alone",
-            ", ".join(sorted(run.loaded.model.added)),
+            "TRAINABLE includes weights, and the model also has %s: model_<step> is exported "
+            "without these, and needs PROMPT_FILE. Set PROMPT=None to tune only the weights.",
+            ", ".join(sorted(run.loaded.model.adapter_paths)),
         )
 
 
 def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:
     if pack and model.label_loss is not None:
         raise ValueError(
-            "PACK is True, and LABEL_LOSS scores labels a row each; set PACK = False, or give "
-            "optimizers/perceptron.gin after runs/train.gin"
+            "PACK=True does not work with LABEL_LOSS, which needs one example per row. Set "
+            "PACK=False, or include optimizers/perceptron.gin after runs/train.gin."
         )
     if pack and model.loss_normalizing_factor == "NUM_TOTAL_TARGET_TOKENS":
         raise ValueError(
-            "LOSS_NORMALIZING_FACTOR 'NUM_TOTAL_TARGET_TOKENS' counts padding, of which packed rows "
-            "have little; set PACK = False, or 'NUM_REAL_TARGET_TOKENS'"
+            "LOSS_NORMALIZING_FACTOR='NUM_TOTAL_TARGET_TOKENS' counts padding tokens, of which "
+            "packed rows have few. Set PACK=False, or 'NUM_REAL_TARGET_TOKENS'."
         )
 
 
@@ -351,14 +332,14 @@ def _finish(run: run_lib.Run) -> dict[str, Any]:
     result = {"step": run.step, "metrics": run.metrics, "best": run.best.metric, "trained": trained}
     if text := run.best.describe():
         logging.warning("%s: %s", run.model_dir, text)
-    if run.loaded.model.added:
+    if run.loaded.model.adapter_paths:
         result["prompt_file"] = str(run.prompt_file(f"prompt_{run.step}"))
-        logging.info("prompt: %s", result["prompt_file"])
+        logging.info("Last prompt: %s", result["prompt_file"])
         if run.best.step is not None:
-            logging.info("best prompt: %s (step %d)", run.prompt_file("best"), run.best.step)
+            logging.info("Best prompt: %s (step %d)", run.prompt_file("best"), run.best.step)
     if run.trains_weights:
         result["model"] = _export(run)
-        logging.info("model: %s", result["model"])
+        logging.info("Model: %s", result["model"])
     return result
 
 
@@ -367,16 +348,19 @@ def _is_decoder_only(model: model_lib.EncoderDecoderModel) -> bool:
 
 
 def _export(run: run_lib.Run) -> str:
-    """The weights without the prompt: for Hugging Face, or for T5X where that has no place for them."""
+    """Exports the weights without the prompt: for Hugging Face, or for T5X if that has no such model.
+
+    The first process writes them; all gather them and wait for it.
+    """
     target, model = run.model_dir / f"model_{run.step}", run.loaded.model
-    params = params_lib.flatten(jax.device_get(run.params()))
-    base = {path: x for path, x in params.items() if path not in model.added}
+    params = params_lib.flatten(partitioning.to_host(run.params()))
+    base = {path: x for path, x in params.items() if path not in model.adapter_paths}
     export_format = exporter.HUGGING_FACE
     if _is_decoder_only(model):
         export_format, target = exporter.T5X, target / f"checkpoint_{run.step}"
-    if target.exists():
+    if atomic.is_writer() and target.exists():
         _check_export(target, base, run)
-    else:
+    elif atomic.is_writer():
         exporter.write(
             target,
             base,
@@ -386,6 +370,7 @@ def _export(run: run_lib.Run) -> str:
             step=run.step,
             dtype="float32",
         )
+    atomic.wait_for_writer(f"export {target}")
     return str(target)
 
 
@@ -395,6 +380,6 @@ def _check_export(target: epath.Path, weights: Mapping[str, np.ndarray], run: ru
     exported = params_lib.flatten(base_model.load(target, params_lib.unflatten(shapes))[0])
     if any(not np.array_equal(exported[path], x) for path, x in weights.items()):
         raise ValueError(
-            f"{target} exists and holds other weights than the run at step {run.step}; expected no such "
-            "folder, or the export of this run: remove it and start the same command again"
+            f"{target} exists with other weights than the run at step {run.step}; expected a new "
+            "folder, or the export of this run. Remove it and start the same command again."
         )

@@ -54,14 +54,14 @@ def tune(
       ValueError: the run in `model_dir` has other settings.
     """
     reporting.check_folder(model_dir, "MODEL_DIR")
-    with writer_lock.held(model_dir), run_lib.failing([model_dir]):
+    with writer_lock.hold(model_dir), run_lib.failing([model_dir]):
         step_lib.check_batch(dataset.batch_size, 1, loaded.mesh)
         rows = loaded.mesh.shape[partitioning.DATA]
         batches = pipeline.example_batches("examples", examples, dataset, loaded.soft_tokens, rows)
         first = loaded.step or 0
         run = run_lib.Run(
             loaded,
-            run_lib.Schedule(first + steps, first, eval_period=steps, log_period=LOG_PERIOD),
+            run_lib.TrainConfig(first + steps, first, eval_period=steps, log_period=LOG_PERIOD),
             model_dir,
             trainable=TRAINABLE,
             optimizer=functools.partial(
@@ -76,7 +76,8 @@ def tune(
         text = f"# prompt_tuning.tune: {steps} steps of {learning_rate:g} from {first}\n"
         if settings is not None:
             text += "".join(f"# {name} = {value!r}\n" for name, value in settings.values.items())
-        reporting.start_folder(run.model_dir, text, "model_dir", run.step)
+        if not run.is_complete:
+            reporting.start_folder(run.model_dir, text, "model_dir", run.step)
         folder = os.path.join(run.model_dir, "inference_eval")
         no_tasks = evaluator.Evaluator(
             predictor.Predictor(loaded), [], dataset.batch_size, folder, after_step=run.step
@@ -84,5 +85,7 @@ def tune(
         where = jax.tree.map(lambda x: x.sharding, run.state)
         step = step_lib.make_step(loaded.model, run.optimizer, where)
         with partitioning.use(loaded.mesh), no_tasks:
-            loop.go_on(run=run, step=step, batches=batches, evaluator=no_tasks, seed=dataset.seed)
+            loop.train_loop(
+                run=run, step=step, batches=batches, evaluator=no_tasks, seed=dataset.seed
+            )
         return run.prompt_file(f"prompt_{run.step}")

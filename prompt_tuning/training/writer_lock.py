@@ -1,96 +1,83 @@
-"""One writer a folder: a second `train` on the same MODEL_DIR is refused, and told who is there.
+"""A lock on MODEL_DIR: a second `train` in the same folder is refused.
 
-The system holds the lock (flock), so that a dead holder has none. It is of a machine, and on
-NFS of all machines, where Linux hands it to the server. An address such as gs:// has no locks, and
-neither have some file systems: there nothing is refused.
+The operating system holds the lock (flock), so the lock of a process that has died is free. On NFS it
+applies to all machines. Addresses such as gs:// have no locks: nothing is refused there.
 """
 
 import contextlib
 import datetime
 import errno
-import fcntl
 import logging
 import os
 import pathlib
 import socket
 from collections.abc import Iterator, Sequence
 
+import filelock
 from etils import epath
 
 from prompt_tuning.checkpoints import atomic
 
-FILE = "writer.lock"
-# Says the file system, as Lustre without its option: it has no locks.
-WITHOUT = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+LOCK, HOLDER = "writer.lock", "writer.txt"
+# What file systems without locks answer, such as Lustre without its option.
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextlib.contextmanager
-def held(model_dir: epath.PathLike) -> Iterator[None]:
-    """Holds MODEL_DIR; leaves nothing there. Of several processes of a run the first holds it.
+def hold(model_dir: epath.PathLike) -> Iterator[None]:
+    """Holds the lock on MODEL_DIR, in the first process of a run.
 
     Raises:
       ValueError: another process holds it.
-      OSError: the folder cannot be written to.
+      OSError: the folder is not writable.
     """
     if not atomic.is_writer() or "://" in str(model_dir):
         yield
         return
     folder = pathlib.Path(model_dir)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
-    with contextlib.ExitStack() as undo:
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, created)
         try:
-            undo.callback(_remove, made)
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = _locked(folder)
-            # Removed while it is held: who has opened it looks whether it is there still.
-            undo.callback(os.close, descriptor)
-            undo.callback((folder / FILE).unlink, missing_ok=True)
+            _acquire(folder, stack)
+            # Beside the lock file, which filelock may truncate.
             since = datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")
-            who = f"process {os.getpid()} on {socket.gethostname()} since {since}"
-            os.truncate(descriptor, 0)
-            os.pwrite(descriptor, who.encode(), 0)
+            holder = f"process {os.getpid()} on {socket.gethostname()} since {since}"
+            stack.callback((folder / HOLDER).unlink, missing_ok=True)
+            (folder / HOLDER).write_text(holder)
         except OSError as error:
             raise OSError(
-                f"cannot write to MODEL_DIR {folder}: {error}; set MODEL_DIR to a folder that you "
-                "may write to"
+                f"cannot write to MODEL_DIR {folder}: {error}. Expected a writable folder. Set "
+                "MODEL_DIR to one."
             ) from error
         yield
 
 
-def _locked(folder: pathlib.Path) -> int:
-    """The open file, locked."""
-    while True:
-        descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            _take(descriptor, folder)
-            if os.path.samestat(os.stat(folder / FILE), os.fstat(descriptor)):
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # of a run that has just ended: it is removed
+def _remove_empty(folders: Sequence[pathlib.Path]) -> None:
+    """Removes folders, innermost first, up to one that is not empty: a refused run leaves none."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
-def _take(descriptor: int, folder: pathlib.Path) -> None:
-    """Raises ValueError where another holds it."""
+def _acquire(folder: pathlib.Path, stack: contextlib.ExitStack) -> None:
+    """Acquires the lock until the stack is closed. Raises ValueError if another process holds it."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        who = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
+        stack.enter_context(filelock.FileLock(folder / LOCK, timeout=0))
+        stack.callback((folder / LOCK).unlink, missing_ok=True)
+    except filelock.Timeout as error:
+        name = "another process"
+        with contextlib.suppress(FileNotFoundError):
+            name = (folder / HOLDER).read_text(errors="replace") or name
         raise ValueError(
-            f"MODEL_DIR {folder} is in use: {who} is training there; wait for it or stop it, or "
-            "set another MODEL_DIR"
+            f"MODEL_DIR {folder} is in use: {name} is training there. Wait for it, stop it, or set "
+            "another MODEL_DIR."
         ) from error
     except OSError as error:
-        if error.errno not in WITHOUT:
+        if error.errno not in NO_LOCKS:
             raise
-        logging.warning("%s has no locks: see to it that nothing else trains there", folder)
-
-
-def _remove(made: Sequence[pathlib.Path]) -> None:
-    """The folders that were made, innermost first, as far as nothing is in them."""
-    with contextlib.suppress(OSError):
-        for each in made:
-            each.rmdir()
+        logging.warning(
+            "%s is on a file system without locks: make sure that no other process trains there.",
+            folder,
+        )

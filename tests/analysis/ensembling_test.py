@@ -94,7 +94,7 @@ def test_a_batch_of_several_prompts_answers_as_each_alone(tiny_job, prompt_paths
 def test_likelihoods_are_those_of_each_prompt_alone(tiny, prompt_paths):
     names = ("x", "y", "z")
     model = dataclasses.replace(
-        tiny.model, prompt=dataclasses.replace(tiny.model.prompt, names=names, parent=None)
+        tiny.model, method=dataclasses.replace(tiny.model.method, names=names)
     )
     settings = {"checkpoint": tiny.checkpoint}
     files = dict(zip(names, prompt_paths, strict=True))
@@ -104,7 +104,7 @@ def test_likelihoods_are_those_of_each_prompt_alone(tiny, prompt_paths):
     ids = np.array([[5, 6, 1], [5, 6, 1], [7, 1, 0]], np.int32)
     soft = together.soft_tokens
     examples = [
-        soft.put_into({"inputs": row[row > 0], "prompt": name})
+        soft.insert({"inputs": row[row > 0], "prompt": name})
         for row, name in zip(ids, ("z", "x", "y"), strict=True)
     ]
     rows = np.stack([np.pad(e["inputs"], (0, 7 - len(e["inputs"]))) for e in examples])
@@ -113,7 +113,7 @@ def test_likelihoods_are_those_of_each_prompt_alone(tiny, prompt_paths):
     for row, name in enumerate(("z", "x", "y")):
         start = initializers.FromArray(prompt_files.load(files[name]))
         alone = state.load_model(tiny.model, tiny.vocabulary, prompt_initializer=start, **settings)
-        inputs = alone.soft_tokens.put_into({"inputs": ids[row][ids[row] > 0]})["inputs"]
+        inputs = alone.soft_tokens.insert({"inputs": ids[row][ids[row] > 0]})["inputs"]
         own = np.tile(np.pad(inputs, (0, 7 - len(inputs))), (8, 1))
         _, found = predictor.Predictor(alone).decode_batch({"encoder_input_tokens": own}, 4)
         np.testing.assert_allclose(mixed[row], found[0], atol=1e-5)
@@ -146,14 +146,18 @@ def test_rows_name_their_prompt_in_infer(tiny_job, prompt_paths, tmp_path):
 def test_prompts_that_do_not_fit_together(prompt_paths, tmp_path):
     other = tmp_path / "other.npy"
     prompt_files.save(other, np.ones((4, 16), np.float32), {"place": "suffix"})
-    with pytest.raises(ValueError, match=r"(?s)one shape, one place.*b: .*'suffix'.*leave out"):
+    with pytest.raises(
+        ValueError, match=r"(?s)cannot be combined:.*b: .*'suffix'.*same shape, place.*Remove"
+    ):
         prompt_files.initializer({"a": prompt_paths[0], "b": other})
 
 
 def test_a_row_that_names_no_prompt(tiny_job, prompt_paths, tmp_path):
     files = {name: str(path) for name, path in zip("xyz", prompt_paths, strict=True)}
     arguments = tiny_job.command("infer", PROMPT_FILE=files, INFER_OUTPUT_DIR=tmp_path)
-    with pytest.raises(ValueError, match=r"names the prompt None; expected one of .*PROMPT_COLUMN"):
+    with pytest.raises(
+        ValueError, match=r"has the prompt name None; expected one of .*PROMPT_COLUMN"
+    ):
         cli.run(arguments)
 
 
@@ -161,13 +165,11 @@ def test_a_split_without_answers(tiny_job, prompt_paths, tmp_path):
     settings = {"PROMPT_FILE": [str(path) for path in prompt_paths], "EVAL_OUTPUT_DIR": tmp_path}
     unknown = tmp_path / "unknown.tsv"
     unknown.write_text("text\tlabel\nshe liked the film\t<unk>\n")
-    with pytest.raises(
-        ValueError, match="unknown has no metrics by which prompts could be compared"
-    ):
+    with pytest.raises(ValueError, match="unknown has no metrics, by which prompts are compared"):
         cli.run(tiny_job.command("ensemble", EVAL_FILE=unknown, **settings))
 
 
 def test_an_ensemble_of_one(tiny_job, prompt_paths, tmp_path):
     settings = {"PROMPT_FILE": str(prompt_paths[0]), "EVAL_OUTPUT_DIR": tmp_path}
-    with pytest.raises(ValueError, match="PROMPT_FILE names 1 prompt; an ensemble has several"):
+    with pytest.raises(ValueError, match="PROMPT_FILE matches 1 prompt; expected at least two"):
         cli.run(tiny_job.command("ensemble", **settings))

@@ -82,11 +82,11 @@ def test_halves_of_vectors_have_no_neighbors(tiny, tmp_path):
     leaves = {"prompt": np.ones((4, 12)), "task_prompts": np.ones((2, 4, 4))}
     prompt_files.save_leaves(tmp_path / "p.npz", leaves, {})
     part = (
-        r"holds prompt \(4, 12\), task_prompts \(2, 4, 4\); expected vectors of 16 .* "
-        "MULTI_TASK_MODE 'concatenate_features'"
+        r"holds prompt \(4, 12\), task_prompts \(2, 4, 4\); expected vectors of width 16, .* "
+        "MULTI_TASK_MODE='concatenate_features'"
     )
     with pytest.raises(ValueError, match=part):
         neighbors(tiny, tmp_path / "p.npz")
     prompt_files.save(tmp_path / "p.npy", np.ones((4, 12)), {})
-    with pytest.raises(ValueError, match=r"holds \(4, 12\); expected vectors of 16 numbers"):
+    with pytest.raises(ValueError, match=r"holds \(4, 12\); expected vectors of width 16"):
         neighbors(tiny, tmp_path / "p.npy")

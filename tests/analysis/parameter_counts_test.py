@@ -9,7 +9,8 @@ from flax import linen as nn
 from prompt_tuning import params
 from prompt_tuning.analysis import parameter_counts
 from prompt_tuning.cli import main as cli
-from prompt_tuning.methods import ia3, module, per_layer, prefix
+from prompt_tuning.methods import combination, ia3, per_layer, prefix
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model as model_lib
 
@@ -53,23 +54,25 @@ def test_table_of_the_paper(quick_shapes, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("method", "settings"),
+    ("name", "methods", "expected"),
     [
-        ("prompt tuning", {"prompt": module.Prompt(4)}),
+        ("prompt tuning", [prompt_method.Prompt(4)], 4 * 6),
         (
-            "a prompt a layer (soft words)",
-            {"prompt": module.Prompt(4), "layer_prompt": per_layer.LayerPrompt(4)},
+            "per-layer prompts (deep prompts)",
+            [prompt_method.Prompt(4), per_layer.LayerPrompt(4)],
+            3 * 4 * 6,
         ),
-        ("IA3", {"scaling": ia3.Scaling()}),
+        # J 10 for keys and for values of 7 attentions, F 7 of 5 feed-forward parts.
+        ("IA3", [ia3.IA3()], 7 * 2 * 10 + 5 * 7),
     ],
 )
-def test_methods_that_exist_have_so_many(method, settings):
-    model = dataclasses.replace(BARE, **settings)
+def test_methods_that_exist_have_so_many(name, methods, expected):
+    model = dataclasses.replace(BARE, method=combination.combine(methods))
     flat = params.flatten(nn.unbox(model.abstract_params()))
-    expected = sum(flat[path].size for path in model.added)
+    assert sum(flat[path].size for path in model.adapter_paths) == expected
     # A prompt in the model makes no difference: it is not of the base.
     for of in (BARE, model):
-        assert parameter_counts.counts(of, [4])[4][method] == expected
+        assert parameter_counts.counts(of, [4])[4][name] == expected
 
 
 @pytest.mark.parametrize(
@@ -89,11 +92,11 @@ def test_methods_of_others(method, expected):
 
 
 def test_our_prefix_is_the_part_of_the_decoders_self_attention():
-    model = dataclasses.replace(BARE, prefix=prefix.Prefix(4))
+    model = dataclasses.replace(BARE, method=prefix.Prefix(4))
     flat = params.flatten(nn.unbox(model.abstract_params()))
     # Two of the seven attentions.
     expected = 2 * parameter_counts.counts(BARE, [4])[4]["prefix tuning"] // 7
-    assert sum(flat[path].size for path in model.added) == expected == 2 * 2 * 4 * 10
+    assert sum(flat[path].size for path in model.adapter_paths) == expected == 2 * 2 * 4 * 10
 
 
 def test_full_fine_tuning_has_all_weights():

@@ -34,7 +34,9 @@ def test_the_linear_map_is_the_linear_combination(source, rng):
 
 
 def test_too_few_pieces_for_a_map(source):
-    with pytest.raises(ValueError, match=r"5 pieces do not determine .* 6 numbers; set NUM_WORDS"):
+    with pytest.raises(
+        ValueError, match=r"5 common tokens do not determine .* width 6; .* Increase NUM_WORDS"
+    ):
         recycling.linear(source[:1], source[:5], source[:5])
 
 
@@ -74,7 +76,7 @@ def test_pieces_have_other_ids_in_other_vocabularies():
     one, other = Words(tuple("_/?abcd")), Words(tuple("_/?dxcba"))
     found = recycling.common_pieces(one, other, 9, 1)
     assert found.tolist() == [[4, 6], [5, 5], [6, 3]]
-    with pytest.raises(ValueError, match="have 4 pieces in common, none behind WORD_OFFSET 4"):
+    with pytest.raises(ValueError, match="have 4 tokens in common, none after WORD_OFFSET=4"):
         recycling.common_pieces(one, other, 9, 4)
 
 
@@ -115,15 +117,18 @@ def test_recycle_writes_a_prompt_for_the_target(tmp_path, vocabulary, rng, table
         "place": "suffix",
         "task": "films",
     }
-    assert "from 40 pieces" in capsys.readouterr().out
+    assert "with 40 common tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("other", "part"),
     [
-        ({"source": np.ones((8, 7))}, "of 6 numbers, the source's embedding of 7; set SO"),
-        ({"source": np.ones((8, 6))}, "they do not belong together"),
-        ({"target": np.ones((8, 6))}, "they do not belong together"),
+        (
+            {"source": np.ones((8, 7))},
+            "of width 6, but the source embedding has width 7; .* Set SO",
+        ),
+        ({"source": np.ones((8, 6))}, "expected at least one row per id"),
+        ({"target": np.ones((8, 6))}, "expected at least one row per id"),
     ],
 )
 def test_what_does_not_fit(tmp_path, vocabulary, rng, tables, other, part):
@@ -149,7 +154,7 @@ def test_settings_are_looked_at_before_models(
 
 def test_no_prompt_is_written_over(tmp_path, vocabulary, rng, tables):
     recycle(tmp_path, vocabulary, rng, tables)
-    with pytest.raises(ValueError, match=r"new\.npy exists; set another OUTPUT_FILE"):
+    with pytest.raises(ValueError, match=r"new\.npy exists; .* Set another OUTPUT_FILE"):
         recycle(tmp_path, vocabulary, rng, tables)
 
 

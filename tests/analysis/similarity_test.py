@@ -73,7 +73,7 @@ def test_a_file_of_several_parameters(files, tmp_path):
 
 def test_what_cannot_be_compared(files, tmp_path):
     prompt_files.save(tmp_path / "wide.npy", np.ones((4, 9)), {})
-    with pytest.raises(ValueError, match=r"wide\.npy of PROMPT_FILES has vectors of 9 numbers"):
+    with pytest.raises(ValueError, match=r"wide\.npy of PROMPT_FILES has vectors of width 9"):
         similarity.similarity(prompt_file=files["new"], others=[str(tmp_path / "wide.npy")])
     for others in ("a.npy", []):
         with pytest.raises(ValueError, match=r"PROMPT_FILES is .*; expected a list"):

@@ -135,7 +135,9 @@ def test_each_seed_has_an_ensemble(tmp_path):
 
 def test_other_settings_do_not_get_into_a_study(tmp_path):
     go(Commands(), tmp_path)
-    with pytest.raises(ValueError, match=r"of other settings of the study; delete .*STUDY_DIR"):
+    with pytest.raises(
+        ValueError, match=r"with other settings of the study; .* Delete .*STUDY_DIR"
+    ):
         go(Commands(), tmp_path, train_settings={"TRAIN_STEPS": 4})
 
 
@@ -147,9 +149,7 @@ def test_results_of_other_inputs_are_not_kept(tmp_path):
     again = Commands()
     assert go(again, tmp_path / "study", **given) == rows and again.lines == []
     data.write_text("b")
-    expected = (
-        r"(?s)result.json was made of other inputs .*TRAIN_FILE: .* \(content .*delete .*STUDY_DIR"
-    )
+    expected = r"(?s)result.json was made from other inputs .*TRAIN_FILE: .* \(content .*Delete .*STUDY_DIR"
     with pytest.raises(ValueError, match=expected):
         go(Commands(), tmp_path / "study", **given)
 
@@ -160,7 +160,7 @@ def test_results_of_an_earlier_version_are_taken_with_a_warning(tmp_path, caplog
         kept = json.loads(file.read_text())
         file.write_text(json.dumps({k: v for k, v in kept.items() if k != "settings"}))
     assert go(Commands(), tmp_path) == rows
-    assert "does not say what it was made of" in caplog.text
+    assert "has no record of its inputs" in caplog.text
 
 
 def test_evaluations_take_the_best_prompt_or_the_trained_model(tmp_path):
@@ -211,11 +211,14 @@ def test_bases_are_made_once_each_from_the_one_before(tmp_path):
         ({"seeds": ()}, r"STUDY_SEEDS is \(\); expected at least one"),
         (
             {"variants": {"a": {"files": []}}},
-            "'a' of STUDY_VARIANTS has .'files'.; expected some of",
+            "'a' of STUDY_VARIANTS has .'files'.; expected names from",
         ),
-        ({"variants": {"a": {"base": "b"}}}, "'a' stands on the base 'b'; STUDY_BASES has"),
-        ({"difference": ("tuned", "b")}, "STUDY_DIFFERENCE names .'b'.; STUDY_VARIANTS has"),
-        ({"members": 1}, "STUDY_ENSEMBLE is 1, .*; an ensemble has several prompts"),
+        ({"variants": {"a": {"base": "b"}}}, "'a' has the base 'b'; expected one of STUDY_BASES"),
+        (
+            {"difference": ("tuned", "b")},
+            "STUDY_DIFFERENCE has .'b'.; expected names of STUDY_VARIANTS",
+        ),
+        ({"members": 1}, "STUDY_ENSEMBLE is 1, .* two or more prompts in an ensemble"),
     ],
 )
 def test_studies_that_cannot_be_run(tmp_path, settings, part):
@@ -229,7 +232,7 @@ def test_a_run_without_a_score(tmp_path):
     def unevaluated(arguments):
         return {"best": None, "prompt_file": "p.npy"}
 
-    with pytest.raises(ValueError, match="was not evaluated, so it has no score; choose a task"):
+    with pytest.raises(ValueError, match="has no evaluation, and so no score; expected a task"):
         go(unevaluated, tmp_path, together=False)
 
 

@@ -78,10 +78,16 @@ def test_the_vocabulary_is_that_of_t5_mini_where_no_model_is_given(folder, capsy
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["squad_v010_alanswers"], "no task or mixture .* nearest: squad_v010_allanswers_examples"),
-        (["squad_v010", "--examples=1"], f"one whole name, not 'squad_v010'; perhaps {NAME}"),
-        ([NAME, "--examples=-1"], "--examples is -1; expected how many to show"),
-        ([NAME, "--examples=1", "--split=tset"], "no split 'tset'; .*--split one of train, val"),
+        (
+            ["squad_v010_alanswers"],
+            "no registered task or mixture .* Did you mean: squad_v010_allanswers_examples",
+        ),
+        (
+            ["squad_v010", "--examples=1"],
+            f"'squad_v010' is not the full name of a task; expected one, such as {NAME}",
+        ),
+        ([NAME, "--examples=-1"], "--examples is -1; expected a number of at least 0"),
+        ([NAME, "--examples=1", "--split=tset"], "no split 'tset'; expected one of train, val"),
         (["squad_to_drop_examples", "--examples=1", "--split=validation"], r"dev/DROP\.jsonl"),
     ],
 )

@@ -51,7 +51,7 @@ def test_a_prompt_is_learned_and_the_model_stays_as_it_is(model, tmp_path, folde
 
 
 def test_the_batch_of_a_loss_that_is_no_number_is_kept(model, folder):
-    with pytest.raises(ValueError, match="its batch is kept in") as error:
+    with pytest.raises(ValueError, match="the batch is saved in") as error:
         pt.tune(model, PAIRS, **FEW, learning_rate=1e38)
     (kept,) = folder.glob("*/nan_step_1001.npz")
     assert str(kept) in str(error.value)
@@ -72,7 +72,7 @@ def test_what_is_tuned_follows_the_seed_and_not_the_form_of_the_examples(model):
 
 def test_a_prompt_starts_from_labels_or_from_another_prompt(model, tiny):
     embedding = tiny.base["token_embedder"]["embedding"]
-    frozen = {**FEW, "steps": 1, "learning_rate": 0.0}
+    frozen = {**FEW, "steps": 1, "learning_rate": 1e-12}
     labelled = pt.tune(model, PAIRS, class_labels=["good"], **frozen)
     mean = embedding[np.array(tiny.vocabulary.encode("good"))].mean(axis=0)
     np.testing.assert_allclose(labelled.table[0], mean, rtol=1e-4)  # weight decay is not a rate's
@@ -95,8 +95,8 @@ def test_labels_are_kept_in_the_card(model):
 @pytest.mark.parametrize(
     ("examples", "message"),
     [
-        ([("a", "C++"), ("b", "C#")], r"examples: targets: .* cannot write or distinguish"),
-        ([("a", "good"), ("b", "\u4e2d")], "'\u4e2d' has no known token\\n.*Use other words"),
+        ([("a", "C++"), ("b", "C#")], r"examples: targets: .* cannot represent or distinguish"),
+        ([("a", "good"), ("b", "\u4e2d")], "'\u4e2d' has only unknown tokens\\n.*Use other words"),
         ([("\u4eca\u5929", "good"), ("\u7535\u5f71", "bad")], "examples: inputs: .* unknown"),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_run_that_is_kept_goes_on(model, tmp_path):
         ([*PAIRS[:3], ("he liked it", "bad")], {}, r"examples: '4 examples' -> '4 examples' \(con"),
         (PAIRS, {"learning_rate": 0.1}, "learning_rate: 0.3 -> 0.1"),
         (PAIRS, {"batch_size": 16}, "batch_size: 8 -> 16"),
-        (PAIRS, {"class_labels": ["good"]}, r"class_labels: \[\] -> \['good'\]"),
+        (PAIRS, {"class_labels": ["good"]}, r"class_labels: None -> \['good'\]"),
         (PAIRS, {"seed": 1}, "seed: 0 -> 1"),
         (PAIRS, {"dropout_rate": 0.0}, "dropout_rate: 0.1 -> 0.0"),
         (
@@ -158,7 +158,7 @@ def finished(model, tmp_path_factory):
 
 
 def test_a_run_with_more_steps_is_refused_by_the_names_of_arguments(model, finished):
-    expected = r"start_step \+ steps is 1002, but .* at step 1003 already; .*, steps beyond 3, or"
+    expected = r"start_step \+ steps is 1002, less than step 1003, .* or steps above 3 to"
     with pytest.raises(ValueError, match=expected):
         pt.tune(model, PAIRS, **{**FEW, "steps": 2}, model_dir=finished)
 
@@ -209,14 +209,14 @@ def test_a_bar_is_shown_on_a_terminal_only(model, capsys, caplog, monkeypatch):
 
 def test_settings_reach_the_run(model, monkeypatch):
     """The optimizer's step, dropout, and the tokens that are kept."""
-    seen, go_on = {}, loop_lib.go_on
+    seen, train_loop = {}, loop_lib.train_loop
 
     def noting(run, batches, **others):
         seen["config"], seen["start"] = run.loaded.model.config, run.first_step
         seen["batch"] = next(batches)
-        go_on(run=run, batches=batches, **others)
+        train_loop(run=run, batches=batches, **others)
 
-    monkeypatch.setattr(loop_lib, "go_on", noting)
+    monkeypatch.setattr(loop_lib, "train_loop", noting)
     lengths = {"inputs": 3, "targets": 8}
     more = {"dropout_rate": 0.25, "start_step": 500, "task_feature_lengths": lengths}
     pt.tune(model, PAIRS, **FEW, **more)
@@ -235,7 +235,7 @@ def test_settings_reach_the_run(model, monkeypatch):
         (
             "ab",
             {},
-            r"examples='ab' is a single str; expected an iterable of .* pairs\. Pass a list$",
+            r"examples='ab' is a single str; expected an iterable of \(input, target\) pairs\. Pass a list\.$",
         ),
         ([("a", "b", "c")], {}, r"examples\[0\]=\('a', 'b', 'c'\); expected a pair"),
         ([("a", "b"), ("a", 1)], {}, r"target of examples\[1\]=1 has type int; .*str\(label\)"),
@@ -256,8 +256,22 @@ def test_settings_reach_the_run(model, monkeypatch):
             {},
             rf"2 of {len(PAIRS) + 2} examples have .* examples\[{len(PAIRS)}\].* allow_empty_targets=True",
         ),
-        (PAIRS, {"class_labels": list("abcde"), "length": 4}, "5 labels, the prompt only 4"),
-        (PAIRS, {"initial_prompt": pt.Prompt(np.ones((4, 3)))}, r"\(4, 3\), the model expects"),
+        (
+            PAIRS,
+            {"class_labels": []},
+            r"class_labels is \[\]; expected one .* or set class_labels to None",
+        ),
+        (
+            PAIRS,
+            {"learning_rate": 0.0},
+            "learning_rate=0.0 is out of range; expected a number greater",
+        ),
+        (
+            PAIRS,
+            {"class_labels": list("abcde"), "length": 4},
+            "5 labels, but the prompt has only 4",
+        ),
+        (PAIRS, {"initial_prompt": pt.Prompt(np.ones((4, 3)))}, r"\(4, 3\); expected"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(model, examples, settings, message, folder):

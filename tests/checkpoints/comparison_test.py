@@ -96,7 +96,9 @@ def test_a_part_is_drawn_and_what_is_named_is_compared(write, tree):
 
 def test_mistakes(write, tree):
     first = write("a", tree)
-    with pytest.raises(ValueError, match=r"fraction is 0; expected a number in \(0, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"fraction=0 is out of range; expected a number greater than 0"
+    ):
         comparison.compare(first, first, fraction=0)
     with pytest.raises(ValueError, match=r"\['decoder/\*'\] match no parameter"):
         comparison.compare(first, first, check=["decoder/*"])

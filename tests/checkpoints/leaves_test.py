@@ -144,7 +144,7 @@ def test_a_prompt_is_left_out(rng):
 
 def test_numbers_that_are_no_floats_are_refused():
     stored = {"a": chunked(np.ones((2, 2), np.uint16), (2, 2))}
-    with pytest.raises(ValueError, match=r"a holds uint16 \(2, 2\), expected floats"):
+    with pytest.raises(ValueError, match=r"a is uint16 \(2, 2\); expected floats"):
         leaves.load(stored, {"a": jax.ShapeDtypeStruct((2, 2), np.float32)}, "here")
 
 

@@ -121,8 +121,8 @@ def cut(path):
         (npy(np.array([{"a": 1}], object)), "not a .npy file of numbers"),
         (npy(np.ones((3, 4), np.int32)), "expected floats"),
         (npy(np.ones((1, 3, 4), np.float32)), "expected floats"),
-        (npy(np.ones((5, 4), np.float32)), r"\(5, 4\).*\(3, 4\).*PROMPT_LENGTH must be 5"),
-        (npy(np.ones((3, 6), np.float32)), r"\(3, 6\).*\(3, 4\).*gin file one of width 6"),
+        (npy(np.ones((5, 4), np.float32)), r"\(5, 4\).*\(3, 4\).*PROMPT_LENGTH=5"),
+        (npy(np.ones((3, 6), np.float32)), r"\(3, 6\).*\(3, 4\).*gin file of a model of width 6"),
         (npy(np.full((3, 4), np.nan, np.float32)), "NaN or infinite"),
         (npy(np.full((3, 4), np.inf, np.float16)), "NaN or infinite"),
     ],
@@ -147,7 +147,7 @@ def test_an_adapter_is_read_in_place_of_a_file(tmp_path, rng):
         "prefix",
     )
     np.testing.assert_array_equal(prompt_files.load(tmp_path / "a", (3, 4)), table)
-    with pytest.raises(ValueError, match=r"PROMPT_FILE .*shape \(3, 4\), the model needs \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"PROMPT_FILE .*shape \(3, 4\); expected \(3, 5\)"):
         prompt_files.load(tmp_path / "a", (3, 5))
     peft.save_scaling(
         tmp_path / "b", {"encoder/layers_0/mlp/scaling/ia3_scaling": table}, base_model=None
@@ -210,7 +210,7 @@ def test_the_initializer_of_a_file_is_of_its_kind(tmp_path):
 def test_no_file_is_no_initializer_and_no_length():
     assert prompt_files.initializer(None) is None
     assert prompt_files.place(None) == "prefix"
-    with pytest.raises(ValueError, match=r"PROMPT_FILE names no file, .* or PROMPT to None"):
+    with pytest.raises(ValueError, match=r"PROMPT_FILE is not set, .* or PROMPT=None"):
         prompt_files.length(None)
 
 
@@ -228,7 +228,7 @@ def savez(**arrays):
         (lambda path: path.write_bytes(b"text"), "not a .npz file"),
         (npy(PROMPT), "not a .npz file"),
         (savez(a=np.array([{"a": 1}], object)), "not a .npz file of numbers"),
-        (savez(a=np.ones(2, np.int32)), r"holds \['a'\], which are not floats"),
+        (savez(a=np.ones(2, np.int32)), r"a are not floats"),
         (savez(a=np.array([1, np.inf], np.float32)), "NaN or infinite"),
     ],
 )
@@ -241,7 +241,7 @@ def test_what_is_no_file_of_parameters_is_refused(tmp_path, write, message):
 def test_parameters_without_their_card_and_under_another_name(tmp_path):
     prompt_files.save_leaves(tmp_path / "p.npz", LEAVES, CARD)
     (tmp_path / "p.json").unlink()
-    with pytest.raises(ValueError, match=r"no card p\.json .* copy the card too"):
+    with pytest.raises(ValueError, match=r"no card p\.json .* Copy it there"):
         prompt_files.length(tmp_path / "p.npz")
     with pytest.raises(ValueError, match=r"<name>\.npz"):
         prompt_files.save_leaves(tmp_path / "p.npy", LEAVES, CARD)

@@ -44,7 +44,9 @@ def test_the_best_prompt_of_a_run_else_the_last(run):
     (run / "prompts/best.npy").unlink()
     assert prompt_paths.best(run) == named(run, 1000)[0]
     assert prompt_paths.best(named(run, 9)[0]) == named(run, 9)[0]
-    with pytest.raises(ValueError, match=r"names 2 prompts: .*_100.npy, .*_1000.npy; expected one"):
+    with pytest.raises(
+        ValueError, match=r"matches 2 prompts: .*_100.npy, .*_1000.npy; expected one"
+    ):
         prompt_paths.best(f"{run}/prompts/*00.npy")
 
 
@@ -54,7 +56,7 @@ def test_runs_of_several_seeds_are_named(tmp_path):
     runs = f"{tmp_path}/seed_0, {tmp_path}/seed_1"
     for read in (prompt_paths.find, prompt_paths.best):
         with pytest.raises(
-            ValueError, match=f"PROMPT_FILE {tmp_path} holds several runs: {runs}; "
+            ValueError, match=f"PROMPT_FILE {tmp_path} contains several runs: {runs}; "
         ):
             read(tmp_path)
 
@@ -66,10 +68,34 @@ def test_names_with_signs_of_a_pattern_are_names_where_they_exist(tmp_path):
         assert prompt_paths.find(path) == named(run, 5)
 
 
+def test_prompts_beside_folders_of_seeds_are_those_of_the_run(run):
+    prompt_files.save(run / "seed_0/prompts/prompt_5.npy", PROMPT, {})
+    assert prompt_paths.find(run) == named(run, 9, 10, 100, 1000)
+
+
+def test_prompts_of_several_parameters_have_steps(tmp_path):
+    for step in (9, 10):
+        prompt_files.save_leaves(tmp_path / f"prompts/prompt_{step}.npz", {"a": PROMPT}, {})
+        (tmp_path / f"prompts/prompt_{step}.json").unlink()
+    files = [f"{tmp_path}/prompts/prompt_{step}.npz" for step in (9, 10)]
+    assert prompt_paths.find(tmp_path) == files
+    assert prompt_paths.best(tmp_path) == files[1]
+    assert [prompt_paths.step_of(file) for file in files] == [9, 10]
+    assert prompt_paths.numbered(files) == dict(zip("01", files, strict=True))
+
+
+def test_signs_of_patterns_are_those_of_glob(run):
+    assert prompt_paths.find(f"{run}/prompts/prompt_1?.npy") == named(run, 10)
+    assert prompt_paths.find(f"{run}/prompts/prompt_[9].npy") == named(run, 9)
+
+
 def test_an_adapter_is_a_prompt_and_no_folder_of_prompts(run):
     settings = {"base_model": None, "num_layers": 1, "num_heads": 1}
     peft.save_prompt(run / "adapter", PROMPT, **settings)
     assert prompt_paths.find(run / "adapter") == [f"{run}/adapter"]
+    assert prompt_paths.best(run / "adapter") == f"{run}/adapter"
+    prompt_files.save(run / "adapter/prompts/best.npy", PROMPT, {})  # a run of PEFT's folder
+    assert prompt_paths.best(run / "adapter") == f"{run}/adapter"
     assert prompt_paths.find([run / "adapter", *named(run, 9)]) == [
         f"{run}/adapter",
         *named(run, 9),
@@ -94,7 +120,9 @@ def test_patterns_and_lists_of_adapters(tmp_path):
     for path in (f"{tmp_path}/named", f"{tmp_path}/name*", f"{tmp_path}/named/checkpoint-*"):
         with pytest.raises(FileNotFoundError, match=f"folders with the PEFT adapters {named};"):
             prompt_paths.find(path)
-    with pytest.raises(FileNotFoundError, match="names no prompt; expected a file, an adapter"):
+    with pytest.raises(
+        FileNotFoundError, match="matches no prompt; expected a file, a PEFT adapter"
+    ):
         prompt_paths.find(f"{early}/*")
 
 
@@ -112,7 +140,7 @@ def test_the_paper_authors_files_are_found_with_their_steps(tmp_path):
     found = prompt_paths.find(f"{tmp_path}/numpy_checkpoints/*/*prompt*")
     assert found == [str(path) for path in paths]
     assert [prompt_paths.step_of(path) for path in found] == [1100500, 1101000]
-    with pytest.raises(FileNotFoundError, match="names no prompt"):
+    with pytest.raises(FileNotFoundError, match="matches no prompt"):
         prompt_paths.find(f"{tmp_path}/numpy_checkpoints/*")  # folders
 
 
@@ -120,7 +148,9 @@ def test_prompts_of_different_places_are_told(tmp_path):
     for step, place in ((3, "prefix"), (5, "suffix"), (7, "suffix")):
         prompt_files.save(tmp_path / f"prompts/prompt_{step}.npy", PROMPT, {"place": place})
     prompt_paths.check_places(named(tmp_path, 5, 7))
-    with pytest.raises(ValueError, match=r"different places:\n .*_3.npy: 'prefix'\n .*: 'suffix'"):
+    with pytest.raises(
+        ValueError, match=r"different places in the input:\n .*_3.npy: 'prefix'\n .*: 'suffix'"
+    ):
         prompt_paths.check_places(named(tmp_path, 3, 5))
 
 
@@ -133,9 +163,11 @@ def test_steps_are_those_of_cards_else_of_names(run):
 def test_what_names_no_prompt_is_an_error(run):
     (run / "empty").mkdir()
     for path in (run / "empty", f"{run}/*.npy"):
-        with pytest.raises(FileNotFoundError, match="names no prompt; expected a file, an adapter"):
+        with pytest.raises(
+            FileNotFoundError, match="matches no prompt; expected a file, a PEFT adapter"
+        ):
             prompt_paths.find(path)
     with pytest.raises(
-        ValueError, match="RESTORE_MODE is 'last'; expected one of specific, latest"
+        ValueError, match="RESTORE_MODE='last' is unknown; expected one of specific, latest"
     ):
         prompt_paths.find(run, "last")

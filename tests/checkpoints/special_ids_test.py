@@ -36,7 +36,7 @@ def test_other_ids_are_refused(tmp_path, name, key, value, expected):
     (tmp_path / "generation_config.json").write_text(json.dumps({key: value}))
     with pytest.raises(ValueError) as error:
         special_ids.check(tmp_path, config)
-    assert f"{tmp_path / name} has {key} {value}; expected {expected}, as of T5" in str(error.value)
+    assert f"{tmp_path / name} has {key} {value}; expected {expected}, as T5" in str(error.value)
     assert "choose another model" in str(error.value)
 
 

@@ -62,7 +62,9 @@ def test_the_prompt_of_a_model_without_encoder_is_the_decoders(tmp_path, prompt_
 
 
 def test_what_does_not_belong_together_is_told(tmp_path, tiny, prompt_file):
-    with pytest.raises(ValueError, match=r"p.npy is \(2, 4\), vectors of the model .* have 16"):
+    with pytest.raises(
+        ValueError, match=r"p.npy has shape \(2, 4\), and the model .* has width 16"
+    ):
         splicing.splice(tiny.checkpoint, prompt_file, tmp_path / "out")
     stored = {EMBEDDING: leaves.of_array(TREE[EMBEDDING])}
     t5x.save(tmp_path / "checkpoint_3", stored, step=3, dtype="float32")

@@ -30,7 +30,7 @@ def tree():
 
 
 def abstract(tree):
-    return jax.eval_shape(lambda: tree)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 def folders(directory):
@@ -42,7 +42,7 @@ def test_types_and_bits_come_back(tmp_path, tree):
     restored, metadata = train_state.restore(tmp_path, 7, abstract(tree))
     assert jax.tree.structure(restored) == jax.tree.structure(tree)
     for have, want in zip(jax.tree.leaves(restored), jax.tree.leaves(tree), strict=True):
-        assert isinstance(have, np.ndarray)
+        assert isinstance(have, jax.Array)
         assert have.dtype == want.dtype
         np.testing.assert_array_equal(have, want)
     assert metadata == {"step": 7, "best": {"accuracy": 0.5}}
@@ -104,12 +104,12 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, tree):
     with pytest.raises(ValueError, match=r"(?s)\(3, 4\).*\(5, 4\).*PROMPT_LENGTH"):
         train_state.restore(tmp_path, 1, longer)
     less = {"trainable": tree["trainable"]}
-    with pytest.raises(ValueError, match=r"(?s)rng is uint32 \(2,\), .* need not there.*MODEL_DIR"):
+    with pytest.raises(ValueError, match=r"(?s)rng: uint32 \(2,\); expected none.*MODEL_DIR"):
         train_state.restore(tmp_path, 1, abstract(less))
 
 
 def test_missing_damaged_and_foreign_folders_are_named(tmp_path, tree):
-    with pytest.raises(FileNotFoundError, match="checkpoint_1; check MODEL_DIR"):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint_1 does not exist; .* Check MODEL_DIR"):
         train_state.restore(tmp_path, 1, abstract(tree))
     train_state.save(tmp_path, 1, tree, {}, keep=1)
     for file in (tmp_path / "checkpoint_1" / "state" / "d").iterdir():
@@ -118,10 +118,12 @@ def test_missing_damaged_and_foreign_folders_are_named(tmp_path, tree):
     (tmp_path / "checkpoint_2" / "checkpoint").touch()
     for step in (1, 2):
         for read in (lambda at: train_state.restore(tmp_path, at, abstract(tree)),
-                     lambda at: train_state.trained(tmp_path, at)):  # fmt: skip
-            with pytest.raises(train_state.DamagedError, match=f"checkpoint_{step} is damaged, or"):
+                     lambda at: train_state.open_trained(tmp_path, at)):  # fmt: skip
+            with pytest.raises(train_state.DamagedError, match=f"checkpoint_{step} is damaged or"):
                 read(step)
-    with pytest.raises(train_state.DamagedError, match="checkpoint_2 is damaged, or no state"):
+    with pytest.raises(
+        train_state.DamagedError, match="checkpoint_2 is damaged or is not the state"
+    ):
         train_state.read_metadata(tmp_path, 2)
 
 
@@ -129,7 +131,9 @@ def flipped(content, at):
     return content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :]
 
 
-def test_no_damage_gives_other_values(tmp_path, tree, caplog):
+# Orbax awaits not all of its coroutines and threads when one of them fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_damage_gives_other_values(tmp_path, tree):
     """A short form of scripts/torture_damage.py."""
     metadata = {"best": 50.5, "metrics": {"a": {"f1": float("nan")}}}
     train_state.save(tmp_path, 1, tree, metadata, keep=1)
@@ -147,7 +151,7 @@ def test_no_damage_gives_other_values(tmp_path, tree, caplog):
             jax.tree.map(np.testing.assert_array_equal, values, tree)
             assert json.dumps(told) == json.dumps(metadata)
         file.write_bytes(content)
-    assert {"state", "_CHECKPOINT_METADATA"} <= set(found) and not caplog.records
+    assert {"state", "_CHECKPOINT_METADATA"} <= set(found)
 
 
 @pytest.mark.parametrize("swapped", ["values", "metadata"])
@@ -162,17 +166,46 @@ def test_what_another_state_has_in_the_same_place_is_not_taken(tmp_path, tree, s
         shutil.copytree(theirs / "state", ours / "state")
     else:
         shutil.copy(theirs / "_CHECKPOINT_METADATA", ours)
-    with pytest.raises(train_state.DamagedError, match="is not what was saved"):
+    with pytest.raises(train_state.DamagedError, match="does not match its checksum"):
         train_state.restore(tmp_path / "a", 1, abstract(tree))
-    with pytest.raises(train_state.DamagedError, match="is not what was saved"):
-        train_state.trained(tmp_path / "a", 1)
+    with pytest.raises(train_state.DamagedError, match="does not match its checksum"):
+        train_state.open_trained(tmp_path / "a", 1)
+
+
+def test_a_state_of_another_format_is_refused(tmp_path, tree, monkeypatch):
+    monkeypatch.setattr(train_state, "FORMAT", 1)
+    train_state.save(tmp_path, 1, tree, {}, keep=1)
+    monkeypatch.undo()
+    with pytest.raises(
+        ValueError, match=r"written by another version .* another MODEL_DIR"
+    ) as caught:
+        train_state.read_metadata(tmp_path, 1)
+    assert not isinstance(caught.value, train_state.DamagedError)
+
+
+def test_a_state_is_restored_to_another_sharding(tmp_path):
+    """NUM_PARTITIONS may change."""
+    mesh = jax.make_mesh((8,), ("model",), (jax.sharding.AxisType.Auto,))
+    rows, columns = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        for axes in (("model", None), (None, "model"))
+    )
+    array = jax.device_put(jnp.arange(128, dtype=jnp.bfloat16).reshape(8, 16), rows)
+    train_state.save(tmp_path, 1, {"trainable": array}, {}, keep=1)
+    wanted = jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=columns)
+    restored, _ = train_state.restore(tmp_path, 1, {"trainable": wanted})
+    assert restored["trainable"].sharding == columns
+    np.testing.assert_array_equal(restored["trainable"], array)
+    # Two values that are exchanged, and a single bit.
+    for other in (array.at[0, 0].set(1).at[0, 1].set(0), array.at[0, 0].set(-0.0)):
+        assert (train_state._checksum(other) != train_state._checksum(array)).any()
 
 
 def test_edited_metadata_is_not_taken(tmp_path, tree):
     train_state.save(tmp_path, 1, tree, {"best": 50}, keep=1)
     file = tmp_path / "checkpoint_1/_CHECKPOINT_METADATA"
     file.write_text(file.read_text().replace('"best": 50', '"best": 60'))
-    with pytest.raises(train_state.DamagedError, match="its metadata is not what was saved"):
+    with pytest.raises(train_state.DamagedError, match="its metadata does not match"):
         train_state.read_metadata(tmp_path, 1)
 
 
@@ -188,7 +221,9 @@ def test_what_stands_where_a_step_is_saved_is_put_aside(tmp_path, tree):
 
 
 @pytest.mark.parametrize("size", [0, 8, 100, 300, 700])
-def test_a_full_disk_leaves_the_last_state(tmp_path, tree, size, caplog):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_leaves_the_last_state(tmp_path, tree, size):
     """A short form of scripts/torture_disk.py: no file may grow beyond `size`."""
     train_state.save(tmp_path, 1, tree, {"step": 1}, keep=1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -198,7 +233,7 @@ def test_a_full_disk_leaves_the_last_state(tmp_path, tree, size, caplog):
             train_state.save(tmp_path, 2, tree, {"step": 2}, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (train_state.latest_step(tmp_path), caplog.records) == (1, [])
+    assert train_state.latest_step(tmp_path) == 1
     values, told = train_state.restore(tmp_path, 1, abstract(tree))
     jax.tree.map(np.testing.assert_array_equal, values, tree)
     train_state.save(tmp_path, 2, tree, {"step": 2}, keep=1)

@@ -20,7 +20,10 @@ def message(arguments):
     ("setting", "parts"),
     [
         ("LEARNING_RATE='0.1'", ["has type str; expected a number", "Set --gin.LEARNING_RATE=0.1."]),
-        ("LEARNING_RATE=-0.1", ["LEARNING_RATE=-0.1 is out of range; expected a number of at least 0"]),
+        ("LEARNING_RATE=-0.1", ["LEARNING_RATE=-0.1 is out of range; expected a number greater than 0"]),
+        ("LEARNING_RATE=0", ["LEARNING_RATE=0.0 is out of range; expected a number greater than 0"]),
+        ("PROMPT_POPULATION=0", ["PROMPT_POPULATION=0 is out of range; expected an integer of at least 1"]),
+        ("WARMUP_STEPS=-1", ["WARMUP_STEPS=-1 is out of range; expected an integer of at least 0"]),
         ("LEARNING_RATE=1e999", ["LEARNING_RATE=inf is out of range"]),
         ("WARMUP_STEPS=None", ["WARMUP_STEPS=None has type NoneType; expected an integer"]),
         ("DROPOUT_RATE=1.5", ["DROPOUT_RATE=1.5 is out of range", "at least 0 and below 1"]),
@@ -92,14 +95,16 @@ def test_other_commands_are_checked_too(verb, files, parts):
 )
 def test_what_gin_cannot_parse_is_answered_with_how_to_write_it(flag, part):
     text = message([*TRAIN, STEPS, f"--gin.{flag}"])
-    assert text.startswith(f"--gin.{flag} is not gin: expected a number, True") and part in text
+    assert (
+        text.startswith(f"--gin.{flag} is not valid gin: expected a number, True") and part in text
+    )
 
 
 def test_one_of_the_two_numbers_of_steps_is_required():
     text = message(TRAIN)
     assert (
         text
-        == "missing settings of these gin files:\n  --gin.TRAIN_STEPS=…  or --gin.TRAIN_STEPS_RELATIVE=…"
+        == "required settings are not set. Add:\n  --gin.TRAIN_STEPS=…  or --gin.TRAIN_STEPS_RELATIVE=…"
     )
     cli.read([*TRAIN, "--gin.TRAIN_STEPS_RELATIVE=600"])
     assert gin.query_parameter("%TRAIN_STEPS") is None
@@ -118,5 +123,5 @@ def test_errors_of_what_gin_makes_name_the_macros(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main()
     shown = capsys.readouterr().err
-    assert "LABELS=['a', 'a']; expected two or more texts, each once" in shown
+    assert "LABELS=['a', 'a']; expected two or more different texts" in shown
     assert "labels=" not in shown and "In call to" not in shown

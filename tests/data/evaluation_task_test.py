@@ -11,7 +11,7 @@ import seqio
 
 from prompt_tuning.data import evaluation_task
 from prompt_tuning.data.batches import batching, soft_tokens
-from prompt_tuning.data.files import lazy
+from prompt_tuning.data.files import records
 from prompt_tuning.data.text import metrics, postprocessors
 
 SOFT = soft_tokens.SoftTokens(np.array([300, 301], np.int32))
@@ -34,7 +34,7 @@ def make_task(vocabulary, texts, *, targets=("good", "bad"), **settings):
         "score_metric_fns": [],
     }
     of_seqio = types.SimpleNamespace(**(defaults | settings))
-    room = batching.Lengths(60, 8)
+    room = batching.MaxLengths(60, 8)
     return evaluation_task.EvaluationTask("films", examples, room, of_seqio, vocabulary)
 
 
@@ -96,13 +96,13 @@ def test_windows_are_the_same_wherever_it_begins(vocabulary, rng, monkeypatch, s
 
 def test_a_sample_of_many_tells_shapes_and_labels(vocabulary, rng, monkeypatch):
     task = of_lengths(vocabulary, np.repeat(np.arange(4, 60), 20))
-    task.examples = lazy.Lazy(task.examples.__getitem__, range(len(task.examples)))
+    task.examples = records.Lazy(task.examples.__getitem__, range(len(task.examples)))
     asked = []
     task.examples = task.examples.map(lambda example: asked.append(1) or example)
     monkeypatch.setattr(evaluation_task, "SAMPLED", 100)
     next(task.windows(2, SOFT))
     assert len(asked) == 100 + 2 * evaluation_task.WINDOW
-    assert task.spell(vocabulary.encode("good")) == "good"
+    assert task.detokenize(vocabulary.encode("good")) == "good"
     assert len(asked) == 200 + 2 * evaluation_task.WINDOW
     batches = [batch["encoder_input_tokens"] for _, batch in task.batches(4, SOFT)]
     assert len({batch.shape for batch in batches}) <= 6
@@ -164,7 +164,7 @@ def test_metrics_may_be_text_and_may_want_more_than_answers(vocabulary, caplog):
     found = task.metrics(["x", "y"], None, {"scores": [-1.0, -2.0]})
     assert found == {"sure": -1.5, "sample": "a sample", "plain": "text"}
     [message] = caplog.messages
-    assert "films: no number and no text, not told: picture" in message
+    assert "films: metrics that are neither numbers nor text are not reported: picture" in message
 
 
 def unknown(vocabulary, target, postprocess, metric, **features):
@@ -199,7 +199,8 @@ def test_a_split_without_answers_has_no_metrics(
 ):
     task = unknown(vocabulary, target, postprocess, metric, **features)
     assert task.metrics(["", "no"], None) == {}
-    assert caplog.messages == ["films: this split has no answers; no metrics"]
+    [message] = caplog.messages
+    assert message.startswith("films: no metrics, because the targets of this split are unknown")
 
 
 def test_metrics_of_a_split_with_an_answer(vocabulary):
@@ -251,10 +252,10 @@ def test_labels_that_the_vocabulary_cannot_write_are_restored(vocabulary, count,
     written = vocabulary.decode(vocabulary.encode(labels[-1]))
     assert written != labels[-1]
     for label in (*labels, "good"):
-        assert task.spell(encoded(vocabulary, label)) == label
-    assert task.spell(np.array(vocabulary.encode("bad film"))) == "bad film"
+        assert task.detokenize(encoded(vocabulary, label)) == label
+    assert task.detokenize(np.array(vocabulary.encode("bad film"))) == "bad film"
     [message] = caplog.messages
-    assert "predictions are restored to the labels" in message and "'film_film' as" in message
+    assert "predictions are mapped back to the labels" in message and "'film_film' as" in message
     assert ("and 32 more" in message) == (count == 40)
     assert message.count("' as '") == min(count, 8)
 
@@ -263,14 +264,14 @@ def test_labels_that_are_written_alike_are_not_guessed(vocabulary):
     """Of a registered task: of a file they are refused."""
     task = with_texts(vocabulary, ["not_good", "not-good"])
     ids = vocabulary.encode("not_good")
-    assert task.spell(np.array(ids)) == vocabulary.decode(ids)
+    assert task.detokenize(np.array(ids)) == vocabulary.decode(ids)
 
 
 def test_free_text_is_not_restored(vocabulary):
     texts = [f"the_{'abcdefghij'[i % 10]}{'klm'[i // 10]}" for i in range(30)]
     task = with_texts(vocabulary, texts)
     ids = np.array(vocabulary.encode(texts[0]))
-    assert task.spell(ids) == vocabulary.decode(ids) != texts[0]
+    assert task.detokenize(ids) == vocabulary.decode(ids) != texts[0]
     assert task.target_labels == {}
 
 
@@ -278,11 +279,13 @@ def test_labels_of_a_card_are_restored_by_prompt(vocabulary):
     """Those of the task's targets come first."""
     task = with_texts(vocabulary, ["Good"])
     task.labels = {"a": ["BAD", "Hood"], "b": ["Bad_"]}
-    assert task.spell(encoded(vocabulary, "BAD"), "a") == "BAD"
-    assert task.spell(encoded(vocabulary, "Bad_"), b"b") == "Bad_"
-    assert task.spell(encoded(vocabulary, "BAD")) == vocabulary.decode(vocabulary.encode("BAD"))
-    assert task.spell(encoded(vocabulary, "Good"), "b") == "Good"
-    assert task.spell(encoded(vocabulary, "Hood"), "a") == "Good"
+    assert task.detokenize(encoded(vocabulary, "BAD"), "a") == "BAD"
+    assert task.detokenize(encoded(vocabulary, "Bad_"), b"b") == "Bad_"
+    assert task.detokenize(encoded(vocabulary, "BAD")) == vocabulary.decode(
+        vocabulary.encode("BAD")
+    )
+    assert task.detokenize(encoded(vocabulary, "Good"), "b") == "Good"
+    assert task.detokenize(encoded(vocabulary, "Hood"), "a") == "Good"
 
 
 def test_labels_that_are_not_listed_are_reported(vocabulary, caplog):
@@ -290,8 +293,8 @@ def test_labels_that_are_not_listed_are_reported(vocabulary, caplog):
     task.warn_of_unlisted_labels(["good", "dull", "fine"], "LABELS", "they are never predicted")
     [message] = caplog.messages
     assert message == (
-        "films has labels that LABELS does not have, so they are never predicted: 'bad' "
-        "(2 examples). Add them there, or correct the targets."
+        "films has labels that are not in LABELS, so they are never predicted: 'bad' (2 examples). "
+        "Add them to LABELS, or correct the targets."
     )
     task.warn_of_unlisted_labels(["good", "bad", "dull"], "LABELS", "")
     task.warn_of_unlisted_labels([], "LABELS", "")

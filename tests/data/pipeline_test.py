@@ -11,7 +11,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import features, in_memory, pipeline, sources
+from prompt_tuning.data import pipeline, seqio_tasks, sources, vocabularies
 from prompt_tuning.data.batches import soft_tokens
 from prompt_tuning.data.text import metrics
 
@@ -34,13 +34,13 @@ def make_task(name="films", texts=TEXTS, labels=("good", "bad"), steps=(), **set
     """A task that labels texts in turn, unregistered, reading with the model's vocabulary."""
     rows = [{"inputs": text, "targets": labels[i % len(labels)]} for i, text in enumerate(texts)]
     defaults = {
-        "source": in_memory.InMemory({"train": rows, "validation": rows}),
+        "source": seqio_tasks.InMemory({"train": rows, "validation": rows}),
         "preprocessors": [
             seqio.preprocessors.tokenize,
             *steps,
             seqio.preprocessors.append_eos_after_trim,
         ],
-        "output_features": features.features(),
+        "output_features": seqio_tasks.text_features(),
         "metric_fns": [metrics.accuracy],
         "shuffle_buffer_size": None,
     }
@@ -77,6 +77,32 @@ def test_every_epoch_has_each_example_once_in_an_order_of_its_own(vocabulary, pa
         assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
+@dataclasses.dataclass
+class Registered(Opens):
+    """A source of a task with a name."""
+
+    name: str = "films"
+    allow_empty_targets: bool = False
+
+
+def test_a_registered_task_is_trained_with_targets_that_can_be_learned(vocabulary):
+    def train_on(labels, allowed=False):
+        source = Registered(make_task(labels=labels), allow_empty_targets=allowed)
+        settings = pipeline.DatasetConfig(source, LENGTHS, "train", 4)
+        return pipeline.TrainBatches(settings, vocabulary, SOFT)
+
+    half = len(TEXTS) // 2
+    expected = (
+        f"{half} of the first {len(TEXTS)} examples of films have an empty target; .*ALLOW_EMPTY"
+    )
+    for blank in ("", " "):
+        with pytest.raises(ValueError, match=expected):
+            train_on(("good", blank))
+        assert train_on(("good", blank), allowed=True).labels == {"good": len(TEXTS) - half}
+    with pytest.raises(ValueError, match=r"films: targets: .*\n.*'C\+\+' and 'C#' have the same"):
+        train_on(("C++", "C#"))
+
+
 def test_many_orders_are_read_beside_each_other(vocabulary):
     first = train(vocabulary, make_task(texts=TEXTS[:8]))
     orders, done = [first.with_seed(seed) for seed in range(15)], []
@@ -94,15 +120,16 @@ def test_many_orders_are_read_beside_each_other(vocabulary):
     assert any(not np.array_equal(done[0][0], other) for other in done[0][1:])
 
 
-def test_small_files_are_read_once(vocabulary, tmp_path, monkeypatch):
+def test_small_files_are_tokenized_once(vocabulary, tmp_path, monkeypatch):
     """Each epoch has all examples, in an order that follows seed and epoch."""
     path = tmp_path / "train.tsv"
     path.write_text("text\tlabel\n" + "".join(f"film {i}\tgood\n" for i in range(7)))
     source = sources.TaskSource(train_file=str(path))
     settings = pipeline.DatasetConfig(source, LENGTHS, "train", 7, seed=3)
     batches = pipeline.TrainBatches(settings, vocabulary, SOFT)
-    monkeypatch.setattr(pipeline, "_read", None)
-    orders = [list(texts_of([next(batches)], vocabulary)) for _ in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(vocabularies, "_ids", None)  # texts are not tokenized again
+        orders = [list(texts_of([next(batches)], vocabulary)) for _ in range(3)]
     assert sorted(orders[0]) == sorted(orders[1]) == sorted(f"film {i}" for i in range(7))
     assert orders[0] != orders[1] and batches.position == {"epoch": 2, "examples": 7}
     other = batches.with_seed(4)
@@ -186,11 +213,13 @@ def test_rows_are_as_long_as_the_data_need(vocabulary, caplog, pack):
     if pack:
         # At most six examples a row, about.
         assert rows % 8 == 0 and rows < 48 and longest < length <= 6 * longest + 8
-        assert caplog.messages[-1].startswith(f"packing: 48 examples in {rows} rows of ")
+        assert caplog.messages[-1].startswith(f"Packing batches: 48 examples in {rows} rows of ")
     else:
         assert rows == 48 and longest <= length < longest + 8
         assert batch["decoder_target_tokens"].shape == (48, 8)
-        assert caplog.messages[-1] == "padding: 48 examples in 48 rows of 8, 16, 22 positions"
+        assert (
+            caplog.messages[-1] == "Padding batches: 48 examples in 48 rows of 8, 16, 22 positions."
+        )
     assert len(list(texts_of([batch], vocabulary))) == 48
 
 
@@ -217,17 +246,17 @@ def test_an_example_too_long_for_the_sample_fits(vocabulary, monkeypatch):
 def test_tasks_read_with_the_vocabulary_of_the_model(vocabulary):
     (own,) = texts_of([next(train(vocabulary, make_task(), batch_size=1))], vocabulary)
     assert own in TEXTS
-    same = make_task(output_features=features.features(vocabulary.for_seqio()))
+    same = make_task(output_features=seqio_tasks.text_features(vocabulary.for_seqio()))
     next(train(vocabulary, same))
 
 
 @pytest.mark.parametrize("kind", ["task", "mixture"])
 def test_tasks_of_another_vocabulary_are_refused(vocabulary, kind):
     other = dataclasses.replace(vocabulary, extra_ids=0).for_seqio()
-    task = make_task(output_features=features.features(other))
+    task = make_task(output_features=seqio_tasks.text_features(other))
     provider = task if kind == "task" else seqio.Mixture("one", [(task, 1.0)])
     for call in (lambda: train(vocabulary, provider), lambda: evaluate(vocabulary, provider)):
-        with pytest.raises(ValueError, match=r"task films tokenises .* set VOCABULARY_FILE"):
+        with pytest.raises(ValueError, match=r"task films tokenizes .* Set VOCABULARY_FILE"):
             call()
 
 
@@ -245,12 +274,13 @@ def test_a_mixture_keeps_its_rates(vocabulary, nested):
 
 def test_a_task_of_a_mixture_may_lack_the_split(vocabulary):
     rows = [{"inputs": "song", "targets": "good"}]
-    only_train = make_task("songs", source=in_memory.InMemory({"train": rows}))
+    only_train = make_task("songs", source=seqio_tasks.InMemory({"train": rows}))
     mixture = seqio.Mixture("both", [(make_task(), 1.0), (only_train, 1.0)])
     assert [task.name for task in evaluate(vocabulary, mixture)] == ["films"]
     next(train(vocabulary, mixture, split="validation"))
     with pytest.raises(
-        pipeline.NoSplitError, match=r"both has no split 'test'; it has \['train', 'validation'\]"
+        sources.NoSplitError,
+        match=r"both has no split 'test'; expected one of \['train', 'validation'\]",
     ):
         evaluate(vocabulary, mixture, split="test")
 
@@ -276,7 +306,7 @@ def test_a_label_that_is_cut_is_an_error(vocabulary, mixed, opens):
     if mixed:
         provider = seqio.Mixture("both", [(make_task("songs"), 1.0), (provider, 1.0)])
     call, longest = globals()[opens], 1 + len(vocabulary.encode(LONG_LABELS[1]))
-    part = rf"5 of the first 10 labels of films .*TASK_FEATURE_LENGTHS.* set at least {longest}"
+    part = rf"5 of the first 10 labels of films .*TASK_FEATURE_LENGTHS.* to at least {longest}"
     with pytest.raises(ValueError, match=part):
         call(vocabulary, provider)
     room = {"inputs": 20, "targets": longest}
@@ -331,7 +361,7 @@ def test_no_example_is_an_error(vocabulary, opens):
 
 @pytest.mark.parametrize("size", [0, -1, 2.0, None])
 def test_batch_size_is_a_positive_number(size):
-    with pytest.raises(ValueError, match=f"BATCH_SIZE is {size}; expected a positive number"):
+    with pytest.raises(ValueError, match=f"BATCH_SIZE is {size}; expected a positive integer"):
         config(None, batch_size=size)
 
 
@@ -374,7 +404,7 @@ def test_another_task_than_the_source_has(vocabulary):
     assert asked.name == "none"
     other = dataclasses.replace(asked, mixture_or_task_name="glue_sst2_v200_exmaples")
     assert other.name == "glue_sst2_v200_exmaples"
-    with pytest.raises(ValueError, match="nearest: glue_sst2_v200_examples"):
+    with pytest.raises(ValueError, match="Did you mean: glue_sst2_v200_examples"):
         pipeline.evaluation_tasks(other, vocabulary)
 
 
@@ -394,3 +424,67 @@ def test_what_is_not_kept_is_read_when_asked_for(vocabulary, tmp_path):
             np.testing.assert_array_equal(ours[0], theirs[0])
             for name, array in theirs[1].items():
                 np.testing.assert_array_equal(ours[1][name], array)
+
+
+def in_memory_batches(vocabulary, texts=TEXTS, labels=("good", "bad") * 5, **settings):
+    defaults = {"task_feature_lengths": None, "split": "train", "batch_size": 4}
+    config = pipeline.DatasetConfig(None, **(defaults | settings))
+    pairs = zip(texts, labels, strict=True)
+    examples = [vocabularies.tokenize_pair(*pair, vocabulary) for pair in pairs]
+    return pipeline.example_batches("examples", examples, config, SOFT, 2)
+
+
+def test_in_memory_every_epoch_has_each_example_once_in_an_order_of_its_own(vocabulary):
+    endless = in_memory_batches(vocabulary, batch_size=5)
+    rounds = [list(texts_of(itertools.islice(endless, 2), vocabulary)) for _ in range(3)]
+    assert [sorted(each) for each in rounds] == [TEXTS] * 3
+    assert len({tuple(each) for each in rounds}) == 3
+
+
+def test_in_memory_order_follows_the_seed(vocabulary):
+    once, again, other = (
+        list(texts_of(itertools.islice(in_memory_batches(vocabulary, seed=seed), 5), vocabulary))
+        for seed in (1, 1, 7)
+    )
+    assert once == again != other
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_in_memory_position_is_where_the_next_batch_begins(vocabulary, pack):
+    endless = in_memory_batches(vocabulary, pack=pack)
+    seen, positions = [], []
+    for _ in range(6):
+        positions.append(dict(endless.position))
+        seen.append(next(endless))
+    assert (positions[0], positions[3]) == (
+        {"epoch": 0, "examples": 0},
+        {"epoch": 1, "examples": 2},
+    )
+    again = in_memory_batches(vocabulary, pack=pack)
+    again.position = positions[4]
+    for old, new in zip(seen[4:], again, strict=False):
+        for name, array in old.items():
+            np.testing.assert_array_equal(new[name], array)
+    assert len(seen[0]["encoder_input_tokens"]) % 2 == 0
+
+
+def test_in_memory_without_lengths_the_longest_example_fits(vocabulary, caplog):
+    batch = next(
+        in_memory_batches(vocabulary, [*TEXTS, "film " * 30], ["good"] * 11, batch_size=11)
+    )
+    assert "is cut off" not in caplog.text
+    longest = len(vocabulary.encode("film " * 30)) + 1 + 2
+    assert (batch["encoder_input_tokens"] > 0).sum(axis=1).max() == longest
+
+
+def test_cuts_in_memory_are_reported(vocabulary, caplog):
+    lengths = {"inputs": 3, "targets": 8}
+    in_memory_batches(vocabulary, task_feature_lengths=lengths)
+    assert (
+        "inputs of 10 of 10 examples (100 %) have more than task_feature_lengths['inputs'] = 3 tokens"
+        in caplog.text
+    )
+    with pytest.raises(ValueError, match=r"labels of examples are longer .* to at least"):
+        in_memory_batches(vocabulary, task_feature_lengths={"inputs": 20, "targets": 2})
+    with pytest.raises(ValueError, match="examples is empty; expected at least one"):
+        in_memory_batches(vocabulary, [], [])

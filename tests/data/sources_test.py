@@ -5,17 +5,17 @@ import sys
 import pytest
 import seqio
 
-from prompt_tuning.data import features, in_memory, pipeline, sources
+from prompt_tuning.data import pipeline, seqio_tasks, sources
 
 MODULE = """
 import seqio
-from prompt_tuning.data import features, in_memory
+from prompt_tuning.data import seqio_tasks, sources
 
 seqio.TaskRegistry.add(
     "sources_test_films",
-    source=in_memory.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
+    source=seqio_tasks.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
     preprocessors=[],
-    output_features=features.features(),
+    output_features=seqio_tasks.text_features(),
 )
 """
 
@@ -37,8 +37,8 @@ def test_a_registered_task_by_name(registered, vocabulary):
 def test_a_registered_mixture_by_name(clean, vocabulary):
     task = seqio.Task(
         "sources_test_one",
-        source=in_memory.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
-        output_features=features.features(),
+        source=seqio_tasks.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
+        output_features=seqio_tasks.text_features(),
     )
     seqio.MixtureRegistry.add("sources_test_mixture", [(task, 1.0)])
     opened = sources.TaskSource(name="sources_test_mixture").open(vocabulary, "train")
@@ -78,13 +78,17 @@ def test_a_split_of_your_files_is_one_file(files, vocabulary, split, setting, ta
 @pytest.mark.parametrize(
     ("settings", "split", "part"),
     [
-        ({}, "train", "no data: set MIXTURE_OR_TASK_NAME"),
+        ({}, "train", "no data set is given. Set MIXTURE_OR_TASK_NAME"),
         (
             {"name": "a", "train_file": "b"},
             "train",
             r"both MIXTURE_OR_TASK_NAME \(a\) and \['TRAIN_FILE'\]",
         ),
-        ({"name": "a", "truncate_field": "b"}, "train", "TRUNCATE_FIELD is 'b', .* Leave .* unset"),
+        (
+            {"name": "a", "truncate_field": "b"},
+            "train",
+            "TRUNCATE_FIELD is 'b', .* Remove TRUNCATE_FIELD",
+        ),
         ({"train_file": "b"}, "validation", "EVAL_FILE"),
         ({"train_file": "b"}, "infer", "INFER_FILE"),
         (
@@ -100,7 +104,7 @@ def test_a_split_of_your_files_is_one_file(files, vocabulary, split, setting, ta
         (
             {"name": "no such task"},
             "train",
-            "is no registered task or mixture; set MIXTURE_OR_TASK_M",
+            "is not a registered task or mixture. For your own task, set MIXTURE_OR_TASK_M",
         ),
     ],
 )
@@ -111,7 +115,7 @@ def test_what_is_wrong(vocabulary, settings, split, part):
 
 def test_a_misspelt_name_gets_the_nearest(registered, vocabulary):
     source = sources.TaskSource(name="source_test_film", module=registered)
-    with pytest.raises(ValueError, match="nearest: sources_test_films"):
+    with pytest.raises(ValueError, match="Did you mean: sources_test_films"):
         source.open(vocabulary, "train")
 
 
@@ -132,8 +136,8 @@ def test_a_name_of_another_vocabulary_is_that_of_the_model(vocabulary, prefix):
 def test_a_registered_name_keeps_its_prefix(clean, vocabulary):
     seqio.TaskRegistry.add(
         "mt5_glue_sst2_v200",
-        source=in_memory.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
-        output_features=features.features(),
+        source=seqio_tasks.InMemory({"train": [{"inputs": "a", "targets": "b"}]}),
+        output_features=seqio_tasks.text_features(),
     )
     opened = sources.TaskSource(name="mt5_glue_sst2_v200").open(vocabulary, "train")
     assert opened.name == "mt5_glue_sst2_v200"
@@ -153,7 +157,7 @@ def test_tasks_of_the_references_other_modules(vocabulary, module, name):
 
 def test_the_nearest_name_of_all_tasks(vocabulary):
     source = sources.TaskSource(name="taskless_glue_sst_v200_example")
-    with pytest.raises(ValueError, match="nearest: taskless_glue_sst2_v200_examples"):
+    with pytest.raises(ValueError, match="Did you mean: taskless_glue_sst2_v200_examples"):
         source.open(vocabulary, "train")
 
 
@@ -169,7 +173,7 @@ def test_a_task_of_original_files(tmp_path, vocabulary):
 
 def test_a_folder_of_original_files_that_is_not_there(vocabulary):
     source = sources.TaskSource(name="glue_sst2_v200", data_dir="none")
-    with pytest.raises(FileNotFoundError, match="TASK_DATA_DIR none is no folder"):
+    with pytest.raises(FileNotFoundError, match="TASK_DATA_DIR none is not a folder"):
         source.open(vocabulary, "train")
 
 

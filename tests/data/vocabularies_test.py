@@ -6,8 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
+import seqio
 
-from prompt_tuning.data import vocabularies
+from prompt_tuning.data import seqio_tasks, vocabularies
 
 TEXTS = [
     "she liked the good film .",
@@ -59,12 +60,12 @@ def test_rows_of_the_embedding_it_fits(vocabulary, surplus, fits):
     if fits:
         vocabulary.check_fits(vocabulary.size + surplus)
         return
-    with pytest.raises(ValueError, match="set VOCABULARY_FILE and EXTRA_IDS"):
+    with pytest.raises(ValueError, match="Set VOCABULARY_FILE and EXTRA_IDS"):
         vocabulary.check_fits(vocabulary.size + surplus)
 
 
 def test_a_file_that_is_absent_or_another_thing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none\.model does not exist; set VOCABULARY_FILE"):
+    with pytest.raises(FileNotFoundError, match=r"none\.model does not exist. Set VOCABULARY_FILE"):
         _ = vocabularies.SentencePiece(str(tmp_path / "none.model")).size
     (tmp_path / "text.model").write_text("not a model")
     with pytest.raises(
@@ -107,10 +108,10 @@ def test_a_path_is_a_model_or_a_folder(vocabulary, tmp_path):
     folder = vocabularies.HuggingFaceTokenizer(str(tmp_path))
     assert vocabularies.load(tmp_path) == vocabularies.load(tmp_path, 100) == folder
     assert vocabularies.load(tmp_path / "tokenizer.json") == folder
-    with pytest.raises(ValueError, match=r"is 20, but .* has 100 sentinels; .*EXTRA_IDS=0"):
+    with pytest.raises(ValueError, match=r"is 20, but .* has 100 sentinels; .*EXTRA_IDS = 0"):
         vocabularies.load(tmp_path, 20)
     folder.check_fits(folder.size)
-    with pytest.raises(ValueError, match=r"the model's embedding 8 rows.*set VOCABULARY_FILE"):
+    with pytest.raises(ValueError, match=r"the model's embedding has 8 rows.*Set VOCABULARY_FILE"):
         folder.check_fits(8)
 
 
@@ -123,5 +124,22 @@ def test_pieces_of_bytes():
 
 def test_bytes_fit_byt5_and_no_other():
     vocabularies.ByteVocabulary().check_fits(384)
-    with pytest.raises(ValueError, match=r"bytes with 0 extra ids has 259 ids.*set EXTRA_IDS"):
+    with pytest.raises(ValueError, match=r"bytes with 0 extra ids has 259 ids.*Set EXTRA_IDS"):
         vocabularies.ByteVocabulary().check_fits(32128)
+
+
+def test_ids_are_those_of_a_task(vocabulary):
+    texts = ["she liked the film .", "", "  two  spaces ", "SHE <extra_id_0>"]
+    rows = [{"inputs": text, "targets": "good"} for text in texts]
+    task = seqio.Task(
+        "same",
+        source=seqio_tasks.InMemory({"train": rows}),
+        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
+        output_features=seqio_tasks.text_features(),
+    )
+    task = seqio_tasks.use_vocabulary(task, vocabulary)
+    expected = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
+    tokenized = [vocabularies.tokenize_pair(text, "good", vocabulary) for text in texts]
+    for ours, theirs in zip(tokenized, expected, strict=True):
+        for name in ("inputs", "targets"):
+            np.testing.assert_array_equal(ours[name], theirs[name])

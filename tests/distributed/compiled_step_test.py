@@ -13,7 +13,7 @@ from prompt_tuning.models import model
 from prompt_tuning.training import optimizers
 
 PROMPT_ONLY = (".*/prompt/.*",)
-LENGTHS = batching.Lengths(6, 3)  # Those of make_batches; the prompt makes it 10 and 3.
+LENGTHS = batching.MaxLengths(6, 3)  # Those of make_batches; the prompt makes it 10 and 3.
 
 
 class Gathering(model.EncoderDecoderModel):
@@ -84,7 +84,10 @@ def test_says_that_it_compiles(load, compiled, caplog, monkeypatch):
     with pytest.raises(CompilingError):
         compiled_step.compile_step(load().model, None, mesh, given)
     count = params.count(load().params)
-    assert f"compiling the step of {count:,} parameters for 8 simulated devices" in caplog.text
+    assert (
+        f"Compiling the training step of {count:,} parameters for 8 simulated devices"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (2, 4), (1, 8)])

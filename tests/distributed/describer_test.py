@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from prompt_tuning.distributed import describer
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 from prompt_tuning.training import optimizers
@@ -51,7 +51,7 @@ def test_numbers_are_those_of_the_real_trees(load, make_run, trainable, capsys):
 
 def test_xxl_is_described_without_being_made(capsys):
     config = config_lib.T5Config(32128, 4096, 64, 64, 10240, 24, 24)
-    xxl = model.EncoderDecoderModel(config, module.Prompt(100))
+    xxl = model.EncoderDecoderModel(config, prompt_method.Prompt(100))
     describer.describe(model=xxl, trainable=(".*/prompt/.*",), optimizer=adafactor)
     assert capsys.readouterr().out == TABLE_OF_XXL
 
@@ -144,9 +144,9 @@ def test_microbatches_are_those_of_the_step(on_mesh, monkeypatch):
             3,
             "BATCH_SIZE / NUM_MICROBATCHES is 3; expected a multiple of the 2 data-parallel shards",
         ),
-        ("batch_size", 0, "BATCH_SIZE is 0; expected a positive number"),
-        ("task_feature_lengths", None, "TASK_FEATURE_LENGTHS is None; expected positive numbers"),
-        ("num_microbatches", 3, "NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE 8"),
+        ("batch_size", 0, "BATCH_SIZE is 0; expected a positive integer"),
+        ("task_feature_lengths", None, "TASK_FEATURE_LENGTHS is None; expected positive integers"),
+        ("num_microbatches", 3, "NUM_MICROBATCHES is 3; expected a divisor of BATCH_SIZE=8"),
     ],
 )
 def test_a_step_that_cannot_be_is_refused(on_mesh, setting, value, message):

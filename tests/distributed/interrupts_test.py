@@ -76,11 +76,11 @@ def test_several_processes_are_told_of_control_c():
 )
 def test_the_first_is_held_back_and_the_second_acts(command, caplog, send, raised):
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    with interrupts.Hold() as hold:
-        assert not hold.stops_at(1)
+    with interrupts.DeferredSignals() as signals:
+        assert not signals.stops_at(1)
         send()
-        assert hold.stops_at(2) and hold.came is raised
-        assert "a second signal stops at once" in caplog.text
+        assert signals.stops_at(2) and signals.received is raised
+        assert "A second signal stops at once" in caplog.text
         with pytest.raises(KeyboardInterrupt) as caught:
             send()
         assert caught.type is raised
@@ -88,19 +88,19 @@ def test_the_first_is_held_back_and_the_second_acts(command, caplog, send, raise
 
 
 def test_a_signal_acts_at_once_where_it_may(command):
-    with interrupts.Hold() as hold:
-        with pytest.raises(interrupts.Terminated), hold.released():
+    with interrupts.DeferredSignals() as signals:
+        with pytest.raises(interrupts.Terminated), signals.undeferred():
             terminate()
-        assert hold.came is interrupts.Terminated
-    with interrupts.Hold() as hold:
-        with hold.released():
+        assert signals.received is interrupts.Terminated
+    with interrupts.DeferredSignals() as signals:
+        with signals.undeferred():
             pass
         terminate()
-        assert hold.stops_at(1)
+        assert signals.stops_at(1)
 
 
 def test_they_act_as_ever_afterwards():
-    with pytest.raises(RuntimeError), interrupts.Hold():
+    with pytest.raises(RuntimeError), interrupts.DeferredSignals():
         raise RuntimeError
     with pytest.raises(KeyboardInterrupt):
         control_c()
@@ -113,10 +113,10 @@ def test_a_handler_of_another_is_left_to_it():
         n: signal.signal(n, lambda *_: came.append(1)) for n in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        with interrupts.Hold() as hold:
+        with interrupts.DeferredSignals() as signals:
             control_c()
             terminate()
-            assert came == [1, 1] and not hold.stops_at(1)
+            assert came == [1, 1] and not signals.stops_at(1)
     finally:
         for number, handler in others.items():
             signal.signal(number, handler)
@@ -126,8 +126,8 @@ def test_threads_get_no_signals():
     asked = []
 
     def run():
-        with interrupts.Hold() as hold:
-            asked.append(hold.stops_at(1))
+        with interrupts.DeferredSignals() as signals:
+            asked.append(signals.stops_at(1))
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -144,9 +144,9 @@ def test_several_processes_stop_where_the_service_says(monkeypatch):
         multihost_utils, "reached_preemption_sync_point", lambda step: step == agreed
     )
     try:
-        with interrupts.Hold() as hold, hold.released():
+        with interrupts.DeferredSignals() as signals, signals.undeferred():
             control_c()
-            assert told == [1] and not hold.stops_at(6) and hold.stops_at(7)
-            assert hold.came is interrupts.Terminated
+            assert told == [1] and not signals.stops_at(6) and signals.stops_at(7)
+            assert signals.received is interrupts.Terminated
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -103,15 +103,19 @@ def test_all_that_run_the_same_are_linked_with_the_first(met):
 def test_all_say_which_one_differs(met):
     told = met(SETTINGS, "import math\n\nA = 5\nB = 2\n")
     assert len(set(told)) == 1
-    assert told[0].startswith("process 2 does not run what process 0 runs:\n")
-    assert "A = 1, expected" in told[0] and "A = 5" in told[0] and "same flags" in told[0]
+    assert told[0].startswith("process 2 differs from process 0:\n")
+    assert (
+        "A = 1, expected" in told[0]
+        and "A = 5" in told[0]
+        and "same installation, flags" in told[0]
+    )
 
 
 def test_a_first_process_that_cannot_be_reached():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         place = free.getsockname()
-    with pytest.raises(OSError, match=r"does not reach process 0 at 127\.0\.0\.1, port"):
+    with pytest.raises(OSError, match=r"cannot connect to process 0 at 127\.0\.0\.1, port"):
         processes._join(place, {"name": "process 1"}, 1)
 
 
@@ -120,7 +124,7 @@ def test_a_first_process_that_goes_before_it_answers():
         place = server.getsockname()
         call = background.Background(lambda: processes._join(place, {"name": "process 1"}, 10))
         server.accept()[0].close()
-        with pytest.raises(OSError, match="process 0 is gone, or did not answer process 1"):
+        with pytest.raises(OSError, match="process 0 has exited, or did not reply to process 1"):
             call.result()
 
 

@@ -52,7 +52,39 @@ def test_a_prompt_of_another_place_is_evaluated_again(waiting, tmp_path):
 )
 def test_with_other_settings_or_data_all_are_evaluated_again(waiting, other, caplog):
     assert waiting(other) == [3, 5, 7]
-    assert "all prompts are evaluated again, as these have changed (old -> new):" in caplog.text
+    assert "because these settings changed (old -> new):" in caplog.text
+    assert "BATCH_SIZE: 8 -> 4" in caplog.text or "(content 00000000 -> 11111111)" in caplog.text
+
+
+def test_prompts_that_are_done_stay_in_the_record(tiny, waiting, tmp_path):
+    """The second call evaluates the last prompt alone; the third nothing."""
+    prompt_files.save(tmp_path / "prompt_7.npy", np.full((4, 16), 2.0), {})
+    paths = [str(tmp_path / f"prompt_{step}.npy") for step in (3, 5, 7)]
+    record = evaluated_prompts.EvaluatedPrompts(tmp_path, "task", paths, SETTINGS, tiny.model)
+    assert (record.waiting, record.last_done) == ([(paths[2], 7)], 5)
+    record.add(paths[2])
+    assert waiting() == []
+
+
+def test_a_single_prompt_is_evaluated_again(tiny, tmp_path):
+    path = str(tmp_path / "prompt_3.npy")
+    prompt_files.save(path, np.ones((4, 16)), {})
+    for paths, expected in (([path], (path, 3)), ([], ("", None))):
+        for _ in range(2):
+            record = evaluated_prompts.EvaluatedPrompts(tmp_path, "a", paths, SETTINGS, tiny.model)
+            assert (record.waiting, record.last_done) == ([expected], -1)
+            record.add(expected[0])
+
+
+@pytest.mark.parametrize(
+    "names", [("prompt_3.npy", "a/prompt_3.npy"), ("prompt_3.npy", "mine.npy")]
+)
+def test_prompts_without_a_step_of_their_own_are_refused(tiny, tmp_path, names):
+    paths = [str(tmp_path / name) for name in names]
+    for path in paths:
+        prompt_files.save(path, np.ones((4, 16)), {})
+    with pytest.raises(ValueError, match=r"prompts of the steps .*; expected different ones"):
+        evaluated_prompts.EvaluatedPrompts(tmp_path, "task", paths, SETTINGS, tiny.model)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", json.dumps({"prompts": {}})])

@@ -1,5 +1,6 @@
 """Evaluations of the tiny model: metrics, files, and prompts that are skipped."""
 
+import dataclasses
 import json
 import types
 
@@ -16,6 +17,7 @@ from prompt_tuning.distributed import partitioning
 from prompt_tuning.inference import evaluator, predictor_config
 from prompt_tuning.inference import predictor as predictor_lib
 from prompt_tuning.methods import initializers
+from prompt_tuning.models import decoding
 from prompt_tuning.training import state
 
 ROWS = [("a good film", "good"), ("a bad film", "bad"), ("a long story", "bad")]
@@ -38,7 +40,7 @@ def task_of(vocabulary, rows=ROWS, score_metrics=(), name="films"):
         predict_with_aux_metric_fns=[],
         score_metric_fns=list(score_metrics),
     )
-    room = batching.Lengths(12, 6)
+    room = batching.MaxLengths(12, 6)
     return evaluation_task.EvaluationTask(name, examples, room, task, vocabulary)
 
 
@@ -207,10 +209,14 @@ def evaluate(tiny, tiny_job, tmp_path):
         batch_size=8,
     )
 
-    def run(paths=(), config_text="A = 1\n", **settings):
+    def run(paths=(), config_text="A = 1\n", decoder=tiny.model.decoder, labels=None, **settings):
         return evaluator.evaluate(
             config=predictor_config.PredictorConfig(
-                tiny.model, tiny.vocabulary, tiny.checkpoint, initializers.SampledVocabulary()
+                dataclasses.replace(tiny.model, decoder=decoder),
+                tiny.vocabulary,
+                tiny.checkpoint,
+                initializers.SampledVocabulary(),
+                labels,
             ),
             dataset=dataset,
             output_dir=str(tmp_path / "out"),
@@ -233,7 +239,7 @@ def test_evaluate_writes_metrics_and_predictions(evaluate, tiny_job, tmp_path, c
     assert ["\t".join(list(answer.values())[:2]) for answer in answers] == rows
     assert (tmp_path / "out" / "config.gin").read_text() == "A = 1\n"
     shown = capsys.readouterr().out
-    assert "1000" in shown and "always the most common answer: 60.00 %" in shown
+    assert "1000" in shown and "majority class: 60.00 %" in shown
     assert (folder / "eval").is_dir()
 
 
@@ -286,6 +292,50 @@ def test_several_prompts_are_evaluated_once(evaluate, read_once, tmp_path, monke
     assert asked == [2.0, 9.0, 4.0] and len(read_lines(metrics)) == 3
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"labels": {None: ["Good_One", "bad"]}},
+        {"decoder": decoding.LabelRanking(("Good_One", "bad"))},
+    ],
+    ids=["card", "LABELS"],
+)
+def test_labels_are_restored(evaluate, read_once, tmp_path, monkeypatch, settings):
+    """The vocabulary has neither capitals nor "_"."""
+    ids = np.array([*read_once.vocabulary.encode("Good_One"), 1])
+    monkeypatch.setattr(state, "load_model", lambda *_, **__: read_once)
+
+    def decode_batch(self, batch, *_):
+        rows = len(batch["encoder_input_tokens"])
+        return np.tile(ids, (rows, 1, 1)), np.zeros((rows, 1))
+
+    monkeypatch.setattr(predictor_lib.Predictor, "decode_batch", decode_batch)
+    evaluate(**settings)
+    written = read_lines(tmp_path / "out/inference_eval/eval-001000.jsonl")
+    assert {line["prediction"] for line in written} == {"Good_One"}
+
+
+def test_prompts_with_other_labels_are_evaluated_again(evaluate, read_once, tmp_path, monkeypatch):
+    asked = predicting(monkeypatch, read_once)
+    paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5)]
+    for path in paths:
+        prompt_files.save(path, np.ones((4, 16)), {})
+    for label, count in (("good", 2), ("good", 2), ("Good", 4)):
+        evaluate(paths, labels={None: [label, "bad"]})
+        assert len(asked) == count
+
+
+def test_an_evaluation_below_the_majority_is_reported(
+    evaluate, read_once, tmp_path, monkeypatch, caplog
+):
+    predicting(monkeypatch, read_once)
+    paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5)]
+    for path, right in zip(paths, (2, 4), strict=True):
+        prompt_files.save(path, np.full((4, 16), right), {})
+    evaluate(paths)
+    assert "eval: accuracy 40.00 % is not above 60.00 %" in caplog.text
+
+
 def test_an_evaluation_that_was_stopped_goes_on(evaluate, read_once, tmp_path, monkeypatch):
     paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5, 7)]
     for path in paths:
@@ -317,7 +367,7 @@ def test_prompts_of_one_step_are_not_told_apart(evaluate, tmp_path):
     paths = [tmp_path / name for name in ("a.npy", "b.npy")]
     for path in paths:
         prompt_files.save(path, np.ones((4, 16)), {"step": 3})
-    with pytest.raises(ValueError, match=r"PROMPT_FILE names prompts of the steps \[3, 3\]"):
+    with pytest.raises(ValueError, match=r"PROMPT_FILE matches prompts of the steps \[3, 3\]"):
         evaluate(paths)
     assert not (tmp_path / "out").exists()
 
@@ -330,11 +380,11 @@ def test_each_of_several_prompts_is_of_the_same_place_and_base(
         prompt_files.save(path, np.ones((4, 16)), {"place": place, "base_model_digest": base})
     with monkeypatch.context() as patch:
         patch.setattr(state, "load_model", None)  # nothing is loaded
-        with pytest.raises(ValueError, match="PROMPT_FILE names prompts of different places"):
+        with pytest.raises(ValueError, match="PROMPT_FILE lists prompts with different places"):
             evaluate(paths)
     prompt_files.save(
         paths[1], np.ones((4, 16)), {"place": "prefix", "base_model_digest": "another"}
     )
     predicting(monkeypatch, read_once)
     evaluate(paths)
-    assert caplog.text.count("names another base model") == 1
+    assert caplog.text.count("trained with another base model") == 1

@@ -7,6 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from prompt_tuning.checkpoints import prompt_files
+from prompt_tuning.cli import main as cli
 from prompt_tuning.data import evaluation_task, pipeline, sources
 from prompt_tuning.inference import inferencer, predictor_config
 from prompt_tuning.inference import predictor as predictor_lib
@@ -149,7 +151,7 @@ def test_targets_are_scored(tiny, tiny_job, tmp_path):
         source=sources.TaskSource(infer_file=str(tiny_job.folder / "infer.jsonl")),
         split="infer",
     )
-    with pytest.raises(ValueError, match=r"MODE 'score' scores targets.*set SPLIT"):
+    with pytest.raises(ValueError, match=r"MODE='score' scores targets.*Set SPLIT"):
         inferencer.infer(dataset=asked, output_dir=str(tmp_path / "none"), **settings)
     assert not (tmp_path / "none").exists()
 
@@ -177,7 +179,7 @@ def test_shards_answer_a_part_each(infer):
             {"mode": "predikt"},
             "MODE is 'predikt'; expected one of predict, predict_with_aux, score",
         ),
-        ({"num_shards": 2, "shard_id": 2}, "SHARD_ID is 2 and NUM_SHARDS 2; expected 0 <="),
+        ({"num_shards": 2, "shard_id": 2}, "SHARD_ID is 2 and NUM_SHARDS is 2; expected 0 <="),
     ],
 )
 def test_modes_and_shards_are_checked(infer, settings, part):
@@ -267,7 +269,7 @@ def test_answers_of_other_inputs_are_not_mixed(infer, tmp_path, suffix, changed,
     else:
         monkeypatch.setattr(state.base_model, "digest", lambda *_: "another")
     with pytest.raises(
-        ValueError, match=rf"(?s){changed}: .* \(content \w+ -> \w+\)\ndelete it, or"
+        ValueError, match=rf"(?s){changed}: .* \(content \w+ -> \w+\)\nExpected .* Delete it, or"
     ):
         infer(prompt_initializer=prompt)
     assert path.with_name(path.name + suffix).read_bytes() == kept
@@ -277,9 +279,63 @@ def test_answers_of_other_inputs_are_not_mixed(infer, tmp_path, suffix, changed,
         assert "film 445" in path.read_text()
 
 
+def test_an_interrupted_command_resumes_with_the_same_inputs_only(tiny_job, tmp_path, monkeypatch):
+    """By command, in three windows of 8 rows, of which the first is written."""
+    asked, prompt, predict = (
+        tmp_path / "asked.jsonl",
+        tmp_path / "p.npy",
+        predictor_lib.Predictor.decode_batch,
+    )
+    rows = (tiny_job.folder / "infer.jsonl").read_text()
+    monkeypatch.setattr(evaluation_task, "WINDOW", 1)
+
+    def write(path, content):
+        if path == asked:
+            path.write_text(content)
+        else:
+            prompt_files.save(path, np.full((4, 16), content), {})
+
+    def infer(name):
+        settings = {"INFER_FILE": asked, "PROMPT_FILE": prompt, "BATCH_SIZE": 8}
+        (path,) = cli.run(tiny_job.command("infer", INFER_OUTPUT_DIR=tmp_path / name, **settings))
+        return pathlib.Path(path).read_bytes()
+
+    def interrupt(predictor, batch, max_length, index=0):
+        if index == 1:
+            raise KeyboardInterrupt
+        return predict(predictor, batch, max_length, index)
+
+    write(asked, rows)
+    write(prompt, 1.0)
+    uninterrupted = infer("uninterrupted")
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor_lib.Predictor, "decode_batch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            infer("out")
+    (partial,) = (tmp_path / "out").glob("*.partial")
+    begun = partial.read_bytes()
+    assert begun and uninterrupted.startswith(begun)
+    for path, other, same in (
+        (asked, rows.replace("the", "a"), rows),
+        (prompt, 2.0, 1.0),
+    ):
+        write(path, other)
+        name = "INFER_FILE" if path == asked else "PROMPT_FILE"
+        with pytest.raises(
+            ValueError,
+            match=rf"{name}: .* \(content \w+ -> \w+\)\nExpected the same inputs. Delete it, or",
+        ):
+            infer("out")
+        assert partial.read_bytes() == begun
+        write(path, same)
+    assert infer("out") == uninterrupted
+
+
 def test_answers_with_other_labels_of_the_card_are_not_mixed(infer):
     path = infer(labels={None: ["good", "bad"]})
-    expected = r"labels of PROMPT_FILE: \['bad', 'good'\] -> \['Good', 'bad'\]\ndelete it"
+    expected = (
+        r"labels of PROMPT_FILE: \['bad', 'good'\] -> \['Good', 'bad'\]\nExpected .* Delete it"
+    )
     with pytest.raises(ValueError, match=expected):
         infer(labels={None: ["Good", "bad"]})
     assert infer(labels={None: ("bad", "good")}) == path
@@ -291,7 +347,7 @@ def test_answers_without_a_record_are_not_taken_for_these(infer):
     path = infer()
     path.with_name(f"{path.name}.settings.json").unlink()
     with pytest.raises(
-        ValueError, match=r"has no record .*\.settings\.json .*delete it, or set another"
+        ValueError, match=r"has no record .*\.settings\.json .* Delete it, or set another"
     ):
         infer()
 
@@ -329,10 +385,10 @@ def test_the_labels_of_the_card_are_restored(infer, caplog):
     path = infer(labels={None: ["\uff11\uff11", "good"]})
     found = [json.loads(line)["prediction"] for line in path.read_text().splitlines()]
     assert found == ["\uff11\uff11" if each == 1 else f"{each}1" for each in BATCH_OF_EACH]
-    assert "predictions are restored to the labels" in caplog.text
+    assert "predictions are mapped back to the labels" in caplog.text
 
 
 def test_predictions_at_the_maximum_length_are_reported(infer, caplog):
     infer()
-    told = "asked: 7 of 7 predictions are cut off: they reach the maximum length, TASK_FEATURE_"
+    told = "asked: 7 of 7 predictions are truncated: they reach the maximum length, TASK_FEATURE_"
     assert told in caplog.text

@@ -18,7 +18,7 @@ def task_of(vocabulary, targets):
     examples = [{"targets": np.array([1]), "targets_pretokenized": text} for text in targets]
     task = types.SimpleNamespace(postprocess_fn=None, predict_metric_fns=[])
     return evaluation_task.EvaluationTask(
-        "films", examples, batching.Lengths(8, 8), task, vocabulary
+        "films", examples, batching.MaxLengths(8, 8), task, vocabulary
     )
 
 
@@ -52,6 +52,7 @@ def test_a_single_label_is_reported(vocabulary, caplog, targets, warns):
         (["good"] * 8, {0: 0.0, 5: 100.0}, False),  # reported as a single label
         (["a text", "another", "and one", "more"], {0: 0.0, 5: 0.0}, False),
         (LABELS, {}, False),
+        (["good", "bad"], {5: 0.0}, False),  # too few to be labels
     ],
 )
 def test_an_accuracy_of_labels_below_the_majority_is_reported(
@@ -61,10 +62,24 @@ def test_an_accuracy_of_labels_below_the_majority_is_reported(
     (tmp_path / "films-metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     majority.warn_of_majority([task_of(vocabulary, targets)], tmp_path, after_step=0)
     expected = (
-        "films: accuracy 75.00 % is not above 75.00 %, which always predicting 'good' scores (6 of "
+        "films: accuracy 75.00 % is not above 75.00 %, the accuracy of always predicting 'good' (6 of "
         "8 examples). Try in this order: "
     )
     assert (expected in caplog.text) == warns == bool(caplog.records)
+
+
+def test_the_first_of_several_processes_reports(vocabulary, caplog, tmp_path, monkeypatch):
+    (tmp_path / "films-metrics.jsonl").write_text('{"step": 5, "accuracy": 0.0}\n')
+    monkeypatch.setattr(majority.atomic, "is_writer", lambda: False)
+    majority.warn_of_majority([task_of(vocabulary, LABELS)], tmp_path, after_step=0)
+    assert not caplog.records
+
+
+def test_labels_that_occur_twice_are_compared(vocabulary, caplog, tmp_path):
+    (tmp_path / "films-metrics.jsonl").write_text('{"step": 5, "accuracy": 50.0}\n')
+    task = task_of(vocabulary, ["good", "good", "bad", "bad"])
+    majority.warn_of_majority([task], tmp_path, after_step=0)
+    assert "accuracy 50.00 % is not above 50.00 %" in caplog.text
 
 
 def test_other_metrics_are_not_compared(vocabulary, caplog, tmp_path):
@@ -83,7 +98,7 @@ def test_commands_warn_once(tiny_job, capsys, tmp_path):
     result = cli.run(tiny_job.command("train", **run))
     shown = capsys.readouterr().err
     assert result["step"] == 1001
-    assert shown.count(" %, which always predicting ") == 1
+    assert shown.count(" %, the accuracy of always predicting ") == 1
     assert "targets are" not in shown
     assert (
         cli.run(tiny_job.command("train", **run))["step"] == 1001
@@ -93,5 +108,5 @@ def test_commands_warn_once(tiny_job, capsys, tmp_path):
     evaluation |= {"EVAL_FILE": tmp_path / "one.tsv", "BATCH_SIZE": 8}
     cli.run(tiny_job.command("eval", **evaluation))
     shown = capsys.readouterr().err
-    assert shown.count("targets are 'bad', so metrics do not show") == 1
-    assert " %, which always predicting " not in shown
+    assert shown.count("targets are 'bad', so the metrics cannot show") == 1
+    assert " %, the accuracy of always predicting " not in shown

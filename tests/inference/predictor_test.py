@@ -23,7 +23,7 @@ def task_of(vocabulary, texts=TEXTS, targets=("good",) * 9, lengths=(12, 6)):
         for text, target in zip(texts, targets, strict=False)
     ]
     return evaluation_task.EvaluationTask(
-        "films", examples, batching.Lengths(*lengths), None, vocabulary
+        "films", examples, batching.MaxLengths(*lengths), None, vocabulary
     )
 
 

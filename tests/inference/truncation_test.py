@@ -8,12 +8,12 @@ from prompt_tuning.inference import truncation
 def test_truncated_predictions_are_reported(caplog):
     truncation.report("films", Counter({True: 2, False: 2}), 3)
     assert caplog.messages == [
-        "films: 2 of 4 predictions are cut off: they reach the maximum length, "
-        "TASK_FEATURE_LENGTHS['targets'] = 3 tokens, without an end token. Increase it if longer "
-        "predictions are expected."
+        "films: 2 of 4 predictions are truncated: they reach the maximum length, "
+        "TASK_FEATURE_LENGTHS['targets'] = 3 tokens, without an end token. Increase it if you "
+        "expect longer predictions."
     ]
     truncation.report("texts", Counter([True]), 3, "max_length", longest_target=2)
-    assert "are expected (the longest target has 2)." in caplog.messages[-1]
+    assert "expect longer predictions (the longest target has 2)." in caplog.messages[-1]
     assert "max_length = 3 tokens" in caplog.messages[-1]
 
 

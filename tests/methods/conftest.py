@@ -13,7 +13,7 @@ from prompt_tuning import params
 from prompt_tuning.checkpoints import prompt_files
 from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.cli import main as cli
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 from prompt_tuning.training import trainer
@@ -33,7 +33,7 @@ def deep() -> model.EncoderDecoderModel:
         num_encoder_layers=2,
         num_decoder_layers=1,
     )
-    return model.EncoderDecoderModel(config, module.Prompt(LENGTH))
+    return model.EncoderDecoderModel(config, prompt_method.Prompt(LENGTH))
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def base(deep) -> dict[str, Any]:
         return (rng.normal(size=shape) * width**-0.5).astype(np.float32)
 
     shapes = params.flatten(nn.unbox(deep.abstract_params()))
-    kept = [path for path in shapes if path not in deep.added]
+    kept = [path for path in shapes if path not in deep.adapter_paths]
     return params.unflatten({path: weight(path, shapes[path].shape) for path in kept})
 
 
@@ -101,7 +101,7 @@ def random_params(base) -> Callable[[model.EncoderDecoderModel], dict[str, Any]]
         shapes = params.flatten(nn.unbox(of.abstract_params()))
         added = {
             path: rng.normal(1.0, 0.5, shapes[path].shape).astype(np.float32)
-            for path in sorted(of.added)
+            for path in sorted(of.adapter_paths)
         }
         return params.unflatten(params.flatten(base) | added)
 
@@ -172,4 +172,4 @@ def learn(deep, base, vocabulary, tiny_job, tmp_path_factory) -> Callable[..., L
 def _leaves(path, of: model.EncoderDecoderModel) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
         return prompt_files.load_leaves(path)
-    return {of.PROMPT_PATH: prompt_files.load(path)}
+    return {of.prompt_path: prompt_files.load(path)}

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from prompt_tuning import params
-from prompt_tuning.methods import ia3
+from prompt_tuning.methods import combination, ia3
 
 ENCODER, DECODER = ("encoder/layers_0", "encoder/layers_1"), "decoder/layers_0"
 ATTENTIONS_OF_DECODER = (f"{DECODER}/self_attention", f"{DECODER}/encoder_decoder_attention")
@@ -17,7 +17,7 @@ ATTENTIONS_OF_DECODER = (f"{DECODER}/self_attention", f"{DECODER}/encoder_decode
 
 @pytest.fixture(scope="module")
 def scaled(deep):
-    return dataclasses.replace(deep, scaling=ia3.Scaling())
+    return dataclasses.replace(deep, method=combination.combine([deep.method, ia3.IA3()]))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_each_attention_and_feed_forward_part_has_its_factors(scaled):
         for place in attentions
         for name in ("key_scaling", "value_scaling")
     } | {f"{layer}/mlp/scaling/ia3_scaling": (16,) for layer in (*ENCODER, DECODER)}
-    added = scaled.added - {scaled.PROMPT_PATH}
+    added = scaled.adapter_paths - {scaled.prompt_path}
     assert {path: shapes[path].shape for path in added} == expected
 
 

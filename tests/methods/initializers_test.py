@@ -65,7 +65,7 @@ SAMPLED = None
     [
         (initializers.ClassLabels(("positive", "negative"), 5), [15, 30, *[SAMPLED] * 3]),
         (initializers.ClassLabels(["negative"] * 5, 5), [30] * 5),
-        (initializers.ClassLabels((), 5), [SAMPLED] * 5),
+        (initializers.ClassLabels(None, 5), [SAMPLED] * 5),
         (initializers.String("it was great", 5), [40, 41, 42, SAMPLED, SAMPLED]),
         (initializers.String("", 5), [SAMPLED] * 5),
         (initializers.FromArray(EMBEDDING[7:12]), [7, 8, 9, 10, 11]),
@@ -88,29 +88,29 @@ def test_rows_are_those_of_the_pieces_and_the_rest_is_sampled(initializer, expec
     [
         (
             initializers.ClassLabels(["negative"] * 6),
-            "6 labels, the prompt only 5 .* PROMPT_LENGTH",
+            "6 labels, but the prompt has only 5 .* PROMPT_LENGTH",
         ),
         (
             initializers.ClassLabels("positive"),
             "CLASS_LABELS is 'positive'; expected a list of strings",
         ),
         (initializers.ClassLabels([0, 1]), r"CLASS_LABELS is \[0, 1\]; expected a list of strings"),
-        (initializers.ClassLabels(("positive", "")), "label '' of CLASS_LABELS has no piece"),
+        (initializers.ClassLabels(("positive", "")), "label '' of CLASS_LABELS has no tokens"),
         (
             initializers.ClassLabels(("negative", "NEGATIVE")),
             "'negative' and 'NEGATIVE', which have",
         ),
         (
             initializers.FromArray(EMBEDDING[:4]),
-            r"PROMPT_FILE has the shape \(4, 3\), .* \(5, 3\); set PROMPT_L",
+            r"PROMPT_FILE has shape \(4, 3\); .* \(5, 3\), .* Set PROMPT_L",
         ),
         (
             initializers.OfTable(EMBEDDING[:, :2], initializers.SampledVocabulary()),
-            r"EMBEDDING_FILE is \(50, 2\), the model's embedding \(50, 3\); set EMBEDDING_FILE",
+            r"EMBEDDING_FILE has shape \(50, 2\); expected \(50, 3\), .* Set EMBEDDING_FILE",
         ),
         (
             initializers.FromArray(np.zeros((5, 2))),
-            r"PROMPT_FILE has the shape \(5, 2\), the model expects \(5, 3",
+            r"PROMPT_FILE has shape \(5, 2\); expected \(5, 3",
         ),
     ],
 )
@@ -120,15 +120,15 @@ def test_what_does_not_fit(initializer, part):
 
 
 def test_a_text_longer_than_the_prompt():
-    with pytest.raises(ValueError, match="PROMPT_TEXT has 3 pieces, the prompt only 2 tokens"):
+    with pytest.raises(ValueError, match="PROMPT_TEXT has 3 tokens, but the prompt has only 2"):
         start(initializers.String("it was great"), 2)
-    with pytest.raises(ValueError, match="TASK_STRING has 3 pieces, the prompt only 2 tokens"):
+    with pytest.raises(ValueError, match="TASK_STRING has 3 tokens, but the prompt has only 2"):
         start(initializers.String("it was great", setting="TASK_STRING"), 2)
 
 
 def test_a_prompt_of_another_shape_names_where_it_is_from():
     given = initializers.FromArray(EMBEDDING[:4], setting="PROMPT_CHECKPOINT")
-    with pytest.raises(ValueError, match=r"PROMPT_CHECKPOINT has the shape \(4, 3\), .* \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"PROMPT_CHECKPOINT has shape \(4, 3\); .* \(5, 3\)"):
         start(given)
 
 
@@ -151,3 +151,11 @@ def test_a_bfloat16_table_makes_a_float32_prompt():
     table = EMBEDDING.astype(jax.numpy.bfloat16)
     for initializer in (initializers.SampledVocabulary(), initializers.ClassLabels(("positive",))):
         assert initializer(RNG, 5, table, PIECES.__getitem__).dtype == np.float32
+
+
+@pytest.mark.parametrize("labels", [[], ()])
+def test_class_labels_are_one_or_more(labels):
+    with pytest.raises(
+        ValueError, match=r"CLASS_LABELS is [\[(].*; expected one label or more, or None"
+    ):
+        initializers.ClassLabels(labels)

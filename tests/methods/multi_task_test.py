@@ -7,9 +7,15 @@ import pytest
 from flax import linen as nn
 
 from prompt_tuning import params
-from prompt_tuning.methods import module, multi_task
+from prompt_tuning.methods import multi_task
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
+
+
+class Site(nn.Module):
+    """A module that calls hooks."""
+
 
 N, P, D = 3, 4, 2
 OWN = {
@@ -27,12 +33,18 @@ def make(mode):
 def table(mode, weights):
     """What the soft ids of all tasks give: [N, P, D]."""
     ids, x = jnp.arange(N * P)[None], jnp.zeros((1, N * P, D))
-    return np.asarray(make(mode).apply({"params": weights}, ids, x)).reshape(N, P, D)
+    return np.asarray(embed(mode, weights, ids, x)).reshape(N, P, D)
+
+
+def embed(mode, weights, ids, x):
+    site = Site().bind({"params": {"prompt": weights}})
+    return make(mode).embed_input(site, x, ids)
 
 
 def start(mode):
-    ids, x = jnp.zeros((1, 2), int), jnp.zeros((1, 2, D))
-    return nn.unbox(make(mode).init(jax.random.key(0), ids, x))["params"]
+    config = config_lib.T5Config(16, D, 1, 4, 8, 1, 1)
+    of = model.EncoderDecoderModel(config, make(mode))
+    return of.init_adapter(jax.random.key(0))["encoder"]["prompt"]
 
 
 @pytest.mark.parametrize("mode", multi_task.MODES)
@@ -73,7 +85,7 @@ def test_rows_of_each_mode(rng):
 
 def test_rows_of_text_stay_as_they_are():
     x = jnp.ones((1, 3, D))
-    found = make("add").apply({"params": start("add")}, jnp.array([[-5, P, -1]]), x)
+    found = embed("add", start("add"), jnp.array([[-5, P, -1]]), x)
     assert (found[0, [0, 2]] == 1).all() and (found[0, 1] != 1).any()
 
 
@@ -82,7 +94,7 @@ def test_gradient_reaches_the_shared_half_and_the_tasks_that_are_there(mode):
     ids, x = jnp.arange(P, 2 * P)[None], jnp.zeros((1, P, D))  # task 1
 
     def total(weights):
-        return jnp.sum(make(mode).apply({"params": weights}, ids, x))
+        return jnp.sum(embed(mode, weights, ids, x))
 
     gradient = jax.grad(total)(start(mode))
     assert (np.asarray(gradient.pop("prompt")) != 0).all()
@@ -98,7 +110,7 @@ def test_gradient_reaches_the_shared_half_and_the_tasks_that_are_there(mode):
         ({"num_tasks": 0}, "NUM_TASKS is 0; expected at least 1"),
         ({"num_tasks": "2"}, "NUM_TASKS is '2'"),
         ({"length": 0}, "PROMPT_LENGTH is 0; expected"),
-        ({"mode": "concatenate", "task_length": 4}, "TASK_PROMPT_LENGTH is 4; .* PROMPT_LENGTH 4"),
+        ({"mode": "concatenate", "task_length": 4}, "TASK_PROMPT_LENGTH is 4; .* PROMPT_LENGTH=4"),
         ({"mode": "concatenate"}, "TASK_PROMPT_LENGTH is None"),
         ({"mode": "concatenate_features"}, "TASK_PROMPT_FEATURES is None"),
     ],
@@ -111,9 +123,9 @@ def test_settings_that_fit_nothing(settings, part):
 def test_features_of_the_task_are_a_part_of_the_width():
     prompt = multi_task.MultiTaskPrompt(4, 2, "concatenate_features", task_features=D)
     with pytest.raises(
-        ValueError, match="TASK_PROMPT_FEATURES is 2; expected a part of EMBED_DIM 2"
+        ValueError, match="TASK_PROMPT_FEATURES is 2; expected less than EMBED_DIM=2"
     ):
-        prompt.init(jax.random.key(0), jnp.zeros((1, 2), int), jnp.zeros((1, 2, D)))
+        prompt.parameters(config_lib.T5Config(16, D, 1, 4, 8, 1, 1), {})
 
 
 @pytest.mark.parametrize("mode", multi_task.MODES)
@@ -134,14 +146,16 @@ def test_two_tasks_learn_by_command_and_all_parts_move(learn, tiny_job, tmp_path
         PROMPT_LENGTH=3,
         PROMPT_PLACE="after_first",
     )
-    start = {"length": 3, "num_tasks": 2, "task_length": 1, "task_features": 4, "mode": mode}
-    ids, x = jnp.zeros((1, 2), int), jnp.zeros((1, 2, 16))
-    expected = nn.unbox(multi_task.MultiTaskPrompt(**start).init(jax.random.key(0), ids, x))
-    assert {path.rpartition("/")[2]: leaf.shape for path, leaf in found.after.items()} == {
-        name: leaf.shape for name, leaf in expected["params"].items()
-    }
+    shared = 3 - (mode == "concatenate"), 16 - 4 * (mode == "concatenate_features")
+    expected = {
+        "add": {"task_prompts": (2, 3, 16)},
+        "concatenate": {"task_prompts": (2, 1, 16)},
+        "concatenate_features": {"task_prompts": (2, 3, 4)},
+        "project": {"task_kernels": (2, 16, 16), "task_biases": (2, 16)},
+    }[mode] | {"prompt": shared}
+    assert {path.rpartition("/")[2]: leaf.shape for path, leaf in found.after.items()} == expected
     for path, leaf in found.after.items():
-        if path != module.PATH:
+        if path != prompt_method.PATH:
             moved = np.abs(leaf - found.before[path]).reshape(2, -1).mean(1)
             assert (moved > 0.01).all(), path
 
@@ -150,6 +164,6 @@ def test_paths_and_logical_axes_in_the_model():
     config = config_lib.T5Config(16, 8, 2, 4, 8, 1, 1)
     whole = model.EncoderDecoderModel(config, multi_task.MultiTaskPrompt(5, 2)).abstract_params()
     flat = params.flatten(whole)
-    assert flat[module.PATH].names == ("prompt", "prompt_embed")
+    assert flat[prompt_method.PATH].names == ("prompt", "prompt_embed")
     own = flat["encoder/prompt/task_prompts"]
     assert own.value.shape == (2, 5, 8) and own.names == ("tasks", "prompt", "prompt_embed")

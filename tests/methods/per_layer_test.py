@@ -9,30 +9,38 @@ import pytest
 from flax import linen as nn
 
 from prompt_tuning import params
-from prompt_tuning.methods import module, per_layer
+from prompt_tuning.methods import combination, per_layer
+from prompt_tuning.methods import prompt as prompt_method
+
+
+class Site(nn.Module):
+    """A module that calls hooks."""
+
 
 LAYER_1 = "encoder/layers_1/prompt/prompt"
 
 
 @pytest.fixture(scope="module")
 def layered(deep):
-    return dataclasses.replace(deep, layer_prompt=per_layer.LayerPrompt(3))
+    return dataclasses.replace(
+        deep, method=combination.combine([deep.method, per_layer.LayerPrompt(3)])
+    )
 
 
 @pytest.mark.parametrize(
     ("combine", "rows"), [("replace", [7, 10, 20, 7]), ("add", [7, 17, 27, 7])]
 )
 def test_rows_of_soft_tokens_are_replaced_or_added_to(combine, rows):
-    table = jnp.array([[10.0], [20.0]])
+    site = Site().bind({"params": {"prompt": {"prompt": jnp.array([[10.0], [20.0]])}}})
     prompt, x = per_layer.LayerPrompt(2, combine=combine), jnp.full((1, 4, 1), 7.0)
-    found = prompt.apply({"params": {"prompt": table}}, jnp.array([[-3, 0, 1, -1]]), x)
+    found = prompt.layer_input(site, x, jnp.array([[-3, 0, 1, -1]]))
     np.testing.assert_array_equal(found[0, :, 0], rows)
 
 
 def test_all_tasks_share_the_vectors_of_a_layer():
-    prompt, table = per_layer.LayerPrompt(2), jnp.array([[10.0], [20.0]])
+    site = Site().bind({"params": {"prompt": {"prompt": jnp.array([[10.0], [20.0]])}}})
     ids = jnp.array([[-4, 0, 1, 2, 3, 4, 5, -1]])
-    found = prompt.apply({"params": {"prompt": table}}, ids, jnp.zeros((1, 8, 1)))
+    found = per_layer.LayerPrompt(2).layer_input(site, jnp.zeros((1, 8, 1)), ids)
     np.testing.assert_array_equal(found[0, :, 0], [0, 10, 20, 10, 20, 10, 20, 0])
 
 
@@ -47,19 +55,18 @@ def test_each_layer_behind_the_first_has_a_table_of_its_own(layered):
     config = dataclasses.replace(layered.config, num_encoder_layers=4, remat_policy="full")
     deeper = dataclasses.replace(layered, config=config)
     tables = {f"encoder/layers_{i}/prompt/prompt" for i in (1, 2, 3)}
-    assert deeper.added == {module.PATH, *tables}
+    assert deeper.adapter_paths == {prompt_method.PATH, *tables}
     shapes = params.flatten(nn.unbox(deeper.abstract_params()))
     assert {shapes[path].shape for path in tables} == {(3, 16)}
 
 
 @pytest.mark.parametrize(("combine", "policy"), [("replace", "full"), ("add", "none")])
 def test_packed_examples_are_as_alone_and_every_vector_counts(
-    layered, examples, random_params, combine, policy
+    deep, layered, examples, random_params, combine, policy
 ):
     config = dataclasses.replace(layered.config, remat_policy=policy)
-    of = dataclasses.replace(
-        layered, config=config, layer_prompt=per_layer.LayerPrompt(3, combine=combine)
-    )
+    method = combination.combine([deep.method, per_layer.LayerPrompt(3, combine)])
+    of = dataclasses.replace(layered, config=config, method=method)
     trainable, frozen = params.split(random_params(of), (".*/prompt/.*",))
 
     def total(tree, batch):
@@ -69,7 +76,7 @@ def test_packed_examples_are_as_alone_and_every_vector_counts(
     compiled = jax.jit(jax.grad(total, has_aux=True))
     examples.check(lambda batch: compiled(trainable, batch)[1])
     gradient = params.flatten(compiled(trainable, examples.alone)[0])
-    assert gradient.keys() == of.added == {module.PATH, LAYER_1}
+    assert gradient.keys() == of.adapter_paths == {prompt_method.PATH, LAYER_1}
     for path, leaf in gradient.items():
         assert (np.abs(leaf).max(-1) > 1e-5).all(), path
 
@@ -88,7 +95,7 @@ def test_a_layer_reads_its_own_vectors_in_place_of_those_before(layered, example
         return kept["__call__"][0]
 
     flat = params.flatten(weights)
-    other = params.unflatten(flat | {module.PATH: flat[module.PATH] + 1})
+    other = params.unflatten(flat | {prompt_method.PATH: flat[prompt_method.PATH] + 1})
     before, after = attention_input(weights), attention_input(other)
     np.testing.assert_array_equal(before[:, :3], after[:, :3])
     assert (np.abs(before - after)[:, 3:5].max(-1) > 1e-4).all()
@@ -98,6 +105,6 @@ def test_it_learns(learn):
     found = learn("prompts/per_layer.gin", PROMPT_LENGTH=3)
     assert (np.abs(found.before[LAYER_1]) <= 0.5).all() and found.before[LAYER_1].min() < 0
     assert {path: leaf.shape for path, leaf in found.after.items()} == {
-        module.PATH: (3, 16),
+        prompt_method.PATH: (3, 16),
         LAYER_1: (3, 16),
     }

@@ -12,21 +12,28 @@ import pytest
 from flax import linen as nn
 
 from prompt_tuning import params
-from prompt_tuning.methods import prefix
+from prompt_tuning.methods import combination, prefix
 from prompt_tuning.models import decoding
+
+
+class Site(nn.Module):
+    """A module that calls hooks."""
+
 
 LAYER = "decoder/layers_0/prefix"
 
 
 @pytest.fixture(scope="module")
 def prefixed(deep):
-    return dataclasses.replace(deep, prefix=prefix.Prefix(3))
+    return dataclasses.replace(deep, method=combination.combine([deep.method, prefix.Prefix(3)]))
 
 
 def test_it_stands_in_front_of_each_row():
     learned = {"key": jnp.array([[[1.0]], [[2.0]]]), "value": jnp.array([[[3.0]], [[4.0]]])}
     own = jnp.full((2, 1, 1, 1), 7.0)
-    found = prefix.Prefix(2).apply({"params": learned}, own, own + 1)
+    found = prefix.Prefix(2).keys_values(
+        Site().bind({"params": {"prefix": learned}}), (own, own + 1)
+    )
     for part, row in zip(found, ([1, 2, 7], [3, 4, 8]), strict=True):
         np.testing.assert_array_equal(part[:, 0, :, 0], [row, row])
 
@@ -35,7 +42,7 @@ def test_each_layer_of_the_decoder_has_its_own(prefixed):
     config = dataclasses.replace(prefixed.config, num_decoder_layers=3, remat_policy="full")
     deeper = dataclasses.replace(prefixed, config=config)
     shapes = params.flatten(nn.unbox(deeper.abstract_params()))
-    added = deeper.added - {deeper.PROMPT_PATH}
+    added = deeper.adapter_paths - {deeper.prompt_path}
     assert {path: shapes[path].shape for path in added} == {
         f"decoder/layers_{i}/prefix/{part}": (3, 2, 16)
         for i in range(3)

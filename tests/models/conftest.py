@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import decoder_only_model, model
 
 
@@ -35,8 +35,8 @@ class Prompted:
 @pytest.fixture(scope="module")
 def prompted(golden) -> Prompted:
     prompt = golden.arrays["prompt"]
-    weights = params.merge(golden.params, params.unflatten({module.PATH: prompt}))
-    with_prompt = model.EncoderDecoderModel(golden.config, module.Prompt(len(prompt)))
+    weights = params.merge(golden.params, params.unflatten({prompt_method.PATH: prompt}))
+    with_prompt = model.EncoderDecoderModel(golden.config, prompt_method.Prompt(len(prompt)))
     return Prompted(with_prompt, weights, len(prompt))
 
 
@@ -52,9 +52,11 @@ def prefix_lm(decoder_only_golden) -> Prompted:
     """The golden decoder without encoder, prompted: prompt and inputs see one another."""
     prompt = decoder_only_golden.arrays["prompt"]
     with_prompt = decoder_only_model.DecoderOnlyModel(
-        decoder_only_golden.config, module.Prompt(len(prompt)), inputs_bidirectional_attention=True
+        decoder_only_golden.config,
+        prompt_method.Prompt(len(prompt)),
+        inputs_bidirectional_attention=True,
     )
-    added = params.unflatten({with_prompt.PROMPT_PATH: prompt})
+    added = params.unflatten({with_prompt.prompt_path: prompt})
     return Prompted(with_prompt, params.merge(decoder_only_golden.params, added), len(prompt))
 
 

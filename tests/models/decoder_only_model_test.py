@@ -140,7 +140,7 @@ def test_weights_are_held_in_their_dtype_and_the_prompt_in_float32(prefix_lm):
 
 def test_a_bias_in_each_layer_is_refused(prefix_lm):
     config = dataclasses.replace(prefix_lm.model.config, relative_attention_per_layer=True)
-    with pytest.raises(ValueError, match="relative_attention_per_layer is True of a decoder-only"):
+    with pytest.raises(ValueError, match="relative_attention_per_layer=True for a decoder-only"):
         dataclasses.replace(prefix_lm.model, config=config)
 
 

@@ -113,7 +113,7 @@ def test_prefill_and_cached_steps_give_the_teacher_forced_logits(
 
 
 def test_the_prompt_is_read_in_the_prefill_and_not_in_steps(prefix_lm, decoder_only_teacher):
-    net, path = prefix_lm.model.module, prefix_lm.model.PROMPT_PATH
+    net, path = prefix_lm.model.module, prefix_lm.model.prompt_path
     inputs = decoder_only_teacher["encoder_input_tokens"]
     flat = params.flatten(prefix_lm.params)
     others = params.unflatten({**flat, path: flat[path] + 1})

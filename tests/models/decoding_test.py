@@ -279,7 +279,7 @@ def test_draws_follow_the_rng(table_model):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"topk": 2, "topp": 0.5}, "topk=2 and topp=0.5 exclude each other; expected one of them"),
+        ({"topk": 2, "topp": 0.5}, "topk=2 and topp=0.5 are both set; expected only one of them"),
         ({"temperature": 0.0}, "temperature=0.0 is out of range; expected a number greater than 0"),
         ({"temperature": -1.0}, "temperature=-1.0 is out of range"),
         ({"num_decodes": 0}, "num_decodes=0 is out of range; expected an integer of at least 1"),
@@ -299,7 +299,7 @@ def test_settings_of_sampling_that_are_refused(settings, message):
 
 
 def test_more_likeliest_pieces_than_there_are(table_model):
-    with pytest.raises(ValueError, match="TOPK is 6; expected at most NUM_EMBEDDINGS 5"):
+    with pytest.raises(ValueError, match="TOPK is 6; expected at most NUM_EMBEDDINGS=5"):
         table_model.decode(decoding.Sampling(topk=6), jax.random.key(0))
 
 
@@ -339,5 +339,5 @@ def test_an_unknown_normalization_is_refused():
 
 @pytest.mark.parametrize("labels", [("good",), (), ("good", "good")])
 def test_labels_to_rank_are_two_texts_at_least(labels):
-    with pytest.raises(ValueError, match="expected two or more texts, each once"):
+    with pytest.raises(ValueError, match="expected two or more different texts"):
         decoding.LabelRanking(labels)

@@ -179,7 +179,7 @@ def test_attention_to_a_source_is_that_to_its_keys_and_values(rng, queries, rate
         return pulled(variables, x, source)
 
     given = layers.Attention(**sizes, dtype=jnp.dtype(dtype))
-    found, expected = both(given, layers.Attention.to_source), both(plain, by_keys)
+    found, expected = both(given, layers.Attention.cross_attend), both(plain, by_keys)
     assert found[0].dtype == dtype
     for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from prompt_tuning import params
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoding, model
 
@@ -29,7 +29,7 @@ TRAINABLE = ("encoder/prompt/.*",)
 
 @pytest.fixture(scope="module")
 def prompted() -> model.EncoderDecoderModel:
-    return model.EncoderDecoderModel(CONFIG, module.Prompt(PROMPT_LENGTH))
+    return model.EncoderDecoderModel(CONFIG, prompt_method.Prompt(PROMPT_LENGTH))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_beam_scores_are_those_of_score(prompted, weights, batch):
         np.testing.assert_allclose(scores[:, n], expected, rtol=1e-4)
     other_prompt = params.merge(
         params.split(weights, TRAINABLE)[1],
-        params.unflatten({module.PATH: weights["encoder"]["prompt"]["prompt"] + 1}),
+        params.unflatten({prompt_method.PATH: weights["encoder"]["prompt"]["prompt"] + 1}),
     )
     assert not np.allclose(predict(other_prompt, ids, 6)[1], scores)
 
@@ -160,7 +160,7 @@ def test_gradient_is_for_the_prompt_alone(prompted, weights, batch):
     trainable, frozen = params.split(weights, TRAINABLE)
     gradient = jax.jit(jax.grad(loss_of_split(prompted, frozen, batch)))(trainable)
     (path, values), *others = params.flatten(gradient).items()
-    assert (path, values.shape, others) == (module.PATH, (PROMPT_LENGTH, 16), [])
+    assert (path, values.shape, others) == (prompt_method.PATH, (PROMPT_LENGTH, 16), [])
     # Against a central difference along the gradient itself.
     direction = jax.tree.map(lambda g: g / jnp.linalg.norm(g), gradient)
     loss = jax.jit(loss_of_split(prompted, frozen, batch))

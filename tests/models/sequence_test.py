@@ -23,7 +23,7 @@ def test_targets_follow_inputs_of_any_length():
     # The last input foretells the first target, a target the next one.
     assert row.ids[:2].tolist() == [[0, 5, 6, 1, 8, 0], [0, 7, 9, 0, 0, 0]]
     assert row.segment_ids.tolist() == [[1] * 5 + [0], [1] * 3 + [0] * 3, [0] * 6]
-    assert row.foretelling[:2].tolist() == [[3, 4], [1, 2]]
+    assert row.target_logit_index[:2].tolist() == [[3, 4], [1, 2]]
     # T5X's decoder_causal_attention: as many as inputs, and one more.
     assert row.prefix.astype(int).tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0], [0] * 6]
 
@@ -44,7 +44,7 @@ def test_soft_tokens_stand_where_the_input_has_them(inputs, ids):
     real = np.array(row.segment_ids[0] > 0)
     assert np.where(real, row.ids[0], 0).tolist() == ids
     last, position = sequence.last_input(np.array([inputs], np.int32), vocab_size=V)
-    first_target = int(row.foretelling[0, 0])
+    first_target = int(row.target_logit_index[0, 0])
     assert (int(last[0]), int(position[0])) == (ids[first_target], first_target)
     assert row.prefix[0].tolist() == [i <= first_target for i in range(6)]
 
@@ -61,20 +61,22 @@ def test_packed_examples_are_joined_one_by_one():
     row = join(*PACKED)
     assert row.ids[0, :11].tolist() == [90, 0, 5, 1, 8, 90, 0, 6, 7, 1, 9]
     assert row.segment_ids.tolist() == [[1] * 5 + [2] * 6 + [0] * 2]
-    assert row.foretelling[0, :4].tolist() == [3, 4, 9, 10]
+    assert row.target_logit_index[0, :4].tolist() == [3, 4, 9, 10]
     assert row.prefix[0].astype(int).tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0, 0, 0]
 
 
 def test_segments_of_one_side():
     inputs, targets, *segments = (np.array(x, np.int32) for x in PACKED)
     for given in ((segments[0], None), (None, segments[1])):
-        with pytest.raises(ValueError, match="of inputs or of targets; expected both or neither"):
+        with pytest.raises(
+            ValueError, match=r"only one of input_segment_ids and .*; expected both or neither"
+        ):
             sequence.join(inputs, targets, *given, vocab_size=V)
 
 
 def test_prompt_and_inputs_see_one_another_and_targets_what_is_before_them():
     row = join([[90, 5, 1, 0]], [[8, 9, 1]])
-    assert table(row.visibility(True)[0, 0]) == [
+    assert table(row.attention_mask(True)[0, 0]) == [
         "1111000",  # the soft token
         "1111000",  # 0
         "1111000",  # 5
@@ -83,7 +85,7 @@ def test_prompt_and_inputs_see_one_another_and_targets_what_is_before_them():
         "1111110",
         "0000000",
     ]
-    assert table(row.visibility(False)[0, 0]) == [
+    assert table(row.attention_mask(False)[0, 0]) == [
         "1000000",
         "1100000",
         "1110000",
@@ -95,7 +97,7 @@ def test_prompt_and_inputs_see_one_another_and_targets_what_is_before_them():
 
 
 def test_packed_examples_do_not_see_one_another():
-    bidirectional, causal = (table(join(*PACKED).visibility(b)[0, 0]) for b in (True, False))
+    bidirectional, causal = (table(join(*PACKED).attention_mask(b)[0, 0]) for b in (True, False))
     first, second = "1111000000000", "0000011111000"
     assert bidirectional == [
         *[first] * 4,

@@ -11,7 +11,7 @@ import pytest
 import seqio
 
 from prompt_tuning.checkpoints import prompt_files
-from prompt_tuning.cli import gin_checks
+from prompt_tuning.cli import gin_checks, gin_config
 from prompt_tuning.cli import main as cli
 from prompt_tuning.inference import evaluator
 from prompt_tuning.t5x import bindings as t5x_bindings
@@ -19,7 +19,8 @@ from prompt_tuning.training import reporting
 
 TASKS = """
 import seqio
-from prompt_tuning.data import features, in_memory, metrics
+from prompt_tuning.data import seqio_tasks
+from prompt_tuning.data.text import metrics
 
 rows = [
     {"inputs": f"she {verb} the {how} film .", "targets": how}
@@ -29,9 +30,9 @@ rows = [
 if "demo_films" not in seqio.TaskRegistry.names():
     seqio.TaskRegistry.add(
         "demo_films",
-        source=in_memory.InMemory({"train": 40 * rows, "validation": rows}),
+        source=seqio_tasks.InMemory({"train": 40 * rows, "validation": rows}),
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
-        output_features=features.features(),
+        output_features=seqio_tasks.text_features(),
         metric_fns=[metrics.accuracy],
     )
 """
@@ -198,7 +199,7 @@ def test_inference_as_t5x_documents_it(run, tiny, tmp_path, rng):
             "'a'",
             [("train/pipeline.DatasetConfig.split", "'a'")],
         ),
-        ("module.Prompt.length", "3", [("module.Prompt.length", "3")]),
+        ("prompt.Prompt.length", "3", [("prompt.Prompt.length", "3")]),
         ("TRAIN_STEPS", "%X", [("TRAIN_STEPS", "%X")]),
     ],
 )
@@ -209,24 +210,24 @@ def test_a_binding_of_t5x_is_one_of_ours(name, value, ours):
 @pytest.mark.parametrize(
     ("name", "value", "parts"),
     [
-        ("USE_HARDWARE_RNG", "True", ["only False here", "JAX_DEFAULT_PRNG_IMPL"]),
-        ("utils.SaveCheckpointConfig.dtype", "'bfloat16'", ["only 'float32' or None here"]),
-        ("TF_EXAMPLE_FILE_PATHS", "['a']", ["not a setting here", "INFER_FILE"]),
+        ("USE_HARDWARE_RNG", "True", ["expected False", "JAX_DEFAULT_PRNG_IMPL"]),
+        ("utils.SaveCheckpointConfig.dtype", "'bfloat16'", ["expected 'float32' or None"]),
+        ("TF_EXAMPLE_FILE_PATHS", "['a']", ["expected no binding", "INFER_FILE"]),
         ("train_eval/utils.DatasetConfig.split", "'test'", ["infer_eval/", "EVAL_STEPS"]),
-        ("infer_eval/utils.DatasetConfig.pack", "True", ["only False here"]),
-        ("train/utils.DatasetConfig.seed", "None", ["set RANDOM_SEED"]),
-        ("train.infer_eval_dataset_cfg", "@x()", ["only None here", "EVAL_FILE"]),
-        ("PjitPartitioner.model_parallel_submesh", "'a'", ["set NUM_PARTITIONS"]),
+        ("infer_eval/utils.DatasetConfig.pack", "True", ["expected False"]),
+        ("train/utils.DatasetConfig.seed", "None", ["Set RANDOM_SEED"]),
+        ("train.infer_eval_dataset_cfg", "@x()", ["expected None", "EVAL_FILE"]),
+        ("PjitPartitioner.model_parallel_submesh", "'a'", ["Set NUM_PARTITIONS"]),
         ("models.EncoderDecoderModel.decode_fn", "@x", ["decoding/beam_search.gin"]),
-        ("train.actions", "{}", ["best.npy"]),
+        ("train.actions", "{}", ["expected None", "MODEL_DIR/prompts"]),
         *(
-            ("RestoreCheckpointConfig.assignment_map", rules, ["only rules for prompt", "set INI"])
+            ("RestoreCheckpointConfig.assignment_map", rules, ["only rules for prompt", "Set INI"])
             for rules in ("[('a/b', 'c')]", "[('.*prompt', None), ('.*', None)]", "5", "@rules()")
         ),
     ],
 )
 def test_what_has_no_meaning_here_says_what_has(name, value, parts):
-    with pytest.raises(ValueError, match=re.escape(f"{name} = {value}: ")) as caught:
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value}: ")) as caught:
         t5x_bindings.translate(name, value)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 
@@ -258,7 +259,7 @@ def test_every_name_of_ours_is_one(tiny_job, monkeypatch):
     """Macros are set by a shipped gin file, and arguments are there to be bound."""
     monkeypatch.setattr(gin_checks, "check_types", lambda _: None)  # names are tested, not values
     ours = {*t5x_bindings.RENAMED.values(), *(name for name, _ in t5x_bindings.CONVERTED.values())}
-    texts = [file.read_text() for file in cli.gin_folder().rglob("*.gin")]
+    texts = [file.read_text() for file in gin_config.gin_folder().rglob("*.gin")]
     macros = {name for text in texts for name in re.findall(r"^([A-Z][A-Z_0-9]*) = ", text, re.M)}
     assert {name for name in ours if "." not in name} <= macros
     arguments = sorted(name for name in ours if "." in name)
@@ -280,7 +281,7 @@ def test_what_changes_nothing_is_told(tiny_job):
             "--gin.EVAL_PERIOD=500",
         ]
     )
-    assert [note.partition(" changes nothing: ")[0] for note in options.notes] == [
+    assert [note.removeprefix("Ignored ").partition(": ")[0] for note in options.notes] == [
         "--gin.train.use_orbax=False",
         "--gin.EVALUATOR_USE_MEMORY_CACHE=True",
         "--gin.SaveCheckpointConfig.period=5000",
@@ -291,9 +292,12 @@ def test_what_changes_nothing_is_told(tiny_job):
 @pytest.mark.parametrize(
     ("flag", "parts"),
     [
-        ("--gin.utils.SaveCheckpointConfig.kep=3", ["nearest: SaveCheckpointConfig.keep"]),
-        ("--gin.USE_HARDWARE_RNG=True", ["--gin.USE_HARDWARE_RNG = True: only False here"]),
-        ("--gin.infer.mode='score'", ["macro MODE; it is a setting of infer, not of train"]),
+        ("--gin.utils.SaveCheckpointConfig.kep=3", ["Did you mean: SaveCheckpointConfig.keep"]),
+        (
+            "--gin.USE_HARDWARE_RNG=True",
+            ["--gin.USE_HARDWARE_RNG=True: not supported; expected False"],
+        ),
+        ("--gin.infer.mode='score'", ["macro MODE. It is a setting of infer, not of train"]),
         (
             "--gin.utils.RestoreCheckpointConfig.mode='latest'",
             ["RestoreCheckpointConfig.mode='latest': unknown macro RESTORE_MODE", "of eval, not"],
@@ -301,13 +305,15 @@ def test_what_changes_nothing_is_told(tiny_job):
         *(
             (
                 f"--gin.utils.SaveCheckpointConfig.period={value}",
-                [f"period={value}: expected a multiple of EVAL_PERIOD, 1000; set EVAL_PERIOD"],
+                [
+                    f"period={value}: expected a multiple of EVAL_PERIOD, which is 1000. Set EVAL_PERIOD"
+                ],
             )
             for value in (500, 1500, "'a'")
         ),
         (
             "--gin.beam_search.alpha=1",
-            ["unknown macro BEAM_ALPHA; add --gin_file=decoding/beam_search.gin"],
+            ["unknown macro BEAM_ALPHA. Add --gin_file=decoding/beam_search.gin"],
         ),
         ("--gin_file=configs/prompts/from_class_label.gin", ["prompts/from_class_labels.gin"]),
     ],

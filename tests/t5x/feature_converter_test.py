@@ -30,7 +30,7 @@ def convert(soft, lengths=LENGTHS, **settings):
 def test_a_row_holds_what_our_own_batches_hold(place):
     soft = soft_tokens.SoftTokens(IDS, place)
     for row, given in zip(convert(soft, pack=False), ROWS, strict=True):
-        filled = soft.put_into({"inputs": np.array(given["inputs"], np.int32)})["inputs"]
+        filled = soft.insert({"inputs": np.array(given["inputs"], np.int32)})["inputs"]
         # Lengths count text: the row has room for both.
         assert row["encoder_input_tokens"].tolist() == [*filled, *[0] * (8 - len(filled))]
         targets = given["targets"] + [0] * (3 - len(given["targets"]))

@@ -25,7 +25,8 @@ from prompt_tuning.checkpoints import base_model, prompt_files
 from prompt_tuning.data import sources
 from prompt_tuning.data.text import labels as labels_lib
 from prompt_tuning.inference import exporter
-from prompt_tuning.methods import initializers, module
+from prompt_tuning.methods import initializers
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import decoder_only_model, decoding
 from prompt_tuning.models import model as model_lib
 from prompt_tuning.t5x import models as t5x_models
@@ -105,7 +106,7 @@ def first_optimizer(model):
 
     made = jax.eval_shape(create, jax.random.PRNGKey(0))
     target = made.state_dict()["target"]
-    base = {p: x for p, x in params.flatten(target).items() if p not in model.model.added}
+    base = {p: x for p, x in params.flatten(target).items() if p not in model.model.adapter_paths}
     weights, step = base_model.load(model.checkpoint, params.unflatten(base))
     found = {"target": weights, "state": {"step": np.int32(step), "param_states": {"old": 0}}}
     content = t5x_models.FromBase(model)(found, made.state_dict())
@@ -318,7 +319,7 @@ def packed(batch):
     "kind", [model_lib.EncoderDecoderModel, decoder_only_model.DecoderOnlyModel]
 )
 def test_packed_rows_have_the_loss_of_the_examples(tiny, batch, t5x, kind):
-    model = t5x_models.Model(kind(tiny.model.config, module.Prompt(4)), tiny.vocabulary)
+    model = t5x_models.Model(kind(tiny.model.config, prompt_method.Prompt(4)), tiny.vocabulary)
     weights, loss = random_weights(model), jax.jit(model.eval_fn)
     alone, _ = loss(weights, batch)
     together, metrics = loss(weights, packed(batch))

@@ -50,21 +50,20 @@ def test_losses_of_two_kinds_are_not_compared():
         ([(50, None)], None),
         (
             [(60, None), (50, 1.0)],
-            r"no evaluation beat the untrained prompt \(metric 60 at step 0\)",
+            r"No evaluation beat the untrained prompt \(metric 60 at step 0\)",
         ),
         (
             [(50, None), (50, 2.0), (50, 1.0)],
-            r"no evaluation beat the untrained prompt \(metric 50\); the metric did not decide which prompt "
-            r"is best: 2 of 2 evaluations have the highest, 50; the best prompt is that of step 20 \(the "
-            r"lowest training loss, 1\)",
+            r"No evaluation beat the untrained prompt \(metric 50\)\. 2 of 2 evaluations have the highest "
+            r"metric, 50, .* The best prompt is that of step 20 \(the lowest training loss, 1\)",
         ),
         (
             [(50, None), (100, None), (60, None), (100, None)],
-            r"^the metric did not decide .*: 2 of 3 evaluations have the highest, 100; .* step 30 \(the last\)",
+            r"^2 of 3 evaluations have the highest metric, 100, .* step 30 \(the latest step\)",
         ),
         (
             [(50, None), (50, 2.0), (40, 1.0)],
-            r"beat the untrained prompt \(metric 50\); .* of step 10$",
+            r"beat the untrained prompt \(metric 50\)\. .* of step 10\.$",
         ),
     ],
 )

@@ -9,14 +9,14 @@ from prompt_tuning.training import counts, run
 def test_what_is_no_count_is_told(value):
     with pytest.raises(ValueError) as caught:
         counts.check("KEEP", value, 1)
-    expected = "expected a whole number of at least 1; set KEEP"
+    expected = "expected an integer of at least 1. Set KEEP to such a value."
     assert str(caught.value) == f"KEEP is {value!r}; {expected}"
 
 
 def test_none_may_mean_something():
     counts.check("KEEP", None, 1, none="all")
     counts.check("KEEP", 1, 1)
-    with pytest.raises(ValueError, match="at least 1, or None for all; set KEEP"):
+    with pytest.raises(ValueError, match=r"at least 1, or None for all. Set KEEP"):
         counts.check("KEEP", 0, 1, none="all")
 
 
@@ -24,11 +24,9 @@ def test_a_number_may_be_too_high():
     counts.check("RANDOM_SEED", 2**32 - 1, 0, counts.MAX_SEED)
     with pytest.raises(ValueError) as caught:
         counts.check("RANDOM_SEED", 2**32, 0, counts.MAX_SEED)
-    expected = (
-        "RANDOM_SEED is 4294967296; expected a whole number of at least 0 and at most 4294967295"
-    )
-    assert str(caught.value) == f"{expected}; set RANDOM_SEED"
+    expected = "RANDOM_SEED is 4294967296; expected an integer of at least 0 and at most 4294967295"
+    assert str(caught.value) == f"{expected}. Set RANDOM_SEED to such a value."
     with pytest.raises(
         ValueError, match=r"START_STEP is 2147483648; expected .* at most 2147483647"
     ):
-        run.Schedule(10, 2**31)
+        run.TrainConfig(10, 2**31)

@@ -11,7 +11,7 @@ import pytest
 
 from prompt_tuning.checkpoints import prompt_files, train_state
 from prompt_tuning.distributed import partitioning
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.training import loop as loop_lib
 
 
@@ -28,7 +28,7 @@ class NoEvaluator:
 
 def loop(run, step, batches, evaluator=None):
     with partitioning.use(run.loaded.mesh):
-        loop_lib.go_on(run, batches, evaluator or NoEvaluator(), 3, step)
+        loop_lib.train_loop(run, batches, evaluator or NoEvaluator(), 3, step)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     assert third.step == 1005
     loop(third, shared_step(None), make_batches(pack=True))
     assert third.position == whole.position == {"epoch": 5, "examples": 6}
-    np.testing.assert_array_equal(third.added()[module.PATH], whole.added()[module.PATH])
+    np.testing.assert_array_equal(
+        third.added()[prompt_method.PATH], whole.added()[prompt_method.PATH]
+    )
     jax.tree.map(np.testing.assert_array_equal, third.state, whole.state)
     same = ("step", "loss", "accuracy", "prompt_distance")
     ours, theirs = ([[line[k] for k in same] for line in lines(r)] for r in (third, whole))
@@ -137,7 +139,7 @@ def poisoned(step, bad):
 
 def test_a_loss_that_is_no_number_stops_and_is_not_saved(make_run, make_batches, shared_step):
     run = make_run(eval_period=2, log_period=100)
-    with pytest.raises(ValueError, match=r"step 1002 in .*NAN_TOLERANCE, now 0") as caught:
+    with pytest.raises(ValueError, match=r"step 1002 in .*NAN_TOLERANCE \(now 0\)") as caught:
         loop(run, poisoned(shared_step(run), {1002}), make_batches())
     assert train_state.latest_step(run.model_dir) == 1000
     assert not (run.model_dir / "prompts" / "prompt_1002.npy").exists()
@@ -155,23 +157,23 @@ def test_steps_without_numbers_are_left_out_up_to_a_tolerance(
 ):
     run = make_run(steps=6, log_period=2, eval_period=6, nan_tolerance=2)
     loop(run, poisoned(shared_step(run), {1002, 1004, 1005}), make_batches())
-    assert "step 1004 in" in caplog.text and "left out (NAN_TOLERANCE 2)" in caplog.text
+    assert "Skipped step 1004 in" in caplog.text and "of at most NAN_TOLERANCE=2" in caplog.text
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.state))
     assert [np.isfinite(line["loss"]) for line in lines(run)] == [True] * 3
     again = make_run(folder="again", steps=6, nan_tolerance=2)
-    with pytest.raises(ValueError, match="step 1004 in"):
+    with pytest.raises(ValueError, match="Skipped step 1004 in"):
         loop(again, poisoned(shared_step(run), {1002, 1003, 1004}), make_batches())
 
 
 def test_a_resumed_run_has_its_steps_in_a_row(make_run, make_batches, shared_step):
     settings, bad = {"steps": 6, "eval_period": 3, "nan_tolerance": 2}, {1002, 1003, 1004}
     run = make_run(**settings)
-    with pytest.raises(ValueError, match="step 1004 in"):
+    with pytest.raises(ValueError, match="Skipped step 1004 in"):
         loop(run, poisoned(shared_step(run), bad), make_batches())
     again = make_run(**settings)
     again.resume()
     assert (again.step, again.skipped) == (1003, 2)
-    with pytest.raises(ValueError, match="step 1004 in"):
+    with pytest.raises(ValueError, match="Skipped step 1004 in"):
         loop(again, poisoned(shared_step(run), bad), make_batches())
 
 
@@ -199,10 +201,10 @@ def test_an_evaluation_that_is_stopped_is_owed(make_run, make_batches, shared_st
         assert train_state.latest_step(run.model_dir) == at
         again = make_run(**settings)
         again.resume()
-        assert again.owes_evaluation and again.best.metric == at - 2
+        assert again.needs_eval and again.best.metric == at - 2
         loop(again, shared_step(run), make_batches(), evaluator)
         assert evaluator.steps == sorted([1000, 1002, 1004, at])
-        assert again.best.metric == 1004 and not again.owes_evaluation
+        assert again.best.metric == 1004 and not again.needs_eval
         card = prompt_files.read_card(run.model_dir / f"prompts/prompt_{at}.npy")
         assert card["metrics"] == {"task": {"accuracy": float(at)}}
 

@@ -64,14 +64,14 @@ def test_pre_training_setting_follows_the_formula(rng):
     expected = formula(p, gradients, **settings)
     for have, want in zip(follow(optimizer, p, gradients), expected, strict=True):
         np.testing.assert_allclose(have, want, rtol=1e-5, atol=2e-6)
-    state = optimizer.init(jnp.float32(p))
-    assert {name: v.shape for name, v in state.v.items()} == {"row": (128,), "column": (160,)}
+    shapes = {x.shape for x in jax.tree.leaves(optimizer.init(jnp.float32(p)))}
+    assert {(128,), (160,)} <= shapes and p.shape not in shapes
 
 
 @pytest.mark.parametrize("shape", [(100, 512), (512, 127), (300,), ()])
 def test_small_leaves_are_not_factored(shape):
     state = optimizers.adafactor(1.0, factored=True).init(jnp.zeros(shape))
-    assert state.v.shape == shape
+    assert optax.tree.get(state, "v").shape == shape
 
 
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e3])
@@ -90,7 +90,7 @@ def test_the_rate_is_read_at_the_absolute_step():
     for expected in (0.5, 0.501):
         updates, state = optimizer.update(jnp.ones(3), state, jnp.ones(3))
         np.testing.assert_allclose(updates, -expected, rtol=1e-5)
-    assert int(state.step) == 502
+    assert {int(count) for _, count in optax.tree.get_all_with_path(state, "count")} == {502}
 
 
 def test_a_tiny_parameter_moves_by_epsilon2_when_scaled():
@@ -140,7 +140,7 @@ def test_a_schedule_has_a_least_rate():
 
 
 def test_unknown_schedule_factor_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"\['cosine'\] are unknown.*linear_warmup"):
+    with pytest.raises(ValueError, match=r"unknown factors \['cosine'\].*linear_warmup"):
         optimizers.learning_rate_schedule("constant * cosine")
 
 
@@ -176,7 +176,8 @@ def test_a_gradient_of_the_whole_model_moves_the_prompt_alone(rng):
     )
     state = optimizer.init(weights)
     slots = [leaf.shape for leaf in jax.tree.leaves(state)]
-    assert sorted(slots) == [(), (5, 4)]  # the step and the prompt's second moment
+    # The step, placeholders of optax for factored moments, and the second moment of the prompt.
+    assert sorted(slots) == [(), (1,), (1,), (5, 4)]
     for _ in range(3):
         updates, state = jax.jit(optimizer.update)(model_tree(rng), state, weights)
         weights = optax.apply_updates(weights, updates)

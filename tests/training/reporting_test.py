@@ -80,7 +80,7 @@ def test_damaged_lines_are_dropped_and_told(tmp_path, caplog):
     log.write(3, {"accuracy": 75.0})
     log.close()
     assert [line["step"] for line in lines(tmp_path / "task.jsonl")] == [1, 3]
-    assert "task.jsonl: 6 lines are damaged and are dropped" in caplog.text
+    assert "task.jsonl: dropped 6 damaged lines." in caplog.text
 
 
 def test_texts_are_events_only(tmp_path):
@@ -191,7 +191,7 @@ def test_text_is_written_whole_or_not_at_all(tmp_path):
 
 def test_a_folder_that_cannot_be_written_names_its_setting(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot write to MODEL_DIR .*file.*set MODEL_DIR"):
+    with pytest.raises(OSError, match=r"cannot write to MODEL_DIR .*file.*Set MODEL_DIR"):
         reporting.start_folder(tmp_path / "file", "", "MODEL_DIR")
 
 
@@ -219,7 +219,9 @@ def test_table_aligns():
 
 @pytest.mark.parametrize("folder", ["", " ", None, 5])
 def test_a_folder_has_a_path(folder):
-    with pytest.raises(ValueError, match=r"MODEL_DIR is .*; expected a path: set MODEL_DIR to"):
+    with pytest.raises(
+        ValueError, match=r"MODEL_DIR is .*; expected the path of a folder. Set MODEL_DIR"
+    ):
         reporting.check_folder(folder, "MODEL_DIR")
 
 
@@ -227,5 +229,7 @@ def test_a_file_is_no_folder(tmp_path):
     reporting.check_folder(tmp_path, "MODEL_DIR")
     reporting.check_folder(tmp_path / "new", "MODEL_DIR")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"MODEL_DIR .*/file is a file; expected a folder.*set"):
+    with pytest.raises(
+        ValueError, match=r"MODEL_DIR .*/file is a file; expected a new or an existing folder.*Set"
+    ):
         reporting.check_folder(tmp_path / "file", "MODEL_DIR")

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from prompt_tuning import params
 from prompt_tuning.checkpoints import prompt_files
-from prompt_tuning.methods import module
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 from prompt_tuning.training import run, state
@@ -23,20 +23,20 @@ from prompt_tuning.training import run, state
     [(105, None, 100, 100), (5, 0, 100, 0), (105, 100, None, 100), (1, None, 0, 0)],
 )
 def test_first_step(train_steps, start_step, checkpoint_step, first):
-    assert run.Schedule(train_steps, start_step).first_step(checkpoint_step) == first
+    assert run.TrainConfig(train_steps, start_step).first_step(checkpoint_step) == first
 
 
 @pytest.mark.parametrize(
     ("train_steps", "start_step", "checkpoint_step", "part"),
     [
-        (100, None, 100, "TRAIN_STEPS is 100, not beyond the starting step 100"),
-        (100, 200, 0, "TRAIN_STEPS is 100, not beyond the starting step 200"),
-        (100, None, None, "set START_STEP"),
+        (100, None, 100, "TRAIN_STEPS=100 is not greater than the starting step 100"),
+        (100, 200, 0, "TRAIN_STEPS=100 is not greater than the starting step 200"),
+        (100, None, None, "START_STEP. Set it"),
     ],
 )
 def test_schedules_that_do_nothing(train_steps, start_step, checkpoint_step, part):
     with pytest.raises(ValueError, match=part):
-        run.Schedule(train_steps, start_step).first_step(checkpoint_step)
+        run.TrainConfig(train_steps, start_step).first_step(checkpoint_step)
 
 
 @pytest.mark.parametrize("value", ["5", 2.0, True, -1])
@@ -45,30 +45,32 @@ def test_schedules_that_do_nothing(train_steps, start_step, checkpoint_step, par
     ["train_steps", "start_step", "eval_period", "log_period", "keep", "train_steps_relative"],
 )
 def test_counts_are_whole_numbers(setting, value):
-    with pytest.raises(ValueError, match=f"{setting.upper()} is {value!r}; expected a whole num"):
-        run.Schedule(**{"train_steps": 10, setting: value})
+    with pytest.raises(ValueError, match=f"{setting.upper()} is {value!r}; expected an integer"):
+        run.TrainConfig(**{"train_steps": 10, setting: value})
 
 
 @pytest.mark.parametrize("setting", ["eval_period", "log_period", "keep"])
 def test_periods_are_positive(setting):
     with pytest.raises(ValueError, match=f"{setting.upper()} is 0; .* at least 1"):
-        run.Schedule(10, **{setting: 0})
+        run.TrainConfig(10, **{setting: 0})
 
 
 def test_none_is_t5xs_default():
-    assert run.Schedule(None, train_steps_relative=7).settled(3).train_steps == 10
-    with pytest.raises(ValueError, match="EVAL_PERIOD is None; expected a whole"):
-        run.Schedule(10, eval_period=None)
-    with pytest.raises(ValueError, match="TRAIN_STEPS and TRAIN_STEPS_RELATIVE are both None"):
-        run.Schedule(None)
+    assert run.TrainConfig(None, train_steps_relative=7).settled(3).train_steps == 10
+    with pytest.raises(ValueError, match="EVAL_PERIOD is None; expected an integer"):
+        run.TrainConfig(10, eval_period=None)
+    with pytest.raises(ValueError, match="TRAIN_STEPS and TRAIN_STEPS_RELATIVE are not set"):
+        run.TrainConfig(None)
 
 
 def test_relative_steps_count_from_the_start():
-    schedule = run.Schedule(10, train_steps_relative=7)
-    assert schedule.settled(1000) == run.Schedule(1007, 1000)
-    assert run.Schedule(10, 3).settled(1000) == run.Schedule(10, 3)
-    with pytest.raises(ValueError, match="TRAIN_STEPS is 10, not beyond the starting step 1000"):
-        run.Schedule(10).settled(1000)
+    schedule = run.TrainConfig(10, train_steps_relative=7)
+    assert schedule.settled(1000) == run.TrainConfig(1007, 1000)
+    assert run.TrainConfig(10, 3).settled(1000) == run.TrainConfig(10, 3)
+    with pytest.raises(
+        ValueError, match="TRAIN_STEPS=10 is not greater than the starting step 1000"
+    ):
+        run.TrainConfig(10).settled(1000)
 
 
 def test_stops_count_from_the_first_step_and_the_last_is_one(make_run):
@@ -83,8 +85,9 @@ def test_stops_count_from_the_first_step_and_the_last_is_one(make_run):
 def test_state_holds_the_prompt_its_slot_and_the_steps(make_run):
     tuning = make_run()
     shapes = sorted(leaf.shape for leaf in jax.tree.leaves(tuning.state))
-    assert shapes == [(), (), (4, 16), (4, 16)]
-    assert list(params.flatten(tuning.state.trainable)) == [module.PATH]
+    # The step, the optimizer's step, two placeholders of optax, the prompt and its second moment.
+    assert shapes == [(), (), (1,), (1,), (4, 16), (4, 16)]
+    assert list(params.flatten(tuning.state.trainable)) == [prompt_method.PATH]
     both = params.flatten(tuning.params())
     assert both.keys() == params.flatten(tuning.loaded.params).keys()
 
@@ -103,7 +106,7 @@ def test_slots_of_trained_weights_lie_where_the_weights_lie(load, make_run):
 
 def test_state_of_a_base_size_prompt_is_below_1_mb(make_run, load, rng):
     wide = model.EncoderDecoderModel(
-        config_lib.T5Config(256, 768, 1, 2, 2, 1, 1), module.Prompt(100)
+        config_lib.T5Config(256, 768, 1, 2, 2, 1, 1), prompt_method.Prompt(100)
     )
     shapes = nn.unbox(wide.abstract_params())
     weights = jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
@@ -128,7 +131,7 @@ def test_the_best_prompt_is_kept_apart(make_run):
     best = []
     for offset, values in enumerate(scores):
         prompt = np.full((4, 16), offset, np.float32)
-        trainable = params.unflatten({module.PATH: jax.numpy.asarray(prompt)})
+        trainable = params.unflatten({prompt_method.PATH: jax.numpy.asarray(prompt)})
         step = jax.numpy.asarray(1000 + offset)
         tuning.state = state.TrainState(step, trainable, tuning.state.optimizer)
         tuning.record(evaluation(*values))
@@ -219,7 +222,7 @@ def test_what_a_method_adds_is_saved_with_its_paths(make_run, load, shifted):
     assert tuning.prompt_file("best") == tuning.model_dir / "prompts" / "best.npz"
     for name in ("best", "prompt_1000"):
         found = prompt_files.load_leaves(tuning.prompt_file(name))
-        assert found.keys() == {module.PATH, "encoder/prompt/shift"}
+        assert found.keys() == {prompt_method.PATH, "encoder/prompt/shift"}
         np.testing.assert_array_equal(found["encoder/prompt/shift"], shift)
         assert prompt_files.length(tuning.prompt_file(name)) == 4
     tuning.state = tuning.state._replace(
@@ -240,7 +243,9 @@ def test_a_folder_of_another_run_is_not_gone_on_with(make_run, load):
     make_run().save()
     with pytest.raises(ValueError, match=r"MODEL_DIR .*/run holds a run with another base"):
         make_run(trainable=(".*/prompt/.*", "decoder/.*")).resume()
-    with pytest.raises(ValueError, match=r"TRAIN_STEPS is 1003, but the run in .* at step 1005"):
+    with pytest.raises(
+        ValueError, match=r"TRAIN_STEPS is 1003, less than step 1005, which the run in"
+    ):
         beyond = make_run(folder="long", steps=9)
         beyond.state = beyond.state._replace(step=jax.numpy.asarray(1005))
         beyond.save()
@@ -273,8 +278,8 @@ def test_the_state_before_a_damaged_one_is_taken_and_saves_go_on(make_run, caplo
     empty(folder / "checkpoint_1006")
     again = make_run(steps=9)
     again.resume()
-    assert (again.step, again.added()[module.PATH][0, 0]) == (1004, 1004.0)
-    assert "checkpoint_1006 is damaged, or no state of a run" in caplog.text
+    assert (again.step, again.added()[prompt_method.PATH][0, 0]) == (1004, 1004.0)
+    assert "checkpoint_1006 is damaged or is not the state of a run" in caplog.text
     again.state = again.state._replace(step=jnp.asarray(1006))
     again.save()
     third = make_run(steps=9)
@@ -290,7 +295,9 @@ def test_the_state_before_a_damaged_one_is_taken_and_saves_go_on(make_run, caplo
 def test_a_run_of_damaged_states_is_not_begun_again(make_run):
     folder = saved(make_run, 1002, 1004)
     empty(folder)
-    expected = r"(?s)no state of it.*_1004 is damaged.*_1002 is damaged.*remove these.*MODEL_DIR"
+    expected = (
+        r"(?s)none of its states.*_1004 is damaged.*_1002 is damaged.*Remove these.*MODEL_DIR"
+    )
     tuning = make_run(steps=9)
     with pytest.raises(ValueError, match=expected):
         tuning.resume()
@@ -300,8 +307,8 @@ def test_a_run_of_damaged_states_is_not_begun_again(make_run):
 def test_a_failure_tells_which_states_are_left(make_run, tmp_path):
     folder = saved(make_run, 1002)
     expected = (
-        r"training stopped: \[Errno 28\] No space left on device\nthere is the state of step 1002 "
-        r"in .*run, no state in .*new; .* MODEL_DIR, the same command goes on"
+        r"training stopped: \[Errno 28\] No space left on device\n.*run has the state of step 1002, "
+        r".*new has no state. .* MODEL_DIR .* the same command again: it resumes"
     )
     with pytest.raises(OSError, match=expected), run.failing([folder, tmp_path / "new"]):
         raise OSError(28, "No space left on device")
@@ -318,5 +325,5 @@ def test_what_is_trained_must_not_be_bfloat16(load, make_run):
     weights = jax.tree.map(lambda x: x.astype(jnp.bfloat16), halved.params["decoder"])
     halved = dataclasses.replace(halved, params={**halved.params, "decoder": weights})
     make_run(halved)
-    with pytest.raises(ValueError, match=r"decoder/.* is bfloat16 .* WEIGHTS_DTYPE"):
+    with pytest.raises(ValueError, match=r"decoder/.* is bfloat16; .* WEIGHTS_DTYPE"):
         make_run(halved, trainable=(".*",))

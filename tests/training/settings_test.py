@@ -1,6 +1,8 @@
 """Settings of a run: what counts as another one, and what a started or finished run says to it."""
 
 import json
+import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -51,6 +53,29 @@ train/assets.path.name = 'reviews/train.tsv'
 )
 def test_equal_values_may_be_written_differently(old, new):
     assert settings_lib.differences(settings_lib.Settings(old), settings_lib.Settings(new)) == []
+
+
+def test_arguments_are_listed_with_the_macros_that_set_them():
+    text = "A = 2\nmodule.f.a = %A\nmodule.f.long_name = \\\n    %A\nB = %A\n"
+    macros = {"module.f.a": "A", "module.f.long_name": "A"}
+    assert settings_lib.parse_macros(text) == macros
+    kept = settings_lib.of_command(text, [])
+    now = settings_lib.of_command("A = 2\nmodule.f.a = 3\neval/module.f.a = 4\n", [])
+    assert settings_lib.differences(kept, now) == [
+        "A (eval/module.f.a): not set -> 4",
+        "A (module.f.a): 2 -> 3",
+    ]
+    assert settings_lib.differences(now, now) == []
+
+
+def test_the_evaluation_data_are_listed_with_their_macro():
+    kept, now = (
+        settings_lib.of_command(f"trainer.train.eval_dataset = {value}\n", [])
+        for value in ("@eval/pipeline.DatasetConfig()", "None")
+    )
+    assert settings_lib.differences(kept, now) == [
+        "EVAL_FILE (trainer.train.eval_dataset): @eval/pipeline.DatasetConfig() -> None"
+    ]
 
 
 def test_a_line_for_each_difference():
@@ -196,20 +221,23 @@ def test_what_is_the_same_is_complete(run, job, tmp_path, capsys):
     }
     result = cli.run(job(MODEL_DIR=run, **free, **same))
     shown = capsys.readouterr().err
-    assert f"The run in {run} is complete: it is at step 1002, and nothing is trained" in shown
+    assert f"The run in {run} is complete at step 1002; nothing is trained" in shown
     assert f"prompt: {result['prompt_file']}" in shown
     assert snapshot(run / "prompts") | snapshot(run / "checkpoint_1002") == before
-    # The config.gin of the training is kept beside the new one.
-    assert "EVAL_PERIOD = 2" in (run / "config_1002.gin").read_text()
-    assert "EVAL_PERIOD = 1" in (run / "config.gin").read_text()
+    # Nothing is trained, so config.gin is that of the training.
+    assert "EVAL_PERIOD = 2" in (run / "config.gin").read_text()
 
 
 def test_changed_settings_are_accepted_by_one_setting(job, tmp_path, capsys):
     folder = tmp_path / "run"
     cli.run(job(MODEL_DIR=folder))
     other = {"LEARNING_RATE": 0.1, "TRAIN_STEPS": 1004, "MODEL_DIR": folder}
+    accept = {"ALLOW_CHANGED_SETTINGS": True}
+    cli.run(job(**other | accept | {"TRAIN_STEPS": 1002}))  # complete: nothing is trained
+    assert "LEARNING_RATE = 0.3" in (folder / "config.gin").read_text()
+    assert not [*folder.glob("config_*")]
     capsys.readouterr()
-    result = cli.run(job(**other, ALLOW_CHANGED_SETTINGS=True))
+    result = cli.run(job(**other, **accept))
     shown = capsys.readouterr().err
     assert (
         "run at step 1002 with other settings" in shown
@@ -234,6 +262,8 @@ def test_seeds_are_runs_of_their_own(job, tmp_path):
         results = cli.run(job(MODEL_DIR=tmp_path, RANDOM_SEED=seeds))
     assert [each["step"] for each in results] == [1002, 1002]
     cli.run(job(MODEL_DIR=tmp_path / "seed_2", RANDOM_SEED=2))
+    with pytest.raises(ValueError, match="holds the runs seed_1, seed_2, and RANDOM_SEED=2 is a"):
+        cli.run(job(MODEL_DIR=tmp_path, RANDOM_SEED=2))
     with pytest.raises(ValueError, match=r"seed_1 holds .*\n  BATCH_SIZE: 8 -> 16\n"):
         cli.run(job(MODEL_DIR=tmp_path, RANDOM_SEED=(1, 2), BATCH_SIZE=16))
 
@@ -245,7 +275,7 @@ def test_a_state_of_an_earlier_version_is_taken_with_a_warning(job, tmp_path, mo
         patch.setattr(train_state, "save", drop)
         cli.run(job(MODEL_DIR=tmp_path))
     cli.run(job(MODEL_DIR=tmp_path, BATCH_SIZE=16, TRAIN_STEPS=1004))
-    assert "did not record settings: neither they nor the base" in capsys.readouterr().err
+    assert "did not record settings: settings and base" in capsys.readouterr().err
     with pytest.raises(ValueError, match="BATCH_SIZE: 16 -> 8"):
         cli.run(job(MODEL_DIR=tmp_path, TRAIN_STEPS=1004))
 
@@ -261,3 +291,19 @@ def test_a_file_that_is_no_record_is_none(tmp_path):
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_an_edited_file_of_a_tokenizer_folder_is_another_vocabulary(tiny, tmp_path):
+    """Files of the folder that are not the tokenizer's, such as weights, are not compared."""
+    vocabulary = types.SimpleNamespace(path=str(tmp_path))
+
+    def content():
+        read = settings_lib.read("", (), {}, vocabulary, None, tiny.model)
+        return read.contents["VOCABULARY_FILE"]
+
+    (tmp_path / "spiece.model").write_bytes(pathlib.Path(tiny.vocabulary.path).read_bytes())
+    before = content()
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert before is not None and content() == before
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    assert content() != before

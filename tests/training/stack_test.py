@@ -105,7 +105,7 @@ def test_batches_get_one_shape():
 @pytest.mark.parametrize("seed", [(), (1, 1), "3", (1, -1), 0.5])
 def test_seeds_that_are_none(tiny_job, tmp_path, seed):
     message = (
-        r"RANDOM_SEED is .*; expected a whole number|RANDOM_SEED=.*; expected an integer or a list"
+        r"RANDOM_SEED is .*; expected an integer|RANDOM_SEED=.*; expected an integer or a list"
     )
     with pytest.raises((cli.UsageError, ValueError), match=message):
         train(tiny_job, tmp_path / "run", seed)
@@ -118,7 +118,7 @@ def test_weights_have_one_seed(tiny_job, tmp_path):
         RANDOM_SEED=SEEDS, PROMPT=None, **SETTINGS,
     )  # fmt: skip
     with pytest.raises(
-        ValueError, match=r"RANDOM_SEED names several seeds, .* set one RANDOM_SEED"
+        ValueError, match=r"RANDOM_SEED has several seeds, .* Set a single RANDOM_SEED"
     ):
         cli.run(command)
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,8 @@ import pytest
 
 from prompt_tuning import params
 from prompt_tuning.checkpoints import base_model
-from prompt_tuning.methods import initializers, module
+from prompt_tuning.methods import base, initializers
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.training import state
 
 PROMPT = np.arange(64, dtype=np.float32).reshape(4, 16)
@@ -24,7 +25,7 @@ def load(tiny, **settings):
 def test_base_comes_from_the_checkpoint_and_the_prompt_from_its_initializer(tiny):
     loaded = load(tiny, prompt_initializer=initializers.FromArray(PROMPT))
     found = params.flatten(jax.device_get(loaded.params))
-    np.testing.assert_array_equal(found.pop(module.PATH), PROMPT)
+    np.testing.assert_array_equal(found.pop(prompt_method.PATH), PROMPT)
     base = params.flatten(tiny.base)
     assert found.keys() == base.keys()
     for path, leaf in base.items():
@@ -46,7 +47,7 @@ def test_initializer_sees_the_embedding_and_the_vocabulary(tiny):
 def test_a_prompt_of_another_base_is_told(tiny, caplog, known, warns):
     digest = load(tiny).digest if known == "its own" else known
     load(tiny, prompt_initializer=initializers.FromArray(PROMPT, digest))
-    assert ("names another base model" in caplog.text) == warns
+    assert ("trained with another base model" in caplog.text) == warns
 
 
 def test_prompt_follows_the_seed(tiny):
@@ -80,10 +81,10 @@ def test_digest_knows_the_base_wherever_it_lies(tiny, tmp_path):
 
 
 def test_random_weights_need_no_checkpoint(tiny):
-    plain = tiny._replace(model=dataclasses.replace(tiny.model, prompt=None))
+    plain = tiny._replace(model=dataclasses.replace(tiny.model, method=base.NO_METHOD))
     once, again, other = (load(plain, checkpoint=None, seed=seed) for seed in (1, 1, 2))
     assert (once.step, once.checkpoint, len(once.soft_tokens)) == (0, None, 0)
-    assert module.PATH not in params.flatten(once.params)
+    assert prompt_method.PATH not in params.flatten(once.params)
     kernels = [
         np.asarray(m.params["decoder"]["logits_dense"]["kernel"]) for m in (once, again, other)
     ]
@@ -93,13 +94,15 @@ def test_random_weights_need_no_checkpoint(tiny):
 
 def test_what_does_not_fit_is_seen_before_the_weights_are_read(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(base_model, "load", lambda *_: pytest.fail("the weights were read"))
-    with pytest.raises(ValueError, match="CLASS_LABELS has 5 labels, the prompt only 4 tokens"):
+    with pytest.raises(
+        ValueError, match="CLASS_LABELS has 5 labels, but the prompt has only 4 tokens"
+    ):
         load(tiny, prompt_initializer=initializers.ClassLabels(list("abcde")))
-    with pytest.raises(ValueError, match="they do not belong together; set VOCABULARY_FILE"):
+    with pytest.raises(ValueError, match=r"at most 383 more\. Set VOCABULARY_FILE"):
         load(tiny._replace(vocabulary=dataclasses.replace(tiny.vocabulary, extra_ids=300)))
     with pytest.raises(ValueError, match="NUM_PARTITIONS is 3"):
         load(tiny, num_partitions=3)
-    with pytest.raises(ValueError, match="num_heads is 8, the model has 4"):
+    with pytest.raises(ValueError, match=r"num_heads is 8 in config\.json, and 4 in the settings"):
         config = dataclasses.replace(tiny.model.config, num_heads=4)
         load(tiny._replace(model=dataclasses.replace(tiny.model, config=config)))
     with pytest.raises(FileNotFoundError, match="INITIAL_CHECKPOINT_PATH"):
@@ -119,8 +122,8 @@ def test_weights_are_held_in_the_dtype_asked_and_are_the_same_model(tiny):
     assert halved.digest == wide.digest
     flat, expected = params.flatten(halved.params), params.flatten(wide.params)
     for path, leaf in flat.items():
-        assert leaf.dtype == (jnp.float32 if path == module.PATH else jnp.bfloat16), path
-        if path != module.PATH:
+        assert leaf.dtype == (jnp.float32 if path == prompt_method.PATH else jnp.bfloat16), path
+        if path != prompt_method.PATH:
             np.testing.assert_array_equal(leaf, expected[path].astype(jnp.bfloat16))
 
 
@@ -128,7 +131,7 @@ SHIFT = "encoder/prompt/shift"
 
 
 def test_what_a_method_adds_starts_as_its_modules_say(tiny, shifted):
-    assert shifted.added == {module.PATH, SHIFT}
+    assert shifted.adapter_paths == {prompt_method.PATH, SHIFT}
     shifted = tiny._replace(model=shifted)
     once, again, other = (
         params.flatten(load(shifted, seed=seed, prompt_initializer=kind).params)
@@ -138,14 +141,14 @@ def test_what_a_method_adds_starts_as_its_modules_say(tiny, shifted):
     assert np.abs(once[SHIFT]).std() > 0.1 and not np.array_equal(once[SHIFT], other[SHIFT])
     # The prompt is PROMPT_INITIALIZER's here too, and the rest the checkpoint's.
     np.testing.assert_array_equal(
-        once[module.PATH], load(tiny, seed=1).params["encoder"]["prompt"]["prompt"]
+        once[prompt_method.PATH], load(tiny, seed=1).params["encoder"]["prompt"]["prompt"]
     )
-    assert np.abs(again[module.PATH]).max() <= 0.5
+    assert np.abs(again[prompt_method.PATH]).max() <= 0.5
     for path, leaf in params.flatten(tiny.base).items():
         np.testing.assert_array_equal(once[path], leaf, err_msg=path)
 
 
-LEAVES = {module.PATH: PROMPT, SHIFT: np.arange(16, dtype=np.float32)}
+LEAVES = {prompt_method.PATH: PROMPT, SHIFT: np.arange(16, dtype=np.float32)}
 
 
 def test_all_that_a_method_adds_comes_from_a_file(tiny, shifted):
@@ -158,9 +161,9 @@ def test_all_that_a_method_adds_comes_from_a_file(tiny, shifted):
 @pytest.mark.parametrize(
     ("initializer", "parts"),
     [
-        (initializers.FromArray(PROMPT), ["PROMPT_FILE holds one prompt", SHIFT]),
+        (initializers.FromArray(PROMPT), ["PROMPT_FILE holds a single prompt", SHIFT]),
         (
-            initializers.FromLeaves({module.PATH: PROMPT}),
+            initializers.FromLeaves({prompt_method.PATH: PROMPT}),
             [f"missing: {SHIFT}", "gin file of the method"],
         ),
         (initializers.FromLeaves(LEAVES | {"a/b": np.ones(2)}), ["surplus: a/b (2,)"]),
@@ -175,6 +178,6 @@ def test_a_file_of_another_method_is_refused(tiny, shifted, monkeypatch, initial
 
 
 def test_a_prompt_for_a_model_without_one_is_refused(tiny):
-    plain = tiny._replace(model=dataclasses.replace(tiny.model, prompt=None))
-    with pytest.raises(ValueError, match="adds to its base is nothing; give the gin file"):
+    plain = tiny._replace(model=dataclasses.replace(tiny.model, method=base.NO_METHOD))
+    with pytest.raises(ValueError, match=r"adapter parameters are none; .* Set the gin file"):
         load(plain, prompt_initializer=initializers.FromArray(PROMPT))

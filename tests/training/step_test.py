@@ -12,7 +12,8 @@ import pytest
 
 from prompt_tuning import params
 from prompt_tuning.distributed import partitioning
-from prompt_tuning.methods import module
+from prompt_tuning.methods import base, combination
+from prompt_tuning.methods import prompt as prompt_method
 from prompt_tuning.training import step as step_lib
 
 MESHES = [(1, 1), (8, 1), (2, 4), (1, 8)]
@@ -53,7 +54,7 @@ def test_any_mesh_gives_the_same_losses(load, make_run, make_step, make_batches,
 
     counting = Counting(**{f.name: getattr(model, f.name) for f in dataclasses.fields(model)})
     run.loaded = dataclasses.replace(run.loaded, model=counting)
-    frozen, prompt = jax.device_get(run.frozen), run.added()[module.PATH]
+    frozen, prompt = jax.device_get(run.frozen), run.added()[prompt_method.PATH]
     step = make_step(run)
     losses = go(run, step, make_batches())
     reference.append(losses)
@@ -63,7 +64,7 @@ def test_any_mesh_gives_the_same_losses(load, make_run, make_step, make_batches,
     for path, leaf in params.flatten(frozen).items():
         np.testing.assert_array_equal(after[path], leaf, err_msg=path)
     # Each step moves the prompt by an RMS of 0.3.
-    assert 0.3 < np.sqrt(np.mean((run.added()[module.PATH] - prompt) ** 2)) <= 1.5
+    assert 0.3 < np.sqrt(np.mean((run.added()[prompt_method.PATH] - prompt) ** 2)) <= 1.5
     assert run.step == 1005
 
 
@@ -75,14 +76,15 @@ def test_weights_are_shared_out_over_the_model_axis(load, shape):
         assert part * shape[1] == whole if is_shared else part == whole, path
 
 
-def gradient(load, make_run, make_step, make_batches, factor, num_microbatches, penalty=None):
+def gradient(load, make_run, make_step, make_batches, factor, num_microbatches, method=None):
     """What a step subtracts from the prompt, and its loss."""
     loaded = load((2, 1), **STILL)
-    model = dataclasses.replace(loaded.model, loss_normalizing_factor=factor, penalty=penalty)
+    method = combination.combine([loaded.model.method, method])
+    model = dataclasses.replace(loaded.model, loss_normalizing_factor=factor, method=method)
     run = make_run(dataclasses.replace(loaded, model=model), optimizer=sgd)
-    before = run.added()[module.PATH]
+    before = run.added()[prompt_method.PATH]
     losses = go(run, make_step(run, num_microbatches), make_batches(), 1)
-    return before - run.added()[module.PATH], losses
+    return before - run.added()[prompt_method.PATH], losses
 
 
 def test_microbatches_give_the_gradient_of_the_whole_batch(load, make_run, make_step, make_batches):
@@ -94,14 +96,16 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(load, make_run, make_
         np.testing.assert_allclose(part_loss, loss, rtol=1e-6)
 
 
-def square(weights):
+class Square(base.Method):
     """A penalty whose gradient is the prompt."""
-    return jnp.sum(weights["encoder"]["prompt"]["prompt"] ** 2) / 2
+
+    def penalty(self, params):
+        return jnp.sum(params["encoder"]["prompt"]["prompt"] ** 2) / 2
 
 
 def test_a_penalty_is_added_once_a_step(load, make_run, make_step, make_batches):
     settings = load, make_run, make_step, make_batches, "NUM_REAL_TARGET_TOKENS", 2
-    (plain, loss), (held, same) = gradient(*settings), gradient(*settings, penalty=square)
+    (plain, loss), (held, same) = gradient(*settings), gradient(*settings, method=Square())
     prompt = load().params["encoder"]["prompt"]["prompt"]
     np.testing.assert_allclose(held, plain + prompt, rtol=0, atol=1e-5)
     assert loss == same
@@ -138,7 +142,7 @@ def test_packed_examples_give_the_loss_and_gradient_of_rows_of_their_own(
         run = make_run(load(**STILL), optimizer=sgd)
         batches = make_batches(pack)
         losses = go(run, make_step(run), batches, 1)
-        found.append((run.added()[module.PATH], losses))
+        found.append((run.added()[prompt_method.PATH], losses))
     rows = make_batches(True).__next__()["encoder_segment_ids"]
     assert rows.max() > 1 and (rows.max(axis=1) > 0).sum() < 8
     np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-5)

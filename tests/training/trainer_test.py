@@ -38,11 +38,11 @@ def test_nothing_is_evaluated_where_nothing_is_asked_for(vocabulary):
     ],
 )
 def test_a_schedule_that_is_over_before_the_run_is_told(factors, offset, told, caplog):
-    schedule = run_lib.Schedule(1_100_100, 1_100_000)
+    schedule = run_lib.TrainConfig(1_100_100, 1_100_000)
     settings = {"warmup_steps": 10, "decay_factor": 0.02, "step_offset": offset}
     rate = optimizers.learning_rate_schedule(factors, **settings)
     trainer._tell_rate(rate, schedule)
-    assert ("STEP_OFFSET: set it to 1100000" in caplog.text) == told
+    assert ("STEP_OFFSET=1100000" in caplog.text) == told
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_labels_are_kept_in_the_card_and_compared(tiny_job, labelled, capsys):
     card = prompt_files.read_card(result["prompt_file"])
     assert card["labels"] == ["Good", "bad"]
     assert prompt_files.labels(result["prompt_file"]) == {None: ("Good", "bad")}
-    told = "eval has labels that TRAIN_FILE .*train.tsv does not have, so the prompt does not learn"
+    told = "eval has labels that are not in TRAIN_FILE .*train.tsv, so the prompt does not learn"
     lines = capsys.readouterr().err.splitlines()
     [message] = [line for line in lines if "does not have" in line]
     assert re.search(told, message) and "'fine' (1 examples), 'Bad' (1 examples)" in message
@@ -91,7 +91,7 @@ def test_labels_with_the_same_tokens_are_refused(
 def test_a_label_loss_scores_all_labels(tiny_job, labelled):
     files = ["runs/train.gin", "optimizers/perceptron.gin"]
     settings = labelled(["good", "bad", "fine"] * 3, ["good"])
-    with pytest.raises(ValueError, match=r"train.tsv has labels that LABELS does not have: 'fine'"):
+    with pytest.raises(ValueError, match=r"train.tsv has labels that are not in LABELS: 'fine'"):
         cli.run(tiny_job.command("train", *files, LABELS=["good", "bad"], **settings))
 
 

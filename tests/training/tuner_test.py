@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from prompt_tuning.checkpoints import prompt_files, train_state
-from prompt_tuning.data import pipeline
-from prompt_tuning.data.batches import epochs
+from prompt_tuning.data import pipeline, vocabularies
 from prompt_tuning.training import run as run_lib
 from prompt_tuning.training import tuner
 
 
 def tune(loaded, folder, vocabulary, steps=2, **settings):
     defaults = {"task_feature_lengths": None, "split": "train", "batch_size": 4, "pack": True}
-    examples = epochs.tokenized(["she liked it"] * 6, ["good", "bad"] * 3, vocabulary)
+    examples = [
+        vocabularies.tokenize_pair("she liked it", target, vocabulary)
+        for target in ["good", "bad"] * 3
+    ]
     dataset = pipeline.DatasetConfig(None, **defaults | settings)
     return tuner.tune(loaded, examples, dataset, steps=steps, learning_rate=0.3, model_dir=folder)
 

@@ -1,4 +1,4 @@
-"""One writer a folder: who is there is told, and a dead one is not."""
+"""One writer per MODEL_DIR: the message names the holder, and the lock of a dead process is free."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ from prompt_tuning.training import writer_lock
 HOLDER = """
 import sys, time
 from prompt_tuning.training import writer_lock
-with writer_lock.held(sys.argv[1]):
+with writer_lock.hold(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -34,71 +34,64 @@ def holder(folder):
             process.kill()
 
 
-def test_a_second_writer_is_told_who_is_there_and_a_dead_one_is_not(tmp_path):
+def test_a_second_writer_reads_the_holder_and_a_dead_holder_has_no_lock(tmp_path):
     folder = tmp_path / "new" / "run"
     with holder(folder) as process:
-        who = rf"run is in use: process {process.pid} on {socket.gethostname()} since \d+-\d+-\d+ "
-        with pytest.raises(ValueError, match=f"{who}.*set another MODEL_DIR"):
-            writer_lock.held(folder).__enter__()
+        name = rf"run is in use: process {process.pid} on {socket.gethostname()} since \d+-\d+-\d+ "
+        for _ in range(2):
+            with pytest.raises(ValueError, match=f"{name}.*set another MODEL_DIR"):
+                writer_lock.hold(folder).__enter__()
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        assert (folder / writer_lock.FILE).exists()
-        with writer_lock.held(folder):
-            assert f"process {os.getpid()} " in (folder / writer_lock.FILE).read_text()
+        assert (folder / writer_lock.LOCK).exists()
+        with writer_lock.hold(folder):
+            assert f"process {os.getpid()} " in (folder / writer_lock.HOLDER).read_text()
+            with pytest.raises(ValueError, match=f"process {os.getpid()} .* is training there"):
+                writer_lock.hold(folder).__enter__()
     assert list(folder.iterdir()) == []
 
 
-def test_it_leaves_nothing_and_what_was_written_stays(tmp_path):
-    with writer_lock.held(tmp_path / "a/b/c"):
+def test_new_folders_stay_only_with_what_was_written(tmp_path):
+    with writer_lock.hold(tmp_path / "a/b/c"):
         pass
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(KeyError), writer_lock.held(tmp_path / "a/b/c"):
+    with writer_lock.hold(tmp_path / "a/b/c"):
         (tmp_path / "a/b/file").touch()
-        raise KeyError
     assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["file"]
-    with writer_lock.held(tmp_path / "a/b"):  # the same process again
+
+
+def test_the_lock_ends_with_an_error_and_other_files_stay(tmp_path):
+    with pytest.raises(KeyError), writer_lock.hold(tmp_path):
+        (tmp_path / "file").touch()
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with writer_lock.hold(tmp_path):  # the same process again
         pass
-
-
-def test_a_lock_that_is_removed_while_it_is_taken_is_made_anew(tmp_path, monkeypatch):
-    take, removed = writer_lock._take, []
-
-    def racing(descriptor, folder):
-        take(descriptor, folder)
-        if not removed:
-            (folder / writer_lock.FILE).unlink()  # as one that ends does
-        removed.append(descriptor)
-
-    monkeypatch.setattr(writer_lock, "_take", racing)
-    with writer_lock.held(tmp_path):
-        assert len(removed) == 2 and (tmp_path / writer_lock.FILE).exists()
-        with pytest.raises(ValueError, match="is in use"):
-            writer_lock.held(tmp_path).__enter__()
 
 
 def test_a_file_system_without_locks_refuses_nothing(tmp_path, monkeypatch, caplog):
-    def without(*_):
+    def acquire(_):
         raise OSError(errno.ENOTSUP, "Operation not supported")
 
-    monkeypatch.setattr(writer_lock.fcntl, "flock", without)
-    with writer_lock.held(tmp_path), writer_lock.held(tmp_path):
-        assert "has no locks: see to it that nothing else trains there" in caplog.text
+    monkeypatch.setattr(writer_lock.filelock.FileLock, "__enter__", acquire)
+    with writer_lock.hold(tmp_path), writer_lock.hold(tmp_path):
+        assert "without locks: make sure that no other process trains there" in caplog.text
 
 
 def test_an_address_has_no_locks(monkeypatch):
     monkeypatch.setattr(pathlib.Path, "mkdir", None)
-    with writer_lock.held("gs://bucket/run"):
+    with writer_lock.hold("gs://bucket/run"):
         pass
 
 
-def test_a_folder_that_cannot_be_written_names_its_setting(tmp_path):
+def test_a_folder_that_is_not_writable_names_its_setting(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"cannot write to MODEL_DIR .*file.*set MODEL_DIR"):
-        writer_lock.held(tmp_path / "file").__enter__()
+    with pytest.raises(OSError, match=r"cannot write to MODEL_DIR .*file.*Set MODEL_DIR"):
+        writer_lock.hold(tmp_path / "file").__enter__()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_others_of_a_run_hold_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_lock.whole, "is_writer", lambda: False)
-    with writer_lock.held(tmp_path / "run"):
+def test_other_processes_of_a_run_hold_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_lock.atomic, "is_writer", lambda: False)
+    with writer_lock.hold(tmp_path / "run"):
         assert not (tmp_path / "run").exists()

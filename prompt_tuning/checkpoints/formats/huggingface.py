@@ -73,13 +73,16 @@ def read_config(path: epath.PathLike) -> config_lib.T5Config:
     if str(kind) not in FEED_FORWARD or str(feed_forward) not in ACTIVATIONS:
         raise ValueError(
             f"{path}/config.json has model_type {weight_files.shown(kind)} and feed_forward_proj "
-            f"{weight_files.shown(feed_forward)}; supported are {', '.join(FEED_FORWARD)} with "
-            f"{sorted(ACTIVATIONS)}: choose another INITIAL_CHECKPOINT_PATH"
+            f"{weight_files.shown(feed_forward)}; expected one of {', '.join(FEED_FORWARD)} with "
+            f"one of {', '.join(sorted(ACTIVATIONS))}. Choose another INITIAL_CHECKPOINT_PATH."
         )
     # The decoder is as deep as the encoder where config.json does not say.
     config = {"num_decoder_layers": config.get("num_layers")} | config
     if missing := set(SIZES.values()) - config.keys():
-        raise ValueError(f"{path}/config.json lacks {sorted(missing)}; copy the model again")
+        raise ValueError(
+            f"{path}/config.json lacks {', '.join(sorted(missing))}; expected all sizes of a T5. "
+            "Copy the model again."
+        )
     size = functools.partial(weight_files.whole_number, path / "config.json", config)
     sizes = {field: size(name) for field, name in SIZES.items()}
     shapes = weight_files.shapes(path)
@@ -105,8 +108,8 @@ def _check_layers(
     for name in ("num_layers", "num_decoder_layers"):
         if config[name] > len(shapes):
             raise ValueError(
-                f"{path}/config.json has {name} {config[name]}, but {len(shapes)} tensors are stored; "
-                "expected some of each layer: copy the model again"
+                f"{path}/config.json has {name} {config[name]}, but the weights have only "
+                f"{len(shapes)} tensors; expected tensors for each layer. Copy the model again."
             )
 
 
@@ -114,8 +117,8 @@ def _epsilon(path: epath.Path, config: Mapping[str, Any]) -> float:
     value = config.get("layer_norm_epsilon", 1e-6)
     if type(value) not in (int, float) or not 0 <= value < 1:  # NaN neither
         raise ValueError(
-            f"{path}/config.json has layer_norm_epsilon {weight_files.shown(value)}; expected a number "
-            "from 0 to 1: copy the model again"
+            f"{path}/config.json has layer_norm_epsilon {weight_files.shown(value)}; expected a "
+            "number of at least 0 and below 1. Copy the model again."
         )
     return value
 
@@ -124,16 +127,18 @@ def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
     """Raises ValueError where config.json describes another network than `config`."""
     stored = read_config(path)
     lines = [
-        f"{field.name} is {have!r}, the model has {want!r}"
+        f"{field.name} is {have!r} in config.json, and {want!r} in the settings"
         for field in dataclasses.fields(config)
         if field.name not in HOW_TO_RUN
         and (have := getattr(stored, field.name)) != (want := getattr(config, field.name))
     ]
     if lines:
         raise ValueError(
-            f"{path}/config.json is of another model:\n  " + "\n  ".join(lines) + "\n"
-            "INITIAL_CHECKPOINT_PATH and the model's gin file must name the same model: "
-            "models/hugging_face.gin takes all of these from config.json"
+            f"{path}/config.json describes another model than the settings:\n  "
+            + "\n  ".join(lines)
+            + "\n"
+            "Expected INITIAL_CHECKPOINT_PATH and the model's gin file of the same model. Change one of them; "
+            "models/hugging_face.gin reads all of these from config.json."
         )
 
 
@@ -200,21 +205,25 @@ def save(
       FileExistsError: `path` exists.
       ValueError: the format has no place for the network or its vocabulary.
     """
+    is_folder = bool(vocabulary_file) and epath.Path(vocabulary_file).is_dir()
+    is_model = bool(vocabulary_file) and not is_folder
+    of_tokenizer = [epath.Path(vocabulary_file) / name for name in hub.TOKENIZER if is_folder]
+    copied = {file.name: file.read_bytes() for file in of_tokenizer if file.exists()}
     texts = {
         "config.json": _config_json(config, dtype) | special_ids.EXPECTED | {STEP_KEY: step},
         special_ids.GENERATION: special_ids.EXPECTED,
+        # ByT5's config.json alone names its class where a folder has no file of a tokenizer.
         hub.TOKENIZER_CONFIG: {
-            "tokenizer_class": "T5Tokenizer" if vocabulary_file else "ByT5Tokenizer",
+            "tokenizer_class": "T5Tokenizer" if copied or is_model else "ByT5Tokenizer",
             "extra_ids": extra_ids,
         },
     }
     files = {name: (json.dumps(text, indent=2) + "\n").encode() for name, text in texts.items()}
     check_vocabulary(vocabulary_file)
-    if vocabulary_file and epath.Path(vocabulary_file).is_dir():
+    if copied:
         del files[hub.TOKENIZER_CONFIG]
-        of_tokenizer = [epath.Path(vocabulary_file) / name for name in hub.TOKENIZER]
-        files |= {file.name: file.read_bytes() for file in of_tokenizer if file.exists()}
-    elif vocabulary_file:
+        files |= copied
+    elif is_model:
         files[hub.VOCABULARY] = epath.Path(vocabulary_file).read_bytes()
     tensors = _their_tensors(params, dtype)
     with atomic.folder(path) as folder:
@@ -228,8 +237,9 @@ def check_vocabulary(path: epath.PathLike | None) -> None:
     """Raises ValueError where a sentencepiece model cannot be exported by `save`."""
     if path and not (file := epath.Path(path)).is_dir() and b"<extra_id_0>" in file.read_bytes():
         raise ValueError(
-            f"{path} holds its extra ids already; the exported tokenizer adds them: set "
-            "VOCABULARY_FILE to the model without them, and EXTRA_IDS to their number"
+            f"VOCABULARY_FILE {path} already contains the extra ids (sentinels), which the "
+            "exported tokenizer adds; expected a SentencePiece model without them. Set "
+            "VOCABULARY_FILE to that model, and EXTRA_IDS to their number."
         )
 
 
@@ -246,8 +256,8 @@ def _config_json(config: config_lib.T5Config, dtype: str) -> dict:
     feed_forward = {value: key for key, value in ACTIVATIONS.items()}
     if config.mlp_activations not in feed_forward:
         raise ValueError(
-            f"mlp_activations {config.mlp_activations} has no name in this format; "
-            f"it knows {sorted(feed_forward)}"
+            f"mlp_activations={config.mlp_activations} cannot be written to config.json; expected "
+            f"one of {sorted(feed_forward)}. Export the model in T5X's format."
         )
     kind = "umt5" if config.relative_attention_per_layer else "t5"
     return {
@@ -311,8 +321,9 @@ def _is_tied(
             return True
     if config.get("scale_decoder_outputs") is None:
         raise ValueError(
-            f"{path}: {tensor_names.LM_HEAD} differs from the token embedding, but config.json says that "
-            "they are tied, and not whether logits are scaled; expected scale_decoder_outputs in "
-            "config.json: add false for T5 1.1, Flan-T5 and what was tuned from them, or true"
+            f"{path}: {tensor_names.LM_HEAD} differs from the token embedding, but config.json "
+            "says that they are tied, and not whether logits are scaled; expected "
+            "scale_decoder_outputs in config.json. Add it: false for T5 1.1, Flan-T5 and models "
+            "tuned from them, otherwise true."
         )
     return False

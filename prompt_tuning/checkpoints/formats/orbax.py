@@ -33,7 +33,9 @@ def read_step(path: epath.PathLike) -> int:
         raise _foreign(path)
     leaf = open_arrays(path, [STEP])[STEP]
     if leaf.shape or not np.issubdtype(leaf.dtype, np.integer):
-        raise zarr.damaged(path, ValueError(f"{STEP} is {leaf.dtype} {leaf.shape}"))
+        raise zarr.damaged(
+            path, ValueError(f"{STEP} is {leaf.dtype} {leaf.shape}; expected an integer")
+        )
     return int(leaves.read(leaf))
 
 
@@ -82,13 +84,13 @@ def names(path: epath.PathLike) -> list[str]:
     path = epath.Path(path)
     if not _is_whole(path):
         raise ValueError(
-            f"{path} is incomplete: Orbax writes {MARKER} when all is written, and it is not there; "
-            "choose an earlier checkpoint_<step> or copy it again"
+            f"{path} is incomplete: it has no {MARKER}, which Orbax writes last; expected a "
+            "complete checkpoint. Choose an earlier checkpoint_<step>, or copy it again."
         )
     if not (path / DATABASE / MANIFEST).exists():
         raise ValueError(
-            f"{path / DATABASE} has no {MANIFEST}: only Orbax checkpoints with OCDBT, T5X's, are "
-            "read; copy it again, or write it with use_ocdbt=True"
+            f"{path / DATABASE} has no {MANIFEST}; expected an Orbax checkpoint with OCDBT, as T5X "
+            "writes it. Copy it again, or save it with use_ocdbt=True."
         )
     try:
         stored = tensorstore.KvStore.open(kvstore(path)).result().list().result()
@@ -112,7 +114,7 @@ def _is_whole(path: epath.Path) -> bool:
 
 def _foreign(path: epath.PathLike) -> ValueError:
     return ValueError(
-        f"{path} is an Orbax checkpoint, but holds no model of T5X (no {TARGET}… and {STEP}); the state "
-        "of a run of prompt-tuning is exported with prompt-tuning export; check "
-        "INITIAL_CHECKPOINT_PATH"
+        f"{path} is an Orbax checkpoint without a T5X model (no {TARGET}… and {STEP}); expected a "
+        "model. Check INITIAL_CHECKPOINT_PATH; the state of a prompt-tuning run is exported with "
+        "`prompt-tuning export`."
     )

@@ -35,7 +35,7 @@ TASK = "SEQ_2_SEQ_LM"
 TABLE, PREFIX = "prompt_embeddings", "base_model.model."
 DTYPES = ("F64", "F32", "F16", "BF16")
 MERGE = (
-    "merge it with PEFT (merge_and_unload), save the model and set INITIAL_CHECKPOINT_PATH to it"
+    "Merge it with PEFT (merge_and_unload), save the model and set INITIAL_CHECKPOINT_PATH to it."
 )
 LARGEST_CONFIG = 2**20  # bytes
 # Our factors -> kernels that they act on, and the side: of the outputs, or of the inputs. A factor of
@@ -82,8 +82,8 @@ def read_prompt(path: epath.PathLike) -> Float[np.ndarray, "P D"]:
     config = read_config(path)
     if config["peft_type"] not in PROMPTS:
         raise ValueError(
-            f"PROMPT_FILE {path} is an adapter of {config['peft_type']}; expected one of "
-            f"{' or '.join(PROMPTS)}: `prompt-tuning convert` makes of it what can be used here"
+            f"PROMPT_FILE {path} is a PEFT adapter of {config['peft_type']}; expected one of "
+            f"{' or '.join(PROMPTS)}. Convert it with `prompt-tuning convert`, and use the result."
         )
     file = epath.Path(path) / CONFIG
     length, width = (
@@ -101,15 +101,15 @@ def read_scaling(path: epath.PathLike, added: Shapes, kernels: Shapes) -> dict[s
 
     Args:
       path: the folder.
-      added: shapes of the factors, by the paths that `prompts.ia3` gives them.
+      added: shapes of the factors, by their paths, as `methods.ia3` adds them.
       kernels: shapes [inputs, outputs] of the base's kernels.
 
     Raises: as `read_prompt`.
     """
     if saved := read_config(path).get("modules_to_save"):
         raise ValueError(
-            f"{path}/{CONFIG} sets modules_to_save {weight_files.shown(saved)}; expected an adapter of IA3 "
-            f"without it: {MERGE}"
+            f"{path}/{CONFIG} sets modules_to_save {weight_files.shown(saved)}; expected an IA3 "
+            f"adapter without it. {MERGE}"
         )
     sites = {}
     for target in added:
@@ -169,7 +169,7 @@ def save_scaling(
 
     Args:
       path: the folder to make.
-      leaves: {path of the parameter: array}, all of `prompts.ia3` and no others.
+      leaves: {path of the parameter: array}, all of `methods.ia3` and no others.
       base_model: as of `save_prompt`.
     """
     tensors = {}
@@ -217,19 +217,21 @@ def read_config(path: epath.PathLike) -> dict[str, Any]:
     file = epath.Path(path) / CONFIG
     if (size := file.stat().length) > LARGEST_CONFIG:
         raise ValueError(
-            f"{file} has {size} bytes; expected at most {LARGEST_CONFIG}: copy the adapter again"
+            f"{file} has {size} bytes; expected at most {LARGEST_CONFIG}. Copy the adapter again."
         )
     config = weight_files.read_json(file)
     if config.get("peft_type") not in KINDS:
         raise ValueError(
-            f"PROMPT_FILE {path} is an adapter of {weight_files.shown(config.get('peft_type'))}; expected one of "
-            f"{', '.join(KINDS)}, which have a counterpart here: set PROMPT_FILE to another adapter"
+            f"PROMPT_FILE {path} is a PEFT adapter of "
+            f"{weight_files.shown(config.get('peft_type'))}; expected one of {', '.join(KINDS)}, "
+            "the supported methods. Set PROMPT_FILE to another adapter."
         )
     tasks = (TASK, None) if config["peft_type"] in (IA3, LORA) else (TASK,)
     if config.get("task_type") not in tasks:
         raise ValueError(
-            f"PROMPT_FILE {path} is an adapter for the task {weight_files.shown(config.get('task_type'))}; expected "
-            f"{TASK}, that of a T5: set PROMPT_FILE to another adapter"
+            f"PROMPT_FILE {path} is a PEFT adapter for the task "
+            f"{weight_files.shown(config.get('task_type'))}; expected {TASK}, the task of T5. Set "
+            "PROMPT_FILE to another adapter."
         )
     return config
 
@@ -241,20 +243,24 @@ def opened(path: epath.PathLike) -> Iterator["Tensors"]:
     if not (path / WEIGHTS).exists():
         if (path / PICKLED).exists():
             raise ValueError(
-                f"PROMPT_FILE {path} has its weights in {PICKLED}, which is pickled and is not read; "
-                f"expected {WEIGHTS}: load the adapter with PEFT, save it with "
-                "save_pretrained(folder, safe_serialization=True) and set PROMPT_FILE to that folder"
+                f"PROMPT_FILE {path} has its weights in {PICKLED}, which is pickled and is not "
+                f"read; expected {WEIGHTS}. Load the adapter with PEFT, call "
+                "save_pretrained(folder, safe_serialization=True) and set PROMPT_FILE to that "
+                "folder."
             )
         raise FileNotFoundError(
-            f"{path / WEIGHTS} is missing; expected it beside {CONFIG}: copy the adapter again, or set "
-            "PROMPT_FILE to another"
+            f"{path / WEIGHTS} does not exist; expected it in the same folder as {CONFIG}. Copy "
+            "the adapter again, or set PROMPT_FILE to another."
         )
     with weight_files.local(path / WEIGHTS) as file:
         try:
             with safetensors.safe_open(file, framework="numpy") as tensors:
                 yield Tensors(path / WEIGHTS, tensors)
         except safetensors.SafetensorError as error:
-            raise ValueError(f"{path / WEIGHTS} is damaged ({error}); copy it again") from error
+            raise ValueError(
+                f"{path / WEIGHTS} is damaged ({error}); expected a safetensors file. Copy it "
+                "again."
+            ) from error
 
 
 class Tensors:
@@ -271,34 +277,39 @@ class Tensors:
         if others or not self.names:
             listed = ", ".join(map(weight_files.shown, others[:3])) or "no tensors"
             raise ValueError(
-                f"{self._path} holds {listed}{' and more' if others[3:] else ''}; expected what the "
-                f"method has in this model, such as {min(known)}: set the gin file of the model that it "
-                "was trained with; what the method trained beside it, such as an embedding, has no place "
-                "here: merge it with PEFT (merge_and_unload) and set INITIAL_CHECKPOINT_PATH to the result"
+                f"{self._path} contains {listed}{' and more' if others[3:] else ''}; expected only "
+                f"the method's tensors for this model, such as {min(known)}. Set the gin file of "
+                "the adapter's base model. Other trained parameters, such as an embedding, are "
+                "not supported: merge them with PEFT (merge_and_unload) and set "
+                "INITIAL_CHECKPOINT_PATH to the result."
             )
 
     def rank(self, name: str) -> int:
-        """The first of a tensor's sizes; 1 where there is none, for `values` to tell."""
+        """The first of a tensor's sizes; 1 where there is none, which `values` reports."""
         shape = self._file.get_slice(name).get_shape() if name in self.names else ()
         return max(1, shape[0]) if shape else 1
 
     def values(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """A tensor as float32. Raises ValueError where it is not of finite floats of `shape`."""
         if name not in self.names:
-            raise ValueError(f"{self._path} lacks {name}; copy the adapter again")
+            raise ValueError(
+                f"{self._path} lacks {name}; expected a tensor for each module. Copy the adapter "
+                "again."
+            )
         part = self._file.get_slice(name)
         found, dtype = tuple(part.get_shape()), part.get_dtype()
         if found != shape or dtype not in DTYPES:
             raise ValueError(
-                f"{self._path} holds {name} of {dtype} {found}; expected floats {shape}, by {CONFIG} and "
-                "the model: set the gin file of the model that it was trained with, or copy it again"
+                f"{self._path}: {name} is {dtype} {found}; expected floats {shape}, from {CONFIG} "
+                "and the model. Set the gin file of the adapter's base model, or copy the adapter "
+                "again."
             )
         with np.errstate(over="ignore"):  # of F64: infinite is said below
             values = self._file.get_tensor(name).astype(np.float32)
         if not np.isfinite(values).all():
             raise ValueError(
-                f"{self._path} has NaN or infinite values in {name}; expected finite ones: the run that "
-                "wrote it diverged; set PROMPT_FILE to another adapter"
+                f"{self._path} has NaN or infinite values in {name}; expected finite values. The "
+                "run that wrote it diverged: set PROMPT_FILE to another adapter."
             )
         return values
 

@@ -74,14 +74,14 @@ def _pair(module: str) -> tuple[str, str]:
 def _check(path: epath.PathLike, config: Mapping[str, Any]) -> None:
     if others := sorted(name for name in config.keys() - SETTINGS if config[name]):
         raise ValueError(
-            f"{path}/{peft.CONFIG} sets {', '.join(map(weight_files.shown, others[:3]))}; expected a plain LoRA: "
-            f"{peft.MERGE}"
+            f"{path}/{peft.CONFIG} sets {', '.join(map(weight_files.shown, others[:3]))}, which "
+            f"are not supported; expected a plain LoRA. {peft.MERGE}"
         )
     start = config.get("init_lora_weights")
     if start not in STARTS:
         raise ValueError(
-            f"{path}/{peft.CONFIG} has init_lora_weights {weight_files.shown(start)}, which changed the base's weights; "
-            f"expected one of {STARTS}: {peft.MERGE}"
+            f"{path}/{peft.CONFIG} has init_lora_weights {weight_files.shown(start)}, which "
+            f"changes the base model's weights; expected one of {STARTS}. {peft.MERGE}"
         )
 
 
@@ -96,9 +96,9 @@ def _saved_modules(
     targets.pop(peft.PREFIX + tensor_names.EMBEDDINGS[0], None)
     if others := sorted(names - targets.keys()):
         raise ValueError(
-            f"{path}/{peft.CONFIG} sets modules_to_save {weight_files.shown(modules)}, which stored "
-            f"{weight_files.shown(others[0])}; expected layers of this model, and neither an embedding nor the "
-            f"output layer of a tied model: {peft.MERGE}"
+            f"{path}/{peft.CONFIG} sets modules_to_save {weight_files.shown(modules)}, and "
+            f"{weight_files.shown(others[0])} is stored; expected layers of this model, without "
+            f"embeddings and without the output layer of a tied model. {peft.MERGE}"
         )
     return {name: targets[name] for name in names}
 
@@ -106,8 +106,9 @@ def _saved_modules(
 def _check_rank(path: epath.PathLike, module: str, rank: int, expected: Any) -> None:
     if expected not in (None, rank):
         raise ValueError(
-            f"{path}/{peft.CONFIG} gives {module} the rank {weight_files.shown(expected)} (r, rank_pattern); its "
-            f"tensors have {rank}: copy the adapter again"
+            f"{path}/{peft.CONFIG} sets the rank of {module} to {weight_files.shown(expected)} (r, "
+            f"rank_pattern), but its tensors have rank {rank}; expected the same rank. Copy the "
+            "adapter again."
         )
 
 
@@ -115,7 +116,8 @@ def _scale(path: epath.PathLike, config: Mapping[str, Any], alpha: Any, rank: in
     """What the product of a module's two matrices is multiplied with."""
     if type(alpha) not in (int, float) or not abs(alpha) < LARGEST_ALPHA:  # NaN neither
         raise ValueError(
-            f"{path}/{peft.CONFIG} has lora_alpha {weight_files.shown(alpha)}; expected a number: copy the adapter again"
+            f"{path}/{peft.CONFIG} has lora_alpha {weight_files.shown(alpha)}; expected a finite "
+            "number. Copy the adapter again."
         )
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
@@ -127,16 +129,17 @@ def _patterns(
     values = config.get(setting) or {}
     if not isinstance(values, dict):
         raise ValueError(
-            f"{path}/{peft.CONFIG} has {setting} {weight_files.shown(values)}; expected {{pattern: number}}: "
-            "copy the adapter again"
+            f"{path}/{peft.CONFIG} has {setting} {weight_files.shown(values)}; expected {{pattern: "
+            "number}}. Copy the adapter again."
         )
     unsafe = [pattern for pattern in values if not _is_safe(pattern)]
     unsafe += [pattern for pattern in values if _quantifiers(pattern)][MOST_PATTERNS:]
     if unsafe:
         raise ValueError(
-            f"{path}/{peft.CONFIG} has {setting} with the key {weight_files.shown(unsafe[0])}; expected names of "
-            f"modules, or at most {MOST_PATTERNS} regular expressions with at most {MOST_QUANTIFIERS} quantifiers and "
-            f"without repeated groups and lookarounds: {peft.MERGE}"
+            f"{path}/{peft.CONFIG} has the key {weight_files.shown(unsafe[0])} in {setting}; "
+            f"expected module names, or at most {MOST_PATTERNS} regular expressions with at most "
+            f"{MOST_QUANTIFIERS} quantifiers and without repeated groups and lookarounds. "
+            f"{peft.MERGE}"
         )
     return [(re.compile(rf"(.*\.)?({pattern})$"), value) for pattern, value in values.items()]
 

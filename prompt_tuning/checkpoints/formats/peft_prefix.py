@@ -16,14 +16,8 @@ from etils import epath
 from jaxtyping import Float
 
 from prompt_tuning.checkpoints.formats import peft, weight_files
+from prompt_tuning.methods import prefix
 from prompt_tuning.models import config as config_lib
-
-PARTS = ("key", "value")
-
-
-def path_of(layer: int, part: str) -> str:
-    """Path of the keys or values [P, H, C] of a layer, as `prompts.prefix` gives it."""
-    return f"decoder/layers_{layer}/prefix/{part}"
 
 
 def read(path: epath.PathLike, model: config_lib.T5Config) -> dict[str, Float[np.ndarray, "P H C"]]:
@@ -46,23 +40,24 @@ def read(path: epath.PathLike, model: config_lib.T5Config) -> dict[str, Float[np
     wanted = model.num_heads, model.num_heads * size
     if (heads, width) != wanted or layers < model.num_decoder_layers:
         raise ValueError(
-            f"PROMPT_FILE {path} is a prefix of {layers} layers with {heads} heads and width {width}; "
-            f"expected at least {model.num_decoder_layers} with {model.num_heads} and {model.num_heads * size}, "
-            "those of the decoder: set the gin file of its model"
+            f"PROMPT_FILE {path} is a prefix for {layers} layers with {heads} heads and width "
+            f"{width}; expected at least {model.num_decoder_layers} layers with {model.num_heads} "
+            f"heads and width {model.num_heads * size}, as the decoder has. Set the gin file of "
+            "the adapter's base model."
         )
     if stacks != 2:
         raise ValueError(
-            f"{path}/{peft.CONFIG} has num_transformer_submodules {stacks}; expected 2, as PEFT answers "
-            "with no other prefix of a T5: train it with PEFT's default"
+            f"{path}/{peft.CONFIG} has num_transformer_submodules {stacks}; expected 2, the only "
+            "value with which PEFT generates with a T5. Train the prefix with PEFT's default."
         )
     with peft.opened(path) as tensors:
         tensors.check_names({peft.TABLE})
         table = tensors.values(peft.TABLE, (length, 2 * layers * width))
     table = table.reshape(length, layers, 2, heads, size)
     return {
-        path_of(i, part): table[:, 2 * i % layers, j]
+        prefix.path_of(i, part): table[:, 2 * i % layers, j]
         for i in range(model.num_decoder_layers)
-        for j, part in enumerate(PARTS)
+        for j, part in enumerate(prefix.PARTS)
     }
 
 
@@ -81,11 +76,11 @@ def save(
     """
     layers = len(leaves) // 2
     odd = layers + 1 - layers % 2
-    length, heads, size = leaves[path_of(0, PARTS[0])].shape
+    length, heads, size = leaves[prefix.path_of(0, prefix.PARTS[0])].shape
     table = np.zeros((length, odd, 2, heads, size), np.float32)
     for i in range(layers):
-        for j, part in enumerate(PARTS):
-            table[:, 2 * i % odd, j] = leaves[path_of(i, part)]
+        for j, part in enumerate(prefix.PARTS):
+            table[:, 2 * i % odd, j] = leaves[prefix.path_of(i, part)]
     settings = {
         "encoder_hidden_size": heads * size,
         "init_weights": None,

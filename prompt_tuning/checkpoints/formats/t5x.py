@@ -34,7 +34,7 @@ def read_step(path: epath.PathLike) -> int:
     try:
         step = int(leaves.read(leaf).item())
         if not 0 <= step < 2**31:
-            raise ValueError(f"step {step}")
+            raise ValueError(f"step {step}; expected 0 to 2**31 - 1")
     except (TypeError, ValueError) as error:
         raise _damaged(path / "checkpoint", error) from error
     return step
@@ -101,14 +101,17 @@ def _read_index(path: epath.Path) -> dict:
     except Exception as error:  # Of msgpack, of Flax, of numpy: whatever their parsers come upon.
         raise _damaged(file, error) from error
     if version < OLDEST_VERSION:
-        raise ValueError(f"{file} has version {version}; {OLDEST_VERSION} and later can be read")
+        raise ValueError(
+            f"{file} has version {version}; expected version {OLDEST_VERSION} or later. Save the "
+            "checkpoint again with a later T5X."
+        )
     return optimizer
 
 
 def _damaged(file: epath.Path, error: Exception) -> ValueError:
     return ValueError(
-        f"{file} is not a T5X checkpoint or is damaged ({weight_files.shown(error)}); copy it again or choose "
-        "another INITIAL_CHECKPOINT_PATH"
+        f"{file} is not a T5X checkpoint or is damaged ({weight_files.shown(error)}); expected "
+        "T5X's msgpack index. Copy it again, or choose another INITIAL_CHECKPOINT_PATH."
     )
 
 
@@ -135,15 +138,18 @@ def _flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
         elif _is_spec(value) or isinstance(value, np.ndarray | np.generic):
             yield prefix + key, value
         else:
-            raise TypeError(f"{prefix}{key} is {weight_files.shown(value)}")
+            raise TypeError(
+                f"{prefix}{key} is {weight_files.shown(value)}; expected an array or its spec"
+            )
 
 
 def _kvstore(path: epath.Path, name: str, spec: Mapping[str, Any]) -> zarr.Json:
     """TensorStore's name for the folder of an array beside the index."""
     if spec["driver"] != "zarr":
         raise ValueError(
-            f"{name} of {path} is stored with the TensorStore driver {weight_files.shown(spec['driver'])}; "
-            "expected 'zarr', T5X's: save the checkpoint with T5X"
+            f"{name} of {path} is stored with the TensorStore driver "
+            f"{weight_files.shown(spec['driver'])}; expected 'zarr', as T5X writes. Save the "
+            "checkpoint with T5X."
         )
     kvstore = spec["kvstore"]
     # TensorStore before 0.1.14 wrote the path beside the kvstore.
@@ -151,6 +157,7 @@ def _kvstore(path: epath.Path, name: str, spec: Mapping[str, Any]) -> zarr.Json:
     folder = relative.rstrip("/") if isinstance(relative, str) else ""
     if folder in ("", ".", "..") or "/" in folder:
         raise ValueError(
-            f"the index of {path} points out of its folder ({relative!r}); use another copy of it"
+            f"the index of {path} refers to a path outside its folder ({relative!r}); expected a "
+            "folder name. Use another copy of the checkpoint."
         )
     return zarr.kvstore(path / folder)

@@ -79,7 +79,10 @@ def name_of(path: str) -> str:
     for pattern, template in NAMES:
         if match := re.fullmatch(pattern, path):
             return match.expand(template)
-    raise ValueError(f"parameter {path!r} has no place in a T5 of this format")
+    raise ValueError(
+        f"parameter {path!r} does not exist in transformers' T5; expected parameters of a T5 "
+        "without adapter parameters"
+    )
 
 
 def check(
@@ -101,14 +104,14 @@ def check(
     for stack, other in (("encoder", "decoder"), ("decoder", "encoder")):
         if not any(each.startswith(f"{other}.block.") for each in shapes):
             raise ValueError(
-                f"{folder} holds {f'a {name}' if name else 'a model'} without {other} (no {other}.block.… "
-                f"among {len(shapes)} tensors); expected {stack} and {other}: use the model that it was "
-                "made from, saved as T5ForConditionalGeneration"
+                f"{folder} contains {f'a {name}' if name else 'a model'} without {other} (no "
+                f"{other}.block.… among {len(shapes)} tensors); expected {stack} and {other}. Use "
+                "the original model, saved as T5ForConditionalGeneration."
             )
     if name.endswith("T5Model") and LM_HEAD not in shapes and not is_scaled:
         raise ValueError(
-            f"{folder} holds a {name}, without output layer ({LM_HEAD}); expected "
-            "T5ForConditionalGeneration: use the model that it was made from"
+            f"{folder} contains a {name} without output layer ({LM_HEAD}); expected "
+            "T5ForConditionalGeneration. Use the original model."
         )
     _check_rows(folder, shapes, config["vocab_size"])
 
@@ -130,9 +133,9 @@ def without_copies(
     for name in names[1:]:
         if not is_copy(stored, name):
             raise ValueError(
-                f"{folder}: {names[0]} and {name} differ; expected copies, as a {'tied ' * is_tied}T5 has "
-                "one token embedding: save the model again with transformers (save_pretrained), or use "
-                "another copy of it"
+                f"{folder}: {names[0]} and {name} differ; expected equal tensors, because a "
+                f"{'tied ' * is_tied}T5 has one token embedding. Save the model again with "
+                "transformers (save_pretrained), or use another copy of it."
             )
     rest = {name: leaf for name, leaf in stored.items() if name not in {*names, UNUSED}}
     return rest | ({EMBEDDINGS[0]: stored[names[0]]} if names else {})
@@ -157,20 +160,22 @@ def _check_wrapper(folder: epath.PathLike, names: Collection[str], architecture:
     """Raises ValueError for a classifier, an adapter that is not merged, or a module around the model."""
     if adapters := sorted(name for name in names if re.search(UNMERGED, name)):
         raise ValueError(
-            f"{folder} holds a model with an adapter that is not merged ({adapters[0]}); expected a plain "
-            "T5: call merge_and_unload() of PEFT and save the result with save_pretrained(folder)"
+            f"{folder} contains a model with an unmerged adapter ({adapters[0]}); expected a plain "
+            "T5. Call PEFT's merge_and_unload() and save the result with save_pretrained(folder)."
         )
     if heads := sorted(name for name in names if re.match(HEADS, name)):
         raise ValueError(
-            f"{folder} holds a {architecture or 'classifier'} (it has {heads[0]}); expected "
-            "T5ForConditionalGeneration, which generates text: use the model that it was fine-tuned from"
+            f"{folder} contains a {architecture or 'classifier'} (it has {heads[0]}); expected "
+            "T5ForConditionalGeneration, which generates text. Use the model that it was "
+            "fine-tuned from."
         )
     prefixes = [name.removesuffix(FIRST_NORM) for name in names if name.endswith(f".{FIRST_NORM}")]
     if FIRST_NORM not in names and prefixes:
         prefix = min(prefixes, key=len)
         raise ValueError(
-            f"the tensors of {folder} have the prefix {prefix!r} of a wrapper ({prefix}{FIRST_NORM}); "
-            f"expected names without it: save the wrapped model, wrapper.{prefix}save_pretrained(folder)"
+            f"the tensors of {folder} have the prefix {prefix!r} of a wrapper "
+            f"({prefix}{FIRST_NORM}); expected names without it. Save the wrapped model: "
+            f"wrapper.{prefix}save_pretrained(folder)."
         )
 
 
@@ -183,9 +188,10 @@ def _check_rows(
     if set(rows.values()) <= {vocab_size}:
         return
     listed = ", ".join(f"{name} has {count} rows" for name, count in rows.items())
-    advice = "copy the model again"
+    advice = "Copy the model again"
     if len(set(rows.values())) == 1:
-        advice = f"set vocab_size to {min(rows.values())} in config.json"
+        advice = f"Set vocab_size to {min(rows.values())} in config.json"
     raise ValueError(
-        f"{folder}: {listed}, but config.json has vocab_size {vocab_size}; expected the same: {advice}"
+        f"{folder}: {listed}, but config.json has vocab_size {vocab_size}; expected the same "
+        f"number. {advice}."
     )

@@ -37,7 +37,9 @@ def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
             try:
                 stored |= _leaves(copy)
             except safetensors.SafetensorError as error:
-                raise ValueError(f"{file} is damaged ({error}); copy it again") from error
+                raise ValueError(
+                    f"{file} is damaged ({error}); expected a safetensors file. Copy it again."
+                ) from error
         yield stored
 
 
@@ -53,8 +55,8 @@ def warn_of_index(path: epath.PathLike) -> None:
     path = epath.Path(path)
     if (path / WEIGHTS).exists() and (path / INDEX).exists():
         logging.warning(
-            "%s has both %s and %s: reading the former, as transformers does; delete the one that is "
-            "out of date",
+            "%s has both %s and %s: reading the former, as transformers does. Delete the one that "
+            "is out of date.",
             path,
             WEIGHTS,
             INDEX,
@@ -66,7 +68,9 @@ def read_json(path: epath.Path) -> dict:
     try:
         return dict(json.loads(path.read_text()))
     except (RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a JSON object ({error}); copy it again") from error
+        raise ValueError(
+            f"{path} is not a JSON object ({error}); expected one. Copy the file again."
+        ) from error
 
 
 def whole_number(
@@ -80,8 +84,8 @@ def whole_number(
     value = default if config.get(name) is None else config[name]
     if type(value) is not int or not least <= value < 2**31:
         raise ValueError(
-            f"{file} has {name} {shown(value)}; expected a whole number from {least} to 2**31: copy it "
-            "again"
+            f"{file} has {name} {shown(value)}; expected an integer of at least {least} and below "
+            "2**31. Copy the file again."
         )
     return value
 
@@ -99,24 +103,25 @@ def _files(path: epath.Path) -> list[epath.Path]:
     files = [path / name for name in _listed(path)]
     if missing := [file.name for file in files if not file.exists()]:
         raise FileNotFoundError(
-            f"{path} lacks {', '.join(missing)}, which {INDEX} lists; expected all shards, or {WEIGHTS}: "
-            "copy the model again (INITIAL_CHECKPOINT_PATH)"
+            f"{path} lacks {', '.join(missing)}, which {INDEX} lists; expected all shards, or "
+            f"{WEIGHTS}. Copy the model (INITIAL_CHECKPOINT_PATH) again."
         )
     if not files:
         others = [name for name in UNREAD if (path / name).exists()]
-        advice = "copy the model again, or set another INITIAL_CHECKPOINT_PATH"
+        advice = "Copy the model again, or set another INITIAL_CHECKPOINT_PATH"
         if variants := sorted(file.name for file in path.glob("*.safetensors")):
             advice = (
-                f"the folder has {', '.join(variants[:3])}; rename a complete file to {WEIGHTS}, or save "
-                "the model with save_pretrained(folder) without variant="
+                f"The folder has {', '.join(variants[:3])}: rename a complete file to {WEIGHTS}, "
+                "or save the model with save_pretrained(folder) without variant="
             )
         if others:
             advice = (
-                f"{others[0]} is not read (only safetensors is: nothing is unpickled); load the model with "
-                "transformers, call save_pretrained(folder) and set INITIAL_CHECKPOINT_PATH to that folder"
+                f"{others[0]} is not read, because it is not safetensors: load the model with "
+                "transformers, call save_pretrained(folder) and set INITIAL_CHECKPOINT_PATH to "
+                "that folder"
             )
         raise FileNotFoundError(
-            f"{path} has no {WEIGHTS}; expected it beside config.json: {advice}"
+            f"{path} has no {WEIGHTS}; expected it in the same folder as config.json. {advice}."
         )
     return files
 
@@ -127,11 +132,15 @@ def _listed(path: epath.Path) -> list[str]:
         return []
     found = read_json(path / INDEX).get("weight_map")
     if not found or not isinstance(found, dict):
-        raise ValueError(f"{path / INDEX} has no weight_map, or an empty one; copy it again")
+        raise ValueError(
+            f"{path / INDEX} has no weight_map, or an empty one; expected {{tensor: file}}. Copy "
+            "it again."
+        )
     for file in found.values():
         if not isinstance(file, str) or "/" in file or file in ("", ".", ".."):
             raise ValueError(
-                f"{path / INDEX} points out of its folder ({file!r}); use another copy of it"
+                f"{path / INDEX} refers to a file outside its folder ({file!r}); expected a file "
+                "name. Use another copy of the model."
             )
     return sorted(set(found.values()))
 
@@ -149,10 +158,12 @@ def _header(path: epath.Path) -> dict[str, tuple[int, ...]]:
         tensors.pop("__metadata__", None)
         expected = 8 + length + max((x["data_offsets"][1] for x in tensors.values()), default=0)
         if (size := path.stat().length) != expected:
-            raise ValueError(f"{size} bytes in place of {expected}")
+            raise ValueError(f"{size} bytes; expected {expected}")
         return {name: tuple(map(int, tensor["shape"])) for name, tensor in tensors.items()}
     except (LookupError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); copy it again") from error
+        raise ValueError(
+            f"{path} is damaged ({error}); expected a complete safetensors file. Copy it again."
+        ) from error
 
 
 def _leaves(file: str) -> dict[str, leaves.Leaf]:

@@ -43,8 +43,9 @@ def open_leaves(kvstores: Mapping[str, Json], source: epath.PathLike) -> dict[st
         packed = (store.codec.to_json()["compressor"] or {}).get("id")
         if packed not in COMPRESSORS:
             raise ValueError(
-                f"{name} of the checkpoint {source} is packed with {packed}; expected one of "
-                f"{', '.join(filter(None, COMPRESSORS))}, or nothing: save it with one of them"
+                f"{name} of the checkpoint {source} is compressed with {packed}; expected "
+                f"{', '.join(filter(None, COMPRESSORS))} or no compression. Save the checkpoint "
+                "with one of these."
             )
     return opened
 
@@ -87,10 +88,13 @@ def _leaf(store: tensorstore.TensorStore, source: epath.PathLike) -> leaves.Leaf
     chunk = tuple(store.chunk_layout.read_chunk.shape or ())  # None for a scalar
     if math.prod(chunk) > max(1, math.prod(shape)):
         # It would be unpacked whole: an array's own size bounds what reading it takes.
-        raise ValueError(f"an array of shape {shape} in pieces of {chunk}")
+        raise ValueError(f"an array of shape {shape} in larger chunks of {chunk}")
     return leaves.Leaf(shape, store.dtype.numpy_dtype, chunk, read)
 
 
 def damaged(source: epath.PathLike, error: Exception) -> ValueError:
     """The error for a checkpoint of which TensorStore cannot read a part."""
-    return ValueError(f"the checkpoint {source} is damaged or incomplete: {error}; copy it again")
+    return ValueError(
+        f"the checkpoint {source} is damaged or incomplete ({error}); expected complete arrays. "
+        "Copy it again."
+    )

@@ -93,8 +93,8 @@ def unchanged(files: Mapping[str, Sequence[epath.PathLike]]) -> Iterator[None]:
         for path in paths:
             if _state(path) != before[path]:
                 raise OSError(
-                    f"{setting} {path} changed while it was read; expected a file that nothing "
-                    "writes to: start the same command again"
+                    f"{setting} {path} changed while it was read; expected a file that no other process "
+                    "writes to. Run the same command again."
                 )
 
 

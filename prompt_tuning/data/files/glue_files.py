@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.data.files import file_task, json_text, originals
+from prompt_tuning.data.files import lines, originals, tables
 
 _SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 _ENTAILMENT = ("entailment", "not_entailment")
@@ -115,23 +115,24 @@ def read(name: str, folder: epath.Path, split: str) -> Iterator[dict[str, Any]]:
         example = {feature: row[column] for feature, column in data_set.texts.items()}
         # TFDS hides the labels of MRPC's test split, which Microsoft's file has.
         label = None if (name, split) == ("mrpc", "test") else row.get(data_set.label)
-        place = f"{file}, row {number}"
-        example["label"] = -1 if label is None else _label(label, data_set.classes, place)
+        location = f"{file}, row {number}"
+        example["label"] = -1 if label is None else _label(label, data_set.classes, location)
         yield {**example, "idx": number}
 
 
-def _label(value: str, classes: Sequence[str], place: str) -> float | int:
+def _label(value: str, classes: Sequence[str], location: str) -> float | int:
     if classes:
         numbers = [str(i) for i in range(len(classes))]
         return (
-            numbers.index(value) if value in numbers else originals.class_id(value, classes, place)
+            numbers.index(value)
+            if value in numbers
+            else originals.class_id(value, classes, location)
         )
     try:
         return float(value)
     except ValueError as error:
         raise ValueError(
-            f"{originals.SETTING} {place}: label {value!r}; expected a number: is this the file of "
-            "another task?"
+            f"{originals.SETTING} {location}: label {value!r}; expected a number. {originals.FIX}"
         ) from error
 
 
@@ -140,9 +141,9 @@ def _tsv_rows(
 ) -> Iterator[dict[str, str] | None]:
     """The rows of a file; None for one that lacks a value."""
     # newline=None: a carriage return within a row ends it, as for TFDS.
-    lines = io.StringIO(file_task.read_text(str(file), originals.SETTING), newline=None)
+    text = io.StringIO(lines.read_text(str(file), originals.SETTING), newline=None)
     names = None if has_header else ["source", data_set.label, "mark", "sentence"]
-    reader = csv.DictReader(lines, names, delimiter="\t", quoting=csv.QUOTE_NONE)
+    reader = csv.DictReader(text, names, delimiter="\t", quoting=csv.QUOTE_NONE)
     header = reader.fieldnames or []
     columns = list(data_set.texts.values())
     originals.check_keys(header, columns, str(file))
@@ -151,18 +152,20 @@ def _tsv_rows(
     for row in reader:
         if not has_header and row["sentence"] is None:
             raise ValueError(
-                f"{originals.SETTING} {file}, line {reader.line_num}: expected 4 columns without a "
-                "header; is this the file of another task?"
+                f"{originals.SETTING} {file}, line {reader.line_num}: fewer than 4 columns; expected 4 "
+                f"columns and no header. {originals.FIX}"
             )
-        whole = all(row[column] is not None for column in columns)
-        yield row if whole and row.get(data_set.label) != "" else None
+        is_complete = all(row[column] is not None for column in columns)
+        yield row if is_complete and row.get(data_set.label) != "" else None
 
 
 def _json_rows(file: epath.Path, data_set: DataSet) -> Iterator[dict[str, str]]:
-    text = file_task.read_text(str(file), originals.SETTING)
-    rows = json_text.parse(text, f"{originals.SETTING} {file}")
+    text = lines.read_text(str(file), originals.SETTING)
+    rows = tables.parse_json(text, f"{originals.SETTING} {file}")
     if not isinstance(rows, Mapping):
-        raise ValueError(f"{originals.SETTING} {file}: {text[:40]}; expected a JSON object of rows")
+        raise ValueError(
+            f"{originals.SETTING} {file}: {text[:40]}; expected a JSON object of rows. {originals.FIX}"
+        )
     first, second = data_set.texts.values()
     for key, row in rows.items():
         originals.check_keys(row, ("text_a", "text_b", "label"), f"{file}, {key!r}")
@@ -173,7 +176,7 @@ def _mrpc_part(
     rows: Iterator[dict[str, str] | None], ids_file: epath.Path, split: str
 ) -> Iterator[dict[str, str] | None]:
     """The rows of Microsoft's training file that GLUE takes for `split`; None for the others."""
-    text = file_task.read_text(str(ids_file), originals.SETTING)
+    text = lines.read_text(str(ids_file), originals.SETTING)
     development = {tuple(line.split("\t")[:2]) for line in text.splitlines()}
     for row in rows:
         is_development = row is not None and (row["#1 ID"], row["#2 ID"]) in development

@@ -16,10 +16,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from prompt_tuning.data import in_memory
-from prompt_tuning.data.files import lazy, records, tables
+from prompt_tuning.data import seqio_tasks
+from prompt_tuning.data.files import records, tables
 
 SETTING = "TASK_DATA_DIR"
+# The last sentence of a message about a file that another task may have.
+FIX = f"It may belong to another task: set {SETTING} to the folder of this task."
 Example = Mapping[str, Any]
 # From the folder and the split to its examples.
 Reader = Callable[[epath.Path, str], Iterable[Example]]
@@ -80,7 +82,7 @@ class Source(seqio.TfdsDataSource):
 
         Raises:
           ValueError, FileNotFoundError: the data is not there, or is of another task; the
-            message says which file was looked for and which setting mends it.
+            message says which file was looked for and which setting to correct.
         """
         if self._folder is None:
             self._check_prepared()
@@ -98,7 +100,10 @@ class Source(seqio.TfdsDataSource):
         except STRANGE as error:
             raise self._foreign(folder, split, error) from error
         if not examples:
-            raise ValueError(f"{SETTING} {folder} has no example of split {split!r} of {self.name}")
+            raise ValueError(
+                f"{SETTING} {folder} has no example of split {split!r} of {self.name}; expected at least "
+                f"one. {FIX}"
+            )
         if self._streams:
             return _stream(read, self._features), STREAM_SHUFFLE
         try:
@@ -109,8 +114,8 @@ class Source(seqio.TfdsDataSource):
 
     def _foreign(self, folder: epath.Path, split: str, error: Exception) -> ValueError:
         return ValueError(
-            f"{SETTING} {folder} has another kind of value than {self.name} in split {split!r} "
-            f"({error!r:.200}): is this the folder of another task? Set {SETTING} to the task's folder"
+            f"{SETTING} {folder}: split {split!r} does not have the values of {self.name} "
+            f"({error!r:.200}). {FIX}"
         )
 
     @property
@@ -119,7 +124,7 @@ class Source(seqio.TfdsDataSource):
         return self.tfds_dataset.name
 
     def num_input_examples(self, split: str) -> int | None:
-        """Examples of a split; not told of original files: seqio would cache their order."""
+        """Examples of a split; None of original files: seqio would cache their order."""
         if self._folder is not None:
             return None
         self._check_prepared()
@@ -139,9 +144,9 @@ class Source(seqio.TfdsDataSource):
         if folder.exists():
             return
         raise ValueError(
-            f"the TFDS data set {self.name} is not in {folder}; make it with: tfds build {self.name} "
-            f"--data_dir={root} and give --tfds_data_dir={root}, or set {SETTING} to a folder with "
-            "its original files"
+            f"the TFDS data set {self.name} does not exist in {folder}. Run `tfds build {self.name} "
+            f"--data_dir={root}` and pass --tfds_data_dir={root}, or set {SETTING} to a folder with its "
+            "original files."
         )
 
 
@@ -159,7 +164,7 @@ def _read_part(
 
 def _stream(read: Callable[[], Iterable[Example]], features: Mapping[str, str]) -> tf.data.Dataset:
     """The examples in order, read as they are asked for."""
-    get = lazy.read_in_order(read)
+    get = records.read_in_order(read)
 
     def get_at_most_one(number: int) -> dict[str, list]:
         example = get(number)
@@ -167,7 +172,7 @@ def _stream(read: Callable[[], Iterable[Example]], features: Mapping[str, str]) 
 
     signature = {name: tf.TensorSpec([None], dtype) for name, dtype in features.items()}
     numbers = tf.data.Dataset.range(tf.int64.max)
-    examples = numbers.map(in_memory.read_by_number(get_at_most_one, signature))
+    examples = numbers.map(seqio_tasks.read_by_number(get_at_most_one, signature))
     first = next(iter(features))
     return examples.take_while(lambda example: tf.size(example[first]) > 0).unbatch()
 
@@ -192,23 +197,25 @@ def in_folder(provider: seqio.Task | seqio.Mixture, folder: str):
 
     Raises:
       FileNotFoundError: no such folder.
-      ValueError: a task that reads no data set of ours.
+      ValueError: a task that reads another source than `Source`.
     """
     if not epath.Path(folder).is_dir():
         raise FileNotFoundError(
-            f"{SETTING} {folder} is no folder; set it to the folder of the original files"
+            f"{SETTING} {folder} is not a folder; expected the folder of the original files. Correct the "
+            "path."
         )
     tasks = seqio.get_subtasks(provider)
     for task in tasks:
         if not isinstance(task.source, Source):
             raise ValueError(
-                f"{SETTING} is set, but task {task.name} reads {type(task.source).__name__}, not a "
-                f"data set with original files; leave {SETTING} unset"
+                f"{SETTING} is {folder!r}, but task {task.name} reads {type(task.source).__name__}, which "
+                f"has no original files. Remove {SETTING}."
             )
-    moved = [task.replace(source=task.source.in_folder(folder)) for task in tasks]
+    replaced = [task.replace(source=task.source.in_folder(folder)) for task in tasks]
     if not isinstance(provider, seqio.Mixture):
-        return moved[0]
-    rated = [(task, provider.get_rate(own)) for task, own in zip(moved, tasks, strict=True)]
+        return replaced[0]
+    rates = [provider.get_rate(task) for task in tasks]
+    rated = list(zip(replaced, rates, strict=True))
     return seqio.Mixture(provider.name, rated, sample_fn=provider._sample_fn)
 
 
@@ -222,40 +229,38 @@ def find_file(folder: epath.Path, *names: str, inside: str = "") -> epath.Path:
 
     Raises FileNotFoundError that says what was looked for.
     """
-    own = folder / inside if inside and (folder / inside).is_dir() else folder
+    searched = folder / inside if inside and (folder / inside).is_dir() else folder
     for name in names:
-        for file in (own / name, own / f"{name}.gz"):
+        for file in (searched / name, searched / f"{name}.gz"):
             if file.exists():
                 return file
-    either = f", nor a folder {inside} with one" if inside and own == folder else ""
+    either = f", nor a folder {inside} with one of them" if inside and searched == folder else ""
     raise FileNotFoundError(
-        f"{SETTING} {own} has none of {', '.join(names)}{either}; set it to the folder that holds "
-        "the data set's original files"
+        f"{SETTING} {searched} has none of {', '.join(names)}{either}. Set {SETTING} to the folder "
+        "that has the original files of the data set."
     )
 
 
-def check_keys(found: Collection[str], expected: Collection[str], place: str) -> None:
+def check_keys(keys: Collection[str], expected: Collection[str], location: str) -> None:
     """Raises ValueError where a row is that of another task."""
-    if missing := [key for key in expected if key not in found]:
+    if missing := [key for key in expected if key not in keys]:
         raise ValueError(
-            f"{SETTING} {place}: no {', '.join(missing)}; it has {list(found)}, expected "
-            f"{list(expected)}: is this the file of another task? Set {SETTING} to the task's folder"
+            f"{SETTING} {location}: no {', '.join(missing)} in {list(keys)}; expected {list(expected)}. {FIX}"
         )
 
 
-def class_id(value: str, names: Sequence[str], place: str) -> int:
-    """The number of a class that a file tells by its name. Raises ValueError for another's."""
+def class_id(value: str, names: Sequence[str], location: str) -> int:
+    """The number of a class from its name. Raises ValueError for the name of no class."""
     if value not in names:
         raise ValueError(
-            f"{SETTING} {place}: label {value!r}; expected one of {', '.join(names)}: is this the "
-            f"file of another task? Set {SETTING} to the task's folder"
+            f"{SETTING} {location}: label {value!r}; expected one of {', '.join(names)}. {FIX}"
         )
     return list(names).index(value)
 
 
 def jsonl_rows(file: epath.Path, keys: Collection[str]) -> Iterator[tuple[str, tables.Row]]:
-    """(place for messages, object) of each line; each has at least these keys."""
+    """(location for messages, object) of each line; each has at least these keys."""
     for number, row in records.read_rows(str(file), SETTING):
-        place = f"{file}, line {number}"
-        check_keys(row.keys(), keys, place)
-        yield place, row
+        location = f"{file}, line {number}"
+        check_keys(row.keys(), keys, location)
+        yield location, row

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.data.files import file_task, json_text, originals, records, tables
+from prompt_tuning.data.files import lines, originals, records, tables
 
 Example = Mapping[str, Any]
 
@@ -27,15 +27,16 @@ def read_squad(folder: epath.Path, split: str) -> Iterator[Example]:
     variants = sorted(file.name for file in folder.glob(f"{stem}*.json*"))
     file = originals.find_file(folder, f"{stem}.json", *variants)
     try:
-        text = file_task.read_text(str(file), originals.SETTING)
-        for article in json_text.parse(text, f"{originals.SETTING} {file}")["data"]:
+        text = lines.read_text(str(file), originals.SETTING)
+        for article in tables.parse_json(text, f"{originals.SETTING} {file}")["data"]:
             for paragraph in article["paragraphs"]:
                 for asked in paragraph["qas"]:
                     yield _squad_example(asked, paragraph["context"], file)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{originals.SETTING} {file} is not SQuAD v1.1 ({error!r}); expected {{'data': "
-            "[{'paragraphs': [{'context', 'qas': [{'id', 'question', 'answers'}]}]}]}"
+            "[{'paragraphs': [{'context', 'qas': [{'id', 'question', 'answers'}]}]}]}. "
+            f"{originals.FIX}"
         ) from error
 
 
@@ -43,8 +44,8 @@ def _squad_example(asked: Mapping[str, Any], context: str, file: epath.Path) -> 
     texts = [answer["text"] for answer in asked["answers"]]
     if not texts:
         raise ValueError(
-            f"{originals.SETTING} {file}: question {asked['id']} has no answer; expected SQuAD v1.1, "
-            "is this v2.0?"
+            f"{originals.SETTING} {file}: question {asked['id']} has no answer, as in SQuAD v2.0; expected "
+            f"SQuAD v1.1. Set {originals.SETTING} to the folder of SQuAD v1.1."
         )
     return {
         "id": asked["id"],
@@ -60,7 +61,7 @@ def read_mrqa(folder: epath.Path, split: str, name: str) -> Iterator[Example]:
     Args:
       folder: has NAME*.jsonl, or the folders train and dev with it.
       split: train or validation.
-      name: of the set, e.g. "DuoRC"; the file's may go on, as in DuoRC.ParaphraseRC.jsonl.
+      name: of the set, e.g. "DuoRC"; the file's may be longer, as in DuoRC.ParaphraseRC.jsonl.
 
     Raises FileNotFoundError, or ValueError where the file is not that of this set.
     """
@@ -73,13 +74,14 @@ def read_mrqa(folder: epath.Path, split: str, name: str) -> Iterator[Example]:
     rows = records.read_rows(str(file), originals.SETTING)
     _check_header(next(rows)[1], name, split, file)
     for number, paragraph in rows:
-        place = f"{file}, line {number}"
-        originals.check_keys(paragraph, ("context", "qas"), place)
+        location = f"{file}, line {number}"
+        originals.check_keys(paragraph, ("context", "qas"), location)
         for asked in paragraph["qas"]:
-            originals.check_keys(asked, ("qid", "question", "answers"), place)
+            originals.check_keys(asked, ("qid", "question", "answers"), location)
             if not asked["answers"]:
                 raise ValueError(
-                    f"{originals.SETTING} {place}: question {asked['qid']} has no answer"
+                    f"{originals.SETTING} {location}: question {asked['qid']} has no answer; expected at "
+                    "least one. Add an answer, or remove the question."
                 )
             yield {
                 "qid": asked["qid"],
@@ -90,22 +92,22 @@ def read_mrqa(folder: epath.Path, split: str, name: str) -> Iterator[Example]:
 
 
 def _check_header(row: tables.Row, name: str, split: str, file: epath.Path) -> None:
-    """The first line of a file tells its set, and as a rule its split: train, dev or test."""
+    """The first line of a file has its set, and as a rule its split: train, dev or test."""
     header = row.get("header")
     if not isinstance(header, Mapping) or "dataset" not in header:
         raise ValueError(
             f"{originals.SETTING} {file}, line 1: no header; expected "
-            f"{{'header': {{'dataset': '{name}', …}}}}, as the files of MRQA begin"
+            f"{{'header': {{'dataset': '{name}', …}}}}, as in the files of MRQA. {originals.FIX}"
         )
-    found = re.sub(r"\W", "", str(header["dataset"])).lower()
-    if not found.startswith(name.lower()):
+    dataset = re.sub(r"\W", "", str(header["dataset"])).lower()
+    if not dataset.startswith(name.lower()):
         raise ValueError(
-            f"{originals.SETTING} {file} has the data set {header['dataset']}, the task {name}; set "
-            f"{originals.SETTING} to the folder of {name}, or another task"
+            f"{originals.SETTING} {file} has the data set {header['dataset']}; expected {name}. Set "
+            f"{originals.SETTING} to the folder of {name}, or choose another task."
         )
     of_file = header.get("split")
     if of_file is not None and (of_file == "train") != (split == "train"):
         raise ValueError(
             f"{originals.SETTING} {file} has the split {of_file!r} of {name}; expected "
-            f"{_PARTS[split]!r}; set {originals.SETTING} to a folder with train/ and dev/"
+            f"{_PARTS[split]!r}. Set {originals.SETTING} to a folder with train/ and dev/."
         )

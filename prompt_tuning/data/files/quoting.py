@@ -32,7 +32,7 @@ class Quoting:
     is_mixed: bool = False
 
 
-def detect_quoting(rows: Iterable[bytes], place: str, first_line: int = 1) -> Quoting:
+def detect_quoting(rows: Iterable[bytes], location: str, first_line: int = 1) -> Quoting:
     """Decides from all lines of a file, or from those up to the first that CSV could not have.
 
     A file is quoted if every quotation mark in it is one of CSV's, and if one of these holds:
@@ -42,7 +42,7 @@ def detect_quoting(rows: Iterable[bytes], place: str, first_line: int = 1) -> Qu
 
     Args:
       rows: the lines, header first.
-      place: the file and its setting, for messages.
+      location: the file and its setting, for messages.
       first_line: number of the header's line.
 
     Raises:
@@ -64,22 +64,22 @@ def detect_quoting(rows: Iterable[bytes], place: str, first_line: int = 1) -> Qu
         is_open = fields.count(b'"') % 2
         syntax = _OPEN_RECORD if is_open else _RECORD
         if size > lines.LINE_LIMIT or not syntax.fullmatch(fields):
-            return _broken(evidence, start, place)
+            return _broken(evidence, start, location)
         evidence.add_line(line)
         if not is_open:
             evidence.add_record(b"".join(record))
             record.clear()
     if record:
-        return _broken(evidence, start, place)
+        return _broken(evidence, start, location)
     return Quoting(evidence.is_quoted())
 
 
-def _broken(evidence: "_Evidence", number: int, place: str) -> Quoting:
+def _broken(evidence: "_Evidence", number: int, location: str) -> Quoting:
     if evidence.header_is_quoted:
         raise ValueError(
-            f"{place}, line {number}: the quotation marks are not those of CSV, though the header is "
-            'quoted. Expected them around fields, and doubled ("") inside. Correct the row, or save '
-            "the file again as CSV (.csv) or JSON Lines (.jsonl)."
+            f"{location}, line {number}: quotation marks do not follow CSV, although the header is quoted; "
+            'expected them around fields, and doubled ("") inside fields. Correct the row, or save the '
+            "file again as CSV (.csv) or JSON Lines (.jsonl)."
         )
     return Quoting(False, number, evidence.has_doubled)
 

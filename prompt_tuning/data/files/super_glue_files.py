@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.data.files import file_task, originals, tables
+from prompt_tuning.data.files import lines, originals, tables
 
 Examples = Iterator[dict[str, Any]]
 _ENTAILMENT = ("entailment", "not_entailment")
@@ -108,35 +108,35 @@ def read(name: str, folder: epath.Path, split: str) -> Examples:
 
 def _flat(file: epath.Path, data_set: DataSet) -> Examples:
     features = (*data_set.texts, *data_set.numbers)
-    for place, row in originals.jsonl_rows(file, (*features, "idx")):
+    for location, row in originals.jsonl_rows(file, (*features, "idx")):
         yield {
             **{feature: row[feature] for feature in features},
-            "label": _label(row, data_set.classes, place),
+            "label": _label(row, data_set.classes, location),
             "idx": row["idx"],
         }
 
 
-def _label(row: tables.Row, classes: Sequence[str], place: str) -> int:
-    """-1 in a test split; a file tells a class by name, by number, or as true and false."""
+def _label(row: tables.Row, classes: Sequence[str], location: str) -> int:
+    """-1 in a test split; a file has a class by name, by number, or as true and false."""
     label = row.get("label")
     if label is None:
         return -1
     if not isinstance(label, str) and label in range(len(classes)):
         return int(label)
-    return originals.class_id(str(label), classes, place)
+    return originals.class_id(str(label), classes, location)
 
 
 def _multirc(file: epath.Path, data_set: DataSet) -> Examples:
-    for place, row in originals.jsonl_rows(file, ("passage", "idx")):
+    for location, row in originals.jsonl_rows(file, ("passage", "idx")):
         paragraph = row["passage"]
-        originals.check_keys(paragraph, ("text", "questions"), place)
+        originals.check_keys(paragraph, ("text", "questions"), location)
         for question in paragraph["questions"]:
             for answer in question["answers"]:
                 yield {
                     "paragraph": paragraph["text"],
                     "question": question["question"],
                     "answer": answer["text"],
-                    "label": _label(answer, data_set.classes, place),
+                    "label": _label(answer, data_set.classes, location),
                     "idx": {
                         "paragraph": row["idx"],
                         "question": question["idx"],
@@ -147,11 +147,11 @@ def _multirc(file: epath.Path, data_set: DataSet) -> Examples:
 
 def _record(file: epath.Path, data_set: DataSet) -> Examples:
     del data_set
-    for place, row in originals.jsonl_rows(file, ("passage", "qas", "idx")):
+    for location, row in originals.jsonl_rows(file, ("passage", "qas", "idx")):
         passage = row["passage"]
-        originals.check_keys(passage, ("text", "entities"), place)
+        originals.check_keys(passage, ("text", "entities"), location)
         text = passage["text"]
-        # "end" is the last character's place.
+        # "end" is the position of the last character.
         entities = {text[entity["start"] : entity["end"] + 1] for entity in passage["entities"]}
         for query in row["qas"]:
             yield {
@@ -165,11 +165,11 @@ def _record(file: epath.Path, data_set: DataSet) -> Examples:
 
 def _wsc(file: epath.Path, data_set: DataSet) -> Examples:
     spans = (*data_set.texts[1:], *data_set.numbers)
-    for place, row in originals.jsonl_rows(file, ("text", "target", "idx")):
-        originals.check_keys(row["target"], spans, place)
+    for location, row in originals.jsonl_rows(file, ("text", "target", "idx")):
+        originals.check_keys(row["target"], spans, location)
         example = {"text": row["text"], **{name: row["target"][name] for name in spans}}
         _mend_spans(example)
-        yield {**example, "label": _label(row, data_set.classes, place), "idx": row["idx"]}
+        yield {**example, "label": _label(row, data_set.classes, location), "idx": row["idx"]}
 
 
 def _mend_spans(example: dict[str, Any]) -> None:
@@ -197,21 +197,22 @@ def read_definite_pronouns(folder: epath.Path, split: str) -> Examples:
     From train.c.txt and test.c.txt in `folder` or its folder DPR. Raises as `read`.
     """
     file = originals.find_file(folder, f"{split}.c.txt", inside="DPR")
-    lines = [line.strip() for line in file_task.read_text(str(file), originals.SETTING).split("\n")]
-    for start in range(0, len(lines) - 3, 5):
-        sentence, pronoun, candidates, correct = lines[start : start + 4]
+    text = lines.read_text(str(file), originals.SETTING)
+    stripped = [line.strip() for line in text.split("\n")]
+    for start in range(0, len(stripped) - 3, 5):
+        sentence, pronoun, candidates, correct = stripped[start : start + 4]
         names = [name.strip() for name in candidates.split(",")]
-        place = f"{file}, line {start + 4}"
+        location = f"{file}, line {start + 4}"
         if len(names) != 2:
             raise ValueError(
-                f"{originals.SETTING} {file}, line {start + 3}: {candidates!r}; expected two names: is "
-                "this the file of another task?"
+                f"{originals.SETTING} {file}, line {start + 3}: {candidates!r}; expected two names. "
+                f"{originals.FIX}"
             )
         yield {
             "sentence": sentence,
             "pronoun": pronoun,
             "candidates": names,
-            "label": originals.class_id(correct, names, place),
+            "label": originals.class_id(correct, names, location),
         }
 
 

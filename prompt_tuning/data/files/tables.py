@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
-from prompt_tuning.data.files import encodings, json_text, lines, quoting
+from prompt_tuning.data.files import lines, quoting
 
 Row = Mapping[str, Any]
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".json")
@@ -25,10 +25,10 @@ _UNPRINTED = b" \r\n"
 
 
 class Table:
-    """How the rows of one file are told apart and read.
+    """How the rows of one file are separated and read.
 
     Attributes:
-      place: the file and its setting, for messages.
+      location: the file and its setting, for messages.
       coding: of the file.
     """
 
@@ -51,24 +51,24 @@ class Table:
           ValueError: another suffix or encoding; and as `lines.read_lines`.
         """
         suffix = epath.Path(path.removesuffix(".gz")).suffix.lower()
-        self.place = f"{setting} {path}"
+        self.location = f"{setting} {path}"
         if suffix not in suffixes:
             raise ValueError(
-                f"{self.place} {f'ends in {suffix!r}' if suffix else 'has no suffix'}; expected one of "
+                f"{self.location} {f'ends in {suffix!r}' if suffix else 'has no suffix'}; expected one of "
                 f"{', '.join(suffixes)}, or one of them with .gz. Save the table as one of them, "
-                "e.g. as 'CSV UTF-8' in Excel or with to_csv in pandas; lines of text become a .tsv with "
-                "a column's name as first line."
+                "e.g. as 'CSV UTF-8' in Excel or with to_csv in pandas; for lines of text, name the file .tsv "
+                "and add a column name as first line."
             )
-        encodings.check_name(encoding or "utf-8")
+        lines.check_encoding(encoding or "utf-8")
         self._path, self._setting = path, setting
         self._decode = functools.partial(
-            encodings.decode, place=self.place, has_setting=encoding is not None
+            lines.decode, location=self.location, has_setting=encoding is not None
         )
         head = lines.read_head(path, setting)
-        self.coding = encodings.detect(head, encoding or "utf-8", self.place)
+        self.coding = lines.detect_coding(head, encoding or "utf-8", self.location)
         self._header: list[str] | None = None
         self._skipped_lines = 0
-        text = head.decode(self.coding.encoding, errors="ignore").removeprefix(encodings.BOM)
+        text = head.decode(self.coding.encoding, errors="ignore").removeprefix(lines.BOM)
         self._format = self._choose_format(suffix, text)
 
     def scan(self, copy: BinaryIO | None = None) -> Iterator[tuple[int, int, int, Row | None]]:
@@ -86,7 +86,7 @@ class Table:
         for number, record, values in self._format.split(of_file):
             begin, start = start, start + len(record)
             if needs_header:
-                is_blank = not record.removeprefix(encodings.BOM.encode()).strip()
+                is_blank = not record.removeprefix(lines.BOM.encode()).strip()
                 if number > self._skipped_lines and not is_blank:
                     self._header, needs_header = self._check_header(values), False
                 continue
@@ -94,7 +94,9 @@ class Table:
             has_rows = has_rows or row is not None
             yield number, begin, start, row
         if not has_rows and not isinstance(self._format, _TextLines):
-            raise ValueError(f"{self.place} has no row of data; expected at least one")
+            raise ValueError(
+                f"{self.location} has no row of data; expected at least one. Add rows, or correct the path."
+            )
 
     def row(self, record: bytes, number: int) -> Row | None:
         """The row of these bytes, which begin at this line; None for a blank line."""
@@ -106,29 +108,29 @@ class Table:
         if suffix == ".txt":
             return _TextLines(self._decode)
         if suffix in (".jsonl", ".json"):
-            return _JsonLines(self._decode, self.place)
+            return _JsonLines(self._decode, self.location)
         separator = "\t" if suffix == ".tsv" else _detect_separator(head)
         if named := _SEPARATOR_LINE.match(head):
             self._skipped_lines, separator = 1, named[1]
         if separator not in (",", "\t") or (separator == "\t") != (suffix == ".tsv"):
-            logging.info("%s: fields are separated by %r", self.place, separator)
+            logging.info("%s: fields are separated by %r", self.location, separator)
         if separator == "\t":
-            return _TabSeparated(self._decode, self.place, self._detect_quoting)
-        return _Quoted(self._decode, self.place, separator)
+            return _TabSeparated(self._decode, self.location, self._detect_quoting)
+        return _Quoted(self._decode, self.location, separator)
 
     def _detect_quoting(self) -> quoting.Quoting:
         of_file = lines.read_lines(self._path, self._setting, coding=self.coding)
-        first = next(of_file, b"").removeprefix(encodings.BOM.encode())
+        first = next(of_file, b"").removeprefix(lines.BOM.encode())
         skipped = self._skipped_lines
         rows = itertools.islice(itertools.chain((first,), of_file), skipped, None)
-        return quoting.detect_quoting(rows, self.place, skipped + 1)
+        return quoting.detect_quoting(rows, self.location, skipped + 1)
 
     def _check_header(self, names: Sequence[str]) -> list[str]:
         header = [name.strip() for name in names]
         counts = collections.Counter(name for name in header if name)
         if twice := [name for name, count in counts.items() if count > 1]:
             raise ValueError(
-                f"{self.place}: column {twice[0]!r} occurs {counts[twice[0]]} times in the header "
+                f"{self.location}: column {twice[0]!r} occurs {counts[twice[0]]} times in the header "
                 f"{header}; expected each name once. Rename or delete the others."
             )
         return header
@@ -140,8 +142,8 @@ class Table:
             return None
         if len(values) != len(self._header):
             raise ValueError(
-                f"{self.place}, line {number}: {len(values)} fields; expected the "
-                f"{len(self._header)} of the header, {self._header}. {self._format.advice}"
+                f"{self.location}, line {number}: {len(values)} fields; expected "
+                f"{len(self._header)}, as in the header {self._header}. {self._format.advice}"
                 + separator_hint(self._header)
                 + self._row_name_hint(values)
             )
@@ -152,7 +154,7 @@ class Table:
         if len(values) != len(self._header or ()) + 1 or not values[0].isdecimal():
             return ""
         return (
-            f" If {values[0]!r} is the row's name, as write.table of R writes it, write the file with "
+            f" If {values[0]!r} is the row name of R's write.table, write the file again with "
             "row.names=FALSE."
         )
 
@@ -162,8 +164,8 @@ def separator_hint(columns: Iterable[str]) -> str:
     for separator in _SEPARATORS:
         if any(separator in column for column in columns):
             return (
-                f" If {separator!r}, which is in the header, separates the fields, name the file .csv "
-                f"and make its first line sep={separator}"
+                f" If the {separator!r} in the header separates fields, name the file .csv and insert the "
+                f"first line sep={separator}"
             )
     return ""
 
@@ -200,9 +202,9 @@ class _JsonLines:
 
     has_header, advice = False, ""
 
-    def __init__(self, decode, place: str):
+    def __init__(self, decode, location: str):
         """`decode` makes text of the bytes at a line."""
-        self._decode, self._place = decode, place
+        self._decode, self._location = decode, location
 
     def split(self, of_file: Iterator[bytes]) -> Iterator[tuple[int, bytes, Row | None]]:
         # Not splitlines: JSON strings may hold U+2028 and its like.
@@ -213,24 +215,27 @@ class _JsonLines:
         text = self._decode(record, number).strip()
         if not text:
             return None
-        place = f"{self._place}, line {number}"
+        location = f"{self._location}, line {number}"
         if number == 1 and text.startswith("["):
             raise ValueError(
-                f"{place}: not JSON Lines but a JSON list; expected one JSON object per line. Convert "
+                f"{location}: not JSON Lines but a JSON list; expected one JSON object per line. Convert "
                 "the file with `jq -c '.[]'`, or write it with to_json(orient='records', lines=True) "
                 "of pandas."
             )
         try:
-            row = json_text.parse(text, place, _JSON.decode)
+            row = parse_json(text, location, _JSON.decode)
         except ValueError as error:
             if not isinstance(error.__cause__, json.JSONDecodeError):
                 raise
             raise ValueError(
-                f"{error}; expected one JSON object per line. Write the file again with one object on "
-                "each line and nothing between them, as to_json(orient='records', lines=True) of pandas."
+                f"{location}: not JSON ({error.__cause__}); expected one JSON object per line. Write the file "
+                "again with one object on each line, e.g. with to_json(orient='records', lines=True) of pandas."
             ) from error
         if not isinstance(row, dict):
-            raise ValueError(f"{place}: {text[:40]}; expected a JSON object")
+            raise ValueError(
+                f"{location}: {text[:40]}; expected a JSON object. Write each row as "
+                '{"column": value, …} on one line.'
+            )
         return row
 
 
@@ -245,18 +250,41 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _JSON = json.JSONDecoder(object_pairs_hook=_unique_keys)
 
 
+def parse_json(text: str | bytes, location: str, decode: Callable[[Any], Any] = json.loads) -> Any:
+    """What a JSON text says.
+
+    Args:
+      text: the JSON.
+      location: its file and line, for messages.
+      decode: parses it.
+
+    Raises:
+      ValueError: no JSON, or nested too deep, or a string that no file can hold: half of a
+        surrogate pair.
+    """
+    try:
+        value = decode(text)
+        if (b"\\ud" if isinstance(text, bytes) else "\\ud") in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except (RecursionError, ValueError) as error:
+        raise ValueError(
+            f"{location}: not JSON ({error}). Correct it, or write the file again."
+        ) from error
+    return value
+
+
 class _TabSeparated:
     """Each line is a row and a quotation mark is text, or fields are quoted (see `quoting`)."""
 
     has_header = True
 
-    def __init__(self, decode, place: str, detect_quoting: Callable[[], quoting.Quoting]):
+    def __init__(self, decode, location: str, detect_quoting: Callable[[], quoting.Quoting]):
         """`decode` makes text of the bytes at a line; the file may be read once more to decide."""
-        self._decode, self._place, self._detect_quoting = decode, place, detect_quoting
+        self._decode, self._location, self._detect_quoting = decode, location, detect_quoting
         self._is_decided, self._quoted = False, None
         self.advice = (
-            "A tab or line break inside a field ends it; save the file as CSV (.csv), which quotes "
-            "such fields."
+            "A tab or line break inside a field splits it: save the file as CSV (.csv), where such fields "
+            "are quoted."
         )
 
     def split(self, of_file: Iterator[bytes]) -> Iterator[tuple[int, bytes, list[str]]]:
@@ -277,18 +305,18 @@ class _TabSeparated:
     def _decide(self) -> None:
         self._is_decided, detected = True, self._detect_quoting()
         if detected.is_quoted:
-            logging.info("%s: fields are quoted, and are read as those of CSV", self._place)
-            self._quoted = _Quoted(self._decode, self._place, "\t")
+            logging.info("%s: fields are quoted and are read as in CSV", self._location)
+            self._quoted = _Quoted(self._decode, self._location, "\t")
         if detected.broken_line:
             self.advice = (
-                f"Fields are not read as quoted, as the quotation marks of line "
-                f"{detected.broken_line} are not those of CSV. {self.advice}"
+                "Quotation marks are read as text, because those of line "
+                f"{detected.broken_line} do not follow CSV. {self.advice}"
             )
         if detected.is_mixed:
             logging.warning(
-                "%s: quotation marks are kept as text, though fields are quoted as in CSV, as those "
-                "of line %d are not; if the file is a quoted one, save it as CSV (.csv)",
-                self._place, detected.broken_line,
+                "%s: quotation marks are read as text, because those of line %d do not follow CSV. If the "
+                "fields of the file are quoted, save it as CSV (.csv).",
+                self._location, detected.broken_line,
             )  # fmt: skip
 
 
@@ -297,11 +325,11 @@ class _Quoted:
 
     has_header = True
 
-    def __init__(self, decode, place: str, separator: str):
+    def __init__(self, decode, location: str, separator: str):
         """`decode` makes text of the bytes at a line."""
-        self._decode, self._place, self._separator = decode, place, separator
+        self._decode, self._location, self._separator = decode, location, separator
         self._warns_of_spaces = True
-        self.advice = f"Quote fields that have {separator!r} or a line break inside."
+        self.advice = f"Quote fields that contain {separator!r} or a line break."
 
     def split(
         self, of_file: Iterable[bytes], start: int = 1
@@ -317,7 +345,7 @@ class _Quoted:
                     size = len(piece) + (size if taken else 0)
                     taken.append(piece)
                     if size > lines.LINE_LIMIT:
-                        raise lines.error_too_long(self._place, self._open_line(start, taken))
+                        raise lines.error_too_long(self._location, self._open_line(start, taken))
                     yield self._decode(piece, start + len(taken) - 1)
 
         reader = self._reader(read_texts())
@@ -330,8 +358,8 @@ class _Quoted:
                 taken.clear()
         except csv.Error as error:
             raise ValueError(
-                f"{self._place}, line {self._open_line(start, taken)}: not CSV ({error}). Close the "
-                'field that a quotation mark opens there, and double ("") each one that is text.'
+                f"{self._location}, line {self._open_line(start, taken)}: not CSV ({error}). Close the "
+                'quoted field that begins there, and double ("") quotation marks that are text.'
             ) from error
 
     def _check_spaces(self, record: bytes, values: Sequence[str], number: int) -> None:
@@ -340,9 +368,9 @@ class _Quoted:
         if self._warns_of_spaces and pattern in record and any(v[:2] == ' "' for v in values):
             self._warns_of_spaces = False
             logging.warning(
-                "%s, line %d: a space between a separator and a quotation mark makes the mark a part of the "
-                "text. Expected fields without it, as in %r; delete the space where fields are quoted",
-                self._place, number, f'"a"{self._separator}"b"',
+                "%s, line %d: a space before a quotation mark makes the mark a part of the text; expected %r. "
+                "If the fields are quoted, delete the space.",
+                self._location, number, f'"a"{self._separator}"b"',
             )  # fmt: skip
 
     def parse(self, record: bytes, number: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.data.files import file_task, json_text, lines, originals, records
+from prompt_tuning.data.files import lines, originals, records, tables
 
 Example = Mapping[str, Any]
 IMDB_LABELS = ("neg", "pos")
@@ -36,44 +36,44 @@ def read_columns(
         file = originals.find_file(folder, *names)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"{error}, as rows with the columns {', '.join(columns)}"
+            f"{error} Their rows have the columns {', '.join(columns)}."
         ) from error
     for number, row in records.read_rows(str(file), originals.SETTING):
-        place = f"{file}, line {number}"
-        originals.check_keys(row.keys(), columns, place)
+        location = f"{file}, line {number}"
+        originals.check_keys(row.keys(), columns, location)
         yield {
-            name: str(row[name]) if dtype == "string" else _label(row[name], label_names, place)
+            name: str(row[name]) if dtype == "string" else _label(row[name], label_names, location)
             for name, dtype in columns.items()
         }
 
 
-def _label(value: Any, names: Sequence[str], place: str) -> int:
+def _label(value: Any, names: Sequence[str], location: str) -> int:
     numbers = [str(number) for number in range(-1, len(names))]
     if str(value) in numbers:
         return int(value)
-    return originals.class_id(str(value), names, place)
+    return originals.class_id(str(value), names, location)
 
 
 def read_imdb(folder: epath.Path, part: str) -> list[Example]:
     """The reviews of PART/neg/*.txt and PART/pos/*.txt of aclImdb: text, label 0 or 1.
 
-    The two kinds take turns, so that a slice has both.
+    The two kinds alternate, so that a slice has both.
     """
     reviews = []
     for label, name in enumerate(IMDB_LABELS):
-        found = [
+        files = [
             file
             for file in (folder / part / name).glob("*_*.txt")
             if file.name.partition("_")[0].isdecimal()
         ]
-        if not found:
+        if not files:
             raise FileNotFoundError(
-                f"{originals.SETTING} {folder} has no {part}/{name}/*.txt; set it to the folder aclImdb"
+                f"{originals.SETTING} {folder} has no {part}/{name}/*.txt. Set it to the folder aclImdb."
             )
         # A file's name is NUMBER_STARS.txt.
-        reviews += [(int(file.name.partition("_")[0]), label, file) for file in found]
+        reviews += [(int(file.name.partition("_")[0]), label, file) for file in files]
     return [
-        {"text": file_task.read_text(str(file), originals.SETTING).strip(), "label": label}
+        {"text": lines.read_text(str(file), originals.SETTING).strip(), "label": label}
         for _, label, file in sorted(reviews)
     ]
 
@@ -83,17 +83,18 @@ def read_c4(folder: epath.Path, split: str) -> Iterator[Example]:
     shards = sorted(folder.glob(f"c4-{split}*.json*"))
     if not shards:
         raise FileNotFoundError(
-            f"{originals.SETTING} {folder} has no c4-{split}*.json.gz; set it to a folder with shards of C4"
+            f"{originals.SETTING} {folder} has no c4-{split}*.json.gz. Set it to a folder with shards of C4."
         )
     for shard in shards:
         for number, line in enumerate(lines.read_lines(str(shard), originals.SETTING), start=1):
             if not line.strip():
                 continue
-            place = f"{shard}, line {number}"
-            row = json_text.parse(line, f"{originals.SETTING} {place}")
-            originals.check_keys(row, ("text",), place)
+            location = f"{shard}, line {number}"
+            row = tables.parse_json(line, f"{originals.SETTING} {location}")
+            originals.check_keys(row, ("text",), location)
             if not isinstance(row["text"], str):
                 raise ValueError(
-                    f"{originals.SETTING} {place}: text is {row['text']!r:.80}; expected a string"
+                    f"{originals.SETTING} {location}: text is {row['text']!r:.80}; expected a string. "
+                    "Correct the row."
                 )
             yield {"text": row["text"]}

@@ -47,9 +47,9 @@ def entries(pattern: str = "") -> list[Entry]:
     if not names:
         nearest = difflib.get_close_matches(pattern, registered, n=3, cutoff=0.4)
         raise ValueError(
-            f"no task or mixture has the name {pattern!r}"
-            + (f"; nearest: {', '.join(nearest)}" if nearest else "")
-            + "; those of your own need MIXTURE_OR_TASK_MODULE"
+            f"no registered task or mixture matches {pattern!r}. "
+            + (f"Did you mean: {', '.join(nearest)}? " if nearest else "")
+            + "For your own tasks, set MIXTURE_OR_TASK_MODULE to the module that registers them."
         )
     return [_entry(seqio.get_mixture_or_task(name)) for name in names]
 

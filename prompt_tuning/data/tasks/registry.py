@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import seqio
 
-from prompt_tuning.data import features, pipeline, vocabularies
+from prompt_tuning.data import pipeline, seqio_tasks, vocabularies
 from prompt_tuning.data.text import metrics, postprocessors
 
 
@@ -50,7 +50,7 @@ def add_task(
             seqio.CacheDatasetPlaceholder(),
             seqio.preprocessors.append_eos_after_trim,
         ],
-        output_features=features.features(),
+        output_features=seqio_tasks.text_features(),
         postprocess_fn=postprocess_fn,
         metric_fns=list(metric_fns),
     )
@@ -58,8 +58,8 @@ def add_task(
 
 def samples(targets, predictions, task: str, wrong_too: bool) -> dict[str, seqio.metrics.Text]:
     """`metrics.samples` as seqio's text: its own evaluator takes other values for numbers."""
-    found = metrics.samples(targets, predictions, task=task, wrong_too=wrong_too)
-    return {name: seqio.metrics.Text(text) for name, text in found.items()}
+    texts = metrics.samples(targets, predictions, task=task, wrong_too=wrong_too)
+    return {name: seqio.metrics.Text(text) for name, text in texts.items()}
 
 
 def add_pretraining_task(
@@ -84,7 +84,7 @@ def add_pretraining_task(
             *token_steps,
             seqio.preprocessors.append_eos_after_trim,
         ],
-        output_features=features.features(),
+        output_features=seqio_tasks.text_features(),
     )
 
 
@@ -99,7 +99,9 @@ def add_read_with(vocabulary: vocabularies.Vocabulary, source: pipeline.Source, 
     """
     provider = source.open(vocabulary, split)
     name = provider.name
-    tasks = {t.name: pipeline.use_vocabulary(t, vocabulary) for t in seqio.get_subtasks(provider)}
+    tasks = {
+        t.name: seqio_tasks.use_vocabulary(t, vocabulary) for t in seqio.get_subtasks(provider)
+    }
     if isinstance(provider, seqio.Mixture):
         rated = [(tasks[t.name], provider.get_rate(t)) for t in seqio.get_subtasks(provider)]
         mixture = seqio.Mixture(name, rated, sample_fn=provider._sample_fn)

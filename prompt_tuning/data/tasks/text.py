@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import seqio
 
-from prompt_tuning.data import features, in_memory
-from prompt_tuning.data.files import file_task, lazy, records, tables
+from prompt_tuning.data import seqio_tasks, vocabularies
+from prompt_tuning.data.files import examples, lines, records, tables
 from prompt_tuning.data.text import preprocessors
 
 OBJECTIVES = {
@@ -16,7 +16,7 @@ OBJECTIVES = {
 VALIDATION_EVERY = 200
 
 
-def read_documents(text_files: Sequence[str], encoding: str = "utf-8") -> in_memory.InMemory:
+def read_documents(text_files: Sequence[str], encoding: str = "utf-8") -> seqio_tasks.InMemory:
     """The documents of files: each non-empty line of .txt, "text" of each line of .jsonl.
 
     Every 200th document is split "validation", the others are "train".
@@ -26,23 +26,26 @@ def read_documents(text_files: Sequence[str], encoding: str = "utf-8") -> in_mem
       encoding: FILE_ENCODING.
 
     Raises:
-      FileNotFoundError, ValueError: with file, line and the setting to mend.
+      FileNotFoundError, ValueError: with file, line and the setting to correct.
     """
-    paths = file_task.find(text_files, "TEXT_FILES")
-    documents = lazy.chain([_documents(path, encoding) for path in paths])
+    paths = lines.find_files(text_files, "TEXT_FILES")
+    documents = records.chain([_documents(path, encoding) for path in paths])
     if not documents:
-        raise ValueError(f"TEXT_FILES {list(text_files)} hold no text")
+        raise ValueError(
+            f"TEXT_FILES {list(text_files)} have no text; expected at least one document. Add documents, or "
+            "correct the paths."
+        )
     splits = {
         "train": documents.without_every(VALIDATION_EVERY),
         "validation": documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY],
     }
-    return in_memory.InMemory({split: some for split, some in splits.items() if some})
+    return seqio_tasks.InMemory({split: some for split, some in splits.items() if some})
 
 
-def _documents(path: str, encoding: str) -> lazy.Lazy:
+def _documents(path: str, encoding: str) -> records.Lazy:
     def make(row: tables.Row, number: int, place: str) -> dict[str, str] | None:
         del number
-        text = file_task.column(row, "text", place, "TEXT_FILES")
+        text = examples.column(row, "text", place, "TEXT_FILES")
         return {"targets": text} if text else None
 
     return records.by_number(path, "TEXT_FILES", make, tables.TEXT_SUFFIXES, encoding)
@@ -59,7 +62,9 @@ def text_task(
       vocabulary: the model's.
     """
     if objective not in OBJECTIVES:
-        raise ValueError(f"OBJECTIVES has {objective!r}; expected one of {', '.join(OBJECTIVES)}")
+        raise ValueError(
+            f"OBJECTIVES has {objective!r}; expected one of {', '.join(OBJECTIVES)}. Correct the name."
+        )
     return seqio.Task(
         objective,
         source=documents,
@@ -68,13 +73,13 @@ def text_task(
             OBJECTIVES[objective],
             seqio.preprocessors.append_eos_after_trim,
         ],
-        output_features=features.features(vocabulary),
+        output_features=seqio_tasks.text_features(vocabulary),
     )
 
 
 def pretraining_mixture(
     *,
-    vocabulary: seqio.Vocabulary,
+    vocabulary: vocabularies.Vocabulary,
     text_files: Sequence[str],
     objectives: Sequence[tuple[str, float]],
     train_file: str | None = None,
@@ -88,23 +93,24 @@ def pretraining_mixture(
       vocabulary: the model's.
       text_files: see `read_documents`.
       objectives: (name, rate) pairs.
-      train_file: rows with "inputs" and "targets"; see `file_task.read_examples`.
+      train_file: rows with "inputs" and "targets"; see `examples.read_examples`.
       train_file_rate: rate of these rows.
       encoding: FILE_ENCODING of all files.
       allow_empty_targets: whether a row of `train_file` may have no target.
     """
     documents = read_documents(text_files, encoding)
-    tasks = [(text_task(name, documents, vocabulary), rate) for name, rate in objectives]
+    seqio_vocabulary = vocabulary.for_seqio()
+    tasks = [(text_task(name, documents, seqio_vocabulary), rate) for name, rate in objectives]
     if train_file:
-        examples = file_task.file_task(
+        texts = examples.read_examples(
             train_file,
-            split="train",
             setting="TRAIN_FILE",
-            vocabulary=vocabulary,
             input_template="{inputs}",
             target_column="targets",
             encoding=encoding,
             allow_empty_targets=allow_empty_targets,
         )
-        tasks.append((examples, train_file_rate))
+        name = examples.task_name(train_file)
+        file_task = seqio_tasks.file_task(name, "train", texts, vocabulary)
+        tasks.append((file_task, train_file_rate))
     return seqio.Mixture("pretraining", tasks)

@@ -38,7 +38,7 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
 
 def _check(answers: Sequence[str]) -> None:
     if isinstance(answers, str) or not len(answers):
-        raise ValueError(f"answers are {answers!r}; expected a list of at least one text")
+        raise ValueError(f"answers={answers!r}; expected a non-empty list of str, e.g. ['Paris'].")
 
 
 def _overlap(prediction: list[str], answer: list[str]) -> float:

@@ -28,7 +28,7 @@ def token_deletion(
       sequence_length: of inputs and targets, with EOS.
       noise_density: the likelihood that a token is left out.
     """
-    return _delete(_pieces(dataset, _room(sequence_length)), noise_density)
+    return _delete(_pieces(dataset, _max_length(sequence_length)), noise_density)
 
 
 @seqio.map_over_dataset(num_seeds=1)
@@ -57,12 +57,12 @@ def text_infilling(
       noise_density: share of the tokens that is noise.
       mean_span_length: of spans of noise, in tokens.
     """
-    vocabulary, room = output_features["targets"].vocabulary, _room(sequence_length)
+    vocabulary, max_length = output_features["targets"].vocabulary, _max_length(sequence_length)
     count = functools.partial(preprocessors.noise_counts, noise_density, mean_span_length)
-    counts = [(0, 0), (0, 0), *map(count, range(2, room + 1))]
-    preprocessors.check_sentinels(vocabulary, max(spans for _, spans in counts), room)
+    counts = [(0, 0), (0, 0), *map(count, range(2, max_length + 1))]
+    preprocessors.check_sentinels(vocabulary, max(spans for _, spans in counts), max_length)
     # A single token can have no noise beside it.
-    pieces = _pieces(dataset, room).filter(lambda e: tf.size(e["targets"]) > 1)
+    pieces = _pieces(dataset, max_length).filter(lambda e: tf.size(e["targets"]) > 1)
     end = preprocessors.sentinels_end(vocabulary)
     return _infill(pieces, tf.constant(counts, tf.int32), end)
 
@@ -80,15 +80,15 @@ def prefix_lm(dataset: tf.data.Dataset, sequence_length: Mapping[str, int]) -> t
     """Each piece of a document is cut in two at random: go on from the inputs with the targets.
 
     Pieces are as long as inputs may be, and each place in one is equally likely. So targets
-    may be longer than there is room for; what is too long is trimmed with EOS, as in t5.
+    may be longer than TASK_FEATURE_LENGTHS; they are trimmed with EOS, as in t5.
 
     Args:
       dataset: of {"targets": int32[N]} documents.
       sequence_length: of inputs and targets, with EOS.
     """
-    room = _room({**sequence_length, "targets": sequence_length["inputs"]})
+    max_length = _max_length({**sequence_length, "targets": sequence_length["inputs"]})
     # A single token cannot be cut.
-    return _cut(_pieces(dataset, room).filter(lambda e: tf.size(e["targets"]) > 1))
+    return _cut(_pieces(dataset, max_length).filter(lambda e: tf.size(e["targets"]) > 1))
 
 
 @seqio.map_over_dataset(num_seeds=1)
@@ -98,23 +98,23 @@ def _cut(example, seed=None):
     return {"inputs": tokens[:place], "targets": tokens[place:]}
 
 
-def _room(sequence_length: Mapping[str, int]) -> int:
+def _max_length(sequence_length: Mapping[str, int]) -> int:
     """Tokens of a text that fits inputs and targets, less EOS."""
-    room = min(sequence_length["inputs"], sequence_length["targets"]) - 1
-    if room < 2:
+    max_length = min(sequence_length["inputs"], sequence_length["targets"]) - 1
+    if max_length < 2:
         raise ValueError(
-            f"TASK_FEATURE_LENGTHS {dict(sequence_length)} has no room for a text; expected at least "
-            "{'inputs': 3, 'targets': 3}"
+            f"TASK_FEATURE_LENGTHS is {dict(sequence_length)}, too short for a text; expected at least "
+            "{'inputs': 3, 'targets': 3}. Set larger lengths."
         )
-    return room
+    return max_length
 
 
-def _pieces(dataset: tf.data.Dataset, room: int) -> tf.data.Dataset:
-    """Documents in pieces of `room` tokens; the last of one may be shorter."""
+def _pieces(dataset: tf.data.Dataset, max_length: int) -> tf.data.Dataset:
+    """Documents in pieces of `max_length` tokens; the last of one may be shorter."""
 
     def cut(tokens):
-        starts = tf.range(0, tf.size(tokens), room)
-        lengths = tf.minimum(room, tf.size(tokens) - starts)
+        starts = tf.range(0, tf.size(tokens), max_length)
+        lengths = tf.minimum(max_length, tf.size(tokens) - starts)
         pieces = tf.RaggedTensor.from_row_lengths(tokens, lengths)
         return tf.data.Dataset.from_tensor_slices({"targets": pieces})
 

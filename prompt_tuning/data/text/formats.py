@@ -167,19 +167,19 @@ def wsc(dataset: tf.data.Dataset, correct_only: bool = False) -> tf.data.Dataset
 
     def convert(example):
         words = tf.strings.split(example["text"], sep=" ")
-        pronoun, place = example["span2_text"], example["span2_index"]
+        pronoun, position = example["span2_text"], example["span2_index"]
 
         def starts_with_it(word):
             return tf.strings.substr(word, 0, tf.strings.length(pronoun)) == pronoun
 
-        # Of one text the place is off by one; in another a mark is joined to the pronoun.
-        place += tf.cast(~starts_with_it(words[place]), place.dtype)
-        told = tf.strings.join(["no ", pronoun, " at span2_index of: ", example["text"]])
-        tf.debugging.Assert(starts_with_it(words[place]), [told])
-        mark = tf.strings.substr(words[place], tf.strings.length(pronoun), -1)
+        # Of one text the position is off by one; in another a mark is joined to the pronoun.
+        position += tf.cast(~starts_with_it(words[position]), position.dtype)
+        message = tf.strings.join(["no ", pronoun, " at span2_index of: ", example["text"]])
+        tf.debugging.Assert(starts_with_it(words[position]), [message])
+        mark = tf.strings.substr(words[position], tf.strings.length(pronoun), -1)
         mark = tf.cond(mark == "", lambda: "", lambda: tf.strings.join([" ", mark]))
         marked = tf.strings.join(["*", pronoun, "*", mark])
-        text = tf.concat([words[:place], [marked], words[place + 1 :]], axis=0)
+        text = tf.concat([words[:position], [marked], words[position + 1 :]], axis=0)
         return {
             "inputs": _words("wsc:", tf.strings.reduce_join(text, separator=" ")),
             "targets": example["span1_text"],

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.batches import epochs
+from prompt_tuning.data.files import records
 from prompt_tuning.data.text import postprocessors
 
 # Targets with at most this many distinct values are labels.
@@ -47,7 +47,7 @@ def find_labels(targets: Iterable[str]) -> dict[str, int]:
 
 def find_file_labels(examples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """`find_labels` of a file's examples with text: of all where a sample of them has labels."""
-    counts = find_labels(example["targets"] for example in epochs.sample(examples, SAMPLED))
+    counts = find_labels(example["targets"] for example in records.sample(examples, SAMPLED))
     if counts and len(examples) > SAMPLED:
         counts = find_labels(example["targets"] for example in examples)
     return counts
@@ -72,6 +72,8 @@ def label_ids(labels: Sequence[str], vocabulary: vocabularies.Vocabulary) -> Int
     Raises:
       ValueError: see `check_labels`.
     """
+    if not labels:
+        raise ValueError(f"LABELS is {labels!r}; expected two labels or more. Set LABELS to them")
     check_labels(labels, vocabulary, "LABELS")
     rows = [[*vocabulary.encode(label), vocabularies.EOS_ID] for label in labels]
     length = max(map(len, rows))
@@ -112,7 +114,7 @@ def _faults(labels: Iterable[str], vocabulary: vocabularies.Vocabulary) -> list[
     ]
     single = [group[0] for group in groups.values() if len(group) == 1]
     unknown = [label for label in single if is_unknown(label, vocabulary)]
-    return faults + [f"{label!r} has no known token" for label in unknown]
+    return faults + [f"{label!r} has only unknown tokens" for label in unknown]
 
 
 def _message(
@@ -121,8 +123,8 @@ def _message(
     lines = [*faults[:MAX_LISTED], f"and {len(faults) - MAX_LISTED} more"]
     listed = "\n  ".join(lines if len(faults) > MAX_LISTED else faults)
     return (
-        f"{setting}: the vocabulary {vocabulary} cannot write or distinguish labels:\n  {listed}\n"
-        f"Expected labels with known and different tokens. {fix}"
+        f"{setting}: the vocabulary {vocabulary} cannot represent or distinguish labels:\n  {listed}\n"
+        f"Expected labels with known tokens that differ from label to label. {fix}"
     )
 
 

@@ -1,13 +1,10 @@
-"""tf.data transformations: pre-training objectives on running text, and truncation of a field."""
+"""tf.data transformations: pre-training objectives on running text."""
 
 import functools
 from collections.abc import Mapping
 
-import numpy as np
 import seqio
 import tensorflow as tf
-
-from prompt_tuning.data.text import truncation
 
 
 def concatenate_and_chunk(dataset: tf.data.Dataset, length: int, eos_id: int) -> tf.data.Dataset:
@@ -22,8 +19,8 @@ def concatenate_and_chunk(dataset: tf.data.Dataset, length: int, eos_id: int) ->
     def cut(rest, documents):
         ended = tf.concat([documents, tf.fill([documents.nrows(), 1], eos_id)], axis=1)
         tokens = tf.concat([rest, ended.flat_values], axis=0)
-        whole = tf.size(tokens) // length * length
-        return tokens[whole:], {"targets": tf.reshape(tokens[:whole], [-1, length])}
+        end = tf.size(tokens) // length * length
+        return tokens[end:], {"targets": tf.reshape(tokens[:end], [-1, length])}
 
     # Several documents at once, for speed: they may be single sentences.
     documents = dataset.map(lambda example: example["targets"]).ragged_batch(64)
@@ -70,14 +67,14 @@ def check_sentinels(vocabulary: seqio.Vocabulary, spans: int, length: int) -> No
     """Raises ValueError where a vocabulary has no sentinels for the spans of so many tokens."""
     if not _has_sentinels(vocabulary, spans):
         raise ValueError(
-            f"span corruption of {length} tokens needs the sentinels <extra_id_0> to "
-            f"<extra_id_{spans - 1}> at the vocabulary's end, which it lacks; set EXTRA_IDS, or a "
-            "shorter TASK_FEATURE_LENGTHS"
+            f"the vocabulary does not end with the sentinels <extra_id_0> to <extra_id_{spans - 1}>, which "
+            f"span corruption of {length} tokens requires. Set EXTRA_IDS = {spans} or more, or reduce "
+            "TASK_FEATURE_LENGTHS."
         )
 
 
 def _has_sentinels(vocabulary: seqio.Vocabulary, spans: int) -> bool:
-    if isinstance(vocabulary, seqio.ByteVocabulary):
+    if isinstance(vocabulary, seqio.ByteVocabulary) or getattr(vocabulary, "is_of_bytes", False):
         # ByT5 takes its last 100 bytes (Xue et al., 2022, section 3.1).
         return spans <= max(100, vocabulary.extra_ids)
     last = vocabulary.decode([sentinels_end(vocabulary) - spans]).strip()
@@ -100,8 +97,8 @@ def _longest_chunk(count, sequence_length: Mapping[str, int]) -> int:
 
     if not fits(2):
         raise ValueError(
-            f"TASK_FEATURE_LENGTHS {dict(sequence_length)} has no room for a corrupted span; "
-            "expected at least {'inputs': 3, 'targets': 3}"
+            f"TASK_FEATURE_LENGTHS is {dict(sequence_length)}, too short for a corrupted span; expected at "
+            "least {'inputs': 3, 'targets': 3}. Set larger lengths."
         )
     length = 2
     while fits(length + 1):
@@ -165,8 +162,8 @@ def prefix_lm(
     length = max(inputs, targets)
     if min(inputs, targets) < 1 or length < 2:
         raise ValueError(
-            f"TASK_FEATURE_LENGTHS {dict(sequence_length)} has no room for a prefix and the rest; "
-            "expected at least {'inputs': 3, 'targets': 2}"
+            f"TASK_FEATURE_LENGTHS is {dict(sequence_length)}, too short for a prefix and a target; "
+            "expected at least {'inputs': 3, 'targets': 2}. Set larger lengths."
         )
     eos_id = output_features["targets"].vocabulary.eos_id
     chunks = concatenate_and_chunk(dataset, length, eos_id)
@@ -177,33 +174,3 @@ def prefix_lm(
 def _split(example, first: int, last: int, seed=None):
     place = tf.random.stateless_uniform([], seed, first, last + 1, tf.int32)
     return {"inputs": example["targets"][:place], "targets": example["targets"][place:]}
-
-
-def truncate_field(
-    dataset: tf.data.Dataset,
-    sequence_length: Mapping[str, int] | None,
-    output_features: Mapping[str, seqio.Feature],
-) -> tf.data.Dataset:
-    """Shortens the field of the inputs that TRUNCATE_FIELD names, so that their tokens fit.
-
-    Args:
-      dataset: of {"inputs": text, "truncate_spans": int32[k, 2]}; see `truncation`.
-      sequence_length: of the inputs, with EOS; None leaves them as they are.
-      output_features: their vocabulary makes the tokens.
-    """
-    encode = output_features["inputs"].vocabulary.encode
-
-    def shorten(text: bytes, spans: np.ndarray) -> bytes:
-        assert sequence_length is not None
-        length = sequence_length["inputs"] - 1
-        return truncation.truncate(text.decode(), spans, encode, length).encode()
-
-    def convert(example):
-        kept = {name: value for name, value in example.items() if name != truncation.SPANS}
-        if sequence_length is not None:
-            values = [example["inputs"], example[truncation.SPANS]]
-            text = tf.numpy_function(shorten, values, tf.string, stateful=False)
-            kept["inputs"] = tf.ensure_shape(text, [])
-        return kept
-
-    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)

@@ -61,8 +61,8 @@ def rouge_lsum(target: str, prediction: str) -> float:
     totals = left_wanted.total(), left_given.total()
     shared = 0
     for line in wanted:
-        for place in sorted(set().union(*(_common(line, other) for other in given))):
-            word = line[place]
+        for position in sorted(set().union(*(_common(line, other) for other in given))):
+            word = line[position]
             if left_wanted[word] and left_given[word]:
                 shared += 1
                 left_wanted[word] -= 1
@@ -71,7 +71,7 @@ def rouge_lsum(target: str, prediction: str) -> float:
 
 
 def _common(line: Sequence[str], other: Sequence[str]) -> set[int]:
-    """Places in `line` of one longest common subsequence: that which ends first in `line`."""
+    """Positions in `line` of one longest common subsequence: that which ends first in `line`."""
     # Lists: an array is slow where it is read and written a number at a time.
     lengths = [[0] * (len(other) + 1)]
     for word in line:
@@ -79,16 +79,16 @@ def _common(line: Sequence[str], other: Sequence[str]) -> set[int]:
         for j, another in enumerate(other):
             row.append(above[j] + 1 if word == another else max(above[j + 1], row[j]))
         lengths.append(row)
-    places, i, j = set(), len(line), len(other)
+    positions, i, j = set(), len(line), len(other)
     while i and j:
         if line[i - 1] == other[j - 1]:
             i, j = i - 1, j - 1
-            places.add(i)
+            positions.add(i)
         elif lengths[i][j - 1] > lengths[i - 1][j]:
             j -= 1
         else:
             i -= 1
-    return places
+    return positions
 
 
 def _f1(shared: int, wanted: int, given: int) -> float:

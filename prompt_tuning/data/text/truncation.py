@@ -103,9 +103,9 @@ def _template_advice(source: Any) -> tuple[str, str]:
     lost = f", which is {end!r} of INPUT_TEMPLATE"
     if source.truncate_field is not None:
         return (
-            f"{lost}, as even without TRUNCATE_FIELD = {source.truncate_field!r} they are too long",
+            f"{lost}, because they are too long even with an empty {source.truncate_field!r} (TRUNCATE_FIELD)",
             "",
         )
     if end == source.input_template:
         return lost, ""
-    return lost, f", or TRUNCATE_FIELD to the field to shorten in its place, one of {names}"
+    return lost, f", or set TRUNCATE_FIELD to the field to shorten instead, one of {names}"

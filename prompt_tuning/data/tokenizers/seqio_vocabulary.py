@@ -24,8 +24,13 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return f"TokenizerVocabulary({self._tokenizer.path})"
 
     @property
+    def is_of_bytes(self) -> bool:
+        """Whether it is ByT5's."""
+        return self._tokenizer.is_of_bytes
+
+    @property
     def sentinels_end(self) -> int:
-        """The id behind that of <extra_id_0>."""
+        """The id behind that of the first sentinel."""
         return self._tokenizer.sentinels_end
 
     @property

@@ -14,6 +14,7 @@ from etils import epath
 SENTENCEPIECE, TOKENIZER = "spiece.model", "tokenizer.json"
 CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
+FILES = (SENTENCEPIECE, TOKENIZER, CONFIG, SPECIAL_TOKENS, ADDED_TOKENS)
 DEFAULT_CLASS = "T5Tokenizer"
 # Without a class of their own: the pipeline of tokenizer.json counts, its added tokens among it.
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -149,9 +150,9 @@ class TokenizerFolder:
         ]
         if unused:
             logging.warning(
-                "%s declares the token %r, which added_tokens_decoder in %s lacks; as in transformers the "
-                "latter decides, and text with the token is split%s: if the model was trained with the "
-                "token, save the tokenizer again with transformers",
+                "%s declares the token %r, but added_tokens_decoder in %s does not; as in transformers, it is "
+                "not added, and text with it is split%s. If the model was trained with the token, save the "
+                "tokenizer again with transformers.",
                 unused[0].source,
                 unused[0].content,
                 CONFIG,

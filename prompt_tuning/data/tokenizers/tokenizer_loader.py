@@ -11,18 +11,17 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
-from prompt_tuning.data.tokenizers import tokenizer_folder
+from prompt_tuning.data.tokenizers import byte_tokenizer, tokenizer_folder
 
 BYTES_CLASS = "ByT5Tokenizer"
 T5_CLASSES = ("T5Tokenizer", "T5TokenizerFast", "MT5Tokenizer", "MT5TokenizerFast")
 GENERIC_CLASSES = tokenizer_folder.GENERIC_CLASSES
-# role: (text by default, id)
-SPECIAL = {"pad_token": ("<pad>", 0), "eos_token": ("</s>", 1), "unk_token": ("<unk>", 2)}
+SPECIAL = byte_tokenizer.SPECIAL
 EOS_ID, UNK_ID = SPECIAL["eos_token"][1], SPECIAL["unk_token"][1]
 # Spaces, case, digits, punctuation, NFKC and other scripts.
 PROBES = (
@@ -46,40 +45,50 @@ class LoadedTokenizer:
     num_sentinels: int
     cleans_up_spaces: bool
 
+    is_of_bytes = False
 
-def is_of_bytes(path: epath.PathLike) -> bool:
-    """Whether a folder has ByT5's tokenizer, which needs no vocabulary file.
+    @property
+    def size(self) -> int:
+        """Pieces, sentinels and added tokens."""
+        return self.tokenizer.get_vocab_size()
 
-    Raises:
-      ValueError: it has, and declares tokens that ByT5 does not have.
-    """
-    folder = tokenizer_folder.TokenizerFolder(path)
-    if folder.tokenizer_class != BYTES_CLASS:
-        return False
-    known = {text for text, _ in SPECIAL.values()}
-    with _refuse_damage(path):
-        tokens = folder.tokens.values()
-    for token in tokens:
-        if token.content not in known and not tokenizer_folder.SENTINEL.fullmatch(token.content):
-            raise ValueError(
-                f"{token.source} adds the token {token.content!r} to a {BYTES_CLASS}; expected none but "
-                "sentinels: added tokens are supported for T5, mT5 and umT5, so choose a model without it"
-            )
-    return True
+    @property
+    def sentinels_end(self) -> int:
+        """The id behind that of <extra_id_0>; added tokens may follow."""
+        ids = map(self.tokenizer.token_to_id, ("<extra_id_0>", "▁<extra_id_0>"))
+        return next((i + 1 for i in ids if i is not None), self.size)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids, without an end token."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text with special tokens; ids beyond the vocabulary have none."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+    def piece(self, index: int) -> str:
+        """The token with this id; "" beyond the vocabulary."""
+        return self.tokenizer.id_to_token(index) or ""
 
 
-def load(path: epath.PathLike) -> LoadedTokenizer:
+def load(path: epath.PathLike) -> LoadedTokenizer | byte_tokenizer.ByteTokenizer:
     """Reads the tokenizer of a folder.
 
     Args:
-      path: folder with tokenizer.json, spiece.model, or both, which then must agree.
+      path: folder with tokenizer.json, spiece.model, or both, which then must agree; or of ByT5.
 
     Raises:
-      FileNotFoundError: the folder has neither.
+      FileNotFoundError: the folder has neither, and is not of ByT5.
       ValueError: a file is damaged, files contradict each other, or the tokenizer is not a T5's.
     """
+    folder = tokenizer_folder.TokenizerFolder(path)
     with _refuse_damage(path):
-        return _load(tokenizer_folder.TokenizerFolder(path))
+        if folder.tokenizer_class != BYTES_CLASS:
+            return _load(folder)
+        tokenizer = byte_tokenizer.load(folder)
+        _check_special(folder, tokenizer)
+        byte_tokenizer.check(folder, tokenizer)
+        return tokenizer
 
 
 @contextlib.contextmanager
@@ -121,9 +130,10 @@ def _load(folder: tokenizer_folder.TokenizerFolder) -> LoadedTokenizer:
     _check_special(folder, tokenizer)
     if folder.proto is not None and folder.proto.trainer_spec.byte_fallback:
         logging.warning(
-            "%s encodes unknown characters as bytes; as in transformers they become <unk>",
+            "%s has byte_fallback, which is not applied, as in transformers: unknown characters become <unk>",
             folder.path / tokenizer_folder.SENTENCEPIECE,
         )
+    tokenizer.encode_special_tokens = bool(folder.config.get("split_special_tokens"))
     cleans_up_spaces = bool(folder.config.get("clean_up_tokenization_spaces"))
     return LoadedTokenizer(tokenizer, _count_sentinels(folder, tokenizer), cleans_up_spaces)
 
@@ -196,7 +206,8 @@ def _check_pieces_agree(folder: tokenizer_folder.TokenizerFolder) -> None:
             one, other = (
                 "absent" if x is None else f"{x[0]!r} (score {x[1]:g})" for x in (one, other)
             )
-            raise _disagreement(folder, f"id {index} is {one} in the former, {other} in the latter")
+            difference = f"id {index} is {one} in the first, {other} in the second"
+            raise _disagreement(folder, difference)
     if folder.proto.normalizer_spec.precompiled_charsmap != folder.charsmap:
         raise _disagreement(
             folder, "their normalization rules (precompiled_charsmap) are not the same"
@@ -214,14 +225,14 @@ def _check_ids_agree(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> Non
         ids, of_model = tokenizer.encode(text, add_special_tokens=False).ids, processor.Encode(text)
         if ids != of_model and not (byte_fallback and UNK_ID in ids):
             raise _disagreement(
-                folder, f"{text!r} has ids {of_model} by the former, {ids} by the latter"
+                folder, f"{text!r} has ids {of_model} in the first, {ids} in the second"
             )
 
 
 def _disagreement(folder: tokenizer_folder.TokenizerFolder, difference: str) -> ValueError:
     return ValueError(
         f"{folder.path} has {tokenizer_folder.SENTENCEPIECE} and {tokenizer_folder.TOKENIZER} of different vocabularies: {difference}; "
-        "expected one vocabulary: remove the file that the model was not trained with"
+        "expected the same vocabulary. Remove the file that the model was not trained with."
     )
 
 
@@ -232,7 +243,7 @@ def _check_special(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
             if (index := tokenizer.token_to_id(text)) != expected:
                 raise ValueError(
                     f"{folder.path} declares {role} {text!r:.80}, whose id is {index}; expected id "
-                    f"{expected}, as of T5, mT5 and umT5: other ids are not supported, so choose another "
+                    f"{expected}, as of T5, mT5, umT5 and ByT5: other ids are not supported, so choose another "
                     "model"
                 )
 

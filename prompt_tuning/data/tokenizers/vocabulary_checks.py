@@ -1,17 +1,68 @@
-"""Whether a vocabulary can write the inputs and targets of a data set."""
+"""Whether a data set fits the vocabulary, which must write its texts, and TASK_FEATURE_LENGTHS."""
 
+import collections
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int
 
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.text import labels
+from prompt_tuning.data.batches import batching
+from prompt_tuning.data.text import labels, truncation
 
 # Shares of unknown tokens that are reported, and at which nothing can be learned.
 NOTABLE, NEARLY_ALL = 0.05, 0.5
+
+
+class Config(Protocol):
+    """What of `pipeline.DatasetConfig` is checked."""
+
+    source: Any
+    split: str
+
+    @property
+    def max_lengths(self) -> batching.MaxLengths: ...
+
+
+def check_fit(name: str, examples: Sequence[Mapping[str, Any]], config: Config) -> None:
+    """Raises ValueError where there is no example, or where labels are cut; warns of other cuts."""
+    if not examples and config.source is None:
+        raise ValueError(
+            f"{name} is empty; expected at least one (input, target) pair. Pass the pairs to train on."
+        )
+    if not examples:
+        raise ValueError(
+            f"{name} has no example in split {config.split!r}; expected at least one. Choose another split "
+            "or data set."
+        )
+    lengths = config.max_lengths
+    sizes = {key: [len(example[key]) for example in examples] for key in ("inputs", "targets")}
+    cut_targets = sum(size > lengths.targets for size in sizes["targets"])
+    counts = collections.Counter(tuple(example["targets"]) for example in examples)
+    # A label that is cut can be neither learned nor predicted.
+    if cut_targets and labels.are_labels(counts) and len(counts) <= len(examples) // 2:
+        raise ValueError(
+            f"{cut_targets} of the first {len(examples)} labels of {name} are longer than "
+            f"TASK_FEATURE_LENGTHS['targets'] = {lengths.targets} tokens; expected labels that are not cut off. Set "
+            f"TASK_FEATURE_LENGTHS['targets'] to at least {max(sizes['targets'])}."
+        )
+    for key, limit in (("inputs", lengths.inputs), ("targets", lengths.targets)):
+        truncation.warn_of_cuts(name, key, sizes[key], limit, config.source)
+
+
+def check_targets(name: str, examples: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError where examples of a registered task have a target without tokens."""
+    empty = sum(
+        set(example["targets"].tolist()) <= {0, vocabularies.EOS_ID} for example in examples
+    )
+    if empty:
+        raise ValueError(
+            f"{empty} of the first {len(examples)} examples of {name} have an empty target; expected a text "
+            "to predict in each. Correct the task, or set ALLOW_EMPTY_TARGETS=True, which trains the model "
+            "to predict an empty text"
+        )
 
 
 def check_examples(
@@ -31,9 +82,9 @@ def check_examples(
         where their texts are known.
       label_counts: {label: count} of the task; {} of free text.
       vocabulary: of the model.
-      file: the setting and path of a file of the user; None of a registered task, which defines
-        its own labels and metrics, so labels are not refused.
-      training: raises where nearly everything is unknown.
+      file: the setting and path of a file of the user; None of a registered task, whose metrics
+        may compare labels in another way: an evaluation only reports them.
+      training: raises where nearly everything is unknown, and for labels of a registered task.
 
     Raises:
       ValueError: see `check_unknown` and `labels.check_labels`.
@@ -43,8 +94,9 @@ def check_examples(
         ids = [example[feature] for example in examples]
         texts = read_texts(examples, feature)
         check_unknown(f"{file or name}: {feature}", texts, ids, vocabulary, training=training)
-    check = labels.check_labels if file else labels.warn_of_labels
-    check(label_counts, vocabulary, f"{file or name}: targets")
+    check = labels.check_labels if file or training else labels.warn_of_labels
+    fix = labels.FIX if file else labels.PYTHON_FIX
+    check(label_counts, vocabulary, f"{file or name}: targets", fix)
     if file and not label_counts:
         _report_inexact(file, read_texts(examples, "targets"), vocabulary)
 
@@ -60,8 +112,8 @@ def _report_inexact(file: str, targets: Sequence[str], vocabulary: vocabularies.
     pairs = [(text, labels.write(text, vocabulary)) for text in sorted(set(targets))]
     if inexact := [f"{text!r} as {written!r}" for text, written in pairs if text != written]:
         logging.info(
-            "%s: the vocabulary writes %d of %d targets differently; predictions are compared with "
-            "what it writes: %s", file, len(inexact), len(pairs),
+            "%s: the vocabulary cannot represent %d of %d targets exactly; predictions are compared with "
+            "its version of them: %s", file, len(inexact), len(pairs),
             labels.join_labels(inexact, show=str),
         )  # fmt: skip
 
@@ -102,13 +154,13 @@ def check_unknown(
     )
     if alike >= NEARLY_ALL:
         message += f"; {alike:.0%} of the texts have the same tokens as another text"
-    message += (
-        ". Expected text in the script and language of the vocabulary. Use a model whose vocabulary "
-        "covers this text, such as mT5 or ByT5"
+    fix = (
+        "Expected text in the script and language of the vocabulary. Use a model whose vocabulary "
+        "covers this text, such as mT5 or ByT5."
     )
     if max(lost, alike) < NEARLY_ALL:
-        logging.warning("%s. The model does not see unknown characters.", message)
+        logging.warning("%s. The model does not see unknown characters. %s", message, fix)
     elif training:
-        raise ValueError(f"{message}: nothing can be learned from unknown tokens.")
+        raise ValueError(f"{message}. Nothing can be learned from unknown tokens. {fix}")
     else:
-        logging.warning("%s: the predictions of such inputs are arbitrary.", message)
+        logging.warning("%s. Predictions for such inputs are arbitrary. %s", message, fix)

@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from prompt_tuning.checkpoints.formats import peft, peft_prefix
+from prompt_tuning.methods import prefix
 from prompt_tuning.models import config as config_lib
 
 # A decoder of two layers: heads 2, head size 3.
@@ -63,9 +64,9 @@ def test_heads_are_in_the_order_of_the_numbers(adapter):
 @pytest.mark.parametrize(("layers", "stored"), [(1, 1), (2, 3), (3, 3), (4, 5)])
 def test_each_layer_has_a_pair_of_its_own_in_what_is_written(tmp_path, rng, layers, stored):
     leaves = {
-        peft_prefix.path_of(i, part): rng.normal(size=(4, 2, 3)).astype(np.float32)
+        prefix.path_of(i, part): rng.normal(size=(4, 2, 3)).astype(np.float32)
         for i in range(layers)
-        for part in peft_prefix.PARTS
+        for part in prefix.PARTS
     }
     peft_prefix.save(tmp_path / "a", leaves, base_model="t5")
     settings = json.loads((tmp_path / "a" / peft.CONFIG).read_text())
@@ -80,13 +81,16 @@ def test_each_layer_has_a_pair_of_its_own_in_what_is_written(tmp_path, rng, laye
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"layers": 1}, r"of 1 layers with 2 heads.*expected at least 2 with 2 and 6"),
+        (
+            {"layers": 1},
+            r"for 1 layers with 2 heads.*expected at least 2 layers with 2 heads and width 6",
+        ),
         ({"num_attention_heads": 3}, "with 3 heads and width 6; expected"),
         ({"token_dim": 8}, "with 2 heads and width 8; expected"),
         ({"num_virtual_tokens": 3}, r"\(2, 36\); expected floats \(3, 36\)"),
         ({"num_layers": 4}, r"\(2, 36\); expected floats \(2, 48\)"),
-        ({"num_layers": "3"}, "num_layers '3'; expected a whole number"),
-        ({"num_attention_heads": None}, "num_attention_heads None; expected a whole number"),
+        ({"num_layers": "3"}, "num_layers '3'; expected an integer"),
+        ({"num_attention_heads": None}, "num_attention_heads None; expected an integer"),
         ({"num_transformer_submodules": 1}, "num_transformer_submodules 1; expected 2"),
         ({"task_type": "CAUSAL_LM"}, "for the task 'CAUSAL_LM'; expected SEQ_2_SEQ_LM"),
     ],

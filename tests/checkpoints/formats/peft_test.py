@@ -84,10 +84,13 @@ def of(dtype, shape, data):
             {"prompt_embeddings": TABLE + np.float32("nan")},
             "NaN or infinite values in prompt_embeddings",
         ),
-        ({}, "holds no tensors; expected"),
-        ({"../../evil": TABLE}, r"holds '\.\./\.\./evil'; expected .* such as prompt_embeddings"),
-        ({"prompt_embeddings": TABLE, "x" * 999: TABLE}, r"holds 'x{79}…; expected"),
-        ({f"{i}": TABLE for i in range(9)}, r"holds '0', '1', '2' and more; expected"),
+        ({}, "contains no tensors; expected"),
+        (
+            {"../../evil": TABLE},
+            r"contains '\.\./\.\./evil'; expected .* such as prompt_embeddings",
+        ),
+        ({"prompt_embeddings": TABLE, "x" * 999: TABLE}, r"contains 'x{79}…; expected"),
+        ({f"{i}": TABLE for i in range(9)}, r"contains '0', '1', '2' and more; expected"),
     ],
 )
 def test_tensors_are_checked_before_they_are_used(adapter, content, told):
@@ -119,14 +122,14 @@ def test_a_config_is_checked_before_it_is_used(adapter, text, told):
     [
         ({"task_type": "CAUSAL_LM"}, "for the task 'CAUSAL_LM'; expected SEQ_2_SEQ_LM"),
         ({"task_type": None}, "for the task None; expected"),
-        ({"num_virtual_tokens": "2"}, "num_virtual_tokens '2'; expected a whole number"),
+        ({"num_virtual_tokens": "2"}, "num_virtual_tokens '2'; expected an integer"),
         ({"num_virtual_tokens": True}, "num_virtual_tokens True; expected"),
         ({"num_virtual_tokens": 0}, "num_virtual_tokens 0; expected"),
         ({"token_dim": None}, "token_dim None; expected"),
-        ({"token_dim": 10**4000}, "token_dim 1000.*…; expected a whole number"),
+        ({"token_dim": 10**4000}, "token_dim 1000.*…; expected an integer"),
         ({"num_transformer_submodules": 1}, r"\(4, 3\); expected floats \(2, 3\)"),
-        ({"peft_type": "PREFIX_TUNING"}, "an adapter of PREFIX_TUNING; expected one of PROMPT"),
-        ({"peft_type": "IA3"}, "an adapter of IA3; expected one of PROMPT_TUNING or P_TUNING"),
+        ({"peft_type": "PREFIX_TUNING"}, "a PEFT adapter of PREFIX_TUNING; expected one of PROMPT"),
+        ({"peft_type": "IA3"}, "a PEFT adapter of IA3; expected one of PROMPT_TUNING or P_TUNING"),
     ],
 )
 def test_settings_of_a_prompt_are_checked(adapter, settings, told):
@@ -143,7 +146,7 @@ def test_pickled_weights_are_not_read(adapter):
         peft.read_prompt(path)
     (path / peft.PICKLED).unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"adapter_model\.safetensors is missing; expected it"
+        FileNotFoundError, match=r"adapter_model\.safetensors does not exist; expected it"
     ):
         peft.read_prompt(path)
 

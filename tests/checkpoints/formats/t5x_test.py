@@ -193,14 +193,14 @@ def test_one_error_lists_all_that_does_not_fit(tmp_path):
 def test_a_path_out_of_the_folder_is_refused(tmp_path, name):
     write_zarr(tmp_path / "elsewhere", np.ones((2, 2), np.float32), "<f4")
     write_index(tmp_path / "c", {"a": spec_of(name, np.ones((2, 2)))})
-    with pytest.raises(ValueError, match="points out of its folder"):
+    with pytest.raises(ValueError, match="refers to a path outside its folder"):
         t5x.load(tmp_path / "c", {"a": jax.ShapeDtypeStruct((2, 2), np.float32)})
 
 
 @pytest.mark.parametrize("kvstore", [{"driver": "gfile"}, {"path": 3}, "target.a"])
 def test_an_array_without_a_place_is_an_error(tmp_path, kvstore):
     write_index(tmp_path / "c", {"a": spec_of("target.a", np.ones((2, 2))) | {"kvstore": kvstore}})
-    with pytest.raises(ValueError, match=r"the index of .* points out of its folder"):
+    with pytest.raises(ValueError, match=r"the index of .* refers to a path outside its folder"):
         t5x.load(tmp_path / "c", {"a": jax.ShapeDtypeStruct((2, 2), np.float32)})
 
 
@@ -228,7 +228,7 @@ def test_an_array_unlike_its_index_is_an_error(tmp_path):
         t5x.load(tmp_path / "c", abstract)
     shutil.rmtree(tmp_path / "c" / "target.a")
     write_zarr(tmp_path / "c" / "target.a", np.ones((2, 2), np.uint16), "<u2")
-    with pytest.raises(ValueError, match=r"a holds uint16 \(2, 2\), expected floats"):
+    with pytest.raises(ValueError, match=r"a is uint16 \(2, 2\); expected floats"):
         t5x.load(tmp_path / "c", abstract)
 
 

@@ -11,7 +11,7 @@ BLOCKS = {tensor_names.FIRST_NORM: (4,), "decoder.block.0.layer.0.layer_norm.wei
 
 def test_a_parameter_without_a_name_is_an_error():
     assert tensor_names.name_of("decoder/decoder_norm/scale") == "decoder.final_layer_norm.weight"
-    with pytest.raises(ValueError, match="parameter 'encoder/prompt/prompt' has no place"):
+    with pytest.raises(ValueError, match="parameter 'encoder/prompt/prompt' does not exist"):
         tensor_names.name_of("encoder/prompt/prompt")
 
 
@@ -22,7 +22,7 @@ def test_a_model_without_output_layer_is_one_where_it_is_the_embedding(is_scaled
     if is_scaled:
         tensor_names.check("model", shapes, config, is_scaled)
     else:
-        with pytest.raises(ValueError, match="model holds a MT5Model, without output layer"):
+        with pytest.raises(ValueError, match="model contains a MT5Model without output layer"):
             tensor_names.check("model", shapes, config, is_scaled)
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from prompt_tuning import params
 from prompt_tuning.data import vocabularies
-from prompt_tuning.data.batches import batching, packing, soft_tokens
-from prompt_tuning.methods import module
+from prompt_tuning.data.batches import batching, soft_tokens
+from prompt_tuning.methods import prompt as prompt_method
 
 P = (90, 91, 92)
 
@@ -20,7 +20,7 @@ def soft(place, ids=P, **settings):
 
 def put(which, inputs):
     example = {"inputs": np.array(inputs, np.int32), "targets": np.array([1]), "row": 7}
-    found = which.put_into(example)
+    found = which.insert(example)
     assert found.keys() == example.keys() and found["row"] == 7
     assert found["inputs"].dtype == np.int32
     assert example["inputs"].tolist() == inputs
@@ -49,19 +49,19 @@ def test_places(place, inputs, expected):
     assert put(soft(place), inputs) == expected
 
 
-@pytest.mark.parametrize("place", [*soft_tokens.PLACES, ()])
+@pytest.mark.parametrize("place", soft_tokens.POSITIONS)
 def test_without_a_prompt_nothing_is_added(place):
     assert put(soft(place, ids=()), [5, 6, 1]) == [5, 6, 1]
 
 
-@pytest.mark.parametrize("place", ["in front", "", (0, -1, 2), (0, 1, 2.5), 3, None])
+@pytest.mark.parametrize("place", ["in front", "", (), (0, -1, 2), (0, 1, 2.5), 3, None])
 def test_places_that_are_none(place):
     with pytest.raises(ValueError, match=r"PROMPT_PLACE is .*; expected one of .*'after_first'"):
         soft(place)
 
 
 def test_a_place_for_each_soft_token():
-    part = "PROMPT_PLACE has 2 numbers, the prompt 3 tokens; .* set PROMPT_LENGTH to 2"
+    part = "PROMPT_PLACE has 2 indices; .* the 3 soft tokens. Set PROMPT_LENGTH to 2"
     with pytest.raises(ValueError, match=part):
         soft((0, 1))
 
@@ -95,24 +95,26 @@ def test_what_is_advised_for_sentinels_is_true_of_each_vocabulary(vocabulary):
     some_bytes = vocabularies.ByteVocabulary(extra_ids=2)
     assert some_bytes.encode(text) == some_bytes.for_seqio().encode(text)
     which = soft("prefix", num_tasks=2, sentinels_end=some_bytes.size)
-    with pytest.raises(ValueError, match=r"in one of bytes the text is bytes.*INPUT_TEMPLATE"):
+    with pytest.raises(
+        ValueError, match=r"INPUT_TEMPLATE.*not possible with a vocabulary of bytes"
+    ):
         put(which, some_bytes.encode(text))
 
 
-@pytest.mark.parametrize("place", [*soft_tokens.PLACES, (0, 2, 2, 5)])
+@pytest.mark.parametrize("place", [*soft_tokens.POSITIONS, (0, 2, 2, 5)])
 def test_packed_examples_are_as_alone(tiny, rng, place):
     """What an example's loss is does not depend on its row, wherever its soft tokens stand."""
-    model = dataclasses.replace(tiny.model, prompt=module.Prompt(4, place=place))
+    model = dataclasses.replace(tiny.model, method=prompt_method.Prompt(4, place=place))
     prompt = rng.normal(size=(4, 16)).astype(np.float32)
-    weights = params.merge(tiny.base, params.unflatten({module.PATH: prompt}))
+    weights = params.merge(tiny.base, params.unflatten({prompt_method.PATH: prompt}))
     which = soft(place, ids=range(256, 260))
-    room = batching.Lengths(6, 3)
+    room = batching.MaxLengths(6, 3)
     examples = [
-        which.put_into(room.trim({"inputs": ids(rng, length), "targets": ids(rng, 2)}))
+        which.insert(room.trim({"inputs": ids(rng, length), "targets": ids(rng, 2)}))
         for length in (2, 5, 9, 3)
     ]
     alone = batching.pad(examples, 4, 10, 3)
-    packed = packing.Packing(2, ((24, 6),)).pack(examples)
+    packed = batching.Packing(2, ((24, 6),)).pack(examples)
     sums = [jax.jit(model.loss)(weights, batch)[1] for batch in (alone, packed)]
     assert sums[0]["tokens"] == 8
     np.testing.assert_allclose(sums[0]["loss"], sums[1]["loss"], rtol=1e-5)

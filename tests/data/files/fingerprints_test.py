@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from prompt_tuning.data.files import fingerprints, lazy
+from prompt_tuning.data.files import fingerprints, records
 
 
 def test_a_file_is_its_content(tmp_path):
@@ -45,7 +45,7 @@ def test_examples_are_compared_as_far_as_they_are_read():
     one = fingerprints.of_examples(examples(4))
     others = [examples(5), examples(4, last=6), examples(4, text=b"b")]
     assert len({one, *map(fingerprints.of_examples, others)}) == 4
-    assert fingerprints.of_examples(lazy.of_stream(lambda: iter(examples(4)))) == one
+    assert fingerprints.of_examples(records.of_stream(lambda: iter(examples(4)))) == one
     few = [fingerprints.of_examples(examples(4, last=last), 2) for last in (5, 6)]
     assert few[0] == few[1]
 

@@ -146,12 +146,12 @@ def test_pairs_in_json(folder):
         (
             "rte",
             PAIRS["sst2"],
-            r"train\.tsv: no sentence1, sentence2; it has \['sentence', 'label'\]",
+            r"train\.tsv: no sentence1, sentence2 in \['sentence', 'label'\]",
         ),
-        ("cola", PAIRS["sst2"], r"train\.tsv, line 1: expected 4 columns without a header"),
+        ("cola", PAIRS["sst2"], r"train\.tsv, line 1: fewer than 4 columns"),
         ("rte", PAIRS["rte"] + "2\ta\tb\tneutral\n", r"row 3: label 'neutral'"),
         ("stsb", PAIRS["stsb"].replace("5.0", "high"), r"row 1: label 'high'; expected a number"),
-        ("sst2", "", r"train\.tsv: no sentence; it has \[\]"),
+        ("sst2", "", r"train\.tsv: no sentence in \[\]"),
     ],
 )
 def test_the_file_of_another_task(folder, name, text, part):
@@ -162,7 +162,7 @@ def test_the_file_of_another_task(folder, name, text, part):
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("{", "not JSON"), ('{"0": {"text_a": "a", "label": "1"}}', r"'0': no text_b; it has")],
+    [("{", "not JSON"), ('{"0": {"text_a": "a", "label": "1"}}', r"'0': no text_b in")],
 )
 def test_wrong_json(folder, text, part):
     (folder / "train.json").write_text(text)

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from prompt_tuning.data import features, in_memory
+from prompt_tuning.data import seqio_tasks
 from prompt_tuning.data.files import originals
 
 FEATURES = {
@@ -204,13 +204,13 @@ def test_tfds_data_that_is_not_there(tmp_path, monkeypatch, read):
     with pytest.raises(ValueError) as caught:
         source.num_input_examples("train") if read is len else source.get_dataset("train")
     message = str(caught.value)
-    assert f"films/short:1.2.0 is not in {tmp_path}/films/short/1.2.0" in message
+    assert f"films/short:1.2.0 does not exist in {tmp_path}/films/short/1.2.0" in message
     assert f"tfds build films/short:1.2.0 --data_dir={tmp_path}" in message
     assert f"--tfds_data_dir={tmp_path}" in message and "TASK_DATA_DIR" in message
 
 
 def make_task(name, source):
-    return seqio.Task(name, source=source, output_features=features.features())
+    return seqio.Task(name, source=source, output_features=seqio_tasks.text_features())
 
 
 def test_tasks_and_mixtures_in_a_folder(folder):
@@ -225,14 +225,14 @@ def test_tasks_and_mixtures_in_a_folder(folder):
 
 
 def test_a_folder_for_a_task_that_reads_none(folder):
-    task = make_task("mine", in_memory.InMemory({"train": rows(1)}))
-    with pytest.raises(ValueError, match=r"task mine reads InMemory.*leave TASK_DATA_DIR unset"):
+    task = make_task("mine", seqio_tasks.InMemory({"train": rows(1)}))
+    with pytest.raises(ValueError, match=r"task mine reads InMemory.*Remove TASK_DATA_DIR"):
         originals.in_folder(task, str(folder))
 
 
 def test_a_folder_that_is_none(folder):
     task = make_task("films", make_source())
-    with pytest.raises(FileNotFoundError, match=r"TASK_DATA_DIR .*train.txt is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"TASK_DATA_DIR .*train.txt is not a folder"):
         originals.in_folder(task, str(folder / "train.txt"))
 
 
@@ -244,7 +244,7 @@ def test_files_are_found_by_one_of_their_names(folder):
     (folder / "films").mkdir()
     (folder / "films" / "train.txt").write_text("")
     assert originals.find_file(folder, "train.txt", inside="films") == folder / "films/train.txt"
-    with pytest.raises(FileNotFoundError, match=r"/films has none of b\.txt; set it"):
+    with pytest.raises(FileNotFoundError, match=r"/films has none of b\.txt\. Set TASK_DATA_DIR"):
         originals.find_file(folder, "b.txt", inside="films")
     with pytest.raises(FileNotFoundError, match=r"b\.txt, c\.txt, nor a folder books with one"):
         originals.find_file(folder, "b.txt", "c.txt", inside="books")
@@ -254,7 +254,7 @@ def test_rows_of_another_task(folder):
     (folder / "a.jsonl").write_text('{"a": 1, "b": 2}\n{"a": 3}')
     found = [row for _, row in originals.jsonl_rows(folder / "a.jsonl", ["a"])]
     assert found == [{"a": 1, "b": 2}, {"a": 3}]
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: no b; it has \['a'\], expected"):
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: no b in \['a'\]; expected"):
         list(originals.jsonl_rows(folder / "a.jsonl", ["a", "b"]))
     assert originals.class_id("no", ["yes", "no"], "here") == 1
     with pytest.raises(ValueError, match="TASK_DATA_DIR here: label 'maybe'; expected one of yes"):

@@ -119,7 +119,7 @@ def test_a_header_may_call_the_split_otherwise(tmp_path, of_file):
             mrqa("DROP", ("Who?", "Ann")).split("\n", 1)[1],
             ["DROP.jsonl, line 1: no header", "'dataset': 'DROP'"],
         ),
-        (mrqa("RACE", ("Who?", "Ann")), ["has the data set RACE, the task DROP"]),
+        (mrqa("RACE", ("Who?", "Ann")), ["has the data set RACE; expected DROP"]),
         (mrqa("DROP", ("Who?",)), ["line 2: question 0 has no answer"]),
         (mrqa("DROP") + '{"text": "x"}\n', ["line 3: no context, qas", "['text']"]),
         ("not JSON\n", ["line 1: not JSON"]),

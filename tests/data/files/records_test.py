@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import itertools
 import json
 import logging
 import tracemalloc
@@ -94,7 +95,7 @@ def test_a_line_of_100_mb_is_refused_without_reading_it(tmp_path, name, begin, l
             out.write(b"x" * 10**6)
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match=f"{name}, line {line}: more than 16,777,216 bytes"):
+        with pytest.raises(ValueError, match=f"{name}, line {line}: longer than 16,777,216 bytes"):
             for _ in records.read_rows(str(path), "TRAIN_FILE"):
                 pass
         assert tracemalloc.get_traced_memory()[1] < 60e6
@@ -106,7 +107,7 @@ def test_an_open_quote_does_not_take_the_rest_of_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "LINE_LIMIT", 1000)
     path = tmp_path / "a.csv"
     path.write_text('text\na\n"open\n' + "and so on\n" * 500)
-    with pytest.raises(ValueError, match="line 3: more than 1,000 bytes without an end"):
+    with pytest.raises(ValueError, match="line 3: longer than 1,000 bytes"):
         texts(path)
 
 
@@ -144,7 +145,9 @@ def test_a_disk_without_room_for_what_is_unpacked(tmp_path, monkeypatch):
     path.write_bytes(gzip.compress(CONTENTS["a.jsonl"][0].encode()))
     full = functools.partial(open, "/dev/full", "wb", 0)
     monkeypatch.setattr(records.tempfile, "SpooledTemporaryFile", lambda _: full())
-    with pytest.raises(OSError, match=r"TRAIN_FILE .* is copied to .*set TMPDIR to a folder with"):
+    with pytest.raises(
+        OSError, match=r"TRAIN_FILE .* cannot be copied to .*Set TMPDIR to a folder with"
+    ):
         texts(path)
 
 
@@ -164,3 +167,80 @@ def test_json_that_python_cannot_read(tmp_path, line):
     path.write_text(f'{{"text": 1}}\n{line}\n')
     with pytest.raises(ValueError, match=r"a\.jsonl, line 2: not JSON"):
         texts(path)
+
+
+def test_items_are_made_anew_and_slices_are_lazy():
+    made = []
+
+    def make(number):
+        made.append(number)
+        return 10 * number
+
+    items = records.Lazy(make, range(10))
+    part = items[3::3]
+    assert len(part) == 3 and made == []
+    assert list(part) == [30, 60, 90] and part[-1] == 90 and made == [3, 6, 9, 9]
+    assert list(part.map(str)[1:]) == ["60", "90"]
+
+
+def test_every_so_many_left_out():
+    items = records.Lazy(lambda number: number, range(10))
+    assert list(items.without_every(4)) == [0, 1, 2, 4, 5, 6, 8, 9]
+    assert list(items[3::4]) == [3, 7]
+
+
+def test_one_after_the_other():
+    items = records.chain(["ab", "", "cde"])
+    assert "".join(items) == "abcde" and "".join(items[1:4]) == "bcd"
+
+
+def test_a_stream_is_read_on_and_begun_again_only_for_what_is_behind():
+    begun, taken = [], []
+
+    def stream():
+        begun.append(1)
+        for number in range(8):
+            taken.append(number)
+            yield number
+
+    items = records.of_stream(stream)
+    assert len(items) == 8 and len(begun) == 1
+    taken.clear()
+    assert list(itertools.chain(items[1:3], items[4:6])) == [1, 2, 4, 5]
+    assert len(begun) == 2 and taken == [0, 1, 2, 3, 4, 5]
+    assert items[0] == 0 and items[0] == 0 and items[7] == 7 and len(begun) == 4
+
+
+def test_passes_at_once_have_a_reader_each():
+    begun = []
+
+    def stream():
+        begun.append(1)
+        yield from range(8)
+
+    get = records.read_in_order(stream)
+    # As tf.data zips a data set with one that is made of it, and the next epoch with them.
+    passes = [[get(number), get(number), get(max(number - 3, 0))] for number in range(9)]
+    assert passes[:4] == [[0, 0, 0], [1, 1, 0], [2, 2, 0], [3, 3, 0]]
+    assert passes[-2:] == [[7, 7, 4], [None, None, 5]]
+    assert len(begun) == 6  # The last pass begins four times.
+
+
+def test_an_error_of_a_stream_is_not_its_end():
+    def stream():
+        yield 0
+        raise ValueError("line 2")
+
+    get = records.read_in_order(stream)
+    assert get(0) == 0
+    for _ in range(2):
+        with pytest.raises(ValueError, match="line 2"):
+            get(1)
+
+
+def test_a_sample_is_of_the_complete_sequence():
+    ordered = list(range(1, 101))
+    assert records.sample(ordered, 200) == ordered
+    sample = records.sample(ordered, 20)
+    assert len(sample) == len(set(sample)) == 20 and 35 < sum(sample) / 20 < 65
+    assert sample == sorted(sample) == records.sample(ordered, 20)

@@ -172,11 +172,11 @@ def test_test_files_have_no_labels(folder, name):
 @pytest.mark.parametrize(
     ("name", "rows", "part"),
     [
-        ("boolq", ROWS["cb"], r"line 1: no question, passage; it has \['premise', 'hypothesis'"),
+        ("boolq", ROWS["cb"], r"line 1: no question, passage in \['premise', 'hypothesis'"),
         ("rte", ROWS["cb"], "line 1: label 'neutral'; expected one of entailment, not_entailment"),
-        ("multirc", ROWS["record"], "line 1: no questions; it has"),
-        ("record", ROWS["multirc"], "line 1: no qas; it has"),
-        ("wsc.fixed", ROWS["cb"], "line 1: no text, target; it has"),
+        ("multirc", ROWS["record"], "line 1: no questions in"),
+        ("record", ROWS["multirc"], "line 1: no qas in"),
+        ("wsc.fixed", ROWS["cb"], "line 1: no text, target in"),
         ("wsc.fixed", [{"text": "", "target": {}, "idx": 0}], "line 1: no span1_text"),
         ("copa", [{**ROWS["copa"][0], "label": 2}], "line 1: label '2'; expected one of choice1"),
     ],

@@ -89,12 +89,12 @@ def test_separators_and_quoting_are_logged(tmp_path, caplog):
     read(write(tmp_path, "b.tsv", 'text\tlabel\n"say ""no"""\tpositive\n'))
     assert caplog.messages == [
         f"TRAIN_FILE {tmp_path / 'a.csv'}: fields are separated by ';'",
-        f"TRAIN_FILE {tmp_path / 'b.tsv'}: fields are quoted, and are read as those of CSV",
+        f"TRAIN_FILE {tmp_path / 'b.tsv'}: fields are quoted and are read as in CSV",
     ]
     caplog.clear()
     read(write(tmp_path, "c.tsv", 'text\tlabel\n"say ""no"""\tpositive\na 5" disk\tpositive\n'))
-    assert "c.tsv: quotation marks are kept as text, though" in caplog.text
-    assert "those of line 3 are not" in caplog.text
+    assert "c.tsv: quotation marks are read as text, because" in caplog.text
+    assert "those of line 3 do not" in caplog.text
 
 
 BAD = {
@@ -112,7 +112,7 @@ BAD = {
     "row names": (
         "a.tsv",
         '"text"\t"label"\n"1"\t"bleak"\t"negative"\n',
-        ["line 2: 3 fields", "If '1' is the row's name", "row.names=FALSE"],
+        ["line 2: 3 fields", "If '1' is the row name", "row.names=FALSE"],
     ),
     "a workbook": (
         "a.csv",
@@ -136,7 +136,7 @@ BAD = {
         'text\tlabel\n"a ""b"""\tx\n"one\ntwo"\ty\n"a" b\tz\n',
         [
             "line 3: 1 fields",
-            "quotation marks of line 5 are not those of CSV",
+            "because those of line 5 do not follow CSV",
             "save the file as CSV",
         ],
     ),
@@ -150,7 +150,7 @@ BAD = {
     "semicolons in a TSV": (
         "a.tsv",
         "text;label\nx;y\tz\n",
-        ["2 fields; expected the 1", "If ';', which is in the header, separates", "sep=;"],
+        ["2 fields; expected 1,", "If the ';' in the header separates", "sep=;"],
     ),
     "lines of text": ("a.txt", "x\n", ["'.txt'; expected one of .tsv, .csv", "first line"]),
     "UTF-16 without a mark": ("a.tsv", "t\0e\0", ["FILE_ENCODING = 'utf-16-le'"]),
@@ -168,14 +168,14 @@ def test_bad_tables(tmp_path, case):
 
 @pytest.mark.parametrize("row", ['{"text": "\\ud83d"}', '{"text": 1, "text": 2}'])
 def test_an_object_on_one_line_gets_no_advice_on_lines(tmp_path, row):
-    with pytest.raises(ValueError, match=r"line 1: not JSON \(.*\)$"):
+    with pytest.raises(ValueError, match=r"line 1: not JSON \(.*\)\. Correct it"):
         read(write(tmp_path, "a.jsonl", row))
 
 
 def test_a_space_before_a_quotation_mark_is_reported_once(tmp_path, caplog):
     rows = read(write(tmp_path, "a.csv", 'text, label\n"a", "x"\n"b, ""c""", "y"\n'))
     assert rows == [{"text": "a", "label": ' "x"'}, {"text": 'b, "c"', "label": ' "y"'}]
-    assert caplog.text.count("a.csv, line 2: a space between a separator and a quotation mark") == 1
+    assert caplog.text.count("a.csv, line 2: a space before a quotation mark") == 1
     caplog.clear()
     read(write(tmp_path, "a.csv", 'text,label\n"so, ""she"" said",x\n'))
     assert not caplog.text
@@ -196,3 +196,18 @@ def test_an_unknown_encoding_is_refused(tmp_path):
     path = write(tmp_path, "a.csv", "text\nx\n")
     with pytest.raises(ValueError, match="FILE_ENCODING is 'utf9'"):
         read(path, encoding="utf9")
+
+
+@pytest.mark.parametrize("text", ['{"a": "\\ud83d\\ude00"}', b'{"a": "\\ud83d\\ude00"}'])
+def test_json_with_a_surrogate_pair_is_parsed(text):
+    assert tables.parse_json(text, "a.json") == {"a": "\N{GRINNING FACE}"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[" * 100_000, '{"a": "\\ud83d"}', b'{"a": "\\uD83D"}', b"\xff", "1" * 5000],
+    ids=["open", "deep", "half a pair", "half a pair in bytes", "no UTF-8", "a long number"],
+)
+def test_invalid_json_is_named(text):
+    with pytest.raises(ValueError, match=r"^TRAIN_FILE a.jsonl, line 3: not JSON \("):
+        tables.parse_json(text, "TRAIN_FILE a.jsonl, line 3")

@@ -5,7 +5,7 @@ import functools
 import pytest
 import seqio
 
-from prompt_tuning.data import features, in_memory
+from prompt_tuning.data import seqio_tasks
 from prompt_tuning.data.tasks import catalog, registry
 from prompt_tuning.data.text import metrics
 
@@ -28,8 +28,8 @@ def registered(clean):
     for name, (splits, metric_fns) in TASKS.items():
         seqio.TaskRegistry.add(
             name,
-            source=in_memory.InMemory(dict.fromkeys(splits, ROWS)),
-            output_features=features.features(),
+            source=seqio_tasks.InMemory(dict.fromkeys(splits, ROWS)),
+            output_features=seqio_tasks.text_features(),
             metric_fns=metric_fns,
         )
     seqio.MixtureRegistry.add("catalog_test_both", list(TASKS), default_rate=1.0)
@@ -73,12 +73,12 @@ def test_all_without_a_pattern(registered):
 
 @pytest.mark.parametrize("pattern", ["catalog_tset_one", "catalog_test_one?"])
 def test_no_such_name(registered, pattern):
-    with pytest.raises(ValueError, match=r"nearest: catalog_test_one.*MIXTURE_OR_TASK_MODULE"):
+    with pytest.raises(ValueError, match=r"Did you mean: catalog_test_one.*MIXTURE_OR_TASK_MODULE"):
         catalog.entries(pattern)
 
 
 def test_metrics_are_told_where_samples_are_shown_too(clean):
-    source = in_memory.InMemory({"train": ROWS})
+    source = seqio_tasks.InMemory({"train": ROWS})
     registry.add_task(
         "catalog_test_samples", source, [], metric_fns=[metrics.accuracy], samples_name="a"
     )
@@ -88,6 +88,6 @@ def test_metrics_are_told_where_samples_are_shown_too(clean):
 
 def test_a_task_whose_splits_tfds_does_not_know_is_listed(clean):
     source = seqio.TfdsDataSource("imdb_reviews/plain_text:1.0.0", tfds_data_dir="none")
-    seqio.TaskRegistry.add("catalog_test_tfds", source, features.features())
+    seqio.TaskRegistry.add("catalog_test_tfds", source, seqio_tasks.text_features())
     (entry,) = catalog.entries("catalog_test_tfds")
     assert entry == catalog.Entry("catalog_test_tfds", "task", [], [])

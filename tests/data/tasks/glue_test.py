@@ -8,7 +8,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import features, in_memory, pipeline, sources
+from prompt_tuning.data import pipeline, seqio_tasks, sources
 from prompt_tuning.data.batches import soft_tokens
 from prompt_tuning.data.files import glue_files
 from prompt_tuning.data.tasks import glue  # noqa: F401
@@ -74,7 +74,7 @@ def test_what_is_read(name):
         task = seqio.TaskRegistry.get(f"{prefix}glue_{name}_{version}{suffix}")
         of_tfds = {"v002": "1.0.0", "v200": "2.0.0"}[version]
         assert task.source.name == f"glue/{name}:{of_tfds}"
-        assert task.output_features["inputs"].vocabulary is features.MODEL_VOCABULARY
+        assert task.output_features["inputs"].vocabulary is seqio_tasks.MODEL_VOCABULARY
         assert task.supports_caching
     splits = {
         "mnli": [
@@ -93,7 +93,7 @@ def test_an_example_in_text_and_ids(vocabulary, name):
     inputs, target, metrics, sentinel = TASKS[name]
     label = 1.0 if name == "stsb" else 1
     example = {feature: VALUES[feature] for feature in glue_files.DATA_SETS[name].texts}
-    source = in_memory.InMemory({"train": [{**example, "label": label, "idx": 0}]})
+    source = seqio_tasks.InMemory({"train": [{**example, "label": label, "idx": 0}]})
     told = inputs.partition(" ")[2]
     ids = vocabulary.encode(told)
     expected = {
@@ -103,7 +103,7 @@ def test_an_example_in_text_and_ids(vocabulary, name):
     }
     for prefix, (text, tokens) in expected.items():
         task = seqio.TaskRegistry.get(f"{prefix}glue_{name}_v200").replace(
-            source=source, output_features=features.features(vocabulary.for_seqio())
+            source=source, output_features=seqio_tasks.text_features(vocabulary.for_seqio())
         )
         [got] = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
         assert got["inputs_pretokenized"].decode() == text
@@ -156,7 +156,7 @@ def test_a_cache_of_seqio_is_read(vocabulary, tmp_path, monkeypatch):
     config = pipeline.DatasetConfig(
         sources.TaskSource(name), {"inputs": 40, "targets": 8}, "train", 1, use_cached=True
     )
-    part = rf"no cache of {name} .*USE_CACHED_TASKS = False.*seqio_cache_tasks cannot make one"
+    part = rf"no cache of {name} .*USE_CACHED_TASKS = False.*seqio_cache_tasks cannot cache"
     with pytest.raises(ValueError, match=part):
         pipeline.evaluation_tasks(config, vocabulary)
     ids = vocabulary.encode("sentence: a fine film")

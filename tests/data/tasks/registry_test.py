@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import seqio
 
-from prompt_tuning.data import features, in_memory, sources
+from prompt_tuning.data import seqio_tasks, sources
 from prompt_tuning.data.tasks import registry
 from prompt_tuning.data.text import metrics
 
@@ -14,18 +14,18 @@ ROWS = {"train": [{"inputs": "a", "targets": " b"}]}
 
 def test_a_task_of_text(clean, vocabulary):
     for _ in range(2):
-        registry.add_task("registry_test", in_memory.InMemory(ROWS), [])
+        registry.add_task("registry_test", seqio_tasks.InMemory(ROWS), [])
     task = seqio.TaskRegistry.get("registry_test")
     assert task.supports_caching, "CacheDatasetPlaceholder"
     assert task.postprocess_fn(" b ", example={}, is_target=False) == "b"
-    mine = task.replace(output_features=features.features(vocabulary.for_seqio()))
+    mine = task.replace(output_features=seqio_tasks.text_features(vocabulary.for_seqio()))
     (example,) = mine.get_dataset(None, "train").as_numpy_iterator()
     assert example["targets"].tolist() == [*vocabulary.encode("b"), 1]
     assert example["targets_pretokenized"] == b" b"
 
 
 def test_a_task_of_running_text(clean, vocabulary):
-    source = in_memory.InMemory({"train": [{"text": "a b"}]})
+    source = seqio_tasks.InMemory({"train": [{"text": "a b"}]})
 
     def double(dataset):
         return dataset.map(lambda e: {"inputs": e["targets"], **e})
@@ -33,7 +33,7 @@ def test_a_task_of_running_text(clean, vocabulary):
     for _ in range(2):
         registry.add_pretraining_task("registry_test_text", source, [double])
     task = seqio.TaskRegistry.get("registry_test_text")
-    mine = task.replace(output_features=features.features(vocabulary.for_seqio()))
+    mine = task.replace(output_features=seqio_tasks.text_features(vocabulary.for_seqio()))
     (example,) = mine.get_dataset(None, "train").as_numpy_iterator()
     ids = [*vocabulary.encode("a b"), 1]
     assert {name: value.tolist() for name, value in example.items()} == {
@@ -45,7 +45,7 @@ def test_a_task_of_running_text(clean, vocabulary):
 def test_samples_are_shown_under_their_name(clean, vocabulary):
     registry.add_task(
         "registry_test_samples",
-        in_memory.InMemory(ROWS),
+        seqio_tasks.InMemory(ROWS),
         [],
         metric_fns=[metrics.accuracy],
         samples_name="these",
@@ -64,8 +64,8 @@ def test_samples_are_shown_under_their_name(clean, vocabulary):
 
 
 def test_a_mixture_is_found_under_its_name_with_the_models_vocabulary(clean, vocabulary):
-    registry.add_task("registry_test_a", in_memory.InMemory(ROWS), [])
-    registry.add_task("registry_test_b", in_memory.InMemory({"validation": ROWS["train"]}), [])
+    registry.add_task("registry_test_a", seqio_tasks.InMemory(ROWS), [])
+    registry.add_task("registry_test_b", seqio_tasks.InMemory({"validation": ROWS["train"]}), [])
     rates = [("registry_test_a", 2), ("registry_test_b", 1)]
     seqio.MixtureRegistry.add("registry_test_both", rates)
     # Each split of a run is asked for in turn.

@@ -5,7 +5,7 @@ import importlib
 import pytest
 import seqio
 
-from prompt_tuning.data import features
+from prompt_tuning.data import seqio_tasks
 from prompt_tuning.data.files import originals, super_glue_files
 from prompt_tuning.data.tasks import super_glue
 
@@ -160,7 +160,7 @@ def test_an_example_in_text_and_ids(vocabulary, tmp_path, name):
         )
         task = registered.replace(
             source=source.in_folder(tmp_path),
-            output_features=features.features(vocabulary.for_seqio()),
+            output_features=seqio_tasks.text_features(vocabulary.for_seqio()),
         )
         [got] = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
         assert got["inputs_pretokenized"].decode() == text

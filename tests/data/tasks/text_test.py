@@ -80,7 +80,7 @@ def test_text_files_that_are_not_there(tmp_path):
 
 
 def test_text_files_is_a_list():
-    with pytest.raises(ValueError, match=r"expected a list, \['a\.txt'\]"):
+    with pytest.raises(ValueError, match=r"expected a list. Set TEXT_FILES = \['a\.txt'\]"):
         text.read_documents("a.txt")
 
 
@@ -103,7 +103,7 @@ def mixture(corpus, tmp_path, vocabulary):
     train_file = tmp_path / "train.jsonl"
     train_file.write_text('{"inputs": "good ?", "targets": "bad"}\n')
     return text.pretraining_mixture(
-        vocabulary=vocabulary.for_seqio(),
+        vocabulary=vocabulary,
         text_files=corpus,
         objectives=[("span_corruption", 2.0), ("prefix_lm", 1.0)],
         train_file=str(train_file),

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import seqio
 
-from prompt_tuning.data import features, in_memory
+from prompt_tuning.data import seqio_tasks
 from prompt_tuning.data.tasks import variants
 from prompt_tuning.data.text import formats, metrics, postprocessors
 
@@ -23,7 +23,7 @@ def clean():
 def test_six_variants_of_a_task(clean, vocabulary):
     row = {"inputs": "films text: good", "targets": "yes"}
     task = variants.TextTask(
-        source=in_memory.InMemory({"train": [row]}),
+        source=seqio_tasks.InMemory({"train": [row]}),
         text_steps=[formats.remove_markup],
         index=2,
         postprocess=postprocessors.strip,
@@ -34,7 +34,7 @@ def test_six_variants_of_a_task(clean, vocabulary):
     task.register("cinema")  # does nothing
     for prefix, suffix in itertools.product(variants.PREFIXES, variants.SUFFIXES):
         registered = seqio.TaskRegistry.get(f"{prefix}cinema{suffix}").replace(
-            output_features=features.features(vocabulary.for_seqio())
+            output_features=seqio_tasks.text_features(vocabulary.for_seqio())
         )
         [example] = registered.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
         text = "text: good" if prefix else row["inputs"]
@@ -59,9 +59,9 @@ def test_mixtures_are_of_one_variant_unless_their_tasks_say_otherwise(clean):
         for name in ("long", "short"):
             seqio.TaskRegistry.add(
                 f"{prefix}{name}{suffix}",
-                source=in_memory.InMemory({"train": []}),
+                source=seqio_tasks.InMemory({"train": []}),
                 preprocessors=[],
-                output_features=features.features(),
+                output_features=seqio_tasks.text_features(),
             )
     patterns = ["{prefix}long", "{prefix}short{suffix}"]
     variants.register_mixture("{prefix}both{suffix}", patterns)

@@ -7,7 +7,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import features, vocabularies
+from prompt_tuning.data import seqio_tasks, vocabularies
 from prompt_tuning.data.text import denoising
 
 LENGTHS = {"inputs": 64, "targets": 64}
@@ -35,7 +35,7 @@ def infilling(vocabulary, *lengths, seed=0, room=LENGTHS):
         documents(*lengths),
         seed,
         sequence_length=room,
-        output_features=features.features(vocabulary.for_seqio()),
+        output_features=seqio_tasks.text_features(vocabulary.for_seqio()),
     )
 
 
@@ -112,7 +112,7 @@ def test_too_little_room(vocabulary):
     with pytest.raises(ValueError, match=r"TASK_FEATURE_LENGTHS .*'inputs': 3"):
         deletion(50, room={"inputs": 2, "targets": 64})
     plain = vocabularies.SentencePiece(vocabulary.path, extra_ids=2)
-    with pytest.raises(ValueError, match=r"<extra_id_2> .*EXTRA_IDS"):
+    with pytest.raises(ValueError, match=r"<extra_id_2>, .*EXTRA_IDS"):
         infilling(plain, 50)
 
 
@@ -120,7 +120,7 @@ def test_there_are_sentinels_for_all_spans_of_the_longest_piece(vocabulary):
     # Of 50 tokens 8 are noise, in 3 spans; 50 * 0.15 / 3 is 2.5.
     room = {"inputs": 51, "targets": 51}
     few = vocabularies.SentencePiece(vocabulary.path, extra_ids=2)
-    with pytest.raises(ValueError, match=r"<extra_id_2> .*EXTRA_IDS"):
+    with pytest.raises(ValueError, match=r"<extra_id_2>, .*EXTRA_IDS"):
         infilling(few, 50, room=room)
     enough = vocabularies.SentencePiece(vocabulary.path, extra_ids=3)
     (example,) = infilling(enough, 50, room=room)
@@ -154,7 +154,7 @@ def test_random_targets(vocabulary):
     examples = run(
         denoising.random_targets,
         dataset,
-        output_features=features.features(vocabulary.for_seqio()),
+        output_features=seqio_tasks.text_features(vocabulary.for_seqio()),
         targets=("good", "not bad"),
     )
     wanted = [vocabulary.encode("good"), vocabulary.encode("not bad")]

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from prompt_tuning.data import features
+from prompt_tuning.data import seqio_tasks
 from prompt_tuning.data.text import formats
 
 LABELS = ("negative", "positive")
@@ -200,7 +200,7 @@ def test_remove_first_text_token():
 
 def test_a_sentinel_of_the_models_own_vocabulary(vocabulary):
     example = {"inputs": tf.constant([5, 6]), "targets": tf.constant([7])}
-    own = features.features(vocabulary.for_seqio())
+    own = seqio_tasks.text_features(vocabulary.for_seqio())
     result = one(formats.add_sentinel_to_beginning, example, output_features=own, index=3)
     assert result["inputs"].tolist() == [vocabulary.size - 4, 5, 6]
     assert vocabulary.decode(result["inputs"][:1]) == "<extra_id_3>"

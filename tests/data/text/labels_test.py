@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning.data import pipeline, sources, vocabularies
-from prompt_tuning.data.files import lazy
+from prompt_tuning.data.files import records
 from prompt_tuning.data.text import labels
 
 
@@ -25,7 +25,7 @@ def test_labels_are_few_or_recur(targets, found):
 def test_all_of_a_file_is_read_where_a_sample_has_labels(monkeypatch):
     monkeypatch.setattr(labels, "SAMPLED", 10)
     read = []
-    rows = lazy.Lazy(
+    rows = records.Lazy(
         lambda i: read.append(i) or {"targets": "rare" if i == 3 else "often"}, range(50)
     )
     assert labels.find_file_labels(rows) == {"often": 49, "rare": 1}
@@ -40,9 +40,9 @@ def test_all_of_a_file_is_read_where_a_sample_has_labels(monkeypatch):
     [
         (["C++", "good", "C#"], r"'C\+\+' and 'C#' have the same tokens"),
         (["good", "good "], "'good' and 'good ' have the same tokens, 'good'"),
-        (["good", "👍"], "'👍' has no known token"),
+        (["good", "👍"], "'👍' has only unknown tokens"),
         (["👍", "👎"], "'👍' and '👎' have the same tokens"),
-        (["good", " "], "' ' has no known token"),
+        (["good", " "], "' ' has only unknown tokens"),
         ([f"good{' ' * i}" for i in range(12)], "and 4 more"),
     ],
 )
@@ -50,10 +50,15 @@ def test_labels_that_cannot_be_distinguished_are_refused(vocabulary, caplog, som
     with pytest.raises(ValueError, match=fault) as error:
         labels.check_labels(some, vocabulary, "TRAIN_FILE a.tsv: targets")
     assert "TRAIN_FILE a.tsv: targets: the vocabulary" in str(error.value)
-    assert "Expected labels with known and different tokens. Set LABEL_MAP" in str(error.value)
+    assert (
+        "Expected labels with known tokens that differ from label to label. Set LABEL_MAP"
+        in str(error.value)
+    )
     labels.warn_of_labels(some, vocabulary, "task")
     assert caplog.records[0].levelname == "WARNING" and str(error.value)[-80:] in caplog.text
-    with pytest.raises(ValueError, match=r"LABELS: the vocabulary .* cannot write or distinguish"):
+    with pytest.raises(
+        ValueError, match=r"LABELS: the vocabulary .* cannot represent or distinguish"
+    ):
         labels.label_ids(some, vocabulary)
 
 
@@ -110,5 +115,5 @@ def test_labels_of_settings_and_cards_are_restored(evaluation, vocabulary, caplo
     task = evaluation({"0": "good", "1": "Mapped"}, ranked_labels=["Ranked"], known_labels=cards)
     for label in ("Mapped", "Ranked", "Of_Card"):
         ids = vocabulary.encode(label)
-        assert vocabulary.decode(ids) != label == task.spell(np.array(ids))
-    assert "LABELS does not have, so they are never predicted: 'good' (3 examples)" in caplog.text
+        assert vocabulary.decode(ids) != label == task.detokenize(np.array(ids))
+    assert "that are not in LABELS, so they are never predicted: 'good' (3 examples)" in caplog.text

@@ -95,13 +95,15 @@ def test_a_warning_says_what_is_lost_and_the_fix(caplog):
     assert (
         "train: the inputs of 2 of 4 examples (50 %) have more than TASK_FEATURE_LENGTHS['inputs'] = 20 "
         "tokens, the longest 40; the end of each is cut off, which is '{question} answer:' of "
-        "INPUT_TEMPLATE. Set TASK_FEATURE_LENGTHS['inputs'] to 40, or TRUNCATE_FIELD to the field to "
-        "shorten in its place, one of ['passage', 'question']."
+        "INPUT_TEMPLATE. Set TASK_FEATURE_LENGTHS['inputs'] to 40, or set TRUNCATE_FIELD to the field "
+        "to shorten instead, one of ['passage', 'question']."
     ) in warning(caplog, files)
     shortened = sources.TaskSource(
         train_file="a.tsv", input_template=TEMPLATE, truncate_field="passage"
     )
-    assert "as even without TRUNCATE_FIELD = 'passage' they are too" in warning(caplog, shortened)
+    assert "because they are too long even with an empty 'passage' (TRUNCATE_FIELD)" in warning(
+        caplog, shortened
+    )
     single = sources.TaskSource(train_file="a.tsv", input_template="{text}")
     assert "TRUNCATE_FIELD" not in warning(caplog, single)
     assert "INPUT_TEMPLATE" not in warning(caplog, sources.TaskSource(name="films"))

@@ -8,7 +8,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from prompt_tuning.data import features, pipeline, vocabularies
+from prompt_tuning.data import seqio_tasks, vocabularies
 from prompt_tuning.data.text import preprocessors
 
 TEXTS = ["", "the good film", "a<extra_id_0>b new  new.", "naïve 漢字 <extra_id_3>"]
@@ -41,21 +41,22 @@ def test_a_registered_task_gets_the_ids_of_the_tokenizer(tokenizer, vocabulary, 
     steps = [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos]
     source = seqio.FunctionDataSource(open_source, splits=["train"])
     task = seqio.Task(
-        "texts", source=source, output_features=features.features(), preprocessors=steps
+        "texts", source=source, output_features=seqio_tasks.text_features(), preprocessors=steps
     )
-    read = pipeline.use_vocabulary(task, tokenizer)
+    read = seqio_tasks.use_vocabulary(task, tokenizer)
     dataset = read.get_dataset(None, "train", shuffle=False)
     for text, example in zip(TEXTS, dataset.as_numpy_iterator(), strict=True):
         assert example["inputs"].tolist() == [*tokenizer.encode(text), 1]
         np.testing.assert_array_equal(example["inputs"], example["targets"])
     # Such an iterator can be saved, as T5X does.
     tf.train.Checkpoint(iterator=iter(dataset)).write(str(tmp_path / "iterator"))
-    other = features.features(vocabulary.for_seqio())
+    other = seqio_tasks.text_features(vocabulary.for_seqio())
     insists = seqio.Task("own", source=source, output_features=other, preprocessors=steps)
     with pytest.raises(
-        ValueError, match=r"task own tokenises inputs with .*the model uses .*Hugging Face tok"
+        ValueError,
+        match=r"task own tokenizes inputs with .*the model's vocabulary, .*Hugging Face tok",
     ):
-        pipeline.use_vocabulary(insists, tokenizer)
+        seqio_tasks.use_vocabulary(insists, tokenizer)
 
 
 def test_sentinels_are_before_added_tokens(tokenizer, vocabulary):
@@ -63,5 +64,5 @@ def test_sentinels_are_before_added_tokens(tokenizer, vocabulary):
     assert preprocessors.sentinels_end(of_seqio) == tokenizer.sentinels_end == vocabulary.size
     assert preprocessors.sentinels_end(vocabulary.for_seqio()) == vocabulary.sentinels_end
     preprocessors.check_sentinels(of_seqio, 100, 512)
-    with pytest.raises(ValueError, match="needs the sentinels"):
+    with pytest.raises(ValueError, match="does not end with the sentinels"):
         preprocessors.check_sentinels(of_seqio, 101, 512)

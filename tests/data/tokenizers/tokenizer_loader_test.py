@@ -102,6 +102,7 @@ def test_special_tokens_that_no_file_names_are_those_of_t5(tmp_path):
     a = vocabulary.encode("a")
     assert vocabulary.encode("</s>") == [1] and vocabulary.encode("<pad> a") == [0, *a]
     assert vocabulary.encode("a</s>a <unk>") == [*a, 1, *a, 2]
+    assert vocabulary.encode("<extra_id_0>a") == [vocabulary.size - 1, *a]
 
 
 @pytest.mark.parametrize(
@@ -129,14 +130,39 @@ def test_added_tokens_decoder_decides_as_in_transformers(
     vocabulary = vocabularies.load(folder)
     is_token = len(vocabulary.encode("newtok")) == 1
     assert is_token == (is_used or not has_decoder)
-    assert ("declares the token 'newtok', which added_tokens_decoder" in caplog.text) != is_token
+    assert ("declares the token 'newtok', but added_tokens_decoder" in caplog.text) != is_token
+
+
+@pytest.mark.parametrize(
+    ("config", "is_used"),
+    [
+        ({}, False),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, True),  # keeps its tokenizer.json
+        ({"mask_token": "newtok"}, True),
+    ],
+)
+def test_added_tokens_of_other_files_beside_added_tokens_decoder(write, config, is_used):
+    new = {"id": 8192, "content": "newtok", "special": True, "single_word": False}
+    new |= {"lstrip": False, "rstrip": False, "normalized": False}
+    changes = {
+        "tokenizer.json": lambda stored: stored["added_tokens"].append(new),
+        "tokenizer_config.json": set_to(added_tokens_decoder={"0": {"content": "<pad>"}}, **config),
+    }
+    assert (len(vocabularies.load(write(PLAIN, changes)).encode("newtok")) == 1) == is_used
+
+
+def test_a_file_without_the_type_of_its_model_is_read(write):
+    """Early versions of the tokenizers library write none."""
+    untyped = {"tokenizer.json": lambda stored: stored["model"].pop("type")}
+    assert vocabularies.load(write(PLAIN, untyped)).encode("</s>") == [1]
 
 
 def test_truncation_and_padding_of_the_file_are_not_applied(write):
     def limit(stored):
         direction = {"direction": "Right", "strategy": "LongestFirst", "stride": 0}
         stored["truncation"] = direction | {"max_length": 2}
-        stored["padding"] = None
+        pad = {"pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>", "pad_to_multiple_of": None}
+        stored["padding"] = pad | {"strategy": {"Fixed": 8}, "direction": "Right"}
 
     for name in ("T5Tokenizer", "PreTrainedTokenizerFast"):
         of_class = {
@@ -155,6 +181,13 @@ def test_spaces_before_punctuation_go_where_the_folder_says_so(write):
 
     cleaned = vocabularies.load(write(PLAIN, {"tokenizer_config.json": clean}))
     assert cleaned.decode(cleaned.encode(text)) == "it's a good film, isn't it?"
+
+
+def test_special_tokens_in_a_text_are_split_where_the_folder_says_so(write):
+    split = {"tokenizer_config.json": set_to(split_special_tokens=True)}
+    vocabulary = vocabularies.load(write(BOTH, split))
+    assert len(vocabulary.encode("<sp>")) > 1
+    assert len(vocabulary.encode("newtok")) == 1  # added, but not special
 
 
 def _ids(folder, text):
@@ -225,11 +258,11 @@ def bos_first(stored):
 
 
 REFUSED = [
-    (BOTH, "tokenizer.json", rename_piece, r"id 217 is '.+' .* in the former, '▁elsewhere'"),
-    (BOTH, "tokenizer.json", score_piece, r"id 217 is .*\(score -1\.5\) in the latter"),
-    (BOTH, "tokenizer.json", drop_piece, r"id 8000 is .* in the former, absent in the latter"),
-    (BOTH, "tokenizer.json", add_piece, r"is absent in the former, '▁elsewhere'"),
-    (BOTH, "tokenizer.json", drop_rules, r"normalization rules .* remove the file that"),
+    (BOTH, "tokenizer.json", rename_piece, r"id 217 is '.+' .* in the first, '▁elsewhere'"),
+    (BOTH, "tokenizer.json", score_piece, r"id 217 is .*\(score -1\.5\) in the second"),
+    (BOTH, "tokenizer.json", drop_piece, r"id 8000 is .* in the first, absent in the second"),
+    (BOTH, "tokenizer.json", add_piece, r"is absent in the first, '▁elsewhere'"),
+    (BOTH, "tokenizer.json", drop_rules, r"normalization rules .* Remove the file that"),
     (BOTH, "tokenizer.json", other_id, r"'\[SEP\]' has id 8115 by .*config\.json, and id 8120 by"),
     (BOTH, "added_tokens.json", set_to(newtok=7), r"'newtok' has id 8112 by .* id 7 by .*added_t"),
     (BOTH, "tokenizer_config.json", gap, r"'<far>' id 9000, but by the vocabulary it has id 8116"),
@@ -264,6 +297,12 @@ def test_what_contradicts_is_refused(write, name, file, change, message):
         tokenizer_loader.load(write(name, {file: change}))
 
 
+def test_a_tokenizer_without_a_class_needs_its_file(write):
+    generic = {"tokenizer_config.json": set_to(tokenizer_class="TokenizersBackend")}
+    with pytest.raises(ValueError, match=r"'TokenizersBackend'; expected one of T5Tok.* or one of"):
+        tokenizer_loader.load(write("added_4.30_T5Tokenizer", generic))
+
+
 def test_a_post_processor_of_another_model_is_refused(write):
     generic = {"tokenizer_config.json": set_to(tokenizer_class="TokenizersBackend")}
     with pytest.raises(ValueError, match=r"puts the ids \[1\] around a text; expected only 1"):
@@ -276,7 +315,7 @@ def test_a_model_that_encodes_otherwise_is_refused(write):
     def keep_spaces(model):
         model.normalizer_spec.remove_extra_whitespaces = False
 
-    with pytest.raises(ValueError, match=r"' The  quick .*' has ids \[.*\] by the former, \["):
+    with pytest.raises(ValueError, match=r"' The  quick .*' has ids \[.*\] in the first, \["):
         tokenizer_loader.load(write(BOTH, change_model=keep_spaces))
 
 
@@ -291,7 +330,7 @@ def test_a_model_with_byte_fallback_encodes_as_transformers(write, caplog):
     changes = {"tokenizer.json": set_to(added_tokens=[])}
     loaded = tokenizer_loader.load(write(PLAIN, changes, fall_back, has_model=True))
     assert tokenizer_loader.UNK_ID in loaded.tokenizer.encode("漢字").ids
-    assert "encodes unknown characters as bytes" in caplog.text
+    assert "unknown characters become <unk>" in caplog.text
 
 
 def test_a_model_of_another_type_is_refused(write):
@@ -307,23 +346,3 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     message = "has neither tokenizer.json nor spiece.model; expected one of them"
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         tokenizer_loader.load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("added", "message"),
-    [
-        ({}, None),
-        ({"added_tokens_decoder": {"259": {"content": "<extra_id_0>"}}}, None),
-        ({"added_tokens_decoder": {"384": {"content": "new"}}}, "adds the token 'new' to a ByT5"),
-        ({"added_tokens_decoder": {"384": 5}}, "tokenizer files that cannot be read"),
-    ],
-)
-def test_a_tokenizer_of_bytes_has_no_added_tokens(tmp_path, added, message):
-    config = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 125}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | added))
-    if message is None:
-        assert tokenizer_loader.is_of_bytes(tmp_path)
-        assert vocabularies.load(tmp_path) == vocabularies.ByteVocabulary()
-        return
-    with pytest.raises(ValueError, match=message):
-        tokenizer_loader.is_of_bytes(tmp_path)

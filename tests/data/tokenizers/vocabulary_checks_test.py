@@ -38,12 +38,12 @@ def test_a_notable_share_is_reported(vocabulary, caplog):
 )
 def test_training_on_unknown_text_is_refused(vocabulary, caplog, texts):
     """Behind a template most tokens are known, but all texts have the same tokens."""
-    with pytest.raises(ValueError, match="nothing can be learned from unknown tokens") as error:
+    with pytest.raises(ValueError, match="Nothing can be learned from unknown tokens") as error:
         check(vocabulary, texts, training=True)
     assert "67% of the texts have the same tokens as another text" in str(error.value)
     check(vocabulary, texts)
     [message] = caplog.messages
-    assert "the predictions of such inputs are arbitrary" in message
+    assert "Predictions for such inputs are arbitrary" in message
 
 
 def example(vocabulary, text, target):
@@ -63,6 +63,10 @@ def test_labels_of_files_are_refused_and_those_of_tasks_are_reported(vocabulary,
     caplog.clear()
     vocabulary_checks.check_examples("of_seqio", examples, counts, vocabulary, file=None)
     assert "of_seqio: targets: the vocabulary" in caplog.messages[-1]
+    with pytest.raises(ValueError, match=r"(?s)of_seqio: targets: .*distinguish.*Use other words"):
+        vocabulary_checks.check_examples(
+            "of_seqio", examples, counts, vocabulary, file=None, training=True
+        )
 
 
 def test_free_text_that_is_written_differently_is_reported_once(vocabulary, caplog):
@@ -70,7 +74,7 @@ def test_free_text_that_is_written_differently_is_reported_once(vocabulary, capl
     examples = [example(vocabulary, "she", text) for text in ("she  saw", "she saw", "a film")]
     vocabulary_checks.check_examples("a", examples, {}, vocabulary, file="EVAL_FILE a.tsv")
     [message] = caplog.messages
-    assert "the vocabulary writes 1 of 3 targets differently" in message
+    assert "the vocabulary cannot represent 1 of 3 targets exactly" in message
     assert "'she  saw' as 'she saw'" in message
     vocabulary_checks.check_examples(
         "a", [{"inputs": [5], "targets": [6]}], {}, vocabulary, file="x"

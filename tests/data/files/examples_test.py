@@ -1,9 +1,10 @@
 import gzip
 import json
+import logging
 
 import pytest
 
-from prompt_tuning.data.files import file_task
+from prompt_tuning.data.files import examples
 
 # Quotes, a line separator that is no line break here, a letter outside ASCII, a comma.
 ROWS = [("a fine film", "1"), ('so\u2028"bad"', "0"), ("naïve, not dull", "1")]
@@ -24,7 +25,7 @@ def write(folder, name, content):
 
 def read(path, **settings):
     defaults = {"setting": "TRAIN_FILE", "input_template": "{text}", "target_column": "label"}
-    return list(file_task.read_examples(path, **(defaults | settings)))
+    return list(examples.read_examples(path, **(defaults | settings)))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ BAD_FILES = {
         [
             "'text'",
             "['word', 'label']",
-            "Use these names, as they are written here, in INPUT_TEMPLATE",
+            "Use exactly these names in INPUT_TEMPLATE",
         ],
     ),
     "lacks target": (
@@ -98,11 +99,11 @@ BAD_FILES = {
     ),
     "NaN": ("a.jsonl", JSONL + '{"text": "x", "label": NaN}', ["1 of 4 rows (line 4)"]),
     "blank targets": ("a.tsv", TSV + "x\t\ny\t \n", ["2 of 5 rows (lines 5, 6)"]),
-    "empty rows": ("a.csv", "text,label\n,\n,\n", ["no row of data: all fields are empty"]),
+    "empty rows": ("a.csv", "text,label\n,\n,\n", ["no row of data, because all fields are empty"]),
     "a list": (
         "a.jsonl",
         '{"text": ["x", "y"], "label": 1}',
-        ["line 1", "column 'text' is a list", "Write its items as one text"],
+        ["line 1", "column 'text' is a list", "Join its items to one text"],
     ),
     "an object": (
         "a.jsonl",
@@ -112,10 +113,10 @@ BAD_FILES = {
     "semicolons in a TSV": (
         "a.tsv",
         "text;label\nx;1\n",
-        ["'text'", "separates the fields", "sep=;"],
+        ["'text'", "separates fields", "sep=;"],
     ),
     "semicolons and commas": ("a.csv", "text;label, of\nx;1,2\n", ["no column 'text'", "sep=;"]),
-    "ragged": ("a.tsv", TSV + "x\n", ["line 5", "1 fields", "2 of the header"]),
+    "ragged": ("a.tsv", TSV + "x\n", ["line 5", "1 fields", "expected 2, as in the header"]),
     "open quote": ("a.csv", 'text,label\nx,1\n"x,1\n', ["line 3", "not CSV"]),
     "bad JSON": ("a.jsonl", JSONL + "{'text': 1}\n", ["line 4", "not JSON"]),
     "no object": ("a.jsonl", '["x", 1]\n', ["line 1", "JSON object"]),
@@ -208,7 +209,7 @@ def test_empty_rows_are_skipped_and_counted(tmp_path, name, caplog):
     assert caplog.messages == [
         f"TRAIN_FILE {path}: rows read: 2, 3 empty skipped (lines {skipped}); targets: 'y' 2",
         f"TRAIN_FILE {path}: the fields of INPUT_TEMPLATE are empty in 1 of 2 rows (line {blank}), "
-        "which are kept",
+        "which are kept. Correct or delete these rows.",
     ]
 
 
@@ -245,70 +246,68 @@ def test_a_field_to_shorten_is_in_the_template(tmp_path):
     places = [example["inputs"][start:end] for start, end in example["truncate_spans"]]
     assert places == ["what ?", "what ?"] and example["truncate_spans"][0, 0] == 0
     with pytest.raises(
-        ValueError, match=r"TRUNCATE_FIELD is 'label'.*set it to one of \['q', 'text'"
+        ValueError, match=r"TRUNCATE_FIELD is 'label'.*Set it to one of \['q', 'text'"
     ):
         read(path, input_template=template, truncate_field="label")
-
-
-@pytest.fixture
-def path(tmp_path):
-    lines = "".join(f"film {i}\t{i % 2}\n" for i in range(50))
-    return write(tmp_path, "my-dev.tsv", "text\tlabel\n" + lines)
-
-
-@pytest.fixture
-def task(path, vocabulary):
-    return file_task.file_task(
-        path,
-        split="train",
-        setting="TRAIN_FILE",
-        vocabulary=vocabulary.for_seqio(),
-        input_template="{text}",
-        target_column="label",
-        label_map={"0": "bad", "1": "good"},
-    )
-
-
-def examples(task, split, **options):
-    return list(task.get_dataset(None, split, **options).as_numpy_iterator())
-
-
-def test_task_tokenises_in_order(task, vocabulary):
-    assert task.name == "my_dev" and task.splits == ("train",)
-    got = examples(task, "train", shuffle=False)
-    assert [e["row"] for e in got] == list(range(50))
-    assert got[3]["inputs_pretokenized"] == b"film 3"
-    assert got[3]["inputs"].tolist() == [*vocabulary.encode("film 3"), 1]
-    assert got[3]["targets"].tolist() == [*vocabulary.encode("good"), 1]
-
-
-def test_task_without_targets(path, vocabulary):
-    task = file_task.file_task(
-        path,
-        split="infer",
-        setting="INFER_FILE",
-        vocabulary=vocabulary.for_seqio(),
-        input_template="{text}",
-        target_column=None,
-    )
-    got = examples(task, "infer", shuffle=False)
-    assert [e["targets"].tolist() for e in got] == [[1]] * 50
-
-
-def test_task_shuffles_by_seed(task):
-    first, again, other = (
-        [int(e["row"]) for e in examples(task, "train", seed=seed)] for seed in (1, 1, 2)
-    )
-    assert first == again != other
-    assert sorted(other) == list(range(50)) != first
-
-
-def test_each_repeat_has_its_own_order(task):
-    rows = [int(e["row"]) for e in examples(task, "train", seed=1, num_epochs=2)]
-    assert sorted(rows[:50]) == sorted(rows[50:]) and rows[:50] != rows[50:]
 
 
 def test_a_csv_field_may_be_a_whole_document(tmp_path):
     text = "a fine film " * 20_000
     [example] = read(write(tmp_path, "a.csv", f'text,label\n"{text}",1\n'))
     assert example["inputs"] == text.strip()
+
+
+def summary(rows, target_column="label", allow=False):
+    made = examples.RowSummary("TRAIN_FILE a.tsv", target_column, "text: ")
+    for number, row in enumerate(rows, start=2):
+        made.add(number, row and {"inputs": f"text: {row[0]}", "targets": row[1]})
+    made.report(allow_empty_targets=allow)
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def test_one_line_says_what_was_read_and_skipped(log):
+    summary([("a", "good"), None, ("b", "bad"), ("c", "good"), None])
+    assert log.messages == [
+        "TRAIN_FILE a.tsv: rows read: 3, 2 empty skipped (lines 3, 6); targets: 'good' 2, 'bad' 1"
+    ]
+
+
+def test_many_labels_are_not_all_shown(log):
+    summary([("a", f"label {i % 12}") for i in range(30)])
+    assert log.messages[0].count("'label") == 10 and log.messages[0].endswith(" and 2 more")
+    log.clear()
+    summary([("a", f"answer {i}") for i in range(1001)])
+    assert log.messages == ["TRAIN_FILE a.tsv: rows read: 1001; over 1,000 distinct targets"]
+
+
+def test_a_file_without_targets(log):
+    summary([("a", ""), ("b", "")], target_column=None)
+    assert log.messages == ["TRAIN_FILE a.tsv: rows read: 2"]
+
+
+def test_empty_inputs_are_warned_of(log):
+    summary([("", "good"), ("b", "bad")])
+    assert log.records[1].levelname == "WARNING"
+    assert "INPUT_TEMPLATE are empty in 1 of 2 rows (line 2), which are kept" in log.messages[1]
+
+
+def test_empty_targets_are_refused_unless_allowed(log):
+    rows = [("a", "good"), *[("b", "")] * 7]
+    with pytest.raises(ValueError) as caught:
+        summary(rows)
+    for part in ("TRAIN_FILE a.tsv: column 'label' (TARGET_COLUMN)", "in 7 of 8 rows"):
+        assert part in str(caught.value)
+    assert "(lines 3, 4, 5, 6, 7, …)" in str(caught.value)
+    assert "set ALLOW_EMPTY_TARGETS = True" in str(caught.value)
+    summary(rows, allow=True)
+    assert log.messages == ["TRAIN_FILE a.tsv: rows read: 8; targets: '' 7, 'good' 1"]
+
+
+def test_nothing_but_empty_rows_is_refused():
+    with pytest.raises(ValueError, match="no row of data, because all fields are empty"):
+        summary([None, None])
