@@ -5,6 +5,7 @@ scripts/t5x_parity.py found in T5X itself.
 """
 
 import copy
+import dataclasses
 import importlib
 import inspect
 import json
@@ -138,6 +139,21 @@ def macros_in(text):
 def value(name):
     """What gin builds for a macro or a parameter."""
     return copy.deepcopy(gin.query_parameter(name))
+
+
+def built_arguments(verb):
+    """{parameter: what gin builds} of a command; those of its PredictorConfig, if it has one, too."""
+    path, name = commands.VERBS[verb].module, commands.VERBS[verb].function
+    built = {
+        each: value(f"{path}.{name}.{each}")
+        for each in inspect.signature(getattr(importlib.import_module(path), name)).parameters
+        if each not in ("config_text", "as_json", "mesh")
+    }
+    if "config" in built:
+        path = "prompt_tuning.inference.predictor_config.PredictorConfig"
+        fields = dataclasses.fields(built["config"])
+        built |= {field.name: value(f"{path}.{field.name}") for field in fields}
+    return built
 
 
 def write_t5x(folder, tree):
@@ -338,7 +354,7 @@ def test_t5x_gets_all_that_it_requires(
 
 
 def test_a_file_for_t5x_is_refused(tiny_job):
-    with pytest.raises(cli.UsageError, match=r"python -m t5x.train .*runs/train.gin"):
+    with pytest.raises(cli.UsageError, match=r"python -m t5x.train`.*runs/train.gin"):
         cli.read(tiny_job.command("train", "t5x/prompt_train.gin"))
     with pytest.raises(cli.UsageError) as refused:
         cli.read(tiny_job.command("train", **REQUIRED["train"], T5X_MODEL=1))
@@ -374,13 +390,7 @@ def test_every_prompt_goes_with_every_run(tiny_job, tmp_path, monkeypatch, promp
     if verb in ("eval", "infer"):  # which set the prompt themselves
         files.reverse()
     cli.read(tiny_job.command(verb, *files, **(REQUIRED[run] | settings)))
-    path, name = commands.VERBS[verb].module, commands.VERBS[verb].function
-    function = getattr(importlib.import_module(path), name)
-    built = {
-        each: value(f"{path}.{name}.{each}")
-        for each in inspect.signature(function).parameters
-        if each not in ("config_text", "as_json", "mesh")
-    }
+    built = built_arguments(verb)
     assert isinstance(built["model"], model.EncoderDecoderModel)
     assert built["model"].config.embed_dim == 16
     if run in ("pretrain", "lm_adapt"):
@@ -407,16 +417,14 @@ def test_every_method_goes_with_every_run(tiny_job, tmp_path, monkeypatch, metho
     settings |= {"PROMPT_LENGTH": 4} if run in ("train", "describe") else {}
     settings |= {"PROMPT_FILE": "prompt.npz"} if "PROMPT_FILE" in settings else {}
     cli.read(tiny_job.command(run, *files, **settings))
-    path, name = commands.VERBS[run].module, commands.VERBS[run].function
-    built = value(f"{path}.{name}.model")
-    assert built.method.parts == tuple(expected)
+    built = built_arguments(run)
+    assert built["model"].method.parts == tuple(expected)
     if run in ("train", "describe"):
         patterns = {"ia3": (".*/ia3_scaling",), "prefix": (".*/prefix/.*",)}
-        assert value(f"{path}.{name}.trainable") == patterns.get(method, (".*/prompt/.*",))
+        assert built["trainable"] == patterns.get(method, (".*/prompt/.*",))
         assert value("%LEARNING_RATE") == (0.003 if method == "ia3" else 0.3)
     else:
-        given = value(f"{path}.{name}.prompt_initializer")
-        assert given.leaves.keys() == leaves.keys()
+        assert built["prompt_initializer"].leaves.keys() == leaves.keys()
 
 
 def test_wayward_starts_as_the_text_and_is_held_to_it(tiny_job, vocabulary):

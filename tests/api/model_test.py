@@ -211,7 +211,7 @@ def test_answers_that_are_cut_off_are_reported(model, texts, prompts, caplog):
     assert "of 6 predictions are truncated" in caplog.text
     caplog.clear()
     model.generate(texts[:3], prompts[0], max_length=1, decoder=pt.LabelRanking(LABELS))
-    assert "cut off" not in caplog.text
+    assert "truncated" not in caplog.text
 
 
 def test_unknown_text_is_reported(model, caplog):
