@@ -338,7 +338,7 @@ def test_t5x_gets_all_that_it_requires(
 
 
 def test_a_file_for_t5x_is_refused(tiny_job):
-    with pytest.raises(cli.UsageError, match=r"python -m t5x.train .*runs/train.gin"):
+    with pytest.raises(cli.UsageError, match=r"python -m t5x.train`.*runs/train.gin"):
         cli.read(tiny_job.command("train", "t5x/prompt_train.gin"))
     with pytest.raises(cli.UsageError) as refused:
         cli.read(tiny_job.command("train", **REQUIRED["train"], T5X_MODEL=1))
