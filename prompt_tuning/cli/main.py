@@ -22,13 +22,9 @@ from prompt_tuning.cli import commands, gin_checks, gin_file_search, gin_files
 from prompt_tuning.t5x import bindings as t5x_bindings
 
 UsageError = commands.UsageError
-# What several processes may be told beside where they meet.
-MULTIPROCESS_FLAGS = (
-    "process_count",
-    "process_index",
-    "initialization_timeout",
-    "heartbeat_timeout",
-)
+# Flags of a run of several processes, without the address of process 0.
+_TIMEOUTS = ("initialization_timeout", "heartbeat_timeout")
+MULTIPROCESS_FLAGS = ("process_count", "process_index", *_TIMEOUTS)
 FOR_T5X = "t5x"  # the folder of gin files that T5X's programs read
 
 
