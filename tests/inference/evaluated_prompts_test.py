@@ -83,7 +83,7 @@ def test_prompts_without_a_step_of_their_own_are_refused(tiny, tmp_path, names):
     paths = [str(tmp_path / name) for name in names]
     for path in paths:
         prompt_files.save(path, np.ones((4, 16)), {})
-    with pytest.raises(ValueError, match=r"prompts of the steps .*; expected different ones"):
+    with pytest.raises(ValueError, match=r"prompts of the steps .*; expected one prompt per step"):
         evaluated_prompts.EvaluatedPrompts(tmp_path, "task", paths, SETTINGS, tiny.model)
 
 

@@ -317,7 +317,7 @@ def test_an_interrupted_command_resumes_with_the_same_inputs_only(tiny_job, tmp_
     ):
         write(path, other)
         name = "INFER_FILE" if path == asked else "PROMPT_FILE"
-        with pytest.raises(ValueError, match=rf"{name}: .* \(content \w+ -> \w+\)\ndelete it, or"):
+        with pytest.raises(ValueError, match=rf"{name}: .* \(content \w+ -> \w+\)\nDelete it, or"):
             infer("out")
         assert partial.read_bytes() == begun
         write(path, same)
