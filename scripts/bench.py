@@ -1,6 +1,6 @@
 """How fast this package is, and how much memory it takes, against Hugging Face PEFT on the same machine.
 
-Each program runs in a process of its own and they take turns, so that a ratio is of runs that followed
+Each program runs in a process of its own and they alternate, so that a ratio is of runs that followed
 each other; every figure is the median of --repeats. Each turn is a JSON line of its own ("turn") as soon as it is
 measured, so that a benchmark that is stopped keeps its figures. Weights are random. PEFT is measured where torch,
 transformers and peft can be imported by --peer-python. TensorFlow is needed by `start` only. Wait for a
@@ -71,12 +71,12 @@ def file(options: argparse.Namespace) -> Records:
     """From a TSV file to a prompt that its batches have moved."""
     shape = _settings(options, "size", "batch", "input_length", "prompt_length", "target_length")
     shape |= _settings(options, "dropout") | {"path": options.file}
-    own = {**shape, "dtype": options.dtype, "vocabulary": options.vocabulary}
+    settings = {**shape, "dtype": options.dtype, "vocabulary": options.vocabulary}
     # Every padded batch takes as long as another: a few of them do.
     numbers = {"padded": min(options.padded_examples, options.examples)}
     programs = [
         _ours(f"ours, {mode}", "file",
-              {**own, "mode": mode, "examples": numbers.get(mode, options.examples)})
+              {**settings, "mode": mode, "examples": numbers.get(mode, options.examples)})
         for mode in ("padded", "bucketed", "packed")
     ]  # fmt: skip
     shape["examples"] = options.examples
@@ -97,16 +97,16 @@ def score(options: argparse.Namespace) -> Records:
     """Which of two labels: by scoring both, against decoding an answer."""
     shape = _settings(options, "size", "batch", "input_length", "prompt_length", "examples")
     shape |= {"path": options.file}
-    own = {**shape, "dtype": options.dtype, "vocabulary": options.vocabulary}
+    settings = {**shape, "dtype": options.dtype, "vocabulary": options.vocabulary}
     with tempfile.TemporaryDirectory() as folder:
         theirs = {**shape, **_settings(options, "target_length")}
         theirs["pieces_file"] = _pieces(options.vocabulary, folder)
-        programs = [_ours("ours", "score", own), *_peers(options, "score", theirs)]
+        programs = [_ours("ours", "score", settings), *_peers(options, "score", theirs)]
         return _measure(options, programs)
 
 
 def load(options: argparse.Namespace) -> Records:
-    """Reading a model of the page cache in each format, and saving what a run needs to go on."""
+    """Reading a model of the page cache in each format, and saving what a run needs to resume."""
     dtypes = ("float32", "bfloat16")
     with tempfile.TemporaryDirectory() as folder:
         model = {"size": options.size, "folder": folder}
@@ -141,7 +141,7 @@ def stack(options: argparse.Namespace) -> Records:
 
 
 def growth(options: argparse.Namespace) -> Iterator[bench_workers.Json]:
-    """A step of ours against the lengths, the batch and the size; what does not grow stays as given."""
+    """A step of this package against the lengths, the batch and the size; what does not grow stays as given."""
     shape = _settings(options, "size", "batch", "input_length", "prompt_length", "target_length")
     shape |= _settings(options, "dropout", "dtype", "steps")
     grown = {
@@ -274,10 +274,10 @@ PEER_DTYPES = ["float32", "autocast", "bfloat16"]
 
 def parser() -> argparse.ArgumentParser:
     """The flags; each command has those that mean something to it."""
-    whole = argparse.ArgumentParser(
+    root = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = whole.add_subparsers(dest="command", required=True, metavar="command")
+    commands = root.add_subparsers(dest="command", required=True, metavar="command")
     for name, (measure, defaults, example) in COMMANDS.items():
         sub = commands.add_parser(
             name,
@@ -291,7 +291,7 @@ def parser() -> argparse.ArgumentParser:
             text = FLAGS[flag]["help"] + (f" (default: {default})" if default else "")
             sub.add_argument(f"--{flag.replace('_', '-')}", **{**FLAGS[flag], **more, "help": text})
         _add_shared_flags(sub, peer=name not in ("start", "stack", "growth"))
-    return whole
+    return root
 
 
 def _add_shared_flags(sub: argparse.ArgumentParser, peer: bool) -> None:

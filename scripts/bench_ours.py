@@ -283,7 +283,7 @@ def load(*, size, folder, format, dtype) -> bench_workers.Prepared:
 
 
 def save(*, size, prompt_length) -> bench_workers.Prepared:
-    """Saves what a run needs to go on: prompt, optimizer, step."""
+    """Saves what a run needs to resume: prompt, optimizer, step."""
     # Random: what repeats would be compressed.
     shape = prompt_length, bench_sizes.SIZES[size].embed_dim
     table = jax.random.normal(jax.random.key(0), shape, jnp.float32)
@@ -302,7 +302,7 @@ def save(*, size, prompt_length) -> bench_workers.Prepared:
 
 
 def pieces(*, vocabulary, file) -> bench_workers.Prepared:
-    """Writes the vocabulary's [piece, score] pairs as JSON, for a peer without sentencepiece."""
+    """Writes the vocabulary's [token, score] pairs as JSON, for a peer without sentencepiece."""
     words = vocabularies.SentencePiece(vocabulary).processor
     pairs = [(words.IdToPiece(i), words.GetScore(i)) for i in range(words.GetPieceSize())]
     pathlib.Path(file).write_text(json.dumps(pairs))

@@ -139,7 +139,7 @@ def products(*, size, rows, dtype, times) -> bench_workers.Prepared:
 
 
 def make_tokenizer(pieces_file: str):
-    """T5's tokenizer from [piece, score] pairs, as bench_ours.py writes them."""
+    """T5's tokenizer from [token, score] pairs, as bench_ours.py writes them."""
     with open(pieces_file) as file:
         pairs = [(piece, score) for piece, score in json.load(file)]
     return transformers.T5Tokenizer(vocab=pairs, extra_ids=0)

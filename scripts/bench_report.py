@@ -29,7 +29,7 @@ class Point(NamedTuple):
 
 
 def write_line(record: Record, path: str | None) -> None:
-    """Appends a record to a file of JSON lines, or prints it; a process that is killed leaves whole lines."""
+    """Appends a record to a file of JSON lines, or prints it; a process that is killed leaves complete lines."""
     if path is None:
         print(json.dumps(record), flush=True)
         return
@@ -211,7 +211,7 @@ def plot_growth(curves: Mapping[str, Sequence[Point]], path: str) -> None:
                     ha="right", fontsize=9,
                 )  # fmt: skip
             axes.set_xticks(sizes, [point.name for point in found], fontsize=9, rotation=30)
-            axes.set_yticks([])  # Each point tells its value.
+            axes.set_yticks([])  # Each point is labeled with its value.
             axes.minorticks_off()
             axes.margins(0.2)
             axes.set(xlabel=what, ylabel="" if column else label)

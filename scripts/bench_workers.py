@@ -1,4 +1,4 @@
-"""Programs to time, each in a process of its own, that take turns over pipes of JSON lines.
+"""Programs to time, each in a process of its own, that alternate over pipes of JSON lines.
 
 A worker answers {"prepare": program, "settings": {...}} with facts, after a run that compiles,
 and {"run": 1} with {"seconds", "peak_bytes"}. Between turns it has nothing to do, so that one program

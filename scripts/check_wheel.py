@@ -19,7 +19,10 @@ def main(arguments: Sequence[str]) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     wanted = set(expected(REPOSITORY))
-    if lines := [*_told("missing", wanted - held), *_told("surplus", held - wanted)]:
+    if lines := [
+        *_format_names("missing", wanted - held),
+        *_format_names("surplus", held - wanted),
+    ]:
         sys.exit(f"{wheel} does not hold what it should:\n" + "\n".join(lines))
     print(f"{wheel}: {len(held)} files, as in the repository")
 
@@ -32,7 +35,7 @@ def expected(repository: pathlib.Path) -> Iterator[str]:
                 yield f"{inside}/{file.relative_to(repository / folder).as_posix()}"
 
 
-def _told(what: str, names: set[str]) -> list[str]:
+def _format_names(what: str, names: set[str]) -> list[str]:
     return [f"  {what}: {name}" for name in sorted(names)]
 
 

@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of a reader: inputs that reach new code of ours are kept and changed further.
+"""Coverage-guided fuzzing of a reader: inputs that reach new code of this package are kept and changed further.
 
-A file that is neither read nor refused by a message of ours, takes over 10 s or over 4 GiB, or ends the
-process, is a finding: it is told, kept as FOLDER/READER/finding-*, and the exit code is not 0.
+A file that is neither read nor refused with a message of this package, takes over 10 s or over 4 GiB, or ends the
+process, is a finding: it is reported, kept as FOLDER/READER/finding-*, and the exit code is not 0.
 Needs atheris, which the package does not: pip install atheris, into an environment of its own.
 
     python scripts/fuzz.py "T5X index" --minutes 3
@@ -31,7 +31,7 @@ WORDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fuzzes one reader; libFuzzer tells inputs, coverage and findings, and ends the process."""
+    """Fuzzes one reader; libFuzzer reports inputs, coverage and findings, and ends the process."""
     import atheris
 
     # What is imported here is counted as covered or not.

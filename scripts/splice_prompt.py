@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--step", type=int,
-        help="of the checkpoint that is written (default: the model's; a Hugging Face folder tells none)",
+        help="of the checkpoint that is written (default: the model's; a Hugging Face folder has none)",
     )  # fmt: skip
     return parser
 

@@ -29,7 +29,7 @@ CASES: dict[str, str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the cases, tells each as a JSON line, and all as a table; exit code 1 where one failed."""
+    """Runs the cases, prints each as a JSON line, and all as a table; exit code 1 where one failed."""
     options = _parser().parse_args(arguments)
     rows = []
     for name in options.cases or CASES:

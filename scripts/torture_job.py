@@ -31,7 +31,7 @@ def train(model_dir: pathlib.Path, steps: int, **macros: Any) -> list[str]:
 
 
 def start(arguments: Sequence[str], log: pathlib.Path, **environment: str) -> subprocess.Popen:
-    """Starts a command; what it tells is added to `log`."""
+    """Starts a command; its output is added to `log`."""
     with log.open("ab") as out:
         return subprocess.Popen(
             arguments,

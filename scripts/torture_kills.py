@@ -1,4 +1,4 @@
-"""Runs that are killed, or told to end, at random moments of their life, and started again until done.
+"""Runs that are killed or terminated at random moments of their life, and started again until done.
 
 What they leave is compared, byte for byte, with what an uninterrupted run leaves.
 """
@@ -108,7 +108,7 @@ class _Chains:
         process.send_signal(self.number)
         code = process.wait()
         self.slowest = max(self.slowest, time.monotonic() - began)
-        # Before Python runs our code the signal ends it, for which a shell tells the same code.
+        # Before Python runs the command's code the signal ends it, for which a shell reports the same code.
         ended = code in (TERMINATED, -self.number)
         self.saved += ended and _reached(log) <= _saved(model_dir)
         self.failed += code not in (0, TERMINATED, -self.number)
@@ -126,7 +126,7 @@ class _Chains:
 
 
 def _moment(model_dir: pathlib.Path, log: pathlib.Path) -> str:
-    """What the process is doing, as far as its log and its folder tell."""
+    """What the process is doing, as far as its log and its folder show."""
     if list(model_dir.glob("*tmp*")):
         return "a save"
     if not (lines := _lines(log)):
@@ -153,7 +153,7 @@ def _work(log: pathlib.Path) -> int:
 
 
 def _reached(log: pathlib.Path) -> int:
-    """The last step that the process has told of."""
+    """The last step that the process has logged."""
     return max((step for _, step, _ in _lines(log)), default=0)
 
 

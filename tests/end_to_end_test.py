@@ -238,7 +238,7 @@ def test_full_fine_tuning_moves_and_exports_every_weight(tiny, tiny_job, tmp_pat
     assert not np.array_equal(first, last)
     # The prompt is no part of the model.
     message = capsys.readouterr().err
-    assert "encoder/prompt/prompt model_<step> is exported" in message and "PROMPT=None" in message
+    assert "encoder/prompt/prompt: model_<step> is exported" in message and "PROMPT=None" in message
     # An export of other weights under this name is not taken for the run's.
     assert cli.run([*arguments, NO_EVALUATION]) == result
     (tmp_path / "model_1001").rename(tmp_path / "kept")

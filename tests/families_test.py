@@ -175,8 +175,8 @@ def test_header_names_the_checkpoint_and_the_parameters(name):
     assert f"{COUNTS[network]:,} parameters" in text.partition("\n")[0]
     if steps := re.findall(r"TRAIN_STEPS=(\d+)", text):
         assert int(steps[0]) > step
-    width = f"vectors of {size_of(network)[0]} numbers"
-    assert "vectors of" not in text or width in text
+    shape = f"shape (100, {size_of(network)[0]})"
+    assert "shape" not in text or shape in text
 
 
 def test_each_model_file_is_in_the_tables():

@@ -47,9 +47,10 @@ FOLDER = pathlib.Path(prompt_tuning.__file__).parents[1] / "gin"
 FILES = sorted(str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.gin"))
 OF_T5X = [file for file in FILES if file.startswith("t5x/")]
 OURS = [file for file in FILES if file not in OF_T5X]
+PARTS = ("Provides", "Requires", "Example", "Result")
 MACRO = r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b|\b[A-Z]{3,}\b"
 # What a header may write in capitals that is no macro.
-WORDS = {"TSV", "CSV", "JSONL"}
+WORDS = {"TSV", "CSV", "JSONL", "PEFT", "TFDS"}
 PROMPTS = {
     "from_class_labels": (initializers.ClassLabels, {"CLASS_LABELS": ["good"]}),
     "from_class_labels_numpy": (
@@ -100,16 +101,15 @@ REQUIRED = {
 
 
 def header(file):
-    """The title and the four parts of a file's header."""
-    parts = re.split(
-        r"^(provides|requires|command|result): ", gin_config.header(FOLDER / file), flags=re.M
-    )
+    """The title and the PARTS of a file's header."""
+    text = gin_config.header(FOLDER / file)
+    parts = re.split(rf"^({'|'.join(PARTS)}):\s", text, flags=re.M)
     return parts[0], dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def command(file):
-    """The words behind `prompt-tuning`, or `python -m`, in a header's command."""
-    words = shlex.split(header(file)[1]["command"].replace("\\\n", " "))
+    """The arguments of `prompt-tuning`, or of `python -m`, in a header's example."""
+    words = shlex.split(header(file)[1]["Example"].replace("\\\n", " "))
     program = ["python", "-m"] if file in OF_T5X else ["prompt-tuning"]
     assert words[: len(program)] == program
     return words[len(program) :]
@@ -188,26 +188,33 @@ def test_setup_packs_every_folder(monkeypatch):
 @pytest.mark.parametrize("file", FILES)
 def test_header_has_its_parts_in_order(file):
     title, parts = header(file)
-    assert re.fullmatch(r"\S.*[.:?]\n(.*\.\n)?\n", title, re.S), title
-    assert list(parts) == ["provides", "requires", "command", "result"]
+    assert re.fullmatch(r"\S.*\.\n\n", title), title
+    assert tuple(parts) == PARTS
     assert all(part.strip() for part in parts.values())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_comments_fit_a_line(file):
+    lines = [line for line in (FOLDER / file).read_text().split("\n") if line.startswith("#")]
+    # A word, such as a setting with the path of a checkpoint, cannot be wrapped.
+    assert not [line for line in lines if len(line) > 100 and " " in line.strip("# \\")]
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_header_tells_the_macros(file):
     _, parts = header(file)
     macros = assigned(file)
-    provided = macros_in(re.sub(r"\([^)]*\)", "", parts["provides"]))
+    provided = macros_in(re.sub(r"\([^)]*\)", "", parts["Provides"]))
     assert provided <= macros.keys(), "provides what the file does not set"
     own = set(re.findall(r"^([A-Z][A-Z0-9_]*) = %gin.REQUIRED", (FOLDER / file).read_text(), re.M))
-    assert own <= macros_in(parts["requires"] + parts["provides"]), "requires what it does not say"
+    assert own <= macros_in(parts["Requires"] + parts["Provides"]), "requires what it does not say"
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_defaults_in_headers_are_those_of_the_file(file):
     macros = assigned(file)
     for name, default in re.findall(
-        r"([A-Z][A-Z0-9_]+) \(([\d,.e-]+)[):;]", header(file)[1]["provides"]
+        r"([A-Z][A-Z0-9_]+) \(([\d,.e-]+)[):;]", header(file)[1]["Provides"]
     ):
         assert float(default.rstrip(",").replace(",", "")) == float(macros[name]), name
 
@@ -364,7 +371,7 @@ def test_a_file_for_t5x_is_refused(tiny_job):
 @pytest.mark.parametrize("file", [f for f in OURS if command(f)[0] == "describe"])
 def test_described_numbers_are_true(file, capsys, quick_shapes):
     cli.run([word for word in command(file) if word != "--json"])
-    numbers = re.findall(r"\d[\d,]{3,}", header(file)[1]["result"])
+    numbers = re.findall(r"\d[\d,]{3,}", header(file)[1]["Result"])
     shown = capsys.readouterr().out
     assert numbers and all(number in shown for number in numbers)
 

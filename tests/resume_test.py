@@ -92,7 +92,7 @@ def test_a_run_that_died_ends_as_one_that_did_not(
             raise OSError(28, "No space left on device")
         return loss
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"state of step 1004 in"):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"state of step 1004"):
         patch.setattr(reporting.StepLog, "write", full)
         cli.run(died)
     cli.run(died)

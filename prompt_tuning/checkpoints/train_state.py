@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -182,12 +183,24 @@ def _clear(directory: epath.PathLike, step: int) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     halves = [path for path in _folders(directory) if not _is_whole(path)]
     for half in [*halves, *directory.glob("checkpoint_*.orbax-checkpoint-tmp*")]:
-        half.rmtree()
+        _remove(half)
     for later in steps(directory):
         if later >= step:
             aside = directory / f"{DAMAGED}checkpoint_{later}"
             aside.rmtree(missing_ok=True)
             _folder(directory, later).rename(aside)
+
+
+def _remove(folder: epath.Path, seconds: float = 5.0) -> None:
+    """Removes a folder into which Orbax's threads may still write after a failed save."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return folder.rmtree(missing_ok=True)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _flatten(tree: Any) -> dict[str, Any]:

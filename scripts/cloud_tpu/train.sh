@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs `prompt-tuning train` on every worker of a Cloud TPU. It goes on there when this connection ends.
+# Runs `prompt-tuning train` on every worker of a Cloud TPU. It continues there when this connection ends.
 #
 # Usage: scripts/cloud_tpu/train.sh --name=NAME --zone=ZONE [flags] -- ARGUMENTS
 #   --name=NAME          of the TPU

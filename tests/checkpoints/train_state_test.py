@@ -1,5 +1,6 @@
 """Train state: the same types and bits come back, and only whole checkpoints count."""
 
+import gc
 import json
 import resource
 import shutil
@@ -14,6 +15,16 @@ import pytest
 
 from prompt_tuning.checkpoints import train_state
 from prompt_tuning.training import optimizers
+
+# TensorStore reports reads that another failed read has stopped when they are collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collect_failed_reads():
+    """Reads that a damaged file stops are collected here, not within a later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -189,8 +189,8 @@ def test_help_says_what_is_needed(verb, capsys):
     text = capsys.readouterr().out
     assert caught.value.code == 0
     for part in (
-        "requires: ",
-        f"command: prompt-tuning {verb} ",
+        "Requires:",
+        f"Example: prompt-tuning {verb} ",
         *commands.FLAGS,
         "models/t5_mini.gin",
     ):
@@ -210,7 +210,7 @@ def test_main_help_names_the_commands(capsys):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["train"], ["--gin_file is not set", "requires: ", "command: prompt-tuning train "]),
+        (["train"], ["--gin_file is not set", "Requires:", "Example: prompt-tuning train "]),
         (["train", "--gin_fil=x"], ["--gin_fil=x", "Did you mean: --gin_file"]),
         (["train", "now"], ["now", "Known: --gin_file"]),
         (["train", "--mesh=8x4"], ["--mesh=8x4"]),

@@ -43,7 +43,8 @@ def compiled(load):
 
 
 def facts(tree):
-    return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): (x.shape, x.dtype, x.sharding) for path, x in leaves}
 
 
 def on_first_device(tree):

@@ -75,7 +75,7 @@ def test_one_that_is_gone_is_named_here_and_to_the_others(hub, left):
     assert code == watch.GONE == 75
     assert message.startswith("process 1 has exited: it was killed") and "MODEL_DIR" in message
     (told,) = heard(two)
-    assert told["end"] == "process 1" and "is gone" in told["why"] and told["code"] == 75
+    assert told["end"] == "process 1" and "has exited" in told["why"] and told["code"] == 75
 
 
 def test_one_of_which_another_tells_is_named_not_the_other(left):
@@ -86,7 +86,7 @@ def test_one_of_which_another_tells_is_named_not_the_other(left):
         of_0.sendall(b'ne", "code": 75}\n')
         of_0.close()
         joined(watching)
-    assert left[0][0].startswith("process 1 is gone; ") and len(left) == 1
+    assert left[0][0].startswith("process 1 is gone. ") and len(left) == 1
 
 
 def test_one_that_is_silent_is_named(hub, left):
@@ -125,10 +125,10 @@ def test_one_that_is_done_may_go(hub, left):
 @pytest.mark.parametrize(
     ("error", "why", "code"),
     [
-        (ValueError("BATCH_SIZE is 3"), "ended with an error: BATCH_SIZE is 3", 2),
-        (OSError(28, "no space"), "ended with an error: [Errno 28] no space", 2),
+        (ValueError("BATCH_SIZE is 3"), "failed with an error: BATCH_SIZE is 3", 2),
+        (OSError(28, "no space"), "failed with an error: [Errno 28] no space", 2),
         (KeyboardInterrupt(), "was interrupted", 130),
-        (ZeroDivisionError("by zero"), "ended with an error: by zero", 1),
+        (ZeroDivisionError("by zero"), "failed with an error: by zero", 1),
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: memory"), "memory", 1),
     ],
 )
@@ -145,7 +145,7 @@ def test_an_error_of_one_is_told_to_the_others(hub, left, monkeypatch, error, wh
         other = watch.Watch("process 1", {"process 0": mine}, LONG)
         of_0.sendall(json.dumps(told).encode() + b"\n")
         joined(other)
-    assert left[1][1] == code and left[1][0].startswith(f"process 0 {told['why']}; ")
+    assert left[1][1] == code and left[1][0].startswith(f"process 0 {told['why']}. ")
 
 
 def test_those_that_fail_together_each_tell_their_own(hub, left):
@@ -163,7 +163,7 @@ def test_an_error_of_jax_waits_for_who_is_gone(hub, left):
     timer.start()
     watching.fail(jax.errors.JaxRuntimeError("Connection closed by peer"))
     timer.join()
-    assert left[0][0].startswith("process 1 is gone")
+    assert left[0][0].startswith("process 1 has exited")
 
 
 def test_an_abort_waits_for_the_watch():

@@ -27,7 +27,7 @@ def test_one_in_a_row_is_passed_and_two_are_not(tmp_path, caplog):
     taken(guard, 5, 1.0)
     taken(guard, 6, 1.0)
     with pytest.raises(
-        ValueError, match=r"step 6 in .* loss nan, gradient norm 2\.0\); .*nan_step_6"
+        ValueError, match=r"step 6 in .* \(loss nan, gradient norm 2\.0\); .*nan_step_6"
     ):
         guard.settle()
     with np.load(tmp_path / "nan_step_6.npz") as kept:

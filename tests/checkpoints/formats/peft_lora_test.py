@@ -140,8 +140,11 @@ def test_matrices_of_a_lora_are_checked(adapter):
         ({down: a[:0], up: b[:, :0]}, r"lora_[AB].weight is F32 \(.*0.*\); expected floats"),
         ({down: a[:, :2], up: b}, r"lora_A.weight is F32 \(1, 2\); expected floats \(1, 3\)"),
         ({down: a[0], up: b}, "expected floats"),
-        ({down: a, up: b[:1]}, r"lora_B.weight of F32 \(1, 1\); expected floats \(2, 1\)"),
-        ({**PAIR, "base_model.model.lm_head.weight": b}, "holds 'base_model.model.lm_head.weight'"),
+        ({down: a, up: b[:1]}, r"lora_B.weight is F32 \(1, 1\); expected floats \(2, 1\)"),
+        (
+            {**PAIR, "base_model.model.lm_head.weight": b},
+            "contains 'base_model.model.lm_head.weight'",
+        ),
     ]:
         with pytest.raises(ValueError, match=told):
             merged(adapter(tensors, LORA))
