@@ -101,7 +101,8 @@ def test_a_run_that_died_ends_as_one_that_did_not(
     folder = "seed_4/" if "RANDOM_SEED" in settings else ""
     assert [line["step"] for line in found[f"{folder}train/metrics.jsonl"]] == [*range(1001, 1007)]
     state = found[f"{folder}checkpoint_1006/_CHECKPOINT_METADATA"]
-    assert state["metadata"]["position"]["epoch"] >= 1 and len(state["arrays"]) == 4
+    # The prompt, its second moment with two placeholders, and three counters of steps.
+    assert state["metadata"]["position"]["epoch"] >= 1 and len(state["arrays"]) == 7
 
 
 def test_a_command_that_was_killed_in_a_save_and_told_to_end_ends_as_one_that_was_not(
