@@ -151,7 +151,7 @@ def _read_file(file: str) -> None:
     try:
         _parse(gin.parse_config_file, file, f"--gin_file {file}")
     except UsageError as error:
-        # gin tells the line last.
+        # The last line of gin's message is the statement.
         name, equals, value = str(error).rpartition("\n")[2].strip().partition(" = ")
         if equals and t5x_bindings.is_known(name):
             raise UsageError(

@@ -77,7 +77,7 @@ def _correlation(name: str, targets: Sequence[float], predictions: Sequence[floa
     if len(targets) < 2:
         return float("nan")
     with warnings.catch_warnings():
-        # That it is not defined is told by its value.
+        # The value NaN says that it is undefined.
         warnings.simplefilter("ignore")
         return 100.0 * float(getattr(scipy.stats, name)(targets, predictions).statistic)
 
