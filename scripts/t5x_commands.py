@@ -27,9 +27,12 @@ SAME_BATCHES = {
     "DROPOUT_RATE": 0.0,
     "SHUFFLE_TRAIN_EXAMPLES": False,
     "PACK": False,
-    "EVAL_PERIOD": 50,
+    # Few steps: each multiplies the rounding differences, which are 2 % of the prompt after 50 steps.
+    "TRAIN_STEPS": 14010,
+    "EVAL_PERIOD": 5,
 }
 TOLERANCE = 1.0  # percentage points
+MAX_DIFFERENCE = 1e-4  # RMS of the difference of two prompts, relative to the prompt's
 TIMEOUT_SECONDS = 1800
 
 
@@ -114,6 +117,12 @@ def read_digest(folder: pathlib.Path) -> str:
     return hashlib.sha256(prompt.tobytes()).hexdigest()
 
 
+def compare_prompts(folder: pathlib.Path, other: pathlib.Path, step: int) -> float:
+    """RMS of the difference of two prompts of a step, relative to the RMS of the first."""
+    one, two = (np.load(each / "prompts" / f"prompt_{step}.npy") for each in (folder, other))
+    return float(np.linalg.norm(one - two) / np.linalg.norm(one))
+
+
 def check_resuming(shell: Shell, train: str) -> None:
     """A run that is killed after its first save, and resumed, ends as a run without a stop."""
     run, other = shell.folder / "t5x_run", shell.folder / "t5x_run_without_stop"
@@ -140,6 +149,10 @@ def check_training(shell: Shell, train: str) -> None:
     near = {step: ours[step] for step in theirs if abs(ours[step] - theirs[step]) <= TOLERANCE}
     print(f"accuracy by step: {theirs} in T5X, {near} here", flush=True)
     check(f"steps of accuracies that differ by at most {TOLERANCE}", list(near), list(theirs))
+    difference = {step: compare_prompts(t5x_dir, our_dir, step) for step in theirs}
+    print(f"difference of the prompts by step: {difference}", flush=True)
+    equal = [step for step, value in difference.items() if value <= MAX_DIFFERENCE]
+    check(f"steps of prompts that differ by at most {MAX_DIFFERENCE}", equal, list(theirs))
 
 
 def check_answers(shell: Shell, evaluate: str, infer: str) -> None:

@@ -33,10 +33,11 @@ if verb == "train":
     prompts.mkdir(exist_ok=True)
     is_resumed = (folder / "checkpoint_14100").exists()
     if not is_resumed:
-        np.save(prompts / "prompt_14100.npy", np.zeros(3))
+        np.save(prompts / "prompt_14100.npy", np.ones(3))
         (folder / "checkpoint_14100").mkdir()
         time.sleep(60 if folder.name == "t5x_run" else 0)
-    np.save(prompts / "prompt_14200.npy", np.ones(3) * (1 + (is_resumed and BROKEN_VERB == "resume")))
+    is_broken = is_resumed and BROKEN_VERB == "resume" or not is_t5x and BROKEN_VERB == "prompt"
+    np.save(prompts / "prompt_14200.npy", np.ones(3) * (1 + is_broken))
 if verb == "infer":
     answers = "".join(json.dumps({{"prediction": str(i + offset)}}) + "\\n" for i in range(3))
     (folder / "restaurants-predict.jsonl-00000-of-00001").write_text(answers)
@@ -77,6 +78,10 @@ def test_the_commands_of_the_document_run_killed_and_resumed(run_script, capsys)
         ("resume", "prompt: [0-9a-f]{64}, expected [0-9a-f]{64}"),
         ("eval", r"accuracy of eval: \[75.5, 76.0\], expected \[70.5, 71.0\]"),
         ("infer", r"predictions of infer: \['5', '6', '7'\], expected \['0', '1', '2'\]"),
+        (
+            "prompt",
+            r"steps of prompts that differ by at most 0.0001: \[14100\], expected \[14100, 14",
+        ),
         ("train", r"steps of accuracies that differ by at most 1.0: \[\], expected \[14100, 14200"),
     ],
 )
