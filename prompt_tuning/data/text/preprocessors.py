@@ -1,7 +1,11 @@
 """Pre-training objectives as tf.data transformations of tokenized documents.
 
 `span_corruption` and `prefix_lm` concatenate documents, with EOS after each. The other objectives
-keep documents apart. EOS is appended later.
+keep documents apart. EOS is appended later. All take these arguments:
+
+* dataset: {"targets": int32[N]} documents.
+* sequence_length: maximum lengths of inputs and targets, including EOS.
+* output_features: features whose vocabulary has EOS and sentinels, or is ByT5's.
 """
 
 import functools
@@ -28,9 +32,6 @@ def span_corruption(
     tokens give 512 and 114. Chunks are as long as `sequence_length` allows.
 
     Args:
-      dataset: {"targets": int32[N]} documents.
-      sequence_length: maximum lengths of inputs and targets, including EOS.
-      output_features: features whose vocabulary has sentinels, or is ByT5's.
       noise_density: fraction of tokens to mask.
       mean_span_length: mean length of noise spans, in tokens.
     """
@@ -53,9 +54,6 @@ def text_infilling(
     The inputs have one sentinel per span, as in `span_corruption`; BART has a single mask token.
 
     Args:
-      dataset: {"targets": int32[N]} documents.
-      sequence_length: maximum lengths of inputs and targets, including EOS.
-      output_features: features whose vocabulary has sentinels, or is ByT5's.
       noise_density: fraction of tokens to mask.
       mean_span_length: mean length of noise spans, in tokens.
     """
@@ -74,8 +72,6 @@ def token_deletion(
     """Deletes random tokens of each document; the targets are the complete text (BART).
 
     Args:
-      dataset: {"targets": int32[N]} documents.
-      sequence_length: maximum lengths of inputs and targets, including EOS.
       noise_density: probability that a token is deleted.
     """
     return _delete(_split_documents(dataset, _max_length(sequence_length)), noise_density)
@@ -90,11 +86,6 @@ def prefix_lm(
 
     A chunk is as long as the longer of inputs and targets, without EOS. The position is uniform
     over those where both parts fit.
-
-    Args:
-      dataset: {"targets": int32[N]} documents.
-      sequence_length: maximum lengths of inputs and targets, including EOS.
-      output_features: features whose vocabulary has the EOS id.
     """
     inputs, targets = (sequence_length[name] - 1 for name in ("inputs", "targets"))
     length = max(inputs, targets)
@@ -112,10 +103,6 @@ def document_prefix_lm(
 
     Segments are as long as the inputs may be, so targets can exceed TASK_FEATURE_LENGTHS; they are
     truncated when EOS is appended, as in t5.
-
-    Args:
-      dataset: {"targets": int32[N]} documents.
-      sequence_length: maximum lengths of inputs and targets, including EOS.
     """
     length = _max_length({**sequence_length, "targets": sequence_length["inputs"]})
     return _split(_without_single_tokens(_split_documents(dataset, length)), 1, length)
@@ -126,13 +113,7 @@ def random_targets(
     output_features: Mapping[str, seqio.Feature],
     targets: Sequence[str],
 ) -> tf.data.Dataset:
-    """Replaces the targets by a text drawn uniformly from `targets`, whatever the inputs are.
-
-    Args:
-      dataset: {"inputs", "targets"} tokens.
-      output_features: features whose vocabulary encodes the texts.
-      targets: texts to draw from.
-    """
+    """Replaces the targets by a text drawn uniformly from `targets`, whatever the inputs are."""
     vocabulary = output_features["targets"].vocabulary
     texts = tf.ragged.constant([vocabulary.encode(text) for text in targets], tf.int32)
     return _choose(dataset, texts)

@@ -11,12 +11,7 @@ def squad(dataset: tf.data.Dataset) -> tf.data.Dataset:
     Args:
       dataset: TFDS's squad: "id", "question", "context" and "answers" {"text": string[A]}.
     """
-
-    def convert(example):
-        texts = _format([], example["question"], example["context"], example["answers"]["text"])
-        return {**texts, "id": example["id"]}
-
-    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+    return _format(dataset, "id", lambda example: example["answers"]["text"])
 
 
 def mrqa(dataset: tf.data.Dataset, task_name: str | None = None) -> tf.data.Dataset:
@@ -27,18 +22,23 @@ def mrqa(dataset: tf.data.Dataset, task_name: str | None = None) -> tf.data.Data
       task_name: first word of the inputs, if any.
     """
     prefix = [task_name] if task_name else []
+    return _format(dataset, "qid", lambda example: example["answers"], prefix)
 
+
+def _format(dataset: tf.data.Dataset, id_key: str, answers_of, prefix=()) -> tf.data.Dataset:
     def convert(example):
-        texts = _format(prefix, example["question"], example["context"], example["answers"])
-        return {**texts, "id": example["qid"]}
+        question, context, answers = map(
+            pad_punctuation, (example["question"], example["context"], answers_of(example))
+        )
+        parts = [*prefix, "question:", question, "context:", context]
+        return {
+            "inputs": collapse_spaces(tf.strings.join(parts, separator=" ")),
+            "targets": answers[0],
+            "answers": answers,
+            "id": example[id_key],
+        }
 
     return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _format(prefix, question, context, answers):
-    question, context, answers = map(pad_punctuation, (question, context, answers))
-    joined = tf.strings.join([*prefix, "question:", question, "context:", context], separator=" ")
-    return {"inputs": collapse_spaces(joined), "targets": answers[0], "answers": answers}
 
 
 def pad_punctuation(text: tf.Tensor) -> tf.Tensor:
