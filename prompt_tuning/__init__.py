@@ -6,7 +6,7 @@ From Python, `import prompt_tuning as pt`:
     prompt = pt.tune(model, [("A dull film.", "negative"), ("What a cast!", "positive")])
     model.generate(["A great film."], prompt=prompt)
 
-What is named here is imported when it is used, so that importing the package costs nothing.
+Names are imported on first use, so that importing the package is fast.
 """
 
 import importlib
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """What is in __all__, imported now."""
+        """Imports a name of __all__."""
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

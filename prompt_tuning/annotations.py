@@ -1,7 +1,7 @@
-"""Checks values against the type annotations of the functions and dataclasses that take them.
+"""Checks values against the type annotations of functions and dataclasses.
 
 `int` accepts NumPy integers, `float` accepts integers, a sequence may be a list or a tuple, and
-`bool` is never a number. Ranges and examples are metadata: `Annotated[int, Range(1)]`.
+`bool` is not a number. Ranges and examples are metadata: `Annotated[int, Range(1)]`.
 """
 
 import ast
@@ -19,14 +19,13 @@ from typing import Annotated, Any, Literal, Union
 
 import numpy as np
 
-# Stands for a value that is not known yet; it matches every annotation.
-UNKNOWN = object()
+UNKNOWN = object()  # a value that is not computed yet; it matches every annotation
 LONGEST_VALUE = 200  # characters of a value in a message
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The finite numbers from `low` to `high`, without the ends that are open."""
+    """The finite numbers from `low` to `high`; open ends are excluded."""
 
     low: float
     high: float = math.inf
@@ -47,19 +46,19 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A value that a message advises, as Python text; `{value}` in it is the value, if that is a path."""
+    """Python text that a message suggests; a path replaces `{value}` in it."""
 
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Deferred:
-    """Marks a parameter whose None is refused where it is read, not here."""
+    """Marks a parameter whose None is reported where the value is read, not here."""
 
 
 PositiveInt = Annotated[int, Range(1)]
 NonNegativeInt = Annotated[int, Range(0)]
-Seed = Annotated[int, Range(0, 2**32 - 1)]  # jax.random.key leaves out further bits
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # jax.random.key drops further bits
 PositiveFloat = Annotated[float, Range(0, low_open=True)]
 NonNegativeFloat = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1, high_open=True)]
@@ -69,85 +68,74 @@ FeatureLengths = Annotated[Mapping[str, PositiveInt], Example("{'inputs': 512, '
 
 
 class WrongTypeError(TypeError, ValueError):
-    """A value of another type than expected; commands report it like other ValueErrors."""
+    """A value of the wrong type; commands report it like other ValueErrors."""
 
 
 class MismatchError(Exception):
     """A value, or the part of it at `location`, does not match an annotation."""
 
-    def __init__(self, value: Any, reason: str, annotation: Any, location: str = ""):
+    def __init__(self, value: Any, annotation: Any, reason: str = ""):
         super().__init__()
-        self.value, self.reason = value, reason
-        self.annotation, self.location = annotation, location
-
-    def at(self, location: str) -> "MismatchError":
-        """The same in an outer value, of which it is at `location`."""
-        return MismatchError(self.value, self.reason, self.annotation, location + self.location)
+        self.value, self.annotation, self.location = value, annotation, ""
+        self.reason = reason or f"has type {type(value).__name__}"
 
     @property
     def is_precise(self) -> bool:
-        """Whether the type itself fits, but a part or the size of the value does not."""
+        """Whether the type matches, but not a part, the length or the range of the value."""
         return bool(self.location) or not self.reason.startswith("has type")
 
 
 @functools.cache
 def hints(function: Callable) -> dict[str, Any]:
-    """Annotations of the parameters of a function, or of what a class is constructed with."""
+    """Returns the annotations of the parameters of a function, or of a class's constructor."""
     target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
     return typing.get_type_hints(target, include_extras=True)
 
 
 def convert(value: Any, annotation: Any) -> Any:
-    """The value, with numbers of NumPy as Python's. Raises MismatchError."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if value is UNKNOWN or annotation in (Any, inspect.Parameter.empty):
+    """Returns the value with NumPy numbers as Python numbers. Raises MismatchError."""
+    arguments = typing.get_args(annotation)
+    kind = typing.get_origin(annotation) or annotation
+    if value is UNKNOWN or kind in (Any, inspect.Parameter.empty):
         return value
-    if origin is Annotated:
-        return _convert_annotated(value, annotation)
-    if origin in (Union, types.UnionType):
+    if kind is Annotated:
+        return _convert_annotated(value, annotation, *arguments)
+    if kind in (Union, types.UnionType):
         return _convert_union(value, annotation)
-    if origin is Literal:
-        if isinstance(value, str) and value in arguments:
-            return value
-        reason = "is unknown" if isinstance(value, str) else _type_reason(value)
-        raise MismatchError(value, reason, annotation)
-    kind = origin or annotation
-    if kind in (int, float, bool):
+    if kind in _NUMBERS:
         return _convert_number(value, kind)
-    if kind in (collections.abc.Sequence, collections.abc.Collection, tuple, list):
+    if kind in _SEQUENCES:
         return _convert_sequence(value, annotation, arguments)
     if kind is collections.abc.Mapping:
-        return _convert_mapping(value, annotation, arguments)
-    if not _is_instance(value, kind):
-        raise MismatchError(value, _type_reason(value), annotation)
+        return _convert_mapping(value, annotation, *arguments or (Any, Any))
+    if not _is_instance(value, str if kind is Literal else kind):
+        raise MismatchError(value, annotation)
+    if kind is Literal and value not in arguments:
+        raise MismatchError(value, annotation, "is unknown")
     return value
 
 
+_NUMBERS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, bool: bool | np.bool_}
+_SEQUENCES = (collections.abc.Sequence, collections.abc.Collection, tuple, list)
+
+
 def _is_instance(value: Any, kind: Any) -> bool:
-    """Whether a value that is no number and no container is of a kind.
+    """Whether a value is an instance of a class, not the class itself.
 
-    Shapes of arrays, and protocols that cannot be checked, match everything; iterables are checked
-    where they are read. An object is expected, not its class.
+    Array shapes and protocols that isinstance cannot check match every value. So do iterables,
+    which are checked where they are read.
     """
-    if kind in (None, type(None)):
-        return value is None
-    if kind is collections.abc.Callable:
-        return callable(value)
-    if not isinstance(kind, type) or kind is collections.abc.Iterable:
+    if kind is collections.abc.Iterable or kind.__module__.startswith("jaxtyping"):
         return True
-    is_static = getattr(kind, "_is_protocol", False) and not kind._is_runtime_protocol
-    if is_static or kind.__module__.startswith("jaxtyping"):
+    try:
+        is_class = inspect.isclass(value) and kind is not collections.abc.Callable
+        return isinstance(value, kind) and not is_class
+    except TypeError:
         return True
-    return isinstance(value, kind) and not inspect.isclass(value)
 
 
-def _type_reason(value: Any) -> str:
-    return f"has type {type(value).__name__}"
-
-
-def _convert_annotated(value: Any, annotation: Any) -> Any:
-    inner, *metadata = typing.get_args(annotation)
-    if value is None and any(isinstance(each, Deferred) for each in metadata):
+def _convert_annotated(value: Any, annotation: Any, inner: Any, *metadata: Any) -> Any:
+    if value is None and any(isinstance(item, Deferred) for item in metadata):
         return None
     try:
         value = convert(value, inner)
@@ -155,9 +143,9 @@ def _convert_annotated(value: Any, annotation: Any) -> Any:
         if not error.location:
             error.annotation = annotation
         raise
-    for each in metadata:
-        if isinstance(each, Range) and value is not UNKNOWN and value not in each:
-            raise MismatchError(value, "is out of range", annotation)
+    for item in metadata:
+        if isinstance(item, Range) and value is not UNKNOWN and value not in item:
+            raise MismatchError(value, annotation, "is out of range")
     return value
 
 
@@ -168,129 +156,120 @@ def _convert_union(value: Any, annotation: Any) -> Any:
             return convert(value, member)
         except MismatchError as error:
             errors.append(error)
-    raise next(
-        (error for error in errors if error.is_precise),
-        MismatchError(value, _type_reason(value), annotation),
-    )
+    raise next((x for x in errors if x.is_precise), MismatchError(value, annotation))
 
 
 def _convert_number(value: Any, kind: type) -> Any:
-    kinds = {int: numbers.Integral, float: numbers.Real, bool: bool | np.bool_}
-    if isinstance(value, bool | np.bool_) != (kind is bool) or not isinstance(value, kinds[kind]):
-        raise MismatchError(value, _type_reason(value), kind)
+    is_bool = isinstance(value, bool | np.bool_)
+    if is_bool != (kind is bool) or not isinstance(value, _NUMBERS[kind]):
+        raise MismatchError(value, kind)
     return kind(value)
 
 
 def _convert_sequence(value: Any, annotation: Any, arguments: tuple) -> Any:
     if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str | bytes):
-        raise MismatchError(value, _type_reason(value), annotation)
+        raise MismatchError(value, annotation)
     if typing.get_origin(annotation) is tuple and arguments and arguments[-1] is not ...:
         if len(value) != len(arguments):
-            raise MismatchError(value, f"has {len(value)} elements", annotation)
+            raise MismatchError(value, annotation, f"has {len(value)} elements")
         members = list(arguments)
     else:
         members = [arguments[0] if arguments else Any] * len(value)
-    converted = []
-    for number, (each, member) in enumerate(zip(value, members, strict=True)):
-        try:
-            converted.append(convert(each, member))
-        except MismatchError as error:
-            raise error.at(f"[{number}]") from None
+    converted = [_convert_part(value, i, member) for i, member in enumerate(members)]
     return tuple(converted) if isinstance(value, tuple) else converted
 
 
-def _convert_mapping(value: Any, annotation: Any, arguments: tuple) -> Any:
+def _convert_mapping(value: Any, annotation: Any, key_type: Any, value_type: Any) -> Any:
     if not isinstance(value, Mapping):
-        raise MismatchError(value, _type_reason(value), annotation)
-    of_key, of_value = arguments or (Any, Any)
+        raise MismatchError(value, annotation)
     converted = {}
-    for key, each in value.items():
+    for key in value:
         try:
-            key = convert(key, of_key)
+            new_key = convert(key, key_type)
         except MismatchError as error:
-            raise MismatchError(value, f"has the key {key!r}", annotation) from error
-        try:
-            converted[key] = convert(each, of_value)
-        except MismatchError as error:
-            raise error.at(f"[{key!r}]") from None
+            raise MismatchError(value, annotation, f"has the key {key!r}") from error
+        converted[new_key] = _convert_part(value, key, value_type)
     return converted
 
 
+def _convert_part(container: Any, key: Any, annotation: Any) -> Any:
+    try:
+        return convert(container[key], annotation)
+    except MismatchError as error:
+        error.location = f"[{key!r}]{error.location}"
+        raise
+
+
 def describe(annotation: Any) -> str:
-    """What an annotation accepts, in words."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
+    """Describes in words what an annotation accepts."""
+    arguments = typing.get_args(annotation)
+    kind = typing.get_origin(annotation) or annotation
+    if kind is Annotated:
         inner, *metadata = arguments
-        ranges = "".join(f" {each}" for each in metadata if isinstance(each, Range))
-        return f"{describe(inner)}{ranges}"
-    if origin in (Union, types.UnionType):
+        return describe(inner) + "".join(f" {x}" for x in metadata if isinstance(x, Range))
+    if kind in (Union, types.UnionType):
         has_path = any(map(_is_path, arguments))
-        members = [each for each in arguments if not (each is str and has_path)]
-        words = [word for each in members for word in describe(each).split(" or ")]
-        return _join(list(dict.fromkeys(words)))
-    if origin is Literal:
+        members = [x for x in arguments if not (x is str and has_path)]
+        alternatives = [text for x in members for text in describe(x).split(" or ")]
+        return _join(list(dict.fromkeys(alternatives)))
+    if kind is Literal:
         return _join(list(map(repr, arguments)))
-    kind = origin or annotation
-    if kind in (collections.abc.Sequence, collections.abc.Collection, tuple, list):
-        members = [each for each in arguments if each is not ...]
-        return f"a list of {' and '.join(map(_plain, members))}" if members else "a list"
+    if kind in _SEQUENCES:
+        members = [_without_article(x) for x in arguments if x is not ...]
+        return f"a list of {' and '.join(members)}" if members else "a list"
     if kind is collections.abc.Mapping:
-        of_key, of_value = map(_plain, arguments or (Any, Any))
-        return f"a dict of {of_key} to {of_value}"
+        return "a dict of {} to {}".format(*map(_without_article, arguments or (Any, Any)))
     if _is_path(kind):
         return "a path"
-    return _NAMES.get(kind) or f"{_article(kind.__name__)} {kind.__name__}"
-
-
-def _join(words: Sequence[str]) -> str:
-    """Alternatives: a; a or b; a, b or c."""
-    *others, last = words
-    return f"{', '.join(others)} or {last}" if others else last
-
-
-def _is_path(value: Any) -> bool:
-    """Whether a value, or what an annotation accepts, is os.PathLike."""
-    return hasattr(value, "__fspath__")
-
-
-def _plain(annotation: Any) -> str:
-    return describe(annotation).removeprefix("an ").removeprefix("a ")
-
-
-def _article(word: str) -> str:
-    return "an" if word[0] in "AEIOUaeiou" else "a"
+    if kind in _NAMES:
+        return _NAMES[kind]
+    article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
+    return f"{article} {kind.__name__}"
 
 
 _NAMES = {
     Any: "anything",
-    None: "None",
     type(None): "None",
     bool: "True or False",
     float: "a number",
     int: "an integer",
-    str: "a str",
     collections.abc.Callable: "a function",
     collections.abc.Iterable: "an iterable",
 }
 
 
+def _join(alternatives: Sequence[str]) -> str:
+    """Formats alternatives: a; a or b; a, b or c."""
+    *others, last = alternatives
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a value, or a class, is os.PathLike."""
+    return hasattr(value, "__fspath__")
+
+
+def _without_article(annotation: Any) -> str:
+    return describe(annotation).removeprefix("an ").removeprefix("a ")
+
+
 def _example(annotation: Any, value: Any) -> str:
-    for each in (annotation, *typing.get_args(annotation)):
-        for metadata in getattr(each, "__metadata__", ()):
-            if isinstance(metadata, Example):
-                path = value.__fspath__() if _is_path(value) else value
-                text = _shown(path) if isinstance(path, str) else "…"
-                return metadata.text.replace("{value}", text)
-    return ""
+    """Returns the text of an Example in the metadata of an annotation, or ""."""
+    members = (annotation, *typing.get_args(annotation))
+    metadata = [item for x in members for item in getattr(x, "__metadata__", ())]
+    text = next((item.text for item in metadata if isinstance(item, Example)), "")
+    path = value.__fspath__() if _is_path(value) else value
+    return text.replace("{value}", show(path) if isinstance(path, str) else "…")
 
 
-def _shown(value: Any) -> str:
+def show(value: Any) -> str:
+    """Formats a value on one line, shortened to LONGEST_VALUE characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
 def suggest(value: Any, annotation: Any) -> str:
-    """What was probably meant by a value that does not match, as Python text; "" where unknown."""
+    """Returns, as Python text, a similar value that matches the annotation; "" if there is none."""
     for candidate in _candidates(value):
         with contextlib.suppress(MismatchError):
             if len(text := repr(convert(candidate, annotation))) <= LONGEST_VALUE:
@@ -299,7 +278,7 @@ def suggest(value: Any, annotation: Any) -> str:
 
 
 def _candidates(value: Any) -> Iterator[Any]:
-    """The value written in other ways, the nearest first."""
+    """Yields a value in other types, the most similar first."""
     if isinstance(value, str):
         for text in (value, value.strip().capitalize()):
             with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
@@ -308,48 +287,47 @@ def _candidates(value: Any) -> Iterator[Any]:
         yield int(value)
     if isinstance(value, int) and value in (0, 1):
         yield bool(value)
-    if isinstance(value, bool | int | float) or _is_path(value):
+    if isinstance(value, int | float) or _is_path(value):
         yield str(value)
     if isinstance(value, str | int | float):
         yield [value]
     if isinstance(value, list | tuple | set):
-        if all(isinstance(each, list | tuple) and len(each) == 2 for each in value):
+        if all(isinstance(item, list | tuple) and len(item) == 2 for item in value):
             yield dict(value)
-        yield list(map(_as_text, value))
+        yield list(map(_number_to_str, value))
     if isinstance(value, Mapping):
-        yield {str(key): each for key, each in value.items()}
-        yield {str(key): _as_text(each) for key, each in value.items()}
-        for convert_value in (int, float):
+        yield {str(key): item for key, item in value.items()}
+        yield {str(key): _number_to_str(item) for key, item in value.items()}
+        for kind in (int, float):
             with contextlib.suppress(ValueError, TypeError):
-                yield {key: convert_value(each) for key, each in value.items()}
+                yield {key: kind(item) for key, item in value.items()}
 
 
-def _as_text(value: Any) -> Any:
-    """A number as text; None, which is a missing value, stays."""
+def _number_to_str(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
 def check(name: str, value: Any, annotation: Any, write: Callable[[str, str], str]) -> Any:
-    """The value as `convert` has it.
+    """Returns the value as `convert`.
 
     Args:
-      name: of the setting or argument.
-      value: what it is set to.
-      annotation: of the parameter that takes it.
-      write: (name, value as text) -> how a user sets it.
+      name: name of the setting or argument.
+      value: its value.
+      annotation: annotation of the parameter.
+      write: (name, value as text) -> instruction to set it.
 
     Raises:
-      WrongTypeError: another type; the message says what is expected and how to write it.
-      ValueError: the type fits, and the value does not.
+      WrongTypeError: the value has another type.
+      ValueError: the value has the right type, but is out of range or unknown.
     """
     try:
         return convert(value, annotation)
     except MismatchError as error:
         example = _example(error.annotation, error.value) or _example(annotation, value)
-        meant = suggest(value, annotation) or example
-        advice = write(name, meant) if meant else f"Set {name} to an accepted value"
+        text = suggest(value, annotation) or example
+        advice = write(name, text) if text else f"Set {name} to an accepted value"
         message = (
-            f"{name}{error.location}={_shown(error.value)} {error.reason}; "
+            f"{name}{error.location}={show(error.value)} {error.reason}; "
             f"expected {describe(error.annotation)}. {advice}."
         )
         kind = ValueError if error.reason.startswith("is ") else WrongTypeError
@@ -357,7 +335,7 @@ def check(name: str, value: Any, annotation: Any, write: Callable[[str, str], st
 
 
 def check_fields(instance: Any) -> None:
-    """Checks the fields of a frozen dataclass, in its __post_init__. Raises as `check`."""
+    """Checks and converts the fields of a frozen dataclass, in its __post_init__."""
     for name, annotation in hints(type(instance)).items():
         if name != "return":
             value = check(name, getattr(instance, name), annotation, write_argument)
@@ -365,5 +343,5 @@ def check_fields(instance: Any) -> None:
 
 
 def write_argument(name: str, text: str) -> str:
-    """How an argument is passed in Python."""
+    """Returns the instruction to pass a Python argument."""
     return f"Pass {name}={text}"

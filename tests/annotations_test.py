@@ -1,4 +1,4 @@
-"""Values against annotations: what is accepted, what a message says, and what it advises."""
+"""Checks of values against annotations: accepted values, messages and suggestions."""
 
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,9 +48,9 @@ def check(value, annotation):
         ("abc", Iterable[str], "abc"),
     ],
 )
-def test_what_matches_is_given_as_python_has_it(value, annotation, converted):
-    found = check(value, annotation)
-    assert found == converted and type(found) is type(converted)
+def test_matching_values_are_converted_to_python_types(value, annotation, converted):
+    checked = check(value, annotation)
+    assert checked == converted and type(checked) is type(converted)
 
 
 def test_objects_match_their_class_protocol_or_shape():
@@ -99,7 +99,7 @@ def test_objects_match_their_class_protocol_or_shape():
         ),
     ],
 )  # fmt: skip
-def test_another_type_is_answered_with_what_was_meant(value, annotation, message):
+def test_a_wrong_type_is_refused_with_a_suggestion(value, annotation, message):
     with pytest.raises(TypeError) as caught:
         check(value, annotation)
     assert str(caught.value) == message
@@ -123,12 +123,12 @@ def test_a_value_out_of_range_is_refused(value, annotation, expected):
         check(value, annotation)
 
 
-def test_an_unknown_word_is_answered_with_the_known_ones():
+def test_an_unknown_literal_is_refused_with_the_alternatives():
     with pytest.raises(ValueError, match="x='c' is unknown; expected 'a' or 'b'"):
         check("c", Literal["a", "b"] | None)
 
 
-def test_a_long_value_is_shown_in_one_short_line():
+def test_a_long_value_is_shortened_to_one_line():
     with pytest.raises(TypeError) as caught:
         check(np.zeros((100, 100)), int)
     assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)

@@ -60,7 +60,6 @@ ANYWHERE = {"numpy", "etils", "jaxtyping", "prompt_tuning", *sys.stdlib_module_n
 OF_FILES = {"etils", "io", "os", "pathlib", "shutil", "tempfile"}
 # tf.data code, and modules that register tasks: imported when a task is opened.
 TENSORFLOW_AT_ONCE = {
-    "data/text/denoising.py",
     "t5x/feature_converter.py",
     "data/text/formats.py",
     "data/seqio_tasks.py",

@@ -1,4 +1,4 @@
-"""The embedded model and data: they are there, and they fit their gin files."""
+"""The model and the data that ship with the package."""
 
 import copy
 import pathlib
@@ -22,7 +22,7 @@ def read(name):
     )
 
 
-def test_the_model_is_what_its_gin_file_says():
+def test_the_model_matches_its_gin_file():
     cli.read(["describe", "--gin_file=models/t5_mini.gin", "--gin_file=runs/describe.gin"])
     model, vocabulary, file = (
         copy.deepcopy(gin.query_parameter(f"%{name}"))
@@ -48,5 +48,5 @@ def test_no_review_is_in_two_files():
 
 
 @pytest.mark.parametrize("name", ["t5_mini", "reviews"])
-def test_each_has_a_card(name):
+def test_assets_have_a_readme(name):
     assert pathlib.Path(assets.path(f"{name}/README.md")).read_text().startswith("# ")

@@ -1,4 +1,4 @@
-"""Texts from whatever holds them in order; stand-ins have what pandas' and polars' objects have."""
+"""Texts in ordered iterables; stand-ins have the attributes of pandas' and polars' objects."""
 
 import numpy as np
 import pyarrow
@@ -10,7 +10,7 @@ TEXTS = ["a lovely day", "a bleak hour", "c"]
 
 
 class Series:
-    """A column of a data frame: iterable, of a length, without being a Sequence."""
+    """A column of a data frame: iterable with a length, but not a Sequence."""
 
     def __init__(self, values):
         self.values = values
@@ -23,7 +23,7 @@ class Series:
 
 
 class Frame(Series):
-    """A data frame: iterating gives the names of its columns."""
+    """A data frame, which iterates over the names of its columns."""
 
     columns = ("text", "label")
 
@@ -54,9 +54,9 @@ class NAType:
     ],
     ids=lambda values: type(values).__name__,
 )
-def test_any_iterable_is_a_list_of_strings_in_its_order(values):
-    found = texts.to_strings("texts", values)
-    assert found == TEXTS and {type(each) for each in found} == {str}
+def test_ordered_iterables_become_lists_of_strings(values):
+    strings = texts.to_strings("texts", values)
+    assert strings == TEXTS and {type(string) for string in strings} == {str}
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_any_iterable_is_a_list_of_strings_in_its_order(values):
         ([["a"]], r"texts\[0\]=\['a'\] has type list; expected a str. Pass its text"),
     ],
 )
-def test_what_is_no_text_is_named_with_its_position_and_the_fix(values, message):
+def test_values_that_are_not_texts_are_refused_with_position_and_fix(values, message):
     with pytest.raises(TypeError, match=message):
         texts.to_strings("texts", values)
 
 
-def test_a_label_that_is_a_number_is_to_be_converted():
+def test_a_numeric_label_is_refused_with_the_conversion():
     with pytest.raises(TypeError, match=r"targets\[0\]=1 has type int; .*str\(label\)"):
         texts.to_strings("targets", [1, 0])

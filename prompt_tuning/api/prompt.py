@@ -40,7 +40,7 @@ class Prompt:
             object.__setattr__(self, "table", np.asarray(self.table, np.float32))
         except (TypeError, ValueError) as error:
             raise annotations.WrongTypeError(
-                f"table={texts.show(self.table)} is not an array of numbers ({error}); expected shape [P, D]. "
+                f"table={annotations.show(self.table)} is not an array of numbers ({error}); expected shape [P, D]. "
                 "Pass one row of numbers per soft token"
             ) from error
         if not np.isfinite(self.table).all():
@@ -128,7 +128,7 @@ def distinct(prompts: Prompts, count: int) -> tuple[tuple[Prompt, ...], list[int
     for number, each in enumerate(prompts):
         if not isinstance(each, Prompt):
             raise annotations.WrongTypeError(
-                f"prompt[{number}]={texts.show(each)} has type {type(each).__name__}; expected a Prompt. "
+                f"prompt[{number}]={annotations.show(each)} has type {type(each).__name__}; expected a Prompt. "
                 "Load a file with pt.load_prompt, pass an array [P, D] as pt.Prompt(array), and process texts "
                 "without a prompt in a separate call."
             )

@@ -231,7 +231,7 @@ def _pair(name: str, example: Any) -> list[Any]:
     pair = [] if isinstance(example, str | bytes) or not isinstance(example, Iterable) else example
     if len(pair := list(map(texts.to_python, pair))) != 2:
         raise annotations.WrongTypeError(
-            f"{name}={texts.show(example)}; expected a pair (input, target), or a mapping with "
+            f"{name}={annotations.show(example)}; expected a pair (input, target), or a mapping with "
             '"inputs" and "targets". Pass examples=zip(<inputs>, <targets>)'
         )
     return pair

@@ -2,10 +2,9 @@
 
 import importlib.resources
 
-# Names of models.
-MODELS = ("t5_mini",)
+MODELS = ("t5_mini",)  # names for `load_model`
 
 
 def path(name: str) -> str:
-    """The path of an embedded file or folder, e.g. "t5_mini" or "reviews/train.tsv"."""
+    """Returns the path of a file or folder of this package, such as "reviews/train.tsv"."""
     return str(importlib.resources.files(__name__) / name)

@@ -293,4 +293,4 @@ def task(source: pipeline.Source, split: str, vocabulary: vocabularies.Vocabular
     """SOURCE as T5X finds it: registered with seqio, reading with the model's vocabulary."""
     from prompt_tuning.data.tasks import registry
 
-    return registry.add_read_with(vocabulary, source, split)
+    return registry.add_with_vocabulary(vocabulary, source, split)

@@ -1,4 +1,4 @@
-"""GLUE and SuperGLUE: what their tasks have in common."""
+"""The common structure of GLUE and SuperGLUE."""
 
 import dataclasses
 import functools
@@ -11,15 +11,15 @@ from prompt_tuning.data.text import metrics, postprocessors
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """A benchmark of many tasks, most of them texts with a label.
+    """A benchmark of several tasks, most of them classification.
 
     Attributes:
-      name: TFDS's.
-      data_sets: name -> what its files look like: `classes`, `features` and `files`.
-      read: gives the examples of the original files of (name, folder, split).
-      text_steps: of a name, what makes text of examples.
-      metrics: of tasks that have others than accuracy.
-      postprocessors: of tasks whose answers are no labels.
+      name: name in TFDS.
+      data_sets: name -> `classes`, `features` and `files` of a data set.
+      read: (name, folder, split) -> examples of the original files.
+      text_steps: name -> preprocessors that format examples as text.
+      metrics: metrics of tasks that do not use accuracy.
+      postprocessors: postprocessors of tasks whose targets are not labels.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Benchmark:
     postprocessors: Mapping[str, Callable]
 
     def source(self, name: str, version: str, splits: Sequence[str] = ()) -> originals.Source:
-        """A data set in a version of TFDS, with all of its splits or some."""
+        """Returns a data set in a version of TFDS, with the given splits or all."""
         data_set = self.data_sets[name]
         return originals.Source(
             f"{self.name}/{name}:{version}",
@@ -40,11 +40,11 @@ class Benchmark:
         )
 
     def postprocess(self, name: str) -> Callable:
-        """Makes of a text the number of a label, or what else the task compares."""
+        """Returns the task's postprocessor, by default from a text to a class index."""
         classes = tuple(self.data_sets[name].classes)
         by_label = functools.partial(postprocessors.class_id, names=classes)
         return self.postprocessors.get(name, by_label)
 
     def metrics_of(self, name: str) -> Sequence[metrics.Metric]:
-        """Of what `postprocess` makes; none where no split has answers."""
+        """Returns the task's metrics of postprocessed values; none if no split has answers."""
         return self.metrics.get(name, (metrics.accuracy,))

@@ -1,23 +1,23 @@
-"""Objectives on C4, the text that T5 was pre-trained on.
+"""Pre-training objectives on C4, the corpus of T5.
 
-Only span corruption joins documents, with EOS between them, where t5 has none.
+Only span corruption concatenates documents. It puts EOS between them, unlike t5.
 """
 
 import functools
 
 from prompt_tuning.data.files import originals, text_files
 from prompt_tuning.data.tasks import registry
-from prompt_tuning.data.text import denoising, preprocessors
+from prompt_tuning.data.text import preprocessors
 
-_RANDOM_TARGETS = functools.partial(denoising.random_targets, targets=("positive", "negative"))
+_RANDOM_TARGETS = functools.partial(preprocessors.random_targets, targets=("positive", "negative"))
 OBJECTIVES = {
-    # What T5 1.1 is pre-trained with, and then adapted to: text that goes on.
+    # T5 1.1's objectives of pre-training and of LM adaptation.
     "span_corruption": [preprocessors.span_corruption],
-    "prefix_lm": [denoising.prefix_lm],
-    "bart_text_infilling": [denoising.text_infilling],
-    "bart_token_deletion": [denoising.token_deletion],
-    # Teaches the verbalizers of a sentiment task and nothing else.
-    "random_positive_negative_targets": [denoising.prefix_lm, _RANDOM_TARGETS],
+    "prefix_lm": [preprocessors.document_prefix_lm],
+    "bart_text_infilling": [preprocessors.text_infilling],
+    "bart_token_deletion": [preprocessors.token_deletion],
+    # Teaches only the verbalizers of a sentiment task.
+    "random_positive_negative_targets": [preprocessors.document_prefix_lm, _RANDOM_TARGETS],
 }
 
 for _name, _steps in OBJECTIVES.items():

@@ -1,4 +1,4 @@
-"""What seqio's registry holds: tasks and mixtures by name, with splits and metrics."""
+"""Tasks and mixtures in seqio's registry, with their splits and metrics."""
 
 import dataclasses
 import difflib
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from prompt_tuning.data import sources
 
-# In this order, before any others.
+# The order of splits; other splits follow.
 SPLITS = ("train", "validation", "test")
 
 
@@ -17,10 +17,10 @@ class Entry:
     """A registered task or mixture.
 
     Attributes:
-      name: to be given as MIXTURE_OR_TASK_NAME.
-      kind: "task", or "mixture of N" with N tasks.
-      splits: of the task, or of any task of the mixture; train first.
-      metrics: names of the functions; of any task of the mixture.
+      name: value for MIXTURE_OR_TASK_NAME.
+      kind: "task", or "mixture of N" tasks.
+      splits: splits of the task, or of all tasks of the mixture; train first.
+      metrics: names of the metric functions of the task, or of all tasks of the mixture.
     """
 
     name: str
@@ -30,25 +30,25 @@ class Entry:
 
 
 def entries(pattern: str = "") -> list[Entry]:
-    """The tasks and mixtures whose names match, in the order of the alphabet.
+    """Returns the tasks and mixtures whose names match, sorted by name.
 
     Args:
-      pattern: with *, ? or [ of the whole name, otherwise a part of it.
+      pattern: a pattern of complete names with *, ? or [, or a part of a name.
 
     Raises:
-      ValueError: no name matches; the message has the nearest.
+      ValueError: no name matches; the message has the closest names.
     """
     import seqio
 
     sources.register_all()
     registered = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
-    wildcards = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    wildcards = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
     names = sorted(fnmatch.filter(registered, wildcards))
     if not names:
-        nearest = difflib.get_close_matches(pattern, registered, n=3, cutoff=0.4)
+        close = difflib.get_close_matches(pattern, registered, n=3, cutoff=0.4)
         raise ValueError(
             f"no registered task or mixture matches {pattern!r}. "
-            + (f"Did you mean: {', '.join(nearest)}? " if nearest else "")
+            + (f"Did you mean: {', '.join(close)}? " if close else "")
             + "For your own tasks, set MIXTURE_OR_TASK_MODULE to the module that registers them."
         )
     return [_entry(seqio.get_mixture_or_task(name)) for name in names]
@@ -70,7 +70,7 @@ def _entry(provider) -> Entry:
 
 
 def _splits(task) -> Sequence[str]:
-    """None where a task of others leaves it to TFDS, and TFDS has not prepared the data."""
+    """Returns no splits if a task takes them from TFDS, which has not prepared the data."""
     try:
         return task.splits
     except ValueError:
@@ -82,7 +82,7 @@ def _rank(split: str) -> int:
 
 
 def _name(function) -> str:
-    """Of a function, of what functools.partial has of one, or of the metric that it is given."""
+    """Returns the name of a function, of a partial's function, or of its argument `metric`."""
     if not isinstance(function, functools.partial):
         return function.__name__
     return _name(function.keywords.get("metric", function.func))

@@ -1,6 +1,6 @@
-"""GLUE (Wang et al., 2018) as text to text: glue_*_v002 and glue_*_v200, in all variants.
+"""GLUE (Wang et al., 2018) as text-to-text tasks: all variants of glue_*_v002 and glue_*_v200.
 
-v002 and v200 are the versions 1.0.0 and 2.0.0 of TFDS; QQP is another data set in each.
+v002 and v200 are the versions 1.0.0 and 2.0.0 of TFDS, which differ in QQP.
 """
 
 import functools
@@ -11,20 +11,15 @@ from prompt_tuning.data.tasks import benchmarks, variants
 from prompt_tuning.data.text import formats, metrics, postprocessors
 
 VERSIONS = {"v002": "1.0.0", "v200": "2.0.0"}
-# Sentinels of task_index_ tasks; MNLI's other parts are MNLI.
-INDICES = {
-    **{
-        name: index
-        for index, name in enumerate(
-            ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
-        )
-    },
-    **dict.fromkeys(("mnli_matched", "mnli_mismatched", "ax"), 1),
-}
+_NAMES = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
+# Sentinels of task_index_ tasks.
+INDICES = {name: index for index, name in enumerate(_NAMES)} | dict.fromkeys(
+    ("mnli_matched", "mnli_mismatched", "ax"), _NAMES.index("mnli")
+)
 
 
 def text_steps(name: str) -> tuple[Callable, ...]:
-    """The format of a GLUE task; MNLI's other parts and the diagnostic set are MNLI."""
+    """Returns the text format of a task; mnli_* and the diagnostic set ax have that of MNLI."""
     if name == "stsb":
         return (formats.stsb,)
     to_text = functools.partial(
@@ -52,14 +47,15 @@ GLUE = benchmarks.Benchmark(
 
 for _name in glue_files.DATA_SETS:
     for _suffix, _version in VERSIONS.items():
-        variants.TextTask(
+        variants.register_task(
+            f"glue_{_name}_{_suffix}",
             source=GLUE.source(_name, _version),
             text_steps=text_steps(_name),
             index=INDICES[_name],
             postprocess=GLUE.postprocess(_name),
             metrics=GLUE.metrics_of(_name),
             samples_name=_name,
-        ).register(f"glue_{_name}_{_suffix}")
+        )
 
 for _suffix in VERSIONS:
     variants.register_mixture(
@@ -69,7 +65,7 @@ for _suffix in VERSIONS:
             for _name in ("mnli", "mnli_mismatched", "mnli_matched")
         ],
     )
-# At the rates of t5: training examples.
+# As in t5, rates are numbers of training examples.
 variants.add_mixture(
     "glue_v002_proportional",
     [

@@ -1,9 +1,13 @@
-"""GLUE and SuperGLUE with validation held out of training, generated and ranked.
+"""GLUE and SuperGLUE with a validation set held out of the training data.
 
-The reference compares losses of tokens and of labels with these: BENCHMARK_NAME_generation_train
-and …_test, …_rank_classification_validation and …_test, and the mixture BENCHMARK_NAME_generation;
-…_perceptron_train and …_test with the mixture BENCHMARK_NAME_perceptron, which hold the same
-examples, since optimizers/perceptron.gin makes the labels of a batch itself.
+Lester et al.'s code compares token losses and label losses with these tasks:
+
+BENCHMARK_NAME_generation_{train,test}                     generated predictions
+BENCHMARK_NAME_rank_classification_{validation,test}       ranked labels
+BENCHMARK_NAME_perceptron_{train,test}                     the examples of generation
+BENCHMARK_NAME_generation, BENCHMARK_NAME_perceptron       mixtures of these
+
+The perceptron tasks need no labels: optimizers/perceptron.gin takes them from the batch.
 """
 
 import functools
@@ -12,7 +16,7 @@ import itertools
 from prompt_tuning.data.tasks import benchmarks, glue, registry, super_glue, variants
 from prompt_tuning.data.text import formats, ranking
 
-# Training examples that are for validation.
+# Number of training examples in the validation set.
 HELD_OUT = {
     "glue": {"cola": 500, "sst2": 2000, "mrpc": 200, "qqp": 5000, "qnli": 3000, "rte": 200},
     "super_glue": {"boolq": 400, "cb": 50, "copa": 50, "rte": 200, "wic": 400},
@@ -26,14 +30,16 @@ def _register(benchmark: benchmarks.Benchmark, name: str, version: str, held_out
     validation = {"validation": f"train[-{held_out}:]"}
     train, test = {"train": f"train[:-{held_out}]", **validation}, {"validation": "validation"}
     both = (("train", train, "Valid"), ("test", test, "Test"))
-    for loss, (kind, parts, shown) in itertools.product(("generation", "perceptron"), both):
+    for loss, (kind, parts, samples_suffix) in itertools.product(
+        ("generation", "perceptron"), both
+    ):
         registry.add_task(
             f"{base}_{loss}_{kind}",
             source.with_parts(parts),
             text_steps,
             postprocess_fn=benchmark.postprocess(name),
             metric_fns=benchmark.metrics_of(name),
-            samples_name=f"{name} {loss.capitalize()} {shown}",
+            samples_name=f"{name} {loss.capitalize()} {samples_suffix}",
         )
     for kind, parts in (("validation", validation), ("test", test)):
         registry.add_task(

@@ -1,4 +1,4 @@
-"""Questions about a text: SQuAD, and MRQA 2019 in and out of SQuAD's domain."""
+"""Extractive question answering: SQuAD, and MRQA 2019 in and out of domain."""
 
 import functools
 
@@ -6,7 +6,7 @@ from prompt_tuning.data.files import originals, question_files
 from prompt_tuning.data.tasks import registry, variants
 from prompt_tuning.data.text import answers, questions
 
-# Name in tasks -> name of the set, with which its file's name begins.
+# Name in tasks -> name in MRQA, which starts the file name.
 IN_DOMAIN = {
     "news_qa": "NewsQA",
     "trivia_qa": "TriviaQA",
@@ -27,7 +27,7 @@ _TEXTS = {"question": "string", "context": "string"}
 
 
 def mrqa_source(name: str, file_name: str, splits) -> originals.Source:
-    """A set of MRQA, of TFDS or of its file."""
+    """Returns an MRQA data set, from TFDS or from its file."""
     return originals.Source(
         f"mrqa/{name}:1.0.0",
         read=functools.partial(question_files.read_mrqa, name=file_name),
@@ -62,10 +62,10 @@ for _name, _file_name in IN_DOMAIN.items():
     _source = mrqa_source(_name, _file_name, ("train", "validation"))
     _register(f"mrqa_{_name}_v100_examples", _source, questions.mrqa, _name)
 for _name, _file_name in OUT_OF_DOMAIN.items():
-    # TFDS has them as "test".
+    # TFDS names these splits "test".
     _source = mrqa_source(_name, _file_name, {"validation": "test"})
     _register(f"mrqa_{_name}_v100_examples", _source, questions.mrqa, _name)
-    # Trains on SQuAD, is evaluated on both.
+    # Trains on SQuAD and is evaluated on both.
     variants.add_mixture(f"squad_to_{_name}_examples", [SQUAD, f"mrqa_{_name}_v100_examples"], 1.0)
 variants.add_mixture(
     "squad_to_mrqa_examples",

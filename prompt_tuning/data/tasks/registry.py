@@ -1,4 +1,4 @@
-"""Puts tasks into seqio's registry, once however often a module is imported."""
+"""Registration of tasks in seqio, which is idempotent so that modules can be reloaded."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -18,84 +18,80 @@ def add_task(
     metric_fns: Sequence[Callable] = (),
     token_steps: Sequence[Callable] = (),
     samples_name: str | None = None,
-    wrong_samples: bool = True,
+    show_wrong: bool = True,
 ) -> None:
-    """Registers a task of text: its steps, tokens and steps on them, room for a cache, and EOS.
+    """Registers a text-to-text task, unless the name is already registered.
 
     Args:
-      name: of the task.
-      source: of its examples.
-      text_steps: make "inputs" and "targets" of what the source gives, as text.
-      postprocess_fn: of an answer's text; see seqio.
-      metric_fns: of what it returns.
-      token_steps: on the tokens.
-      samples_name: what samples of answers are shown under; None to show none.
-      wrong_samples: whether those that differ from the target are shown apart.
+      name: name of the task.
+      source: data source.
+      text_steps: preprocessors from examples of the source to the texts "inputs" and "targets".
+      postprocess_fn: seqio postprocessor of targets and predictions.
+      metric_fns: metrics of postprocessed values.
+      token_steps: preprocessors of tokens.
+      samples_name: name of the samples of predictions that metrics show; None for no samples.
+      show_wrong: whether samples of wrong predictions are shown too.
     """
-    if name in seqio.TaskRegistry.names():
-        return
     if samples_name:
         postprocess_fn = functools.partial(postprocessors.with_text, postprocess=postprocess_fn)
         metric_fns = [
             *(functools.partial(metrics.of_prediction, metric=metric) for metric in metric_fns),
-            functools.partial(samples, task=samples_name, wrong_too=wrong_samples),
+            functools.partial(samples, task=samples_name, show_wrong=show_wrong),
         ]
-    seqio.TaskRegistry.add(
-        name,
-        source=source,
-        preprocessors=[
-            *text_steps,
-            seqio.preprocessors.tokenize,
-            *token_steps,
-            seqio.CacheDatasetPlaceholder(),
-            seqio.preprocessors.append_eos_after_trim,
-        ],
-        output_features=seqio_tasks.text_features(),
-        postprocess_fn=postprocess_fn,
-        metric_fns=list(metric_fns),
-    )
+    steps = [
+        *text_steps,
+        seqio.preprocessors.tokenize,
+        *token_steps,
+        seqio.CacheDatasetPlaceholder(),
+    ]
+    _add(name, source, steps, postprocess_fn=postprocess_fn, metric_fns=list(metric_fns))
 
 
-def samples(targets, predictions, task: str, wrong_too: bool) -> dict[str, seqio.metrics.Text]:
-    """`metrics.samples` as seqio's text: its own evaluator takes other values for numbers."""
-    texts = metrics.samples(targets, predictions, task=task, wrong_too=wrong_too)
+def _add(name: str, source: seqio.DataSource, steps: Sequence[Callable], **settings) -> None:
+    if name not in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.add(
+            name,
+            source=source,
+            preprocessors=[*steps, seqio.preprocessors.append_eos_after_trim],
+            output_features=seqio_tasks.text_features(),
+            **settings,
+        )
+
+
+def samples(targets, predictions, task: str, show_wrong: bool) -> dict[str, seqio.metrics.Text]:
+    """Returns `metrics.samples` as seqio's Text; seqio's evaluator expects numbers otherwise."""
+    texts = metrics.samples(targets, predictions, task=task, show_wrong=show_wrong)
     return {name: seqio.metrics.Text(text) for name, text in texts.items()}
 
 
 def add_pretraining_task(
     name: str, source: seqio.DataSource, token_steps: Sequence[Callable]
 ) -> None:
-    """Registers a task of running text: "text" of the source as tokens, then its steps, then EOS.
+    """Registers a pre-training task, unless the name is already registered.
 
     Args:
-      name: of the task.
-      source: of {"text": a document}.
-      token_steps: make "inputs" and "targets" of documents {"targets": int32[N]}.
+      name: name of the task.
+      source: {"text": document}.
+      token_steps: preprocessors from documents {"targets": int32[N]} to "inputs" and "targets".
     """
-    if name in seqio.TaskRegistry.names():
-        return
-    seqio.TaskRegistry.add(
-        name,
-        source=source,
-        preprocessors=[
-            functools.partial(seqio.preprocessors.rekey, key_map={"targets": "text"}),
-            functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
-            seqio.CacheDatasetPlaceholder(),
-            *token_steps,
-            seqio.preprocessors.append_eos_after_trim,
-        ],
-        output_features=seqio_tasks.text_features(),
-    )
+    to_tokens = [
+        functools.partial(seqio.preprocessors.rekey, key_map={"targets": "text"}),
+        functools.partial(seqio.preprocessors.tokenize, copy_pretokenized=False),
+        seqio.CacheDatasetPlaceholder(),
+    ]
+    _add(name, source, [*to_tokens, *token_steps])
 
 
-def add_read_with(vocabulary: vocabularies.Vocabulary, source: pipeline.Source, split: str) -> str:
-    """Registers a source's task or mixture as read with `vocabulary`; returns its name.
+def add_with_vocabulary(
+    vocabulary: vocabularies.Vocabulary, source: pipeline.Source, split: str
+) -> str:
+    """Registers the task or mixture of a source with the model's vocabulary; returns its name.
 
-    For programs that find a task by its name. One of that name is replaced: a registered task
-    has no vocabulary before a model reads it.
+    Replaces a registered task of this name, which has no vocabulary until a model reads it. For
+    programs that take the name of a task, such as T5X's.
 
     Raises:
-      ValueError: as the source, or a task insists on another vocabulary.
+      ValueError: as the source, or a task has another vocabulary.
     """
     provider = source.open(vocabulary, split)
     name = provider.name
@@ -106,7 +102,7 @@ def add_read_with(vocabulary: vocabularies.Vocabulary, source: pipeline.Source, 
         rated = [(tasks[t.name], provider.get_rate(t)) for t in seqio.get_subtasks(provider)]
         mixture = seqio.Mixture(name, rated, sample_fn=provider._sample_fn)
         _replace(seqio.MixtureRegistry, mixture)
-    elif _is_of_another_split(provider, split):
+    elif _has_other_split(provider, split):
         name = f"{name}_{split}"
         tasks = {name: tasks[provider.name].replace(name=name)}
     for task in tasks.values():
@@ -114,8 +110,8 @@ def add_read_with(vocabulary: vocabularies.Vocabulary, source: pipeline.Source, 
     return name
 
 
-def _is_of_another_split(task: seqio.Task, split: str) -> bool:
-    """Whether a file of this name is registered as another split: train/data.tsv, dev/data.tsv."""
+def _has_other_split(task: seqio.Task, split: str) -> bool:
+    """Whether this name is registered for another split, such as train/data.tsv and dev/data.tsv."""
     if task.name not in seqio.TaskRegistry.names():
         return False
     registered = seqio.TaskRegistry.get(task.name)

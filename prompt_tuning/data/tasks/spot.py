@@ -1,6 +1,6 @@
-"""Source tasks of SPoT (Vu et al., 2022): whose prompts other tasks start from.
+"""Source tasks of SPoT (Vu et al., 2022), whose prompts initialize those of other tasks.
 
-Their names stand in front of their inputs.
+The inputs start with the name of the task.
 """
 
 import functools
@@ -9,7 +9,7 @@ from prompt_tuning.data.files import glue_files, originals, text_files
 from prompt_tuning.data.tasks import glue, qa, registry, summarization, variants
 from prompt_tuning.data.text import answers, formats, metrics, questions
 
-# TFDS's name -> keys of the text and of its summary.
+# Name in TFDS -> features with the text and its summary.
 SUMMARIES = {
     "aeslc:1.0.0": ("email_body", "subject_line"),
     "billsum:3.0.0": ("text", "summary"),
@@ -21,7 +21,7 @@ SUMMARIES = {
 }
 _SPLITS = {"billsum:3.0.0": ("train", "test", "ca_test")}
 _THREE_WAYS = ("entailment", "neutral", "contradiction")
-# TFDS's name -> the key of what the hypothesis is about, labels.
+# Name in TFDS -> feature with the premise, labels.
 INFERENCE = {
     **{f"anli/r{i}:0.1.0": ("context", _THREE_WAYS) for i in (1, 2, 3)},
     "doc_nli:1.0.0": ("premise", ("not_entailment", "entailment")),
@@ -30,7 +30,7 @@ INFERENCE = {
 
 
 def _names(tfds_name: str) -> tuple[str, str]:
-    """anli/r1:0.1.0 -> anli_r1, v010."""
+    """Returns name and version in tasks: anli/r1:0.1.0 -> anli_r1, v010."""
     name, _, version = tfds_name.partition(":")
     return name.replace("/", "_"), f"v{version.replace('.', '')}"
 
@@ -78,7 +78,7 @@ for _name, _file_name in {"squad": "SQuAD", **qa.IN_DOMAIN}.items():
 
 
 def _register_glue(name: str, data: originals.Source) -> None:
-    """Like tasks/glue.py's; MNLI's two validation sets are tasks of their own here."""
+    """Registers a GLUE task as in `glue`, with separate tasks for MNLI's validation sets."""
     task = data.name.partition("/")[2].partition(":")[0]
     registry.add_task(
         f"spot_glue_{name}_v200",

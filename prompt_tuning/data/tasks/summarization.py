@@ -1,4 +1,4 @@
-"""Summaries of news: XSum and CNN/DailyMail."""
+"""Summarization of news: XSum and CNN/DailyMail."""
 
 import functools
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def register(
     prefix: str = "summarize:",
     samples_name: str | None = None,
 ) -> None:
-    """Registers a task "PREFIX TEXT" -> its summary, with ROUGE and perhaps samples of answers."""
+    """Registers a task "PREFIX TEXT" -> summary with ROUGE and, if named, samples of predictions."""
     columns = {source_key: "string", target_key: "string"}
     registry.add_task(
         name,
@@ -37,7 +37,7 @@ def register(
         ],
         metric_fns=[rouge.rouge],
         samples_name=samples_name,
-        wrong_samples=False,
+        show_wrong=False,
     )
 
 

@@ -1,8 +1,8 @@
-"""SuperGLUE (Wang et al., 2019) as text to text: super_glue_*_v102, in all variants.
+"""SuperGLUE (Wang et al., 2019) as text-to-text tasks: all variants of super_glue_*_v102.
 
-Of WSC the model is asked what a pronoun stands for: it can only learn from examples where
-that is right, so that training and evaluation are tasks of their own. Definite pronoun
-resolution (dpr) is more data of this kind.
+For WSC the model predicts the referent of a pronoun. It can only learn from examples whose
+candidate is correct, so training and evaluation are separate tasks. Definite pronoun resolution
+(dpr) is additional training data.
 """
 
 import functools
@@ -15,17 +15,12 @@ from prompt_tuning.data.tasks import benchmarks, variants
 from prompt_tuning.data.text import formats, metrics, postprocessors
 
 VERSION = "1.0.2"
-# Sentinels of task_index_ tasks; the diagnostic sets are RTE.
-INDICES = {
-    **{
-        name: index
-        for index, name in enumerate(
-            ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
-        )
-    },
-    **dict.fromkeys(("axb", "axg"), 5),
-}
-# Training examples, for mixtures.
+_NAMES = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
+# Sentinels of task_index_ tasks.
+INDICES = {name: index for index, name in enumerate(_NAMES)} | dict.fromkeys(
+    ("axb", "axg"), _NAMES.index("rte")
+)
+# Rates in mixtures: numbers of training examples.
 RATES = {
     "super_glue_wsc_v102_simple_train": 259.0,
     "super_glue_wsc_v102_simple_eval": 0.0,
@@ -46,7 +41,7 @@ _AS_RTE = {"premise": "sentence1", "hypothesis": "sentence2", "label": "label", 
 
 
 def text_steps(name: str) -> tuple[Callable, ...]:
-    """What makes text of the examples of a SuperGLUE task; the diagnostic sets are RTE."""
+    """Returns the text format of a task; the diagnostic sets axb and axg have that of RTE."""
     if name == "record":
         return (formats.record,)
     to_text = functools.partial(
@@ -82,14 +77,15 @@ def _register_wsc() -> None:
         ("eval", ("validation", "test"), False, postprocessors.wsc, (metrics.accuracy,)),
     )
     for part, splits, correct_only, postprocess, metric_fns in parts:
-        variants.TextTask(
+        variants.register_task(
+            f"super_glue_wsc_v102_simple_{part}",
             source=SUPER_GLUE.source("wsc.fixed", VERSION, splits),
             text_steps=(functools.partial(formats.wsc, correct_only=correct_only),),
             index=INDICES["wsc"],
             postprocess=postprocess,
             metrics=metric_fns,
             samples_name="wsc",
-        ).register(f"super_glue_wsc_v102_simple_{part}")
+        )
     variants.register_mixture(
         "{prefix}super_glue_wsc_and_dev_v102_simple{suffix}",
         [f"{{prefix}}super_glue_wsc_v102_simple_{part}{{suffix}}" for part, *_ in parts],
@@ -97,7 +93,8 @@ def _register_wsc() -> None:
 
 
 def _register_definite_pronouns() -> None:
-    variants.TextTask(
+    variants.register_task(
+        "dpr_v001_simple",
         source=originals.Source(
             "definite_pronoun_resolution:1.1.0",
             read=super_glue_files.read_definite_pronouns,
@@ -109,21 +106,21 @@ def _register_definite_pronouns() -> None:
         postprocess=postprocessors.strip,
         metrics=(metrics.accuracy,),
         samples_name="dpr",
-    ).register("dpr_v001_simple")
+    )
 
 
 def _register_proportional() -> None:
-    """All of SuperGLUE, at rates of its sizes, with definite pronouns and without."""
+    """Registers mixtures of SuperGLUE by number of examples, with and without dpr."""
 
     def indexed(rates):
-        # Training on WSC is never evaluated, so that there are no samples to be shown.
+        # WSC's training task is never evaluated, so it has no samples to show.
         return [
             (f"task_index_{name}{'' if name.endswith('train') else '_examples'}", rate)
             for name, rate in rates.items()
         ]
 
     all_rates = {**DPR_RATES, **RATES}
-    # Only t5's own mixture has the diagnostic sets, which have no training examples.
+    # Only t5's mixture includes the diagnostic sets, which have no training examples.
     with_diagnostics = {**all_rates, "super_glue_axb_v102": 0.0, "super_glue_axg_v102": 0.0}
     variants.add_mixture("task_index_super_glue_v102_examples_proportional", indexed(RATES))
     variants.add_mixture(
@@ -135,14 +132,15 @@ def _register_proportional() -> None:
 for _name in super_glue_files.DATA_SETS:
     if _name == "wsc.fixed":
         continue
-    variants.TextTask(
+    variants.register_task(
+        f"super_glue_{_name}_v102",
         source=SUPER_GLUE.source(_name, VERSION),
         text_steps=text_steps(_name),
         index=INDICES[_name],
         postprocess=SUPER_GLUE.postprocess(_name),
         metrics=SUPER_GLUE.metrics_of(_name),
         samples_name=_name,
-    ).register(f"super_glue_{_name}_v102")
+    )
 _register_wsc()
 _register_definite_pronouns()
 _register_proportional()

@@ -1,4 +1,4 @@
-"""Running text to pre-train on, in files of your own."""
+"""Pre-training on text files."""
 
 import functools
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ VALIDATION_EVERY = 200
 
 
 def read_documents(text_files: Sequence[str], encoding: str = "utf-8") -> seqio_tasks.InMemory:
-    """The documents of files: each non-empty line of .txt, "text" of each line of .jsonl.
+    """Reads documents: non-empty lines of .txt files, "text" of each line of .jsonl files.
 
-    Every 200th document is split "validation", the others are "train".
+    Every 200th document is in the split "validation", the others are in "train".
 
     Args:
-      text_files: TEXT_FILES, paths or patterns such as "corpus/*.jsonl"; .gz too.
+      text_files: TEXT_FILES, paths or patterns such as "corpus/*.jsonl"; also .gz.
       encoding: FILE_ENCODING.
 
     Raises:
@@ -39,13 +39,13 @@ def read_documents(text_files: Sequence[str], encoding: str = "utf-8") -> seqio_
         "train": documents.without_every(VALIDATION_EVERY),
         "validation": documents[VALIDATION_EVERY - 1 :: VALIDATION_EVERY],
     }
-    return seqio_tasks.InMemory({split: some for split, some in splits.items() if some})
+    return seqio_tasks.InMemory({name: split for name, split in splits.items() if split})
 
 
 def _documents(path: str, encoding: str) -> records.Lazy:
-    def make(row: tables.Row, number: int, place: str) -> dict[str, str] | None:
+    def make(row: tables.Row, number: int, location: str) -> dict[str, str] | None:
         del number
-        text = examples.column(row, "text", place, "TEXT_FILES")
+        text = examples.column(row, "text", location, "TEXT_FILES")
         return {"targets": text} if text else None
 
     return records.by_number(path, "TEXT_FILES", make, tables.TEXT_SUFFIXES, encoding)
@@ -54,12 +54,12 @@ def _documents(path: str, encoding: str) -> records.Lazy:
 def text_task(
     objective: str, documents: seqio.DataSource, vocabulary: seqio.Vocabulary
 ) -> seqio.Task:
-    """A task, not registered and named after its objective, on `documents`.
+    """Makes an unregistered task of an objective, with its name.
 
     Args:
       objective: span_corruption or prefix_lm.
-      documents: of {"targets": text}; see `read_documents`.
-      vocabulary: the model's.
+      documents: {"targets": text}; see `read_documents`.
+      vocabulary: the model's vocabulary.
     """
     if objective not in OBJECTIVES:
         raise ValueError(
@@ -87,16 +87,16 @@ def pretraining_mixture(
     encoding: str = "utf-8",
     allow_empty_targets: bool = False,
 ) -> seqio.Mixture:
-    """Objectives on running text, and text-to-text examples beside them, at given rates.
+    """Makes a mixture of pre-training objectives on text files and, optionally, of a TRAIN_FILE.
 
     Args:
-      vocabulary: the model's.
+      vocabulary: the model's vocabulary.
       text_files: see `read_documents`.
       objectives: (name, rate) pairs.
-      train_file: rows with "inputs" and "targets"; see `examples.read_examples`.
-      train_file_rate: rate of these rows.
+      train_file: file with the columns "inputs" and "targets"; see `examples.read_examples`.
+      train_file_rate: rate of this file.
       encoding: FILE_ENCODING of all files.
-      allow_empty_targets: whether a row of `train_file` may have no target.
+      allow_empty_targets: whether targets of `train_file` may be empty.
     """
     documents = read_documents(text_files, encoding)
     seqio_vocabulary = vocabulary.for_seqio()

@@ -1,85 +1,74 @@
-"""The variants that a text task is registered in, under the names of Lester et al.'s code.
+"""Variants of a text-to-text task, with the names of Lester et al.'s code.
 
-NAME              T5's text format, which begins with the task's name
-taskless_NAME     without the task's name: the prompt says which task it is
-task_index_NAME   that with a sentinel of the task in front, for a prompt of many tasks
-..._examples      any of these whose metrics show samples of answers as text
+NAME              T5's text format, which starts with the name of the task
+taskless_NAME     the same without the name of the task, which the prompt replaces
+task_index_NAME   taskless_NAME after the sentinel of the task, for a multi-task prompt
+..._examples      any of these with samples of predictions among the metrics
 """
 
-import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import seqio
 
 from prompt_tuning.data.tasks import registry
-from prompt_tuning.data.text import formats, metrics
+from prompt_tuning.data.text import formats
 
 PREFIXES = ("", "taskless_", "task_index_")
 SUFFIXES = ("", "_examples")
 
 
-@dataclasses.dataclass(frozen=True)
-class TextTask:
-    """A task in T5's text format.
+def register_task(
+    name: str,
+    *,
+    source: seqio.DataSource,
+    text_steps: Sequence[Callable],
+    index: int,
+    postprocess: Callable,
+    metrics: Sequence[Callable],
+    samples_name: str,
+) -> None:
+    """Registers all variants of a task that are not registered yet.
 
-    Attributes:
-      source: of its examples.
-      text_steps: make "inputs", which begin with the task's name, and "targets" of them.
-      index: of the task among the tasks that a prompt may serve together.
-      postprocess: of text, see `postprocessors`.
-      metrics: of what it gives; none where no split has answers.
-      samples_name: what samples of answers are shown under.
+    Args:
+      name: name of the task.
+      source: data source.
+      text_steps: preprocessors that make "inputs", starting with the task's name, and "targets".
+      index: index of the task's sentinel.
+      postprocess: seqio postprocessor; see `postprocessors`.
+      metrics: metrics of postprocessed values; none if no split has answers.
+      samples_name: name of the samples of predictions.
     """
-
-    source: seqio.DataSource
-    text_steps: Sequence[Callable]
-    index: int
-    postprocess: Callable
-    metrics: Sequence[metrics.Metric]
-    samples_name: str
-
-    def register(self, name: str) -> None:
-        """Registers all variants, each once however often it is asked for."""
-        for prefix in PREFIXES:
-            for suffix in SUFFIXES:
-                self._register(f"{prefix}{name}{suffix}", prefix, bool(suffix))
-
-    def _register(self, name: str, prefix: str, shows_samples: bool) -> None:
-        text_steps, token_steps = list(self.text_steps), []
-        if prefix:
-            text_steps.append(formats.remove_first_text_token)
-        if prefix == "task_index_":
-            token_steps.append(
-                functools.partial(formats.add_sentinel_to_beginning, index=self.index)
-            )
+    taskless_steps = [*text_steps, formats.remove_first_text_token]
+    add_sentinel = functools.partial(formats.add_sentinel_to_beginning, index=index)
+    for prefix, suffix in itertools.product(PREFIXES, SUFFIXES):
         registry.add_task(
-            name,
-            self.source,
-            text_steps,
-            postprocess_fn=self.postprocess,
-            metric_fns=self.metrics,
-            token_steps=token_steps,
-            samples_name=self.samples_name if shows_samples else None,
+            f"{prefix}{name}{suffix}",
+            source,
+            taskless_steps if prefix else text_steps,
+            postprocess_fn=postprocess,
+            metric_fns=metrics,
+            token_steps=[add_sentinel] if prefix == "task_index_" else [],
+            samples_name=samples_name if suffix else None,
         )
 
 
-def register_mixture(pattern: str, patterns_of_tasks: Sequence[str]) -> None:
-    """Registers the variants of a mixture at equal rates, each of the same variant of its tasks.
+def register_mixture(pattern: str, task_patterns: Sequence[str]) -> None:
+    """Registers all variants of a mixture with equal rates.
 
     Args:
-      pattern: of its name, with {prefix} and {suffix}.
-      patterns_of_tasks: of the names of its tasks.
+      pattern: pattern of the mixture's name, with {prefix} and {suffix}.
+      task_patterns: patterns of the names of its tasks.
     """
-    for prefix in PREFIXES:
-        for suffix in SUFFIXES:
-            name, *tasks = (
-                each.format(prefix=prefix, suffix=suffix) for each in (pattern, *patterns_of_tasks)
-            )
-            add_mixture(name, tasks, default_rate=1.0)
+    for prefix, suffix in itertools.product(PREFIXES, SUFFIXES):
+        name, *tasks = (
+            text.format(prefix=prefix, suffix=suffix) for text in (pattern, *task_patterns)
+        )
+        add_mixture(name, tasks, default_rate=1.0)
 
 
 def add_mixture(name: str, tasks: Sequence, default_rate: float | None = None) -> None:
-    """Registers a mixture of tasks or (task, rate) pairs, once."""
+    """Registers a mixture of tasks or (task, rate) pairs, unless the name is registered."""
     if name not in seqio.MixtureRegistry.names():
         seqio.MixtureRegistry.add(name, list(tasks), default_rate=default_rate)

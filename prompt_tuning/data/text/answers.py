@@ -1,4 +1,4 @@
-"""Answers to questions, compared with those that people gave: SQuAD's exact match and F1."""
+"""SQuAD's metrics: exact match and F1 of a prediction against several reference answers."""
 
 import collections
 import re
@@ -10,27 +10,26 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 def normalize(text: str) -> str:
-    """Lower case, ASCII punctuation out, then English articles out, single spaces.
+    """Lowercases, removes ASCII punctuation, then English articles, and collapses white space.
 
-    As the evaluation of SQuAD v1.1 does it (Rajpurkar et al., 2016, section 6.1).
+    As in the evaluation of SQuAD v1.1 (Rajpurkar et al., 2016, section 6.1).
     """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1.0 where the prediction is one of the answers after `normalize`, else 0.0.
+    """Returns 1.0 if the normalized prediction equals a normalized answer, else 0.0.
 
-    Raises ValueError where there is no answer.
+    Raises ValueError if there is no answer.
     """
     _check(answers)
     return float(normalize(prediction) in map(normalize, answers))
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
-    """The highest F1, 0 to 1, of the prediction's words against those of an answer.
+    """Returns the highest F1, 0 to 1, of the normalized words of a prediction and an answer.
 
-    Words are those of `normalize`, as often as they occur. Raises ValueError where there is
-    no answer.
+    Repeated words count repeatedly. Raises ValueError if there is no answer.
     """
     _check(answers)
     return max(_overlap(normalize(prediction).split(), normalize(a).split()) for a in answers)
@@ -48,14 +47,14 @@ def _overlap(prediction: list[str], answer: list[str]) -> float:
 
 
 def squad(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
-    """Exact match "em" and "f1", means in percent, as a seqio metric.
+    """Computes mean exact match "em" and mean "f1" in percent, as a seqio metric.
 
     Args:
-      targets: for each question the answers that people gave.
-      predictions: an answer to each question.
+      targets: the reference answers of each question.
+      predictions: one prediction per question.
     """
     pairs = list(zip(predictions, targets, strict=True))
     return {
-        "em": 100.0 * sum(exact_match(*pair) for pair in pairs) / len(pairs),
-        "f1": 100.0 * sum(f1(*pair) for pair in pairs) / len(pairs),
+        metric_name: 100.0 * sum(metric(*pair) for pair in pairs) / len(pairs)
+        for metric_name, metric in (("em", exact_match), ("f1", f1))
     }

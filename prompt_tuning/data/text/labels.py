@@ -1,4 +1,4 @@
-"""Labels of a classification task, and how a vocabulary writes them."""
+"""Labels of a classification task, and their representation in a vocabulary."""
 
 import collections
 import logging
@@ -12,41 +12,41 @@ from prompt_tuning.data import vocabularies
 from prompt_tuning.data.files import records
 from prompt_tuning.data.text import postprocessors
 
-# Targets with at most this many distinct values are labels.
+# Up to this many distinct targets are labels.
 FEW_TARGETS = 20
-# Of more examples, a sample decides.
+# In larger files, a sample of this size decides whether targets are labels.
 SAMPLED = 20_000
-# Labels that a message lists.
+# Maximum number of labels in a message.
 MAX_LISTED = 8
 FIX = "Set LABEL_MAP to map them to other words, or use a model whose vocabulary has their characters."
 PYTHON_FIX = "Use other words as labels, or a model whose vocabulary has their characters."
 
 
 def are_labels(counts: Mapping[Hashable, int]) -> bool:
-    """Whether targets with these counts are labels, not free text.
+    """Whether targets with these counts are labels rather than free text.
 
-    Targets are labels where they have few distinct values, or where at least half of the
-    distinct values occur more than once.
+    Targets are labels if they have few distinct values, or if at least half of the distinct
+    values occur more than once.
     """
     recurring = sum(count > 1 for count in counts.values())
     return len(counts) <= FEW_TARGETS or 2 * recurring >= len(counts)
 
 
 def count_targets(targets: Iterable[str]) -> dict[str, int]:
-    """{target: count} in order of appearance, without blank and unknown ones."""
+    """Counts targets except blank and unknown ones, in order of first occurrence."""
     return dict(
         collections.Counter(t for t in targets if t.strip() and t != postprocessors.UNKNOWN)
     )
 
 
 def find_labels(targets: Iterable[str]) -> dict[str, int]:
-    """{label: count} of targets, in order of appearance; {} where targets are free text."""
+    """Returns {label: count} in order of first occurrence; {} if the targets are free text."""
     counts = count_targets(targets)
     return counts if are_labels(counts) else {}
 
 
 def find_file_labels(examples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """`find_labels` of a file's examples with text: of all where a sample of them has labels."""
+    """Finds the labels of a file, and reads all of it only if a sample has labels."""
     counts = find_labels(example["targets"] for example in records.sample(examples, SAMPLED))
     if counts and len(examples) > SAMPLED:
         counts = find_labels(example["targets"] for example in examples)
@@ -54,12 +54,12 @@ def find_file_labels(examples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def write(text: str, vocabulary: vocabularies.Vocabulary) -> str:
-    """The text as the vocabulary writes it: encoded and decoded."""
+    """Encodes and decodes a text."""
     return vocabulary.decode(vocabulary.encode(text))
 
 
 def written_labels(labels: Iterable[str], vocabulary: vocabularies.Vocabulary) -> dict[str, str]:
-    """{text that the vocabulary writes: label}; the first label of those with the same text."""
+    """Returns {decoded text: label}, with the first label of those that decode to one text."""
     names: dict[str, str] = {}
     for label in labels:
         names.setdefault(write(label, vocabulary), label)
@@ -67,13 +67,13 @@ def written_labels(labels: Iterable[str], vocabulary: vocabularies.Vocabulary) -
 
 
 def label_ids(labels: Sequence[str], vocabulary: vocabularies.Vocabulary) -> Int[np.ndarray, "N L"]:
-    """The ids of LABELS, each with its end token, filled up with 0.
+    """Encodes LABELS with EOS, padded with 0.
 
     Raises:
-      ValueError: see `check_labels`.
+      ValueError: there is no label, or as `check_labels`.
     """
     if not labels:
-        raise ValueError(f"LABELS is {labels!r}; expected two labels or more. Set LABELS to them")
+        raise ValueError(f"LABELS is {labels!r}; expected at least two labels. Set LABELS.")
     check_labels(labels, vocabulary, "LABELS")
     rows = [[*vocabulary.encode(label), vocabularies.EOS_ID] for label in labels]
     length = max(map(len, rows))
@@ -83,13 +83,13 @@ def label_ids(labels: Sequence[str], vocabulary: vocabularies.Vocabulary) -> Int
 def check_labels(
     labels: Iterable[str], vocabulary: vocabularies.Vocabulary, setting: str, fix: str = FIX
 ) -> None:
-    """Raises ValueError for labels that the vocabulary cannot write or cannot distinguish.
+    """Raises ValueError for labels that the vocabulary cannot represent or distinguish.
 
     Args:
-      labels: texts; equal ones count once.
-      vocabulary: of the model.
-      setting: where the labels are from, for the message.
-      fix: the last sentence of the message.
+      labels: texts; duplicates are ignored.
+      vocabulary: the model's.
+      setting: source of the labels, for the message.
+      fix: last sentence of the message.
     """
     if faults := _faults(labels, vocabulary):
         raise ValueError(_message(faults, vocabulary, setting, fix))
@@ -98,7 +98,7 @@ def check_labels(
 def warn_of_labels(
     labels: Iterable[str], vocabulary: vocabularies.Vocabulary, setting: str, fix: str = FIX
 ) -> None:
-    """Logs a warning where `check_labels` raises."""
+    """Logs as a warning what `check_labels` raises."""
     if faults := _faults(labels, vocabulary):
         logging.warning("%s", _message(faults, vocabulary, setting, fix))
 
@@ -129,7 +129,7 @@ def _message(
 
 
 def is_unknown(text: str, vocabulary: vocabularies.Vocabulary) -> bool:
-    """Whether the vocabulary has no token for any part of a text but its white space."""
+    """Whether the vocabulary has only unknown tokens for a text, except for white space."""
     return all(
         i == vocabularies.UNK_ID or vocabulary.piece(i) == "▁" for i in vocabulary.encode(text)
     )
@@ -138,6 +138,6 @@ def is_unknown(text: str, vocabulary: vocabularies.Vocabulary) -> bool:
 def join_labels(
     labels: Sequence[str], separator: str = ", ", show: Callable[[str], str] = repr
 ) -> str:
-    """The labels as one text, MAX_LISTED at most."""
+    """Joins at most MAX_LISTED labels for a message."""
     more = f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else ""
     return separator.join(map(show, labels[:MAX_LISTED])) + more

@@ -1,4 +1,4 @@
-"""Rank classification: the label that the model finds likeliest is its answer."""
+"""Rank classification: the candidate with the highest likelihood is the prediction."""
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,13 @@ Metric = Callable[[Sequence["Candidate"], Sequence[float]], dict[str, float]]
 
 
 class Candidate(NamedTuple):
-    """A label of an example: the example's number, whether it is the right one, its tokens."""
+    """A candidate target of an example.
+
+    Attributes:
+      example: index of the example.
+      is_correct: whether it is the example's target.
+      tokens: number of tokens, with EOS.
+    """
 
     example: int
     is_correct: bool
@@ -21,58 +27,59 @@ class Candidate(NamedTuple):
 
 
 def candidates(dataset: tf.data.Dataset, labels: Sequence[str]) -> tf.data.Dataset:
-    """Each example once for each label, as its target; "is_correct" tells which one it had.
+    """Repeats each example with each label as its target.
 
-    "idx" is (number of the example, number of the label).
+    Adds "is_correct", whether the label was the target, and "idx", (example, label) indices.
     """
     names = tf.constant(list(labels))
-    return _spread(dataset, lambda example: (names, names == example["targets"]))
+    return _repeat(dataset, lambda example: (names, names == example["targets"]))
 
 
 def entities(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """`candidates` where each example has its own: its "entities", of which "answers" are right."""
+    """Repeats each example with each of its "entities"; those in its "answers" are correct."""
 
-    def of_example(example):
+    def entities_of(example):
         names = example["entities"]
         is_answer = names[:, tf.newaxis] == example["answers"][tf.newaxis]
         return names, tf.reduce_any(is_answer, axis=1)
 
-    return _spread(dataset, of_example)
+    return _repeat(dataset, entities_of)
 
 
-def _spread(dataset: tf.data.Dataset, of_example: Callable) -> tf.data.Dataset:
-    def spread(number, example):
-        names, is_correct = of_example(example)
+def _repeat(dataset: tf.data.Dataset, candidates_of: Callable) -> tf.data.Dataset:
+    def repeat(index, example):
+        names, is_correct = candidates_of(example)
         count = tf.size(names, tf.int64)
         repeated = {
             "inputs": tf.repeat(example["inputs"][tf.newaxis], count),
             "targets": names,
             "is_correct": is_correct,
-            "idx": tf.stack([tf.repeat(number, count), tf.range(count)], axis=1),
+            "idx": tf.stack([tf.repeat(index, count), tf.range(count)], axis=1),
         }
         return tf.data.Dataset.from_tensor_slices(repeated)
 
-    return dataset.enumerate().flat_map(spread)
+    return dataset.enumerate().flat_map(repeat)
 
 
 def candidate(text: str, example: Mapping[str, Any], is_target: bool) -> Candidate | str:
-    """A seqio postprocessor: of a target what the metrics below need; predictions do not matter."""
+    """Postprocesses a target to a Candidate; predicted text is not used by these metrics."""
     if not is_target:
         return text
     return Candidate(int(example["idx"][0]), bool(example["is_correct"]), len(example["targets"]))
 
 
 def rank_accuracy(targets: Sequence[Candidate], scores: Sequence[float]) -> dict[str, float]:
-    """The share of examples whose likeliest candidate is right, in percent."""
-    groups = _groups(targets, scores)
-    hits = [is_correct[np.argmax(some)] for is_correct, some in groups]
+    """Computes the percentage of examples whose most likely candidate is correct."""
+    hits = [
+        is_correct[np.argmax(likelihoods)] for is_correct, likelihoods in _groups(targets, scores)
+    ]
     return {"accuracy": 100.0 * float(np.mean(hits))}
 
 
 def _groups(
     targets: Sequence[Candidate], scores: Sequence[float]
 ) -> list[tuple[list[bool], list[float]]]:
-    """Of each example (whether each candidate is right, their scores)."""
+    """Groups by example: (is_correct of each candidate, their scores)."""
     groups = collections.defaultdict(lambda: ([], []))
     for target, score in zip(targets, scores, strict=True):
         groups[target.example][0].append(target.is_correct)
@@ -83,32 +90,32 @@ def _groups(
 def rank_classes(
     targets: Sequence[Candidate], scores: Sequence[float], num_classes: int
 ) -> dict[str, float]:
-    """Of labels that are the same for all examples, in percent: "accuracy" and F1.
+    """Computes accuracy and F1 in percent, where all examples have the same candidates.
 
-    Of two labels F1 is that of the second, and there are "auc-roc" and "auc-pr" (average
-    precision) of ranking examples by how much likelier the second is than the first; they
-    are nan where all examples have the same label. Of more, F1 is the mean of all labels'.
+    With two classes F1 is that of the second, and "auc-roc" and "auc-pr" (average precision)
+    rank examples by the difference of their log likelihoods; NaN if all examples have the same
+    label. With more classes F1 is the mean over classes.
     """
-    # A limit on the examples may cut the last group.
+    # A limit on the number of examples may leave the last group incomplete.
     groups = [group for group in _groups(targets, scores) if len(group[1]) == num_classes]
     if not groups:
         return {}
     is_correct, likelihoods = (np.array(column) for column in zip(*groups, strict=True))
-    wanted, given = is_correct.argmax(axis=1), likelihoods.argmax(axis=1)
-    values = metrics.accuracy(wanted, given)
+    labels, predictions = is_correct.argmax(axis=1), likelihoods.argmax(axis=1)
+    values = metrics.accuracy(labels, predictions)
     if num_classes > 2:
-        return values | metrics.macro_f1(wanted, given, num_classes=num_classes)
+        return values | metrics.macro_f1(labels, predictions, num_classes=num_classes)
     margins = likelihoods[:, 1] - likelihoods[:, 0]
     return {
         **values,
-        **metrics.f1(wanted, given),
-        "auc-roc": 100.0 * _auc_roc(wanted == 1, margins),
-        "auc-pr": 100.0 * _auc_pr(wanted == 1, margins),
+        **metrics.f1(labels, predictions),
+        "auc-roc": 100.0 * _auc_roc(labels == 1, margins),
+        "auc-pr": 100.0 * _auc_pr(labels == 1, margins),
     }
 
 
 def _auc_roc(is_positive: np.ndarray, scores: np.ndarray) -> float:
-    """How likely a positive has a higher score than a negative; half where they are the same."""
+    """Returns the probability that a positive scores above a negative; ties count half."""
     import scipy.stats
 
     positives, negatives = is_positive.sum(), (~is_positive).sum()
@@ -119,22 +126,22 @@ def _auc_roc(is_positive: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _auc_pr(is_positive: np.ndarray, scores: np.ndarray) -> float:
-    """The mean over positives of the precision among all with at least their score."""
+    """Returns the mean over positives of the precision at their score."""
     if not is_positive.any() or is_positive.all():
         return float("nan")
-    of_positives = scores[is_positive]
-    among_positives, among_all = (
-        len(some) - np.searchsorted(np.sort(some), of_positives) for some in (of_positives, scores)
+    thresholds = scores[is_positive]
+    positives, selected = (
+        len(x) - np.searchsorted(np.sort(x), thresholds) for x in (thresholds, scores)
     )
-    return float(np.mean(among_positives / among_all))
+    return float(np.mean(positives / selected))
 
 
 def by_length(
     targets: Sequence[Candidate], scores: Sequence[float], metric: Metric, prefix: str = ""
 ) -> dict[str, float]:
-    """A metric of likelihoods a token, so that a short label has no advantage.
+    """Computes a metric of scores per token, which do not favor short candidates.
 
-    `prefix` stands in front of the metric's names.
+    `prefix` precedes the metric's names.
     """
     means = [score / target.tokens for target, score in zip(targets, scores, strict=True)]
     return {f"{prefix}{name}": value for name, value in metric(targets, means).items()}

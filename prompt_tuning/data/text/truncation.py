@@ -1,4 +1,4 @@
-"""Inputs that are too long: shortens one field of them (TRUNCATE_FIELD), or says what is cut off."""
+"""Truncation of a single field of the inputs (TRUNCATE_FIELD), and warnings about truncation."""
 
 import bisect
 import logging
@@ -10,23 +10,23 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-SPANS = "truncate_spans"  # the feature of an example that says where the field is
-_SEARCHED = 32  # characters in which the ends of tokens are looked for one by one
+SPANS = "truncate_spans"  # feature with the positions of the field
+_LINEAR_SEARCH = 32  # characters; longer words are bisected first
 
 Encode = Callable[[str], Sequence[int]]
 
 
 def truncate(text: str, spans: Int[np.ndarray, "k 2"], encode: Encode, length: int) -> str:
-    """Cuts the end off a field until the text has at most `length` tokens.
+    """Truncates a field so that the text has at most `length` tokens.
 
-    As much of the field is kept as fits: complete words, and complete tokens of the next word. The
-    text around the field stays; where that alone is too long, the field is empty.
+    The field keeps the complete words that fit, and the complete tokens of the next word. If the
+    text around the field is already too long, the field is empty.
 
     Args:
-      text: with the field.
-      spans: first character, and character behind the last, of each occurrence of the field.
-      encode: makes tokens of a text.
-      length: tokens to keep, without an end token.
+      text: text with the field.
+      spans: start and end character of each occurrence of the field.
+      encode: tokenizes a text.
+      length: maximum number of tokens, without EOS.
     """
 
     def fits(size: int) -> bool:
@@ -47,9 +47,9 @@ def truncate(text: str, spans: Int[np.ndarray, "k 2"], encode: Encode, length: i
 
 
 def _size_of_tokens(word: str, encode: Encode, fits: Callable[[int], bool]) -> int:
-    """Characters of the first tokens of a word, as many as fit."""
+    """Returns the number of characters of the leading tokens of a word that fit."""
     low, high = 0, len(word)
-    while high - low > _SEARCHED:  # a script without spaces
+    while high - low > _LINEAR_SEARCH:  # a script without spaces
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     tokens = list(encode(word))
@@ -61,23 +61,23 @@ def _size_of_tokens(word: str, encode: Encode, fits: Callable[[int], bool]) -> i
 
 
 def _cut(text: str, spans: Int[np.ndarray, "k 2"], size: int) -> str:
-    """The text with the first `size` characters of the field in each of its places."""
-    kept, behind = [], 0
+    """Truncates each occurrence of the field to `size` characters."""
+    parts, previous_end = [], 0
     for start, end in spans.tolist():
-        kept += [text[behind:start], text[start : min(end, start + size)].rstrip()]
-        behind = end
-    return "".join([*kept, text[behind:]])
+        parts += [text[previous_end:start], text[start : min(end, start + size)].rstrip()]
+        previous_end = end
+    return "".join([*parts, text[previous_end:]])
 
 
 def warn_of_cuts(name: str, key: str, sizes: Sequence[int], limit: int, source: Any) -> None:
-    """Logs how many inputs or targets are longer than the limit, what they lose, and the fix.
+    """Logs how many inputs or targets exceed the limit, what is truncated, and the fix.
 
     Args:
-      name: of the examples.
+      name: name of the examples.
       key: "inputs" or "targets".
-      sizes: tokens of each example.
+      sizes: number of tokens per example.
       limit: TASK_FEATURE_LENGTHS of this key.
-      source: where the examples come from; None for examples in memory.
+      source: source of the examples; None for examples in memory.
     """
     cut = sum(size > limit for size in sizes)
     if not cut:
@@ -94,12 +94,12 @@ def warn_of_cuts(name: str, key: str, sizes: Sequence[int], limit: int, source: 
 
 
 def _template_advice(source: Any) -> tuple[str, str]:
-    """What of INPUT_TEMPLATE is lost where its end is cut off, and the setting to avoid it."""
-    pieces = [
+    """Returns the part of INPUT_TEMPLATE that is truncated, and the setting that avoids it."""
+    parts = [
         (literal, name) for literal, name, _, _ in string.Formatter().parse(source.input_template)
     ]
-    names = [name for _, name in pieces if name]
-    end = f"{{{names[-1]}}}" + "".join(literal for literal, name in pieces if not name)
+    names = [name for _, name in parts if name]
+    end = f"{{{names[-1]}}}" + "".join(literal for literal, name in parts if not name)
     lost = f", which is {end!r} of INPUT_TEMPLATE"
     if source.truncate_field is not None:
         return (

@@ -1,8 +1,8 @@
 """ByT5's tokenizer of a Hugging Face folder: bytes, sentinels and added tokens.
 
-transformers' ByT5Tokenizer takes the tokens that a folder declares out of a text before it makes
-bytes of the rest. Its sentinels <extra_id_i> have ascending ids behind the bytes; ByT5 itself was
-pre-trained with its last bytes as sentinels (`sentinels_end`).
+transformers' ByT5Tokenizer splits a text at the tokens that a folder declares, and encodes the rest
+as bytes. Its sentinels <extra_id_i> have ascending ids after the bytes. ByT5 was pre-trained with
+its last bytes as sentinels (`sentinels_end`).
 """
 
 import dataclasses
@@ -13,20 +13,21 @@ from typing import Any
 
 from prompt_tuning.data.tokenizers import tokenizer_folder
 
-# role: (text by default, id)
+# role: (default text, id)
 SPECIAL = {"pad_token": ("<pad>", 0), "eos_token": ("</s>", 1), "unk_token": ("<unk>", 2)}
 OFFSET = len(SPECIAL)
 NUM_BYTE_IDS = OFFSET + 256
-DEFAULT_EXTRA_IDS = 125  # of transformers
+DEFAULT_EXTRA_IDS = 125  # default of transformers
 EXTRA_KEYS = ("extra_special_tokens", "additional_special_tokens")
 
 
 def byte_piece(index: int) -> str:
-    """The byte with this id as a letter, "▁" for a space, or as <0xE4>."""
-    letter = chr(index - OFFSET)
-    if letter == " ":
+    """Formats the byte with an id as a character, "▁" for a space, or <0xE4>."""
+    character = chr(index - OFFSET)
+    if character == " ":
         return "▁"
-    return letter if letter.isascii() and letter.isprintable() else f"<0x{ord(letter):02X}>"
+    is_plain = character.isascii() and character.isprintable()
+    return character if is_plain else f"<0x{ord(character):02X}>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +35,9 @@ class ByteTokenizer:
     """ByT5's tokenizer with the tokens of a folder.
 
     Attributes:
-      tokens: by text, each with its id.
-      cleans_up_spaces: whether decoded text loses the spaces before punctuation.
-      splits_tokens: whether tokens in a text are bytes (split_special_tokens).
+      tokens: special and added tokens by text.
+      cleans_up_spaces: whether decoding removes spaces before punctuation.
+      splits_tokens: whether the text of tokens is encoded as bytes (split_special_tokens).
     """
 
     tokens: Mapping[str, tokenizer_folder.DeclaredToken]
@@ -47,25 +48,25 @@ class ByteTokenizer:
 
     @property
     def size(self) -> int:
-        """Special tokens, bytes, sentinels and added tokens."""
+        """The number of ids: special tokens, bytes, sentinels and added tokens."""
         return NUM_BYTE_IDS - OFFSET + len(self.tokens)
 
     @property
     def num_sentinels(self) -> int:
-        """How many tokens <extra_id_i> there are."""
+        """The number of tokens <extra_id_i>."""
         return sum(map(_is_sentinel, self.tokens))
 
     @property
     def sentinels_end(self) -> int:
-        """The id behind the last byte, which is the first sentinel of ByT5's pre-training."""
+        """The id after the last byte, which is the first sentinel of ByT5's pre-training."""
         return NUM_BYTE_IDS
 
     def token_to_id(self, text: str) -> int | None:
-        """The id of a token, None where there is none of this text."""
+        """Returns the id of a token; None if the text is not a token."""
         return token.index if (token := self.tokens.get(text)) else None
 
     def encode(self, text: str) -> list[int]:
-        """Ids, without an end token."""
+        """Encodes a text, without EOS."""
         ids = []
         for part in [text] if self.splits_tokens else self._split(text):
             token = None if self.splits_tokens else self.tokens.get(part)
@@ -73,11 +74,11 @@ class ByteTokenizer:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of tokens and bytes; what has no text, or is no UTF-8, is left out."""
+        """Decodes ids; unknown ids and invalid UTF-8 are ignored."""
         return b"".join(self._bytes.get(i, b"") for i in ids).decode(errors="ignore")
 
     def piece(self, index: int) -> str:
-        """The token or byte with this id; "" beyond the vocabulary."""
+        """Returns the token or byte with an id; "" outside the vocabulary."""
         if OFFSET <= index < NUM_BYTE_IDS:
             return byte_piece(index)
         return self._bytes.get(index, b"").decode()
@@ -93,10 +94,10 @@ class ByteTokenizer:
         return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
     def _split(self, text: str) -> list[str]:
-        """Tokens and the text between them, without the white space that lstrip and rstrip take."""
+        """Splits a text at tokens, and strips white space around them for lstrip and rstrip."""
         parts = [part for part in self._pattern.split(text) if part]
         for i in range(len(parts)):
-            # Without ":=", which AutoGraph warns of in tf.data.
+            # No ":=": AutoGraph warns about it in tf.data.
             flags = self.tokens[parts[i]].flags if parts[i] in self.tokens else {}
             if flags.get("lstrip") and i > 0:
                 parts[i - 1] = parts[i - 1].rstrip()
@@ -106,41 +107,41 @@ class ByteTokenizer:
 
 
 def load(folder: tokenizer_folder.TokenizerFolder) -> ByteTokenizer:
-    """Reads the tokens of a folder; `check` says whether they can be honoured."""
+    """Loads the tokenizer of a folder; `check` validates its tokens."""
     cleans_up_spaces = bool(folder.config.get("clean_up_tokenization_spaces"))
     splits_tokens = bool(folder.config.get("split_special_tokens"))
     return ByteTokenizer(_read_tokens(folder), cleans_up_spaces, splits_tokens)
 
 
 def check(folder: tokenizer_folder.TokenizerFolder, tokenizer: ByteTokenizer) -> None:
-    """Raises ValueError where a token is like a byte, or ids have gaps or occur twice."""
+    """Raises ValueError if a token equals a byte, or if ids have gaps or duplicates."""
     tokens = tokenizer.tokens
     for token in tokens.values():
         is_byte = len(token.content) == 1 and ord(token.content) < 256
         if is_byte or token.flags.get("single_word"):
             raise ValueError(
                 f"{token.source} adds the token {token.content!r} {'like a byte' if is_byte else 'with single_word'} "
-                "to a ByT5Tokenizer; expected tokens of two or more characters without single_word: choose a "
-                "model without it"
+                "to a ByT5Tokenizer; expected tokens of at least two characters without single_word. Use a "
+                "model without this token."
             )
     expected = [*range(OFFSET), *range(NUM_BYTE_IDS, NUM_BYTE_IDS + len(tokens))]
     for token, index in zip(sorted(tokens.values(), key=lambda x: x.index), expected, strict=False):
         if token.index != index:
             raise ValueError(
-                f"{token.source} gives the token {token.content!r} id {token.index} by the rules of "
-                f"transformers 5; expected id {index}, as sentinels and added tokens follow the {NUM_BYTE_IDS} "
-                "ids of special tokens and bytes without gaps: list every token with the id that the model was "
-                f"trained with in added_tokens_decoder of {folder.path / tokenizer_folder.CONFIG}"
+                f"{token.source} gives the token {token.content!r} id {token.index} in "
+                f"transformers 5; expected id {index}, since sentinels and added tokens follow the {NUM_BYTE_IDS} "
+                "ids of special tokens and bytes without gaps. List all tokens, with their ids in training, in "
+                f"added_tokens_decoder of {folder.path / tokenizer_folder.CONFIG}."
             )
 
 
 def _read_tokens(
     folder: tokenizer_folder.TokenizerFolder,
 ) -> dict[str, tokenizer_folder.DeclaredToken]:
-    """Tokens by text. Those without a declared id follow the others, in the order of transformers."""
+    """Reads tokens by text. Tokens without ids follow the others, in the order of transformers."""
     sources = [folder.config]
     if "added_tokens_decoder" not in folder.config:
-        sources.append(folder.special_tokens)  # its roles precede those of the former
+        sources.append(folder.special_tokens)  # its roles take precedence
     roles = _roles(sources)
     tokens = {}
     for role, (default, index) in SPECIAL.items():
@@ -157,19 +158,19 @@ def _read_tokens(
 
 
 def _roles(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Tokens that have a role, in the order in which transformers gives them ids."""
+    """Returns {role: token} in the order in which transformers assigns ids."""
     values = {key: value for source in sources for key, value in source.items()}
     groups = [source.get("extra_special_tokens") for source in sources]
-    more = {key: x for group in groups if isinstance(group, Mapping) for key, x in group.items()}
-    keys = [*tokenizer_folder.ROLES, *(key for key in values if key.endswith("_token")), *more]
-    values |= more
+    extra = {key: x for group in groups if isinstance(group, Mapping) for key, x in group.items()}
+    keys = [*tokenizer_folder.ROLES, *(key for key in values if key.endswith("_token")), *extra]
+    values |= extra
     return {key: values[key] for key in keys if isinstance(values.get(key), str | Mapping)}
 
 
 def _extra_texts(
     folder: tokenizer_folder.TokenizerFolder, sources: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """The special tokens without a role: by default the sentinels."""
+    """Returns the special tokens without a role; by default the sentinels."""
     count = DEFAULT_EXTRA_IDS if folder.extra_ids is None else folder.extra_ids
     lists = []
     for source in sources:
@@ -180,14 +181,14 @@ def _extra_texts(
     if texts and count not in (0, num := sum(map(_is_sentinel, map(_content, texts)))):
         raise ValueError(
             f"{folder.path / tokenizer_folder.SPECIAL_TOKENS} lists {num} sentinels, but the tokenizer has "
-            f"extra_ids {count}; expected the same number: set extra_ids in {tokenizer_folder.CONFIG} to {num}"
+            f"extra_ids {count}; expected the same number. Set extra_ids in {tokenizer_folder.CONFIG} to {num}."
         )
     declared = lists[0] if lists else [f"<extra_id_{i}>" for i in range(count)]
     if any(set(other) != set(declared) for other in lists):
         raise ValueError(
             f"{folder.path} lists other special tokens in {tokenizer_folder.CONFIG} than in "
-            f"{tokenizer_folder.SPECIAL_TOKENS}; expected the same: correct the file that the model was not "
-            "trained with"
+            f"{tokenizer_folder.SPECIAL_TOKENS}; expected the same tokens. Correct the file that the model "
+            "was not trained with."
         )
     return declared
 

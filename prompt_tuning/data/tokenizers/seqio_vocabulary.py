@@ -1,4 +1,4 @@
-"""A Hugging Face tokenizer as a vocabulary of seqio."""
+"""A Hugging Face tokenizer as a seqio vocabulary."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from prompt_tuning.data import vocabularies
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
-    """Encodes in Python what seqio encodes in TensorFlow, so that the ids are those of the tokenizer."""
+    """Encodes with the tokenizer in Python, also in TensorFlow graphs, so that the ids are equal."""
 
     def __init__(self, tokenizer: vocabularies.HuggingFaceTokenizer):
-        """Reads the tokenizer's files; raises as `tokenizer_loader.load`."""
+        """Loads the tokenizer; raises as `tokenizer_loader.load`."""
         super().__init__(extra_ids=0)
         self._tokenizer, self._size = tokenizer, tokenizer.size
 
@@ -25,27 +25,27 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
     @property
     def is_of_bytes(self) -> bool:
-        """Whether it is ByT5's."""
+        """Whether this is ByT5's tokenizer."""
         return self._tokenizer.is_of_bytes
 
     @property
     def sentinels_end(self) -> int:
-        """The id behind that of the first sentinel."""
+        """The id after <extra_id_0>."""
         return self._tokenizer.sentinels_end
 
     @property
     def bos_id(self) -> int | None:
-        """T5 has none."""
+        """None, since T5 has no such token."""
         return None
 
     @property
     def eos_id(self) -> int:
-        """Of the token that ends a text."""
+        """The end-of-sequence id."""
         return vocabularies.EOS_ID
 
     @property
     def unk_id(self) -> int:
-        """Of what has no token."""
+        """The id of unknown tokens."""
         return vocabularies.UNK_ID
 
     @property
@@ -68,7 +68,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
             text = text if isinstance(text, bytes) else text.item()  # an array outside tf.data
             return np.array(self._tokenizer.encode(text.decode(errors="replace")), np.int32)
 
-        # Stateless, so that an iterator over it can be saved.
+        # Stateless, so that iterators of the dataset can be saved.
         ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
         ids.set_shape([None])
         return ids

@@ -1,8 +1,8 @@
-"""The tokenizer of a Hugging Face folder, with the ids that transformers 5 gives.
+"""Loading of a Hugging Face folder's tokenizer, with the ids of transformers 5.
 
-transformers 5 takes pieces, scores and normalization rules from `tokenizer.json` or `spiece.model`
-and builds its T5 tokenizer around them. Only tokenizers without a class of their own
-(`GENERIC_CLASSES`) keep the pipeline that `tokenizer.json` stores.
+transformers 5 reads vocabulary, scores and normalization rules from `tokenizer.json` or
+`spiece.model`, and builds its T5 pipeline around them. Only `GENERIC_CLASSES` use the pipeline
+that `tokenizer.json` stores.
 """
 
 import contextlib
@@ -33,12 +33,12 @@ PROBES = (
 
 @dataclasses.dataclass(frozen=True)
 class LoadedTokenizer:
-    """A tokenizer of the tokenizers library, and what its folder says beside it.
+    """A tokenizer of the tokenizers library, with settings of its folder.
 
     Attributes:
-      tokenizer: a tokenizers.Tokenizer with every added token.
-      num_sentinels: how many tokens <extra_id_i> it has.
-      cleans_up_spaces: whether decoded text loses the spaces before punctuation.
+      tokenizer: tokenizers.Tokenizer with all added tokens.
+      num_sentinels: number of tokens <extra_id_i>.
+      cleans_up_spaces: whether decoding removes spaces before punctuation.
     """
 
     tokenizer: Any
@@ -49,37 +49,37 @@ class LoadedTokenizer:
 
     @property
     def size(self) -> int:
-        """Pieces, sentinels and added tokens."""
+        """The number of ids, including sentinels and added tokens."""
         return self.tokenizer.get_vocab_size()
 
     @property
     def sentinels_end(self) -> int:
-        """The id behind that of <extra_id_0>; added tokens may follow."""
+        """The id after <extra_id_0>; added tokens may follow."""
         ids = map(self.tokenizer.token_to_id, ("<extra_id_0>", "▁<extra_id_0>"))
         return next((i + 1 for i in ids if i is not None), self.size)
 
     def encode(self, text: str) -> list[int]:
-        """Ids, without an end token."""
+        """Encodes a text, without EOS."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text with special tokens; ids beyond the vocabulary have none."""
+        """Decodes ids, including special tokens; ids outside the vocabulary are ignored."""
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
     def piece(self, index: int) -> str:
-        """The token with this id; "" beyond the vocabulary."""
+        """Returns the token with an id; "" outside the vocabulary."""
         return self.tokenizer.id_to_token(index) or ""
 
 
 def load(path: epath.PathLike) -> LoadedTokenizer | byte_tokenizer.ByteTokenizer:
-    """Reads the tokenizer of a folder.
+    """Loads the tokenizer of a folder.
 
     Args:
-      path: folder with tokenizer.json, spiece.model, or both, which then must agree; or of ByT5.
+      path: folder of ByT5, or with tokenizer.json, spiece.model, or both, which must agree.
 
     Raises:
-      FileNotFoundError: the folder has neither, and is not of ByT5.
-      ValueError: a file is damaged, files contradict each other, or the tokenizer is not a T5's.
+      FileNotFoundError: the folder has neither file and is not of ByT5.
+      ValueError: a file is damaged, files contradict each other, or it is not a T5 tokenizer.
     """
     folder = tokenizer_folder.TokenizerFolder(path)
     with _refuse_damage(path):
@@ -93,14 +93,14 @@ def load(path: epath.PathLike) -> LoadedTokenizer | byte_tokenizer.ByteTokenizer
 
 @contextlib.contextmanager
 def _refuse_damage(path: epath.PathLike) -> Iterator[None]:
-    """Errors of the tokenizers library, and of JSON of another structure, become ValueErrors."""
+    """Converts errors of the tokenizers library and of malformed JSON to ValueError."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OSError) or type(error) is ValueError:
             raise
         raise ValueError(
-            f"{path} has tokenizer files that cannot be read ({error!r:.200}); copy them again"
+            f"{path} has tokenizer files that cannot be read ({error!r:.200}). Copy them again."
         ) from error
 
 
@@ -109,16 +109,16 @@ def _load(folder: tokenizer_folder.TokenizerFolder) -> LoadedTokenizer:
     if not folder.stored and folder.proto is None:
         raise FileNotFoundError(
             f"{folder.path} has neither {tokenizer_folder.TOKENIZER} nor "
-            f"{tokenizer_folder.SENTENCEPIECE}; expected one of them beside config.json: copy it from where "
-            "the model is from, or set VOCABULARY_FILE (vocabulary= in Python) to a sentencepiece model or "
-            "to a folder with tokenizer files"
+            f"{tokenizer_folder.SENTENCEPIECE}; expected one of them beside config.json. Copy it from the "
+            "source of the model, or set VOCABULARY_FILE (vocabulary= in Python) to a sentencepiece model "
+            "or to a folder with tokenizer files."
         )
     if name not in T5_CLASSES and not (name in GENERIC_CLASSES and folder.stored):
         raise ValueError(
             f"{folder.path} has tokenizer_class {name!r:.80}; expected one of {', '.join(T5_CLASSES)}, "
             f"{BYTES_CLASS}, or one of {', '.join(GENERIC_CLASSES)} with a "
-            f"{tokenizer_folder.TOKENIZER}: choose a T5, or set VOCABULARY_FILE (vocabulary= in Python) to "
-            "its sentencepiece model"
+            f"{tokenizer_folder.TOKENIZER}. Use a T5 model, or set VOCABULARY_FILE (vocabulary= in Python) "
+            "to its sentencepiece model."
         )
     has_both = folder.stored and folder.proto is not None
     if has_both:
@@ -139,10 +139,10 @@ def _load(folder: tokenizer_folder.TokenizerFolder) -> LoadedTokenizer:
 
 
 def _make_t5(folder: tokenizer_folder.TokenizerFolder):
-    """T5's pipeline: normalization rules, words at white space, "▁" before each, Unigram."""
+    """Makes T5's pipeline: normalization, split at white space, "▁" before words, Unigram."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    # Where both files are present, they agree.
+    # If both files are present, they agree.
     rules = folder.charsmap if folder.stored else folder.proto.normalizer_spec.precompiled_charsmap
     space = {"replacement": "▁", "prepend_scheme": "always", "split": True}
     tokenizer = Tokenizer(models.Unigram(folder.pieces, unk_id=UNK_ID))
@@ -156,10 +156,10 @@ def _make_t5(folder: tokenizer_folder.TokenizerFolder):
 
 
 def _make_stored(folder: tokenizer_folder.TokenizerFolder):
-    """tokenizer.json as it is, without truncation and padding, which are settings of a caller."""
+    """Loads tokenizer.json without its truncation and padding, which belong to the caller."""
     from tokenizers import Tokenizer
 
-    _ = folder.pieces  # raises where its model is not Unigram
+    _ = folder.pieces  # raises if the model is not Unigram
     tokenizer = Tokenizer.from_str(json.dumps(folder.stored))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -167,13 +167,13 @@ def _make_stored(folder: tokenizer_folder.TokenizerFolder):
     if ended not in (ids, [*ids, EOS_ID]):
         raise ValueError(
             f"{folder.path / tokenizer_folder.TOKENIZER} puts the ids {ended[: len(ended) - len(ids)]} around a text; "
-            f"expected only {EOS_ID}, </s>, behind it, as of T5: choose another model"
+            f"expected only {EOS_ID}, </s>, after it, as in T5. Use another model."
         )
     return tokenizer
 
 
 def _add_tokens(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
-    """Adds declared tokens: those with an id in its order, then the others behind them."""
+    """Adds declared tokens: first those with ids, in their order, then the others."""
     from tokenizers import AddedToken
 
     count = tokenizer_folder.DEFAULT_EXTRA_IDS if folder.extra_ids is None else folder.extra_ids
@@ -181,7 +181,7 @@ def _add_tokens(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
         if content not in folder.tokens and tokenizer.token_to_id(content) is not None:
             tokenizer.add_tokens([AddedToken(content, special=True)])
     if folder.tokenizer_class in T5_CLASSES:
-        for role, (content, _) in SPECIAL.items():  # T5's, where no file names another
+        for role, (content, _) in SPECIAL.items():  # T5's tokens, unless a file declares another
             if not folder.special_texts(role) and content not in folder.tokens:
                 tokenizer.add_tokens([AddedToken(content, special=True)])
     by_id = lambda token: math.inf if token.index is None else token.index  # noqa: E731
@@ -190,9 +190,9 @@ def _add_tokens(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
         index = tokenizer.token_to_id(token.content)
         if token.index not in (None, index):
             raise ValueError(
-                f"{token.source} gives the token {token.content!r} id {token.index}, but by the vocabulary "
-                f"it has id {index}; expected the ids of added tokens behind the vocabulary, without gaps: "
-                "save the tokenizer again with transformers"
+                f"{token.source} gives the token {token.content!r} id {token.index}, but in the vocabulary "
+                f"it has id {index}; expected ids of added tokens after the vocabulary, without gaps. "
+                "Save the tokenizer again with transformers."
             )
 
 
@@ -206,26 +206,23 @@ def _check_pieces_agree(folder: tokenizer_folder.TokenizerFolder) -> None:
             one, other = (
                 "absent" if x is None else f"{x[0]!r} (score {x[1]:g})" for x in (one, other)
             )
-            difference = f"id {index} is {one} in the first, {other} in the second"
-            raise _disagreement(folder, difference)
+            raise _disagreement(folder, f"id {index} is {one} in the first, {other} in the second")
     if folder.proto.normalizer_spec.precompiled_charsmap != folder.charsmap:
-        raise _disagreement(
-            folder, "their normalization rules (precompiled_charsmap) are not the same"
-        )
+        raise _disagreement(folder, "the normalization rules (precompiled_charsmap) differ")
 
 
 def _check_ids_agree(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
-    """Raises ValueError where SentencePiece and the tokenizer give a text different ids."""
+    """Raises ValueError if SentencePiece and the tokenizer encode a text differently."""
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor()
     processor.LoadFromSerializedProto(folder.proto.SerializeToString())
     byte_fallback = folder.proto.trainer_spec.byte_fallback
     for text in PROBES:
-        ids, of_model = tokenizer.encode(text, add_special_tokens=False).ids, processor.Encode(text)
-        if ids != of_model and not (byte_fallback and UNK_ID in ids):
+        ids, expected = tokenizer.encode(text, add_special_tokens=False).ids, processor.Encode(text)
+        if ids != expected and not (byte_fallback and UNK_ID in ids):
             raise _disagreement(
-                folder, f"{text!r} has ids {of_model} in the first, {ids} in the second"
+                folder, f"{text!r} has ids {expected} in the first, {ids} in the second"
             )
 
 
@@ -237,23 +234,22 @@ def _disagreement(folder: tokenizer_folder.TokenizerFolder, difference: str) -> 
 
 
 def _check_special(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> None:
-    """Raises ValueError unless padding, end token and unknown token have T5's ids."""
+    """Raises ValueError unless the padding, end and unknown tokens have T5's ids."""
     for role, (default, expected) in SPECIAL.items():
         for text in folder.special_texts(role) or [default]:
             if (index := tokenizer.token_to_id(text)) != expected:
                 raise ValueError(
                     f"{folder.path} declares {role} {text!r:.80}, whose id is {index}; expected id "
-                    f"{expected}, as of T5, mT5, umT5 and ByT5: other ids are not supported, so choose another "
-                    "model"
+                    f"{expected}, as in T5, mT5, umT5 and ByT5. Other ids are not supported; use another model."
                 )
 
 
 def _count_sentinels(folder: tokenizer_folder.TokenizerFolder, tokenizer) -> int:
-    """Raises ValueError where the vocabulary lacks declared sentinels; it may hold more, as mT5's."""
+    """Counts sentinels. Raises ValueError if fewer than declared; mT5 has more."""
     count = sum(tokenizer_folder.SENTINEL.fullmatch(x) is not None for x in tokenizer.get_vocab())
     if (folder.extra_ids or 0) > count:
         raise ValueError(
             f"{folder.path / tokenizer_folder.CONFIG} has extra_ids {folder.extra_ids}, but the vocabulary "
-            f"has {count} tokens <extra_id_…>; expected as many: set extra_ids to {count}"
+            f"has {count} tokens <extra_id_…>; expected the same number. Set extra_ids to {count}."
         )
     return count

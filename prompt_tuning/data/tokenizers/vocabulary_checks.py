@@ -1,4 +1,4 @@
-"""Whether a data set fits the vocabulary, which must write its texts, and TASK_FEATURE_LENGTHS."""
+"""Checks of a data set against the vocabulary and TASK_FEATURE_LENGTHS."""
 
 import collections
 import logging
@@ -12,12 +12,12 @@ from prompt_tuning.data import vocabularies
 from prompt_tuning.data.batches import batching
 from prompt_tuning.data.text import labels, truncation
 
-# Shares of unknown tokens that are reported, and at which nothing can be learned.
-NOTABLE, NEARLY_ALL = 0.05, 0.5
+# Fractions of unknown tokens that are reported, and that make training useless.
+REPORTED, USELESS = 0.05, 0.5
 
 
 class Config(Protocol):
-    """What of `pipeline.DatasetConfig` is checked."""
+    """The attributes of `pipeline.DatasetConfig` that are checked."""
 
     source: Any
     split: str
@@ -27,7 +27,7 @@ class Config(Protocol):
 
 
 def check_fit(name: str, examples: Sequence[Mapping[str, Any]], config: Config) -> None:
-    """Raises ValueError where there is no example, or where labels are cut; warns of other cuts."""
+    """Raises ValueError if there is no example or a label is truncated; warns of other truncation."""
     if not examples and config.source is None:
         raise ValueError(
             f"{name} is empty; expected at least one (input, target) pair. Pass the pairs to train on."
@@ -41,7 +41,7 @@ def check_fit(name: str, examples: Sequence[Mapping[str, Any]], config: Config) 
     sizes = {key: [len(example[key]) for example in examples] for key in ("inputs", "targets")}
     cut_targets = sum(size > lengths.targets for size in sizes["targets"])
     counts = collections.Counter(tuple(example["targets"]) for example in examples)
-    # A label that is cut can be neither learned nor predicted.
+    # A truncated label can be neither learned nor predicted.
     if cut_targets and labels.are_labels(counts) and len(counts) <= len(examples) // 2:
         raise ValueError(
             f"{cut_targets} of the first {len(examples)} labels of {name} are longer than "
@@ -53,7 +53,7 @@ def check_fit(name: str, examples: Sequence[Mapping[str, Any]], config: Config) 
 
 
 def check_targets(name: str, examples: Sequence[Mapping[str, Any]]) -> None:
-    """Raises ValueError where examples of a registered task have a target without tokens."""
+    """Raises ValueError if examples of a registered task have empty targets."""
     empty = sum(
         set(example["targets"].tolist()) <= {0, vocabularies.EOS_ID} for example in examples
     )
@@ -61,7 +61,7 @@ def check_targets(name: str, examples: Sequence[Mapping[str, Any]]) -> None:
         raise ValueError(
             f"{empty} of the first {len(examples)} examples of {name} have an empty target; expected a text "
             "to predict in each. Correct the task, or set ALLOW_EMPTY_TARGETS=True, which trains the model "
-            "to predict an empty text"
+            "to predict an empty text."
         )
 
 
@@ -74,22 +74,22 @@ def check_examples(
     file: str | None,
     training: bool = False,
 ) -> None:
-    """Reports what the vocabulary cannot write, or cannot distinguish.
+    """Reports text that the vocabulary cannot represent or distinguish.
 
     Args:
-      name: of the task.
-      examples: {"inputs", "targets"} ids, with "inputs_pretokenized" and "targets_pretokenized"
-        where their texts are known.
-      label_counts: {label: count} of the task; {} of free text.
-      vocabulary: of the model.
-      file: the setting and path of a file of the user; None of a registered task, whose metrics
-        may compare labels in another way: an evaluation only reports them.
-      training: raises where nearly everything is unknown, and for labels of a registered task.
+      name: name of the task.
+      examples: {"inputs", "targets"} ids, optionally with "inputs_pretokenized" and
+        "targets_pretokenized".
+      label_counts: {label: count} of the task; {} for free text.
+      vocabulary: the model's vocabulary.
+      file: setting and path of a user's file; None for a registered task, whose metrics may compare
+        labels differently, so evaluation only reports them.
+      training: whether to raise for useless training data and for labels of a registered task.
 
     Raises:
       ValueError: see `check_unknown` and `labels.check_labels`.
     """
-    # The check of labels says more than a share of unknown tokens.
+    # For labels, check_labels is more specific than the fraction of unknown tokens.
     for feature in ("inputs",) if label_counts else ("inputs", "targets"):
         ids = [example[feature] for example in examples]
         texts = read_texts(examples, feature)
@@ -102,7 +102,7 @@ def check_examples(
 
 
 def read_texts(examples: Sequence[Mapping[str, Any]], feature: str) -> list[str]:
-    """The texts of a feature, of the examples that keep them."""
+    """Returns the texts of a feature from the examples that have them."""
     key = f"{feature}_pretokenized"
     texts = [example[key] for example in examples if key in example]
     return [text.decode() if isinstance(text, bytes) else text for text in texts]
@@ -126,41 +126,49 @@ def check_unknown(
     *,
     training: bool = False,
 ) -> None:
-    """Logs the share of unknown tokens where it is notable.
+    """Logs the fraction of unknown tokens if it is high.
 
     Args:
-      name: of the texts, for messages.
-      texts: the texts, where they are known.
-      ids: of each text.
-      vocabulary: that made the ids.
-      training: raises where nearly everything is unknown.
+      name: name of the texts, for messages.
+      texts: texts of the examples that have them.
+      ids: tokens of each example.
+      vocabulary: vocabulary that made the ids.
+      training: whether to raise for useless training data.
 
     Raises:
       ValueError: `training`, and most characters are unknown, or most texts have the same ids.
     """
-    rows = [np.asarray(row) for row in ids]
-    total = sum(np.count_nonzero(row != vocabularies.EOS_ID) for row in rows)
-    share = sum(np.count_nonzero(row == vocabularies.UNK_ID) for row in rows) / max(total, 1)
-    if share <= NOTABLE:
+    tokens = np.concatenate([np.zeros(0, int), *ids])
+    tokens = tokens[tokens != vocabularies.EOS_ID]
+    unknown_tokens = np.count_nonzero(tokens == vocabularies.UNK_ID) / max(len(tokens), 1)
+    if unknown_tokens <= REPORTED:
         return
-    characters = [c for c in "".join(texts) if not c.isspace()]
-    unknown = {c for c in set(characters) if vocabularies.UNK_ID in vocabulary.encode(c)}
-    lost = sum(c in unknown for c in characters) / max(len(characters), 1)
-    distinct = len(set(texts))
-    alike = 1 - len({row.tobytes() for row in rows}) / distinct if distinct > 1 else 0.0
+    unknown_characters, sample = _find_unknown_characters(texts, vocabulary)
+    num_texts, num_rows = len(set(texts)), len({np.asarray(row).tobytes() for row in ids})
+    duplicates = 1 - num_rows / num_texts if num_texts > 1 else 0.0
     message = (
-        f"{name}: {share:.0%} of the tokens are unknown to the vocabulary {vocabulary} "
-        f"({lost:.0%} of the characters, such as {''.join(sorted(unknown))[:8]!r})"
+        f"{name}: {unknown_tokens:.0%} of the tokens are unknown to the vocabulary {vocabulary} "
+        f"({unknown_characters:.0%} of the characters, such as {sample!r})"
     )
-    if alike >= NEARLY_ALL:
-        message += f"; {alike:.0%} of the texts have the same tokens as another text"
+    if duplicates >= USELESS:
+        message += f"; {duplicates:.0%} of the texts have the same tokens as another text"
     fix = (
         "Expected text in the script and language of the vocabulary. Use a model whose vocabulary "
         "covers this text, such as mT5 or ByT5."
     )
-    if max(lost, alike) < NEARLY_ALL:
+    if max(unknown_characters, duplicates) < USELESS:
         logging.warning("%s. The model does not see unknown characters. %s", message, fix)
     elif training:
         raise ValueError(f"{message}. Nothing can be learned from unknown tokens. {fix}")
     else:
         logging.warning("%s. Predictions for such inputs are arbitrary. %s", message, fix)
+
+
+def _find_unknown_characters(
+    texts: Sequence[str], vocabulary: vocabularies.Vocabulary
+) -> tuple[float, str]:
+    """Returns the fraction of unknown characters, without white space, and up to eight of them."""
+    characters = "".join("".join(texts).split())
+    unknown = {c for c in set(characters) if vocabularies.UNK_ID in vocabulary.encode(c)}
+    fraction = sum(c in unknown for c in characters) / max(len(characters), 1)
+    return fraction, "".join(sorted(unknown))[:8]

@@ -1,4 +1,4 @@
-"""What the tasks of a benchmark have in common."""
+"""Sources, postprocessors and metrics of a benchmark's tasks."""
 
 import types
 
@@ -20,7 +20,7 @@ def read(name, folder, split):
 
 @pytest.fixture
 def benchmark():
-    """Of two tasks, of which one has metrics and answers of its own."""
+    """A benchmark of two tasks, one with its own metrics and postprocessor."""
     return benchmarks.Benchmark(
         name="films",
         data_sets={"long": DATA_SET, "short": DATA_SET},
@@ -31,7 +31,7 @@ def benchmark():
     )
 
 
-def test_source(benchmark, tmp_path):
+def test_source_reads_the_splits_of_a_version(benchmark, tmp_path):
     source = benchmark.source("long", "1.2.0")
     assert (source.name, source.splits) == ("films/long:1.2.0", ("train", "validation"))
     [example] = source.in_folder(tmp_path).get_dataset("train").as_numpy_iterator()
@@ -39,7 +39,7 @@ def test_source(benchmark, tmp_path):
     assert benchmark.source("long", "1.2.0", ["validation"]).splits == ("validation",)
 
 
-def test_answers_are_labels_unless_a_task_says_otherwise(benchmark):
+def test_tasks_predict_labels_unless_they_have_another_postprocessor(benchmark):
     assert benchmark.postprocess("long")("yes", example={}, is_target=False) == 1
     assert benchmark.postprocess("short")("2.5", example={}, is_target=False) == 2.5
     assert list(benchmark.metrics_of("long")) == [metrics.accuracy]

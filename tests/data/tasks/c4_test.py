@@ -1,4 +1,4 @@
-"""Objectives on C4."""
+"""Pre-training objectives on C4."""
 
 import json
 
@@ -34,8 +34,8 @@ def examples(objective, folder, vocabulary):
 
 
 @pytest.mark.parametrize("objective", c4.OBJECTIVES)
-def test_what_is_trained_on_has_one_identity(folder, vocabulary, objective, tmp_path):
-    """Random objectives too; other documents have another."""
+def test_training_data_has_a_reproducible_digest(folder, vocabulary, objective, tmp_path):
+    """Also with random objectives; other documents have another digest."""
     source = sources.TaskSource(name=f"c4_v220_{objective}", data_dir=folder)
     config = pipeline.DatasetConfig(source, LENGTHS, "train", 1)
     soft = soft_tokens.SoftTokens(np.zeros(0, np.int32))
@@ -46,7 +46,7 @@ def test_what_is_trained_on_has_one_identity(folder, vocabulary, objective, tmp_
     assert first == again != other and list(first) == [f"c4_v220_{objective}"]
 
 
-def test_names():
+def test_every_objective_is_registered_with_source_and_splits():
     names = {n for n in seqio.TaskRegistry.names() if n.startswith("c4_")}
     assert names == {
         "c4_v220_bart_text_infilling",
@@ -62,20 +62,20 @@ def test_names():
 
 @pytest.mark.parametrize("objective", c4.OBJECTIVES)
 def test_examples_fit_and_end_with_eos(folder, vocabulary, objective):
-    some = examples(objective, folder, vocabulary)
-    assert len(some) > 2
-    for inputs, targets in some:
+    pairs = examples(objective, folder, vocabulary)
+    assert len(pairs) > 2
+    for inputs, targets in pairs:
         assert inputs[-1] == targets[-1] == 1
         assert max(len(inputs), len(targets)) <= 24
 
 
 @pytest.mark.parametrize("objective", sorted(c4.OBJECTIVES.keys() - {"span_corruption"}))
-def test_documents_are_joined_for_span_corruption_only(folder, vocabulary, objective):
+def test_only_span_corruption_concatenates_documents(folder, vocabulary, objective):
     for inputs, targets in examples(objective, folder, vocabulary):
         assert 1 not in inputs[:-1] and 1 not in targets[:-1]
 
 
-def test_what_an_objective_asks_for(folder, vocabulary):
+def test_inputs_and_targets_of_each_objective(folder, vocabulary):
     words = set(vocabulary.encode("she liked the good film in the park . a long story song town"))
 
     def is_text(ids):
@@ -84,8 +84,8 @@ def test_what_an_objective_asks_for(folder, vocabulary):
     for inputs, targets in examples("prefix_lm", folder, vocabulary):
         assert is_text(targets[:1]) and len(inputs) > 1
     for inputs, targets in examples("bart_token_deletion", folder, vocabulary):
-        left = iter(targets)
-        assert is_text(targets) and all(token in left for token in inputs)
+        remaining = iter(targets)
+        assert is_text(targets) and all(token in remaining for token in inputs)
     for inputs, targets in examples("bart_text_infilling", folder, vocabulary):
         assert is_text(targets) and vocabulary.size - 1 in inputs
     for inputs, targets in examples("span_corruption", folder, vocabulary):

@@ -1,4 +1,4 @@
-"""Names, kinds, splits and metrics of what is registered."""
+"""Names, kinds, splits and metrics of registered tasks and mixtures."""
 
 import functools
 
@@ -35,7 +35,7 @@ def registered(clean):
     seqio.MixtureRegistry.add("catalog_test_both", list(TASKS), default_rate=1.0)
 
 
-def test_entries(registered):
+def test_entries_have_kind_splits_and_metrics(registered):
     both, one, two = catalog.entries("catalog_test")
     assert both == catalog.Entry(
         "catalog_test_both",
@@ -58,11 +58,11 @@ def test_entries(registered):
         ("*log_test_one", ["catalog_test_one"]),
     ],
 )
-def test_patterns(registered, pattern, names):
+def test_patterns_match_parts_or_complete_names(registered, pattern, names):
     assert [entry.name for entry in catalog.entries(pattern)] == names
 
 
-def test_all_without_a_pattern(registered):
+def test_no_pattern_lists_all_names(registered):
     names = {entry.name for entry in catalog.entries()}
     assert {
         "catalog_test_both",
@@ -72,12 +72,12 @@ def test_all_without_a_pattern(registered):
 
 
 @pytest.mark.parametrize("pattern", ["catalog_tset_one", "catalog_test_one?"])
-def test_no_such_name(registered, pattern):
+def test_an_unknown_name_suggests_the_closest(registered, pattern):
     with pytest.raises(ValueError, match=r"Did you mean: catalog_test_one.*MIXTURE_OR_TASK_MODULE"):
         catalog.entries(pattern)
 
 
-def test_metrics_are_told_where_samples_are_shown_too(clean):
+def test_metrics_of_a_task_with_samples_keep_their_names(clean):
     source = seqio_tasks.InMemory({"train": ROWS})
     registry.add_task(
         "catalog_test_samples", source, [], metric_fns=[metrics.accuracy], samples_name="a"
@@ -86,7 +86,7 @@ def test_metrics_are_told_where_samples_are_shown_too(clean):
     assert entry.metrics == ["accuracy", "samples"]
 
 
-def test_a_task_whose_splits_tfds_does_not_know_is_listed(clean):
+def test_a_task_without_prepared_tfds_data_is_listed(clean):
     source = seqio.TfdsDataSource("imdb_reviews/plain_text:1.0.0", tfds_data_dir="none")
     seqio.TaskRegistry.add("catalog_test_tfds", source, seqio_tasks.text_features())
     (entry,) = catalog.entries("catalog_test_tfds")

@@ -1,4 +1,4 @@
-"""GLUE's tasks: their names, what they read, and what becomes of an example."""
+"""GLUE's tasks: names, sources, examples as text and ids, metrics."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ VARIANTS = [
     for suffix in ("", "_examples")
 ]
 MNLI = "mnli hypothesis: h premise: p"
-# Task -> what is told of an example of label 1, its target, its metrics, its sentinel.
+# Task -> inputs of an example of label 1, its target, the metrics, the index of the sentinel.
 TASKS = {
     "cola": ("cola sentence: s", "acceptable", ["matthews_corrcoef"], 0),
     "sst2": ("sst2 sentence: s", "positive", ["accuracy"], 6),
@@ -58,9 +58,9 @@ VALUES = {
 }
 
 
-def test_the_names_of_the_reference():
+def test_all_names_of_the_reference_are_registered():
     names = {f"{p}glue_{n}_{v}{s}" for n, (p, v, s) in itertools.product(NAMES, VARIANTS)}
-    assert len(names) == 120 + 24  # 24 are the t5 library's own
+    assert len(names) == 120 + 24  # 24 are names of the t5 library
     assert names <= set(seqio.TaskRegistry.names())
     mixtures = {f"{p}glue_mnli_and_dev_{v}{s}" for p, v, s in VARIANTS}
     assert len(mixtures) == 6 + 6
@@ -69,11 +69,11 @@ def test_the_names_of_the_reference():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_read(name):
+def test_sources_vocabularies_and_splits(name):
     for prefix, version, suffix in VARIANTS:
         task = seqio.TaskRegistry.get(f"{prefix}glue_{name}_{version}{suffix}")
-        of_tfds = {"v002": "1.0.0", "v200": "2.0.0"}[version]
-        assert task.source.name == f"glue/{name}:{of_tfds}"
+        tfds_version = {"v002": "1.0.0", "v200": "2.0.0"}[version]
+        assert task.source.name == f"glue/{name}:{tfds_version}"
         assert task.output_features["inputs"].vocabulary is seqio_tasks.MODEL_VOCABULARY
         assert task.supports_caching
     splits = {
@@ -89,34 +89,34 @@ def test_what_is_read(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_in_text_and_ids(vocabulary, name):
+def test_text_ids_and_metrics_of_an_example(vocabulary, name):
     inputs, target, metrics, sentinel = TASKS[name]
     label = 1.0 if name == "stsb" else 1
     example = {feature: VALUES[feature] for feature in glue_files.DATA_SETS[name].texts}
     source = seqio_tasks.InMemory({"train": [{**example, "label": label, "idx": 0}]})
-    told = inputs.partition(" ")[2]
-    ids = vocabulary.encode(told)
+    taskless = inputs.partition(" ")[2]
+    ids = vocabulary.encode(taskless)
     expected = {
         "": (inputs, vocabulary.encode(inputs)),
-        "taskless_": (told, ids),
-        "task_index_": (told, [vocabulary.size - 1 - sentinel, *ids]),
+        "taskless_": (taskless, ids),
+        "task_index_": (taskless, [vocabulary.size - 1 - sentinel, *ids]),
     }
     for prefix, (text, tokens) in expected.items():
         task = seqio.TaskRegistry.get(f"{prefix}glue_{name}_v200").replace(
             source=source, output_features=seqio_tasks.text_features(vocabulary.for_seqio())
         )
-        [got] = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
-        assert got["inputs_pretokenized"].decode() == text
-        assert got["inputs"].tolist() == [*tokens, 1]
-        assert got["targets"].tolist() == [*vocabulary.encode(target), 1]
-    right = task.postprocess_fn(target, example=got, is_target=True)
-    wrong = task.postprocess_fn("neither", example=got, is_target=False)
+        [example] = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
+        assert example["inputs_pretokenized"].decode() == text
+        assert example["inputs"].tolist() == [*tokens, 1]
+        assert example["targets"].tolist() == [*vocabulary.encode(target), 1]
+    right = task.postprocess_fn(target, example=example, is_target=True)
+    wrong = task.postprocess_fn("neither", example=example, is_target=False)
     assert (right, wrong) == (label, -1)
-    shown = [name for m in task.metric_fns for name in m([right, 0, 1], [right, wrong, 1])]
-    assert shown == metrics
+    names = [name for m in task.metric_fns for name in m([right, 0, 1], [right, wrong, 1])]
+    assert names == metrics
 
 
-def test_examples_keep_the_metrics_and_show_samples():
+def test_tasks_with_samples_keep_their_metrics():
     task = seqio.TaskRegistry.get("taskless_glue_mrpc_v002_examples")
     example = {"inputs_pretokenized": b"sentence1: a", "targets_pretokenized": b"equivalent"}
     target = task.postprocess_fn("equivalent", example=example, is_target=True)
@@ -132,14 +132,14 @@ def test_examples_keep_the_metrics_and_show_samples():
 
 
 @pytest.mark.parametrize(("prefix", "version", "suffix"), VARIANTS)
-def test_mnli_and_its_development_sets_are_of_the_same_variant(prefix, version, suffix):
+def test_the_mixture_of_mnli_has_tasks_of_its_variant(prefix, version, suffix):
     mixture = seqio.MixtureRegistry.get(f"{prefix}glue_mnli_and_dev_{version}{suffix}")
     names = ("mnli", "mnli_matched", "mnli_mismatched")
     expected = {f"{prefix}glue_{name}_{version}{suffix}": 1.0 for name in names}
     assert {task.name: mixture.get_rate(task) for task in mixture.tasks} == expected
 
 
-def test_mnli_and_the_others_at_rates_of_their_sizes():
+def test_the_proportional_mixture_has_sizes_as_rates():
     mixture = seqio.MixtureRegistry.get("glue_v002_proportional")
     sizes = {
         "cola": 8_551, "sst2": 67_349, "mrpc": 3_668, "qqp": 363_849, "stsb": 5_749, "mnli": 392_702,
@@ -150,7 +150,7 @@ def test_mnli_and_the_others_at_rates_of_their_sizes():
 
 
 def test_a_cache_of_seqio_is_read(vocabulary, tmp_path, monkeypatch):
-    """What `seqio_cache_tasks` writes: examples before EOS, and what describes them."""
+    """In the format of `seqio_cache_tasks`: examples without EOS, and metadata."""
     monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [str(tmp_path)])
     name = "taskless_glue_sst2_v200_examples"
     config = pipeline.DatasetConfig(
@@ -165,12 +165,12 @@ def test_a_cache_of_seqio_is_read(vocabulary, tmp_path, monkeypatch):
     folder.mkdir()
     with tf.io.TFRecordWriter(str(folder / "train.tfrecord-00000-of-00001")) as writer:
         writer.write(seqio.utils.dict_to_tfexample(example).SerializeToString())
-    told = {
+    features = {
         "inputs": {"shape": [None], "dtype": "int32"},
         "targets": {"shape": [None], "dtype": "int32"},
         "inputs_pretokenized": {"shape": [], "dtype": "string"},
     }
-    info = {"num_shards": 1, "features": told, "seqio_version": seqio.__version__}
+    info = {"num_shards": 1, "features": features, "seqio_version": seqio.__version__}
     (folder / "info.train.json").write_text(json.dumps(info))
     (folder / "stats.train.json").write_text(json.dumps({"examples": 1}))
     (folder / "COMPLETED").touch()
@@ -183,6 +183,6 @@ def test_a_cache_of_seqio_is_read(vocabulary, tmp_path, monkeypatch):
     assert batch["encoder_input_tokens"][0, : len(ids) + 2].tolist() == [300, *ids, 1]
 
 
-def test_taskless_takes_the_name_off_before_tokens_are_made():
+def test_taskless_removes_the_name_before_tokenization():
     steps = seqio.TaskRegistry.get("taskless_glue_rte_v002").preprocessors
     assert steps.index(formats.remove_first_text_token) < steps.index(seqio.preprocessors.tokenize)

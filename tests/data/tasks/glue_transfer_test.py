@@ -1,4 +1,4 @@
-"""QQP and MRPC evaluated with each other's prompts."""
+"""Zero-shot transfer between QQP and MRPC."""
 
 import pytest
 import seqio
@@ -11,13 +11,13 @@ VARIANTS = [(p, s) for p in ("", "taskless_", "task_index_") for s in ("", "_exa
 
 @pytest.mark.parametrize(("prefix", "suffix"), VARIANTS)
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_names_data_and_mixtures(prefix, suffix, source, target):
+def test_every_variant_has_its_source_and_mixture(prefix, suffix, source, target):
     name = f"{prefix}glue_{target}_from_{source}"
     task = seqio.TaskRegistry.get(f"{name}_v002{suffix}")
     assert task.source.name == f"glue/{target}:1.0.0" and list(task.splits) == ["validation"]
     mixture = seqio.MixtureRegistry.get(f"{name}_zeroshot_v002{suffix}")
-    found = {each.name: mixture.get_rate(each) for each in mixture.tasks}
-    assert found == {f"{prefix}glue_{source}_v002": 1.0, task.name: 1.0}
+    rates = {subtask.name: mixture.get_rate(subtask) for subtask in mixture.tasks}
+    assert rates == {f"{prefix}glue_{source}_v002": 1.0, task.name: 1.0}
 
 
 @pytest.mark.parametrize(
@@ -30,18 +30,20 @@ def test_names_data_and_mixtures(prefix, suffix, source, target):
         ("taskless_glue_qqp_from_mrpc_v002", "not_equivalent", 0),
     ],
 )
-def test_answers_in_the_words_of_the_other_task(name, answer, expected):
+def test_predictions_are_labels_of_the_source_task(name, answer, expected):
     target = ("not_" if expected == 0 else "") + (
         "equivalent" if "mrpc_from" in name else "duplicate"
     )
     example = {"inputs_pretokenized": b"a", "targets_pretokenized": target.encode()}
     for suffix in ("", "_examples"):
         task = seqio.TaskRegistry.get(name + suffix)
-        wanted = task.postprocess_fn(target, example=example, is_target=True)
-        given = task.postprocess_fn(answer, example=example, is_target=False)
-        assert wanted == (0 if expected == 0 else 1)
-        values = {k: v for metric in task.metric_fns for k, v in metric([wanted], [given]).items()}
-        assert values["accuracy"] == (100.0 if wanted == expected else 0.0)
-        # The answer is shown as it was given.
-        assert (given["prediction_pretokenized"] if suffix else answer) == answer
+        label = task.postprocess_fn(target, example=example, is_target=True)
+        predicted = task.postprocess_fn(answer, example=example, is_target=False)
+        assert label == (0 if expected == 0 else 1)
+        values = {}
+        for metric in task.metric_fns:
+            values |= metric([label], [predicted])
+        assert values["accuracy"] == (100.0 if label == expected else 0.0)
+        # Samples show the text that the model generated.
+        assert (predicted["prediction_pretokenized"] if suffix else answer) == answer
         assert ("mrpc samples" in values) == (bool(suffix) and "mrpc_from" in name)

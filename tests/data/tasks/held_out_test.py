@@ -1,4 +1,4 @@
-"""GLUE and SuperGLUE with validation held out of training."""
+"""GLUE and SuperGLUE with a validation set held out of the training data."""
 
 import json
 
@@ -8,7 +8,7 @@ import seqio
 from prompt_tuning.data import pipeline, sources
 from prompt_tuning.data.tasks import held_out  # noqa: F401
 
-# Task -> TFDS's data set, examples that are held out, names of the metrics of ranked labels.
+# Task -> data set in TFDS, number of held-out examples, names of the ranking metrics.
 TWO = ["accuracy", "f1", "auc-roc", "auc-pr"]
 TASKS = {
     "glue_cola_v200": ("glue/cola:2.0.0", 500, TWO),
@@ -31,15 +31,15 @@ KINDS = (
 )
 
 
-def test_the_names_of_the_reference():
-    of_these = ("_generation_", "_rank_class", "_perceptron_")
-    found = {n for n in seqio.TaskRegistry.names() if any(part in n for part in of_these)}
+def test_all_names_of_the_reference_are_registered():
+    parts = ("_generation_", "_rank_class", "_perceptron_")
+    names = {n for n in seqio.TaskRegistry.names() if any(part in n for part in parts)}
     kinds = (*KINDS, "perceptron_train", "perceptron_test")
-    assert found == {f"{name}_{kind}" for name in TASKS for kind in kinds}
+    assert names == {f"{name}_{kind}" for name in TASKS for kind in kinds}
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_splits_and_metrics(name):
+def test_splits_metrics_and_mixtures(name):
     tfds_name, count, metrics = TASKS[name]
     validation, test = {"validation": f"train[-{count}:]"}, {"validation": "validation"}
     parts = ({"train": f"train[:-{count}]", **validation}, test, validation, test)
@@ -71,7 +71,7 @@ def test_splits_and_metrics(name):
         assert len(task.predict_metric_fns) == len(same.predict_metric_fns)
 
 
-def test_a_mixture_is_generated_and_ranked(tmp_path, vocabulary):
+def test_a_mixture_has_generated_and_ranked_predictions(tmp_path, vocabulary):
     for part, count in (("train", 52), ("val", 2)):
         rows = [
             {"premise": f"{part} {i}", "hypothesis": "h", "label": "neutral", "idx": i}

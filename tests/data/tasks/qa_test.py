@@ -49,8 +49,8 @@ def folder(tmp_path):
     """SQuAD's two files and one set out of its domain."""
     for name in ("train-v1.1.json", "dev-v1.1.json"):
         (tmp_path / name).write_text(json.dumps(SQUAD))
-    asked = {"qid": "9", "question": "Which?", "answers": ["x", "an x"]}
-    rows = [{"header": {"dataset": "RACE"}}, {"context": "x or y", "qas": [asked]}]
+    question = {"qid": "9", "question": "Which?", "answers": ["x", "an x"]}
+    rows = [{"header": {"dataset": "RACE"}}, {"context": "x or y", "qas": [question]}]
     (tmp_path / "RACE.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(tmp_path)
 
@@ -65,9 +65,9 @@ def opened(name, folder, vocabulary, split="validation"):
     return pipeline.evaluation_tasks(config, vocabulary)
 
 
-def test_names():
-    mine = {n for n in seqio.TaskRegistry.names() if n.startswith(("squad_", "mrqa_"))}
-    assert mine == NAMES
+def test_all_names_and_mixtures_are_registered():
+    names = {n for n in seqio.TaskRegistry.names() if n.startswith(("squad_", "mrqa_"))}
+    assert names == NAMES
     mixtures = {n for n in seqio.MixtureRegistry.names() if n.startswith("squad_to_")}
     assert mixtures == {f"squad_to_{name}_examples" for name in (*OUT_OF_DOMAIN, "mrqa")}
     tasks = seqio.get_subtasks(seqio.MixtureRegistry.get("squad_to_mrqa_examples"))
@@ -93,7 +93,7 @@ BOTH = {"train": "train", "validation": "validation"}
         ),
     ],
 )
-def test_sources(name, tfds_name, splits):
+def test_data_sets_and_splits(name, tfds_name, splits):
     source = seqio.TaskRegistry.get(name).source
     assert source.name == tfds_name
     assert {s: source.tfds_dataset._map_split(s) for s in source.splits} == splits
@@ -115,17 +115,17 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_file_of_a_set(tmp_path, name):
-    """Named, and with the header, as the shared task gives it away."""
-    asked = {"qid": "9", "question": "Which?", "answers": ["x"]}
-    rows = [{"header": {"dataset": FILES[name]}}, {"context": "x or y", "qas": [asked]}]
+def test_a_data_set_is_read_from_its_original_file(tmp_path, name):
+    """With the file name and the header of the shared task."""
+    question = {"qid": "9", "question": "Which?", "answers": ["x"]}
+    rows = [{"header": {"dataset": FILES[name]}}, {"context": "x or y", "qas": [question]}]
     (tmp_path / f"{FILES[name]}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = seqio.TaskRegistry.get(f"mrqa_{name}_v100_examples").source.in_folder(tmp_path)
     [example] = source.get_dataset("validation").as_numpy_iterator()
     assert example["question"] == b"Which?"
 
 
-def test_squad_is_answered_with_all_answers(folder, vocabulary):
+def test_squad_accepts_all_answers(folder, vocabulary):
     (task,) = opened("squad_v010_allanswers_examples", folder, vocabulary)
     inputs = "question: Who not ? context: Ann won , not Bo . "
     assert task.text(task.examples[1], "inputs") == inputs
@@ -150,6 +150,6 @@ def test_a_mixture_trains_on_squad_and_is_evaluated_on_both(folder, vocabulary):
     assert trained.name == qa.SQUAD
 
 
-def test_what_is_not_there(folder, vocabulary):
+def test_a_missing_file_is_named(folder, vocabulary):
     with pytest.raises(FileNotFoundError, match=r"TASK_DATA_DIR .*dev/DROP\.jsonl"):
         opened("squad_to_drop_examples", folder, vocabulary)

@@ -1,4 +1,4 @@
-"""Tasks of recycled prompts: held-out validation, and answers generated or ranked."""
+"""Tasks of prompt recycling: held-out validation, generated and ranked predictions."""
 
 import json
 
@@ -19,7 +19,7 @@ QQP = {
     }.items()
 }
 RECORD = "pr:super_glue_record_v102"
-# Name -> endings of its tasks, that to train on first.
+# Name -> suffixes of its tasks; the training task is first.
 KINDS = {
     **dict.fromkeys((*IMDB, "pr:glue_sst2_v200"), ("train", "test", "test_rc")),
     **dict.fromkeys(QQP, ("training", "test", "rc", "rc_normed")),
@@ -41,14 +41,14 @@ def texts(task, feature="inputs"):
     return [task.text(e, feature) for e in task.examples]
 
 
-def test_the_names_of_the_reference():
+def test_all_names_of_the_reference_are_registered():
     names = {f"{name}_{kind}" for name, kinds in KINDS.items() for kind in kinds}
     assert len(names) == 28
     assert {n for n in seqio.TaskRegistry.names() if n.startswith("pr:")} == names
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_mixtures(name):
+def test_mixtures_contain_their_tasks(name):
     for mixture, kinds in ((name, KINDS[name]), (f"{name}_eval", KINDS[name][1:])):
         subtasks = seqio.get_subtasks(seqio.MixtureRegistry.get(mixture))
         assert {task.name for task in subtasks} == {f"{name}_{kind}" for kind in kinds}
@@ -63,7 +63,7 @@ def test_mixtures(name):
         (RECORD, "super_glue/record:1.0.2", 10_000, "validation"),
     ],
 )
-def test_splits_of_tfds(name, tfds_name, count, test):
+def test_splits_of_the_data_set(name, tfds_name, count, test):
     train, *others = (seqio.TaskRegistry.get(f"{name}_{kind}").source for kind in KINDS[name])
     assert train.name == tfds_name
     splits = {split: train.tfds_dataset._map_split(split) for split in train.splits}
@@ -75,7 +75,7 @@ def test_splits_of_tfds(name, tfds_name, count, test):
 
 @pytest.fixture(scope="module")
 def imdb(tmp_path_factory):
-    """aclImdb with 3 reviews of each kind for testing, and 2 more than are held out of training."""
+    """aclImdb with 3 test reviews per label, and 2 training reviews that are not held out."""
     folder = tmp_path_factory.mktemp("aclImdb")
     for part, count in (("train", 501), ("test", 3)):
         for kind in ("neg", "pos"):
@@ -85,7 +85,7 @@ def imdb(tmp_path_factory):
     return folder
 
 
-def test_validation_is_held_out_of_train(imdb, vocabulary):
+def test_validation_is_held_out_of_the_training_data(imdb, vocabulary):
     (train,) = opened(f"{IMDB[1]}_train", imdb, vocabulary, "train")
     (validation,) = opened(f"{IMDB[1]}_train", imdb, vocabulary)
     # White space stays as it is.
@@ -95,7 +95,7 @@ def test_validation_is_held_out_of_train(imdb, vocabulary):
     assert train.metrics(["negative"] * 2, None) == {"accuracy": 50.0}
 
 
-def test_labels_are_ranked(imdb, vocabulary):
+def test_labels_of_imdb_are_ranked(imdb, vocabulary):
     test, ranked = opened(f"{IMDB[0]}_eval", imdb, vocabulary)
     assert texts(test) == [f"test {kind}  {i}" for i in range(3) for kind in ("neg", "pos")]
     assert texts(ranked) == [text for text in texts(test) for _ in "01"]
@@ -112,7 +112,7 @@ def test_labels_are_ranked(imdb, vocabulary):
     assert (metrics["accuracy"], metrics["normed_accuracy"], metrics["f1"]) == (50.0, 50.0, 0.0)
 
 
-def test_sst2_is_t5s_without_its_name(tmp_path, vocabulary):
+def test_sst2_has_the_format_of_t5_without_the_task_name(tmp_path, vocabulary):
     rows = "".join(f"film  {i} \t{i % 2}\n" for i in range(4))
     (tmp_path / "dev.tsv").write_text(f"sentence\tlabel\n{rows}")
     test, ranked = opened("pr:glue_sst2_v200_eval", tmp_path, vocabulary)
@@ -124,7 +124,7 @@ def test_sst2_is_t5s_without_its_name(tmp_path, vocabulary):
 
 
 @pytest.mark.parametrize("name", QQP)
-def test_qqp_in_several_words(tmp_path, vocabulary, name):
+def test_qqp_with_each_verbalizer(tmp_path, vocabulary, name):
     header = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
     (tmp_path / "dev.tsv").write_text(f"{header}1\t2\t3\ta ?\tb ?\t1\n4\t5\t6\tc ?\td ?\t0\n")
     ranked, normed, test = opened(f"{name}_eval", tmp_path, vocabulary)
@@ -134,7 +134,7 @@ def test_qqp_in_several_words(tmp_path, vocabulary, name):
     assert test.metrics([yes, "?"], None) == pytest.approx({"f1": 200 / 3, "accuracy": 50.0})
     assert texts(ranked, "targets") == texts(normed, "targets") == [no, yes, no, yes]
     sizes = [len(example["targets"]) for example in normed.examples]
-    # A token of "no" is always a little likelier, so that all of a longer "no" is not.
+    # Per token "no" is slightly more likely, but not in total when it is longer.
     means = [-1.0, -1.01, -1.0, -1.01]
     assert normed.metrics(
         [""] * 4, [mean * size for mean, size in zip(means, sizes, strict=True)]
@@ -142,13 +142,17 @@ def test_qqp_in_several_words(tmp_path, vocabulary, name):
     assert ranked.metrics([""] * 4, [-2.0, -1.0, -1.0, -2.0])["accuracy"] == 100.0
 
 
-def test_the_entities_of_record_are_ranked(tmp_path, vocabulary):
+def test_entities_of_record_are_ranked(tmp_path, vocabulary):
     text = "Ann saw Bob .\n@highlight\nBob left"
     spans = [{"start": 0, "end": 2}, {"start": 8, "end": 10}]
-    asked = {"query": "@placeholder won", "idx": 7, "answers": [{"text": "Ann"}, {"text": "Bob"}]}
+    question = {
+        "query": "@placeholder won",
+        "idx": 7,
+        "answers": [{"text": "Ann"}, {"text": "Bob"}],
+    }
     other = {"query": "@placeholder ran", "idx": 8, "answers": [{"text": "Bob"}]}
     passage = {"text": text, "entities": spans}
-    row = {"idx": 4, "passage": passage, "qas": [asked, other]}
+    row = {"idx": 4, "passage": passage, "qas": [question, other]}
     (tmp_path / "val.jsonl").write_text(json.dumps(row))
     ranked, test = opened(f"{RECORD}_eval", tmp_path, vocabulary)
     inputs = [

@@ -45,7 +45,7 @@ NAMES = {
 }
 
 
-def test_names():
+def test_all_names_are_registered():
     assert {n for n in seqio.TaskRegistry.names() if n.startswith("spot_")} == NAMES
     mixture = seqio.MixtureRegistry.get("spot_glue_mnli_and_dev_v200")
     splits = {task.name: tuple(task.splits) for task in seqio.get_subtasks(mixture)}
@@ -56,14 +56,14 @@ def test_names():
     }
 
 
-def test_validation_of_mnli_is_a_split_of_the_whole():
+def test_validation_of_mnli_is_a_split_of_mnli():
     source = seqio.TaskRegistry.get("spot_glue_mnli_validation_mismatched_v200").source
     assert source.name == "glue/mnli:2.0.0"
     assert source.tfds_dataset._map_split("validation") == "validation_mismatched"
 
 
 SPLITS = ("train", "validation", "test")
-# Task -> TFDS's data set, its splits.
+# Task -> data set in TFDS, splits.
 SOURCES = {
     "spot_aeslc_v100": ("aeslc:1.0.0", SPLITS),
     "spot_billsum_v300": ("billsum:3.0.0", ("train", "test", "ca_test")),
@@ -92,13 +92,13 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_sources(name):
+def test_data_sets_and_splits(name):
     source = seqio.TaskRegistry.get(name).source
     assert (source.name, tuple(source.splits)) == SOURCES[name]
 
 
 def nli(name, premise, label, target):
-    """A row as anyone has it, and what becomes of it."""
+    """A row of the original file, and its inputs and target."""
     row = {premise: "p\n\n q", "hypothesis": "h", "label": label}
     inputs = f"{name} hypothesis: h {premise}: p q"
     return f"spot_{name}", "test.jsonl", [row], inputs, target
@@ -111,8 +111,8 @@ def summary(name, source_key, target_key):
 
 
 def questions(name, file):
-    asked = {"qid": "1", "question": "q", "answers": ["a"]}
-    rows = [{"header": {"dataset": file}}, {"context": "c", "qas": [asked]}]
+    question = {"qid": "1", "question": "q", "answers": ["a"]}
+    rows = [{"header": {"dataset": file}}, {"context": "c", "qas": [question]}]
     inputs = f"{name} question: q context: c"
     return f"spot_mrqa_{name}", f"dev/{file}.jsonl", rows, inputs, "a"
 
@@ -182,19 +182,19 @@ FORMATS = [
 ]
 
 
-def test_each_task_has_a_format():
+def test_every_task_has_a_format_to_test():
     assert {name for name, *_ in FORMATS} == {re.sub(r"_v\d+$", "", name) for name in NAMES}
 
 
 @pytest.mark.parametrize(("name", "file", "rows", "inputs", "target"), FORMATS)
-def test_formats(tmp_path, vocabulary, name, file, rows, inputs, target):
-    (whole,) = (each for each in NAMES if re.fullmatch(rf"{name}_v\d+", each))
+def test_text_format_of_an_example(tmp_path, vocabulary, name, file, rows, inputs, target):
+    (task_name,) = (n for n in NAMES if re.fullmatch(rf"{name}_v\d+", n))
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
     path.write_text(text)
     config = pipeline.DatasetConfig(
-        source=sources.TaskSource(name=whole, data_dir=str(tmp_path)),
+        source=sources.TaskSource(name=task_name, data_dir=str(tmp_path)),
         task_feature_lengths={"inputs": 64, "targets": 32},
         split={"test": "test", "trai": "train"}.get(file[:4], "validation"),
         batch_size=1,

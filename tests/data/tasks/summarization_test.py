@@ -16,7 +16,7 @@ from prompt_tuning.data.tasks import summarization  # noqa: F401
         ("cnn_dailymail_v310_examples", "cnn_dailymail:3.1.0", ("article", "highlights")),
     ],
 )
-def test_summaries_of_a_file(tmp_path, vocabulary, name, tfds_name, columns):
+def test_text_and_metrics_of_an_example(tmp_path, vocabulary, name, tfds_name, columns):
     text, summary = columns
     row = {text: "A film.\n\nIt was long.", summary: "a long film\nit was"}
     (tmp_path / "validation.jsonl").write_text(json.dumps(row) + "\n")
@@ -33,10 +33,10 @@ def test_summaries_of_a_file(tmp_path, vocabulary, name, tfds_name, columns):
     assert metrics["rouge1"] == metrics["rougeLsum"] == 100.0 and metrics["rouge2"] == 75.0
     samples = f"{name.partition('_v')[0]} samples"
     assert "prediction: it was\na long film" in metrics[samples]
-    # No summary is like its target: none are shown as wrong.
+    # No samples of wrong predictions: no summary equals its target.
     assert metrics.keys() == {"rouge1", "rouge2", "rougeLsum", samples}
 
 
-def test_splits():
+def test_tasks_have_three_splits():
     for name in ("xsum_v110_examples", "cnn_dailymail_v310_examples"):
         assert tuple(seqio.TaskRegistry.get(name).splits) == ("train", "validation", "test")

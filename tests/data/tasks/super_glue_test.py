@@ -1,4 +1,4 @@
-"""SuperGLUE's tasks: their names, what they read, and what becomes of an example."""
+"""SuperGLUE's tasks: names, sources, examples as text and ids, metrics."""
 
 import importlib
 
@@ -12,7 +12,7 @@ from prompt_tuning.data.tasks import super_glue
 NAMES = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "axb", "axg")
 PREFIXES = ("", "taskless_", "task_index_")
 SUFFIXES = ("", "_examples")
-# Task -> an example of label 1, what is told of it, its target, its metrics, its sentinel.
+# Task -> example of label 1, its inputs and target, the metrics, the index of the sentinel.
 TASKS = {
     "super_glue_boolq_v102": (
         {"question": "q", "passage": "p"},
@@ -117,38 +117,38 @@ TASKS = {
 TASKS["super_glue_wsc_v102_simple_train"] = (*TASKS["super_glue_wsc_v102_simple_eval"][:3], [], 7)
 
 
-def test_the_names_of_the_reference():
+def test_all_names_of_the_reference_are_registered():
     bases = {f"super_glue_{name}_v102" for name in NAMES}
     bases |= {"super_glue_wsc_v102_simple_train", "super_glue_wsc_v102_simple_eval"}
     bases |= {"dpr_v001_simple"}
     names = {
         f"{prefix}{base}{suffix}" for prefix in PREFIXES for base in bases for suffix in SUFFIXES
     }
-    # 12 are the t5 library's own; two with samples are of neither: of dpr and of WSC's training.
+    # 12 are names of the t5 library; samples of dpr and of WSC's training are in neither.
     assert len(names) == 58 + 12 + 2 and set(TASKS) == bases
     assert names <= set(seqio.TaskRegistry.names())
 
 
 def dtypes(value):
-    """As TFDS has them: numbers are of 32 bits, but for labels."""
+    """The dtypes of TFDS: int32 for numbers except labels."""
     if isinstance(value, dict):
-        found = {name: dtypes(each) for name, each in value.items()}
-        return found | {"label": "int64"} if "label" in value else found
+        features = {name: dtypes(feature) for name, feature in value.items()}
+        return features | {"label": "int64"} if "label" in value else features
     if isinstance(value, list):
         return ["string"]
     return "string" if isinstance(value, str) else "int32"
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_an_example_in_text_and_ids(vocabulary, tmp_path, name):
+def test_text_ids_and_metrics_of_an_example(vocabulary, tmp_path, name):
     example, inputs, target, metrics, sentinel = TASKS[name]
     example = {"idx": 0, "label": 1, **example}
-    told = inputs.partition(" ")[2]
-    ids = vocabulary.encode(told)
+    taskless = inputs.partition(" ")[2]
+    ids = vocabulary.encode(taskless)
     expected = {
         "": (inputs, vocabulary.encode(inputs)),
-        "taskless_": (told, ids),
-        "task_index_": (told, [vocabulary.size - 1 - sentinel, *ids]),
+        "taskless_": (taskless, ids),
+        "task_index_": (taskless, [vocabulary.size - 1 - sentinel, *ids]),
     }
     for prefix, (text, tokens) in expected.items():
         registered = seqio.TaskRegistry.get(f"{prefix}{name}")
@@ -162,38 +162,38 @@ def test_an_example_in_text_and_ids(vocabulary, tmp_path, name):
             source=source.in_folder(tmp_path),
             output_features=seqio_tasks.text_features(vocabulary.for_seqio()),
         )
-        [got] = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
-        assert got["inputs_pretokenized"].decode() == text
-        assert got["inputs"].tolist() == [*tokens, 1]
-        assert got["targets"].tolist() == [*vocabulary.encode(target), 1]
+        [example_ids] = task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
+        assert example_ids["inputs_pretokenized"].decode() == text
+        assert example_ids["inputs"].tolist() == [*tokens, 1]
+        assert example_ids["targets"].tolist() == [*vocabulary.encode(target), 1]
     right, answer, wrong = (
-        task.postprocess_fn(text, example=got, is_target=is_target)
+        task.postprocess_fn(text, example=example_ids, is_target=is_target)
         for text, is_target in ((target, True), (target, False), ("neither", False))
     )
-    shown = {}
+    ranges = {}
     for metric in task.metric_fns:
         best, worst = metric([right], [answer]), metric([right], [wrong])
         assert best.keys() == worst.keys()
-        shown |= {key: (best[key], worst[key]) for key in best}
-    assert list(shown) == metrics
-    for key, values in shown.items():
+        ranges |= {key: (best[key], worst[key]) for key in best}
+    assert list(ranges) == metrics
+    for key, values in ranges.items():
         best = 100.0 / (3 if key == "mean_3class_f1" else 1)
         assert values == pytest.approx((best, 0.0)), key
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_what_is_read(name):
+def test_sources_and_splits(name):
     for prefix in PREFIXES:
         for suffix in SUFFIXES:
             task = seqio.TaskRegistry.get(f"{prefix}{name}{suffix}")
             assert task.supports_caching
-    of_tfds = name.removeprefix("super_glue_").partition("_")[0]
-    of_tfds = "wsc.fixed" if of_tfds == "wsc" else of_tfds
-    source = f"super_glue/{of_tfds}:1.0.2"
+    tfds_name = name.removeprefix("super_glue_").partition("_")[0]
+    tfds_name = "wsc.fixed" if tfds_name == "wsc" else tfds_name
+    source = f"super_glue/{tfds_name}:1.0.2"
     splits = ["train", "validation", "test"]
     if name.startswith("dpr"):
         source, splits = "definite_pronoun_resolution:1.1.0", ["train", "test"]
-    elif of_tfds in ("axb", "axg"):
+    elif tfds_name in ("axb", "axg"):
         splits = ["test"]
     elif "wsc" in name:
         splits = ["train"] if name.endswith("train") else ["validation", "test"]
@@ -207,13 +207,13 @@ def rates(name):
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_wsc_trains_and_is_evaluated_in_a_mixture(prefix, suffix):
-    found = rates(f"{prefix}super_glue_wsc_and_dev_v102_simple{suffix}")
+def test_the_mixture_of_wsc_has_its_training_and_evaluation_tasks(prefix, suffix):
+    mixture = f"{prefix}super_glue_wsc_and_dev_v102_simple{suffix}"
     name = f"{prefix}super_glue_wsc_v102_simple_"
-    assert found == {f"{name}train{suffix}": 1.0, f"{name}eval{suffix}": 1.0}
+    assert rates(mixture) == {f"{name}train{suffix}": 1.0, f"{name}eval{suffix}": 1.0}
 
 
-def test_all_of_super_glue_at_rates_of_its_sizes():
+def test_proportional_mixtures_have_sizes_as_rates():
     sizes = {
         "boolq": 9_427, "cb": 250, "copa": 400, "multirc": 27_243, "record": 138_854, "rte": 2_490,
         "wic": 5_428,
@@ -232,7 +232,7 @@ def test_all_of_super_glue_at_rates_of_its_sizes():
     assert rates("super_glue_v102_proportional") == plain | diagnostics
 
 
-def test_importing_again_registers_nothing_twice():
+def test_the_module_can_be_reloaded():
     importlib.reload(super_glue)
 
 

@@ -1,3 +1,5 @@
+"""Pre-training on text files: documents, objectives and mixtures."""
+
 import gzip
 import json
 
@@ -26,7 +28,7 @@ def texts(documents, split):
     return [e["targets"].decode() for e in dataset.as_numpy_iterator()]
 
 
-def test_documents_in_order_with_every_200th_held_out(corpus):
+def test_documents_are_in_order_with_every_200th_held_out(corpus):
     documents = text.read_documents(corpus)
     everything = (
         [f"film {i}" for i in range(100)] + [f"story {i}" for i in range(200)] + ["song"] * 100
@@ -52,13 +54,15 @@ def test_few_documents_have_no_validation(tmp_path):
         ("a.pdf", "x", r"TEXT_FILES .*a\.pdf ends in '.pdf'"),
     ],
 )
-def test_bad_text_files(tmp_path, name, content, message):
+def test_text_files_without_text_column_or_known_suffix_are_refused(
+    tmp_path, name, content, message
+):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         text.read_documents([str(tmp_path / name)])
 
 
-def test_text_files_of_another_encoding(tmp_path, vocabulary):
+def test_text_files_are_read_in_another_encoding(tmp_path, vocabulary):
     (tmp_path / "a.txt").write_bytes("café\n\nnaïve\n".encode("cp1252"))
     (tmp_path / "b.txt").write_bytes("größe\n".encode("utf-16"))
     paths = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
@@ -74,23 +78,23 @@ def test_text_files_of_another_encoding(tmp_path, vocabulary):
     assert len(allowed.open(vocabulary, "train").tasks) == 2
 
 
-def test_text_files_that_are_not_there(tmp_path):
+def test_a_pattern_without_files_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"TEXT_FILES .*\*\.txt matches no file"):
         text.read_documents([str(tmp_path / "*.txt")])
 
 
-def test_text_files_is_a_list():
+def test_text_files_must_be_a_list():
     with pytest.raises(ValueError, match=r"expected a list. Set TEXT_FILES = \['a\.txt'\]"):
         text.read_documents("a.txt")
 
 
-def test_unknown_objective(corpus, vocabulary):
+def test_an_unknown_objective_is_refused(corpus, vocabulary):
     with pytest.raises(ValueError, match=r"'mlm'; expected one of span_corruption, prefix_lm"):
         text.text_task("mlm", text.read_documents(corpus), vocabulary.for_seqio())
 
 
 @pytest.mark.parametrize("objective", text.OBJECTIVES)
-def test_task_fits_and_ends_with_eos(corpus, vocabulary, objective):
+def test_examples_fit_and_end_with_eos(corpus, vocabulary, objective):
     task = text.text_task(objective, text.read_documents(corpus), vocabulary.for_seqio())
     examples = list(task.get_dataset(LENGTHS, "train", seed=0).as_numpy_iterator())
     assert len(examples) > 50
@@ -111,7 +115,7 @@ def mixture(corpus, tmp_path, vocabulary):
     )
 
 
-def test_mixture_keeps_rates_and_is_endless(corpus, tmp_path, vocabulary):
+def test_a_mixture_repeats_and_keeps_its_rates(corpus, tmp_path, vocabulary):
     provider = mixture(corpus, tmp_path, vocabulary)
     dataset = provider.get_dataset(LENGTHS, "train", seed=0).take(3000)
     good = [*vocabulary.encode("good ?"), 1]
@@ -126,7 +130,7 @@ def test_mixture_keeps_rates_and_is_endless(corpus, tmp_path, vocabulary):
     assert abs(kinds["span"] - 1000) < 150
 
 
-def test_same_seed_same_batches(corpus, tmp_path, vocabulary):
+def test_batches_depend_only_on_the_seed(corpus, tmp_path, vocabulary):
     mixture(corpus, tmp_path, vocabulary)
 
     def batches(seed):

@@ -1,5 +1,6 @@
-"""One task in all variants."""
+"""All variants of a task and of a mixture."""
 
+import functools
 import itertools
 
 import pytest
@@ -12,7 +13,7 @@ from prompt_tuning.data.text import formats, metrics, postprocessors
 
 @pytest.fixture
 def clean():
-    """The registries are as before at the end."""
+    """Restores the registries at the end."""
     tasks, mixtures = (set(r.names()) for r in (seqio.TaskRegistry, seqio.MixtureRegistry))
     yield
     for registry, before in ((seqio.TaskRegistry, tasks), (seqio.MixtureRegistry, mixtures)):
@@ -22,7 +23,9 @@ def clean():
 
 def test_six_variants_of_a_task(clean, vocabulary):
     row = {"inputs": "films text: good", "targets": "yes"}
-    task = variants.TextTask(
+    register = functools.partial(
+        variants.register_task,
+        "cinema",
         source=seqio_tasks.InMemory({"train": [row]}),
         text_steps=[formats.remove_markup],
         index=2,
@@ -30,8 +33,8 @@ def test_six_variants_of_a_task(clean, vocabulary):
         metrics=[metrics.accuracy],
         samples_name="few films",
     )
-    task.register("cinema")
-    task.register("cinema")  # does nothing
+    register()
+    register()  # does nothing
     for prefix, suffix in itertools.product(variants.PREFIXES, variants.SUFFIXES):
         registered = seqio.TaskRegistry.get(f"{prefix}cinema{suffix}").replace(
             output_features=seqio_tasks.text_features(vocabulary.for_seqio())
@@ -42,19 +45,19 @@ def test_six_variants_of_a_task(clean, vocabulary):
         sentinel = [vocabulary.size - 3] if prefix == "task_index_" else []
         assert example["inputs"].tolist() == sentinel + ids
         assert example["inputs_pretokenized"].decode() == text
-        # What is before the cache is kept in it; only EOS is added behind.
+        # The cache holds the result of the steps before it; only EOS is added after it.
         steps = list(registered.preprocessors)
-        place = next(
+        cache = next(
             i for i, step in enumerate(steps) if isinstance(step, seqio.CacheDatasetPlaceholder)
         )
-        assert steps[place + 1 :] == [seqio.preprocessors.append_eos_after_trim]
+        assert steps[cache + 1 :] == [seqio.preprocessors.append_eos_after_trim]
         answer = registered.postprocess_fn(" yes", example=example, is_target=False)
         names = {k for metric in registered.metric_fns for k in metric(["yes"], [answer])}
-        shown = {"few films samples", "few films negative samples"}
-        assert names == {"accuracy"} | (shown if suffix else set())
+        samples = {"few films samples", "few films negative samples"}
+        assert names == {"accuracy"} | (samples if suffix else set())
 
 
-def test_mixtures_are_of_one_variant_unless_their_tasks_say_otherwise(clean):
+def test_mixtures_have_the_variants_of_their_task_patterns(clean):
     for prefix, suffix in itertools.product(variants.PREFIXES, variants.SUFFIXES):
         for name in ("long", "short"):
             seqio.TaskRegistry.add(

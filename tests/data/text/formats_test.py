@@ -1,4 +1,4 @@
-"""T5's text formats, and the order of what is in them."""
+"""T5's text formats."""
 
 import pytest
 import tensorflow as tf
@@ -10,7 +10,7 @@ LABELS = ("negative", "positive")
 
 
 def one(convert, example, *arguments, **settings):
-    """The only example that comes of an example."""
+    """The only example that `convert` makes of an example."""
     dataset = tf.data.Dataset.from_tensors(example)
     [result] = convert(dataset, *arguments, **settings).as_numpy_iterator()
     return result
@@ -20,7 +20,7 @@ def sst2(**extra):
     return {"idx": 7, "label": tf.constant(1, tf.int64), "sentence": "a fine film "} | extra
 
 
-def test_glue():
+def test_glue_keeps_text_and_index():
     assert one(formats.glue, sst2(), "sst2", LABELS) == {
         "inputs": b"sst2 sentence: a fine film ",
         "targets": b"positive",
@@ -28,30 +28,30 @@ def test_glue():
     }
 
 
-def test_glue_keys_are_in_alphabetic_order():
+def test_glue_keys_are_sorted_by_default():
     example = one(formats.glue, sst2(premise="p", hypothesis="h"), "mnli", LABELS)
     assert example["inputs"] == b"mnli hypothesis: h premise: p sentence: a fine film "
 
 
-def test_glue_keys_in_a_given_order_and_no_others():
+def test_glue_keys_select_features_and_their_order():
     example = sst2(question="q", answer="a", start1=3)
     result = one(formats.glue, example, "multirc", LABELS, keys=("question", "answer"))
     assert result["inputs"] == b"multirc question: q answer: a"
 
 
-def test_an_index_of_several_numbers_is_kept():
+def test_a_nested_index_is_flattened():
     example = one(formats.glue, sst2(idx={"paragraph": 1, "question": 2}), "multirc", LABELS)
     assert (example["idx/paragraph"], example["idx/question"]) == (1, 2)
 
 
 @pytest.mark.parametrize(("label", "name"), [(0, b"negative"), (-1, b"<unk>")])
-def test_labels(label, name):
+def test_labels_become_names_and_missing_ones_unk(label, name):
     example = sst2(label=tf.constant(label, tf.int64))
     assert one(formats.glue, example, "sst2", LABELS)["targets"] == name
     assert one(formats.labelled_text, example, "sentence", LABELS)["targets"] == name
 
 
-def test_an_example_may_have_no_number():
+def test_an_example_may_have_no_index():
     example = {"sentence": "a", "label": 1}
     assert one(formats.glue, example, "b", LABELS).keys() == {"inputs", "targets"}
 
@@ -59,7 +59,7 @@ def test_an_example_may_have_no_number():
 LINES = "one  line\n\nanother\t"
 
 
-def test_white_space_stays_as_it_is():
+def test_white_space_is_kept():
     example = sst2(sentence=LINES, short="1\n2")
     assert one(formats.glue, example, "b", LABELS, ("sentence",))["inputs"] == (
         f"b sentence: {LINES}".encode()
@@ -71,7 +71,7 @@ def test_white_space_stays_as_it_is():
     assert news["inputs"] == f"news: {LINES}".encode()
 
 
-def test_one_line_where_it_is_asked_for():
+def test_one_line_collapses_white_space_of_the_inputs():
     example = {"inputs": LINES, "targets": "a\nb"}
     assert one(formats.one_line, example) == {
         "inputs": b"one line another ",
@@ -92,7 +92,7 @@ def test_similarity_is_rounded_to_a_fifth(label, target):
     }
 
 
-def test_markup_is_removed():
+def test_markup_is_removed_from_the_inputs():
     example = {"inputs": "a <b>Sent 1: </b>B.<br><b>Sent 2: </b>C < d", "targets": "<b>"}
     assert one(formats.remove_markup, example) == {
         "inputs": b"a Sent 1: B. Sent 2: C < d",
@@ -113,7 +113,7 @@ def record(answers):
     }
 
 
-def test_record_has_an_example_for_each_answer():
+def test_record_makes_one_example_per_answer():
     dataset = tf.data.Dataset.from_tensors(record(["Ann", "Bob"]))
     examples = list(formats.record(dataset).as_numpy_iterator())
     assert [example["targets"] for example in examples] == [b"Ann", b"Bob"]
@@ -126,7 +126,7 @@ def test_record_has_an_example_for_each_answer():
         assert (example["idx/passage"], example["idx/query"]) == (3, 5)
 
 
-def test_record_without_answers():
+def test_record_without_answers_has_the_target_unk():
     assert one(formats.record, record([]))["targets"] == b"<unk>"
 
 
@@ -148,9 +148,9 @@ def wsc(text, index, pronoun="it", label=1):
         ("The cat saw that it slept .", 4, b"wsc: The cat saw that *it* slept ."),
         # Two spaces count as a word, and stay.
         ("The  cat saw it .", 4, b"wsc: The  cat saw *it* ."),
-        # A mark joined to the pronoun.
+        # Punctuation joined to the pronoun.
         ('Good for it," he said', 2, b'wsc: Good for *it* ," he said'),
-        # The place is that of the word before.
+        # The index is that of the preceding word.
         ("They use it , but", 1, b"wsc: They use *it* , but"),
         ("The cat slept because of it", 5, b"wsc: The cat slept because of *it*"),
     ],
@@ -160,12 +160,12 @@ def test_wsc_marks_the_pronoun(text, index, inputs):
     assert one(formats.wsc, wsc(text, index)) == expected
 
 
-def test_wsc_whose_pronoun_is_elsewhere():
+def test_wsc_refuses_a_pronoun_that_is_not_at_its_index():
     with pytest.raises(tf.errors.InvalidArgumentError, match="no it at span2_index"):
         one(formats.wsc, wsc("The cat saw that it slept .", 1))
 
 
-def test_wsc_for_training_has_right_referents_only():
+def test_wsc_for_training_keeps_only_correct_referents():
     examples = [wsc("a it", 1, label=label) for label in (1, 0, -1, 1)]
     columns = {key: [example[key] for example in examples] for key in examples[0]}
     dataset = tf.data.Dataset.from_tensor_slices(columns)
@@ -182,7 +182,7 @@ def test_wsc_for_training_has_right_referents_only():
         ("The other is he.", b"wsc: The other is *he*."),
     ],
 )
-def test_the_first_such_pronoun_is_marked(sentence, inputs):
+def test_definite_pronoun_marks_the_first_matching_pronoun(sentence, inputs):
     example = {
         "sentence": sentence,
         "pronoun": "he",
@@ -192,16 +192,16 @@ def test_the_first_such_pronoun_is_marked(sentence, inputs):
     assert one(formats.definite_pronoun, example) == {"inputs": inputs, "targets": b"Tom"}
 
 
-def test_remove_first_text_token():
+def test_the_first_word_of_the_inputs_is_removed():
     example = {"inputs": "sst2 sentence: sst2 x", "targets": "y z"}
     expected = {"inputs": b"sentence: sst2 x", "targets": b"y z"}
     assert one(formats.remove_first_text_token, example) == expected
 
 
-def test_a_sentinel_of_the_models_own_vocabulary(vocabulary):
+def test_the_sentinel_is_that_of_the_models_vocabulary(vocabulary):
     example = {"inputs": tf.constant([5, 6]), "targets": tf.constant([7])}
-    own = seqio_tasks.text_features(vocabulary.for_seqio())
-    result = one(formats.add_sentinel_to_beginning, example, output_features=own, index=3)
+    features = seqio_tasks.text_features(vocabulary.for_seqio())
+    result = one(formats.add_sentinel_to_beginning, example, output_features=features, index=3)
     assert result["inputs"].tolist() == [vocabulary.size - 4, 5, 6]
     assert vocabulary.decode(result["inputs"][:1]) == "<extra_id_3>"
     assert result["targets"].tolist() == [7]

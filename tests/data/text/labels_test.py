@@ -1,4 +1,4 @@
-"""Labels among targets, and those that a vocabulary cannot write or distinguish."""
+"""Labels among targets, and labels that a vocabulary cannot represent or distinguish."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from prompt_tuning.data.text import labels
 
 
 @pytest.mark.parametrize(
-    ("targets", "found"),
+    ("targets", "counts"),
     [
         (["good", "bad", "good"], {"good": 2, "bad": 1}),
         ([f"intent {i}" for i in range(77)] * 2, {f"intent {i}": 2 for i in range(77)}),
@@ -18,11 +18,11 @@ from prompt_tuning.data.text import labels
         (["", " ", "<unk>", "good"], {"good": 1}),
     ],
 )
-def test_labels_are_few_or_recur(targets, found):
-    assert labels.find_labels(targets) == found
+def test_targets_are_labels_if_they_are_few_or_recur(targets, counts):
+    assert labels.find_labels(targets) == counts
 
 
-def test_all_of_a_file_is_read_where_a_sample_has_labels(monkeypatch):
+def test_a_file_is_read_completely_only_if_a_sample_has_labels(monkeypatch):
     monkeypatch.setattr(labels, "SAMPLED", 10)
     read = []
     rows = records.Lazy(
@@ -36,7 +36,7 @@ def test_all_of_a_file_is_read_where_a_sample_has_labels(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("some", "fault"),
+    ("texts", "fault"),
     [
         (["C++", "good", "C#"], r"'C\+\+' and 'C#' have the same tokens"),
         (["good", "good "], "'good' and 'good ' have the same tokens, 'good'"),
@@ -46,20 +46,20 @@ def test_all_of_a_file_is_read_where_a_sample_has_labels(monkeypatch):
         ([f"good{' ' * i}" for i in range(12)], "and 4 more"),
     ],
 )
-def test_labels_that_cannot_be_distinguished_are_refused(vocabulary, caplog, some, fault):
+def test_labels_that_cannot_be_distinguished_are_refused(vocabulary, caplog, texts, fault):
     with pytest.raises(ValueError, match=fault) as error:
-        labels.check_labels(some, vocabulary, "TRAIN_FILE a.tsv: targets")
+        labels.check_labels(texts, vocabulary, "TRAIN_FILE a.tsv: targets")
     assert "TRAIN_FILE a.tsv: targets: the vocabulary" in str(error.value)
     assert (
         "Expected labels with known tokens that differ from label to label. Set LABEL_MAP"
         in str(error.value)
     )
-    labels.warn_of_labels(some, vocabulary, "task")
+    labels.warn_of_labels(texts, vocabulary, "task")
     assert caplog.records[0].levelname == "WARNING" and str(error.value)[-80:] in caplog.text
     with pytest.raises(
         ValueError, match=r"LABELS: the vocabulary .* cannot represent or distinguish"
     ):
-        labels.label_ids(some, vocabulary)
+        labels.label_ids(texts, vocabulary)
 
 
 def test_labels_that_differ_are_accepted(vocabulary, caplog):
@@ -69,7 +69,7 @@ def test_labels_that_differ_are_accepted(vocabulary, caplog):
     assert not caplog.messages
 
 
-def test_what_is_written_names_the_first_label(vocabulary):
+def test_decoded_text_maps_to_the_first_label(vocabulary):
     written = vocabulary.decode(vocabulary.encode("not_good"))
     assert labels.written_labels(["not_good", "not-good", "bad"], vocabulary) == {
         written: "not_good",
@@ -77,17 +77,17 @@ def test_what_is_written_names_the_first_label(vocabulary):
     }
 
 
-def test_ids_of_labels_are_filled_up(vocabulary):
+def test_ids_of_labels_are_padded(vocabulary):
     short, long = vocabulary.encode("good"), vocabulary.encode("a bad film")
-    found = labels.label_ids(["good", "a bad film"], vocabulary)
+    ids = labels.label_ids(["good", "a bad film"], vocabulary)
     zeros = [0] * (len(long) - len(short))
-    np.testing.assert_array_equal(found, [[*short, 1, *zeros], [*long, 1]])
-    assert found.dtype == np.int32
+    np.testing.assert_array_equal(ids, [[*short, 1, *zeros], [*long, 1]])
+    assert ids.dtype == np.int32
 
 
 @pytest.fixture
 def evaluation(vocabulary, tmp_path):
-    """(LABEL_MAP, other settings) -> the task of a file with the label "0" alone."""
+    """(LABEL_MAP, other settings) -> evaluation task of a file whose only label is "0"."""
 
     def evaluation_task(label_map, **settings):
         file = tmp_path / "eval.tsv"
@@ -100,7 +100,7 @@ def evaluation(vocabulary, tmp_path):
     return evaluation_task
 
 
-def test_labels_of_settings_are_checked_without_an_example(evaluation):
+def test_labels_of_settings_are_checked_even_if_no_example_has_them(evaluation):
     with pytest.raises(
         ValueError, match=r"LABEL_MAP: .*\n  'c\+' and 'c\+\+' have the same tokens"
     ):
@@ -109,7 +109,7 @@ def test_labels_of_settings_are_checked_without_an_example(evaluation):
         evaluation({"0": "good"}, ranked_labels=["c+", "c++"])
 
 
-def test_labels_of_settings_and_cards_are_restored(evaluation, vocabulary, caplog):
+def test_predictions_are_restored_to_labels_of_settings_and_cards(evaluation, vocabulary, caplog):
     """The vocabulary has neither capitals nor "_"."""
     cards = {None: ["Of_Card"]}
     task = evaluation({"0": "good", "1": "Mapped"}, ranked_labels=["Ranked"], known_labels=cards)

@@ -1,3 +1,5 @@
+"""Postprocessors of targets and predictions."""
+
 import math
 
 import numpy as np
@@ -6,13 +8,13 @@ import pytest
 from prompt_tuning.data.text import postprocessors
 
 
-def test_strip():
+def test_strip_removes_outer_white_space():
     text = " a b \n"
     assert postprocessors.strip(text, example={}, is_target=False) == "a b"
 
 
-def test_text_is_compared_as_the_vocabulary_writes_it(vocabulary):
-    """It has neither capitals nor "_"; a decode of the same tokens is equal, others are not."""
+def test_text_that_the_vocabulary_cannot_represent_equals_its_decoded_form(vocabulary):
+    """The vocabulary has neither capital letters nor "_"."""
     for target in ("Not_good", "a  good\nfilm", "good", "C++", "film", ""):
         written = postprocessors.as_written(target, vocabulary=vocabulary, is_target=True)
         prediction = vocabulary.decode(vocabulary.encode(target))
@@ -24,7 +26,7 @@ def test_text_is_compared_as_the_vocabulary_writes_it(vocabulary):
 @pytest.mark.parametrize(
     ("text", "expected"), [("no", 0), (" yes", 1), ("Yes", -1), ("", -1), ("yes no", -1)]
 )
-def test_what_is_no_label_is_invalid(text, expected):
+def test_text_that_is_not_a_label_is_invalid(text, expected):
     assert postprocessors.class_id(text, ("no", "yes"), example={}, is_target=True) == expected
 
 
@@ -32,16 +34,16 @@ def test_what_is_no_label_is_invalid(text, expected):
     ("text", "expected"),
     [("3.4", 3.4), (" 2 ", 2.0), ("-1.0", -1.0), ("much", -1.0), ("nan", -1.0), ("inf", -1.0)],
 )
-def test_numbers(text, expected):
+def test_only_finite_decimal_numbers_are_parsed(text, expected):
     value = postprocessors.number(text, example={})
     assert value == expected and math.isfinite(value)
 
 
-def test_multirc_tells_the_question():
+def test_multirc_returns_value_and_question():
     example = {"idx/paragraph": np.int32(3), "idx/question": np.int32(5), "idx/answer": 7}
-    given = {"example": example, "is_target": False}
-    assert postprocessors.multirc("True", **given) == {"value": 1, "group": (3, 5)}
-    assert postprocessors.multirc("maybe", **given) == {"value": -1, "group": (3, 5)}
+    arguments = {"example": example, "is_target": False}
+    assert postprocessors.multirc("True", **arguments) == {"value": 1, "group": (3, 5)}
+    assert postprocessors.multirc("maybe", **arguments) == {"value": -1, "group": (3, 5)}
 
 
 def test_record_has_all_answers_as_the_target():
@@ -76,23 +78,23 @@ def test_wsc_compares_words_with_the_referent(answer, referent, same):
         assert postprocessors.wsc(answer, example=example, is_target=False) == same
 
 
-def of_label(text, **given):
-    return postprocessors.class_id(text, ("not_equivalent", "equivalent"), **given)
+def of_label(text, **arguments):
+    return postprocessors.class_id(text, ("not_equivalent", "equivalent"), **arguments)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("duplicate", 1), ("not_duplicate", 0), ("equivalent", 1), ("?", -1)]
 )
-def test_labels_of_another_task(text, expected):
+def test_labels_of_the_source_task_are_renamed(text, expected):
     words = {"old": "duplicate", "new": "equivalent", "postprocess": of_label}
     assert postprocessors.renamed(text, **words, example={}, is_target=False) == expected
 
 
-def test_an_answer_keeps_its_texts():
+def test_a_prediction_keeps_its_texts():
     example = {"inputs_pretokenized": b"in", "targets_pretokenized": b"out", "idx": 1}
-    given = {"postprocess": of_label, "example": example}
-    assert postprocessors.with_text("equivalent", **given, is_target=True) == 1
-    assert postprocessors.with_text("same", **given, is_target=False) == {
+    arguments = {"postprocess": of_label, "example": example}
+    assert postprocessors.with_text("equivalent", **arguments, is_target=True) == 1
+    assert postprocessors.with_text("same", **arguments, is_target=False) == {
         "prediction": -1,
         "prediction_pretokenized": "same",
         "inputs_pretokenized": b"in",

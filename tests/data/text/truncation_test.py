@@ -1,4 +1,4 @@
-"""One field of an input is shortened so that the others are kept."""
+"""Truncation of one field of the inputs, and the warning about truncated examples."""
 
 import logging
 
@@ -9,36 +9,36 @@ from prompt_tuning.data import sources, vocabularies
 from prompt_tuning.data.text import truncation
 
 WORDS = "the film was good and the song was bad so she left early"
-BEFORE, BEHIND = "passage: ", " question: was it good ?"
+BEFORE, AFTER = "passage: ", " question: was it good ?"
 
 
 def encode_words(text):
-    """Five letters a token."""
+    """Tokens of up to five letters."""
     return [word[i : i + 5] for word in text.split() for i in range(0, len(word), 5)]
 
 
-def truncate(field, length, encode, before=BEFORE, behind=BEHIND):
+def truncate(field, length, encode, before=BEFORE, after=AFTER):
     spans = np.array([[len(before), len(before) + len(field)]])
-    return truncation.truncate(before + field + behind, spans, encode, length)
+    return truncation.truncate(before + field + after, spans, encode, length)
 
 
-def test_a_text_that_fits_stays():
-    text = BEFORE + "so  on " + BEHIND
+def test_a_text_that_fits_is_unchanged():
+    text = BEFORE + "so  on " + AFTER
     assert truncate("so  on ", 100, encode_words) == text
 
 
 @pytest.mark.parametrize("length", range(8, 22))
-def test_words_are_kept_as_long_as_they_fit(length):
-    rest = len(encode_words(BEFORE + BEHIND))
+def test_the_words_that_fit_are_kept(length):
+    rest = len(encode_words(BEFORE + AFTER))
     expected = " ".join(WORDS.split()[: max(0, length - rest)])
-    assert truncate(WORDS, length, encode_words) == BEFORE + expected + BEHIND
+    assert truncate(WORDS, length, encode_words) == BEFORE + expected + AFTER
 
 
-def test_tokens_of_the_next_word_are_kept():
-    rest = len(encode_words(BEFORE + BEHIND))
+def test_the_tokens_of_the_next_word_that_fit_are_kept():
+    rest = len(encode_words(BEFORE + AFTER))
     field = "so magnificently done"
-    assert truncate(field, rest + 3, encode_words) == BEFORE + "so magnificen" + BEHIND
-    assert truncate(field, rest + 1, encode_words) == BEFORE + "so" + BEHIND
+    assert truncate(field, rest + 3, encode_words) == BEFORE + "so magnificen" + AFTER
+    assert truncate(field, rest + 1, encode_words) == BEFORE + "so" + AFTER
 
 
 FIELDS = [
@@ -52,32 +52,32 @@ FIELDS = [
 @pytest.mark.parametrize(
     ("kind", "field"),
     [
-        *((kind, field) for kind in ("pieces", "bytes") for field in FIELDS),
+        *((kind, field) for kind in ("sentencepiece", "bytes") for field in FIELDS),
         ("bytes", "東京は夜" * 40),
     ],
 )
-def test_the_tokens_are_those_of_the_shortened_text(vocabulary, kind, field):
-    encode = (vocabulary if kind == "pieces" else vocabularies.ByteVocabulary()).encode
-    rest = len(encode(BEFORE + BEHIND))
+def test_truncated_text_fits_after_tokenization(vocabulary, kind, field):
+    encode = (vocabulary if kind == "sentencepiece" else vocabularies.ByteVocabulary()).encode
+    rest = len(encode(BEFORE + AFTER))
     assert len(encode(field)) > 30
     for length in range(rest + 4, rest + 24, 6):
         text = truncate(field, length, encode)
-        kept = text.removeprefix(BEFORE).removesuffix(BEHIND)
-        assert text == BEFORE + kept + BEHIND and field.startswith(kept)
+        kept = text.removeprefix(BEFORE).removesuffix(AFTER)
+        assert text == BEFORE + kept + AFTER and field.startswith(kept)
         assert len(encode(text)) <= length
         longest = max(len(encode(word)) for word in field.split())
         assert len(encode(text)) > length - min(longest, 6)
 
 
-def test_each_place_of_a_field_is_shortened():
+def test_every_occurrence_of_the_field_is_truncated():
     text = "a: one two three b: one two three ?"
     spans = np.array([[3, 16], [20, 33]])
     assert truncation.truncate(text, spans, encode_words, 7) == "a: one two b: one two ?"
 
 
-def test_where_the_others_do_not_fit_the_field_is_empty():
-    assert truncate(WORDS, 3, encode_words) == BEFORE + BEHIND
-    assert truncate("", 3, encode_words) == BEFORE + BEHIND
+def test_the_field_is_empty_if_the_other_text_does_not_fit():
+    assert truncate(WORDS, 3, encode_words) == BEFORE + AFTER
+    assert truncate("", 3, encode_words) == BEFORE + AFTER
 
 
 def warning(log, source, sizes=(5, 30, 40, 8), key="inputs"):
@@ -89,7 +89,7 @@ def warning(log, source, sizes=(5, 30, 40, 8), key="inputs"):
 TEMPLATE = "passage: {passage} question: {question} answer:"
 
 
-def test_a_warning_says_what_is_lost_and_the_fix(caplog):
+def test_the_warning_names_the_truncated_part_and_the_fix(caplog):
     caplog.set_level(logging.WARNING)
     files = sources.TaskSource(train_file="a.tsv", input_template=TEMPLATE)
     assert (

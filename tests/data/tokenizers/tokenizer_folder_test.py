@@ -1,4 +1,4 @@
-"""What tokenizer files declare: pieces, sentinels, special and added tokens."""
+"""Declarations of tokenizer files: vocabulary, sentinels, special and added tokens."""
 
 import json
 import pathlib
@@ -12,12 +12,12 @@ from prompt_tuning.data.tokenizers import tokenizer_folder, tokenizer_loader
 
 @pytest.fixture
 def make_folder(tmp_path, vocabulary):
-    """({file: JSON}, sentinels that the model holds) -> a folder with spiece.model."""
+    """({file: JSON}, number of sentinels in the model) -> folder with spiece.model."""
 
-    def make(files, held=0):
+    def make(files, model_sentinels=0):
         model = sentencepiece_model_pb2.ModelProto()
         model.ParseFromString(pathlib.Path(vocabulary.path).read_bytes())
-        for i in reversed(range(held)):
+        for i in reversed(range(model_sentinels)):
             piece = f"▁<extra_id_{i}>"
             model.pieces.add(piece=piece, score=0.0, type=model.SentencePiece.USER_DEFINED)
         (tmp_path / "spiece.model").write_bytes(model.SerializeToString())
@@ -29,7 +29,7 @@ def make_folder(tmp_path, vocabulary):
 
 
 @pytest.mark.parametrize(
-    ("files", "held", "sentinels"),
+    ("files", "model_sentinels", "sentinels"),
     [
         ({}, 0, 100),  # transformers' default
         ({"tokenizer_config.json": {"extra_ids": 0}}, 0, 0),
@@ -39,28 +39,28 @@ def make_folder(tmp_path, vocabulary):
         ({"added_tokens.json": 3}, 0, 3),
     ],
 )
-def test_the_number_of_sentinels_is_what_the_folder_declares(
-    make_folder, vocabulary, files, held, sentinels
+def test_the_number_of_sentinels_is_that_of_the_folder(
+    make_folder, vocabulary, files, model_sentinels, sentinels
 ):
-    pieces = vocabulary.size - vocabulary.extra_ids
+    base_size = vocabulary.size - vocabulary.extra_ids
     if (added := files.get("added_tokens.json")) is not None:
-        tokens = {f"<extra_id_{i}>": pieces + added - 1 - i for i in range(added)}
+        tokens = {f"<extra_id_{i}>": base_size + added - 1 - i for i in range(added)}
         files = {"added_tokens.json": tokens}
-    loaded = vocabularies.load(make_folder(files, held))
-    assert loaded.num_sentinels == loaded.extra_ids == loaded.size - pieces == sentinels
+    loaded = vocabularies.load(make_folder(files, model_sentinels))
+    assert loaded.num_sentinels == loaded.extra_ids == loaded.size - base_size == sentinels
     if sentinels:
         assert loaded.piece(loaded.size - 1).strip("▁") == "<extra_id_0>"
         assert loaded.encode("a <extra_id_0> b").count(loaded.size - 1) == 1
 
 
-def test_sentinels_beside_those_of_the_model_are_refused(make_folder):
-    folder = make_folder({"tokenizer_config.json": {"extra_ids": 100}}, held=100)
-    message = r"extra_ids 100, but spiece\.model holds 100 sentinels already.*set extra_ids to 0"
+def test_declared_sentinels_in_addition_to_those_of_the_model_are_refused(make_folder):
+    folder = make_folder({"tokenizer_config.json": {"extra_ids": 100}}, model_sentinels=100)
+    message = r"extra_ids 100, but spiece\.model already has 100 sentinels.*Set extra_ids to 0"
     with pytest.raises(ValueError, match=message):
         tokenizer_loader.load(folder)
 
 
-def test_tokens_without_ids_follow_in_the_order_of_transformers(make_folder, vocabulary):
+def test_tokens_without_ids_get_ids_in_the_order_of_transformers(make_folder, vocabulary):
     files = {
         "tokenizer_config.json": {
             "additional_special_tokens": ["<b>", {"content": "<c>"}],
@@ -71,9 +71,9 @@ def test_tokens_without_ids_follow_in_the_order_of_transformers(make_folder, voc
         "added_tokens.json": {"<b>": vocabulary.size},
     }
     loaded = vocabularies.load(make_folder(files))
-    found = [loaded.piece(i) for i in range(vocabulary.size, loaded.size)]
-    assert found == ["<b>", "<s>", "<mask>", "<c>"]
-    for token in found:
+    tokens = [loaded.piece(i) for i in range(vocabulary.size, loaded.size)]
+    assert tokens == ["<b>", "<s>", "<mask>", "<c>"]
+    for token in tokens:
         assert loaded.encode(f"a{token}b").count(loaded.encode(token)[0]) == 1
 
 
@@ -96,8 +96,8 @@ def test_a_special_token_keeps_its_first_flags(make_folder, vocabulary):
         ("tokenizer.json", "{", "tokenizer.json is not a JSON object"),
         ("tokenizer.json", '{"model": {"vocab": [["a", "b"]]}}', "cannot be read"),
         ("tokenizer.json", '{"model": {"vocab": [["a"]]}}', "cannot be read"),
-        ("tokenizer_config.json", '{"extra_ids": -1}', "extra_ids -1; expected a whole number"),
-        ("added_tokens.json", '{"a": "b"}', "added token of text 'a' and id 'b'"),
+        ("tokenizer_config.json", '{"extra_ids": -1}', "extra_ids -1; expected an integer from"),
+        ("added_tokens.json", '{"a": "b"}', "added token with text 'a' and id 'b'"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "a"}}}', "id 'x'"),
         ("spiece.model", "text", "spiece.model is not a sentencepiece model"),
     ],

@@ -1,4 +1,4 @@
-"""Tokenizers of Hugging Face folders: the ids and texts of transformers 5, and what is refused."""
+"""Tokenizers of Hugging Face folders equal transformers 5; invalid folders are refused."""
 
 import base64
 import copy
@@ -13,7 +13,7 @@ from prompt_tuning import assets
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.tokenizers import tokenizer_loader
 
-# What transformers says; see scripts/compare_tokenizers.py.
+# Made with transformers by scripts/compare_tokenizers.py.
 GOLDEN = json.loads(
     (pathlib.Path(__file__).parents[2] / "testdata" / "tokenizers.json").read_text()
 )
@@ -25,7 +25,7 @@ PLAIN = "plain_5.24_T5Tokenizer"
 
 @pytest.fixture(scope="module")
 def proto():
-    """The sentencepiece model of which the golden's tokenizers are."""
+    """The sentencepiece model of the golden tokenizers."""
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(pathlib.Path(assets.path("t5_mini/spiece.model")).read_bytes())
     return model
@@ -33,14 +33,14 @@ def proto():
 
 @pytest.fixture
 def write(tmp_path, proto):
-    """(name in the golden, {file: change of its JSON}, change of the model) -> the folder."""
+    """(name in the goldens, {file: change of its JSON}, change of the model) -> folder."""
 
     def write_folder(name, changes=None, change_model=lambda model: None, has_model=None):
         files, model = copy.deepcopy(FOLDERS[name]["files"]), copy.deepcopy(proto)
         change_model(model)
         if stored := files.get("tokenizer.json"):
-            pieces = [[piece.piece, piece.score] for piece in model.pieces]
-            stored["model"]["vocab"] = pieces + stored["model"]["vocab"]
+            scores = [[piece.piece, piece.score] for piece in model.pieces]
+            stored["model"]["vocab"] = scores + stored["model"]["vocab"]
             rules = base64.b64encode(proto.normalizer_spec.precompiled_charsmap).decode()
             normalizer = stored["normalizer"]
             normalizer.get("normalizers", [normalizer])[0]["precompiled_charsmap"] = rules
@@ -56,22 +56,22 @@ def write(tmp_path, proto):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_ids_and_texts_are_those_of_transformers(write, name):
+def test_ids_and_texts_equal_transformers(write, name):
     vocabulary, expected = vocabularies.load(write(name)), FOLDERS[name]
     assert vocabulary.size == expected["size"]
     ids = [vocabulary.encode(text) for text in GOLDEN["texts"]]
     assert ids == expected["ids"]
-    # Before 0.23 the tokenizers library decodes an added token as it is declared, not as normalized.
+    # Before 0.23 the tokenizers library decodes added tokens without their normalization.
     decoded = [vocabulary.decode(row).lower() for row in ids]
     assert decoded == [text.lower() for text in expected["decoded"]]
 
 
 @pytest.mark.parametrize("name", [name for name in FOLDERS if name.startswith("added")])
-def test_an_added_token_is_one_id_and_its_text(write, name):
+def test_an_added_token_has_one_id_and_decodes_to_its_text(write, name):
     vocabulary = vocabularies.load(write(name))
     last = range(vocabulary.size - 4, vocabulary.size)
-    pieces = [vocabulary.piece(i).lower() for i in last]  # t5_mini's vocabulary folds case
-    assert pieces == ["newtok", "new tok", "<sp>", "[sep]"]
+    tokens = [vocabulary.piece(i).lower() for i in last]  # t5_mini's vocabulary folds case
+    assert tokens == ["newtok", "new tok", "<sp>", "[sep]"]
     for index in last:
         assert vocabulary.encode(vocabulary.piece(index)) == [index]
         assert vocabulary.decode([index]) == vocabulary.piece(index)
@@ -80,7 +80,7 @@ def test_an_added_token_is_one_id_and_its_text(write, name):
     assert vocabulary.decode([vocabulary.sentinels_end - 20]) == "<extra_id_19>"
 
 
-def test_a_text_ends_at_the_end_token_and_has_no_padding(write):
+def test_decoding_stops_at_eos_and_ignores_padding(write):
     vocabulary = vocabularies.load(write(PLAIN))
     good = vocabulary.encode("good")
     assert vocabulary.decode([0, *good, 0, 1, *good]) == "good"
@@ -88,13 +88,13 @@ def test_a_text_ends_at_the_end_token_and_has_no_padding(write):
     assert vocabulary.piece(vocabulary.size) == ""
 
 
-def test_sentinels_of_the_file_count_as_in_transformers(write):
-    """It takes them from tokenizer.json where extra_ids declares fewer."""
+def test_the_vocabulary_may_have_more_sentinels_than_extra_ids(write):
+    """As in transformers, sentinels of tokenizer.json are kept."""
     few = {"tokenizer_config.json": lambda config: config.update(extra_ids=20)}
     assert vocabularies.load(write(PLAIN, few)).num_sentinels == 100
 
 
-def test_special_tokens_that_no_file_names_are_those_of_t5(tmp_path):
+def test_undeclared_special_tokens_are_those_of_t5(tmp_path):
     # Folders of 2020 have spiece.model and config.json only.
     model = pathlib.Path(assets.path("t5_mini/spiece.model")).read_bytes()
     (tmp_path / "spiece.model").write_bytes(model)
@@ -114,7 +114,7 @@ def test_special_tokens_that_no_file_names_are_those_of_t5(tmp_path):
     ],
 )
 @pytest.mark.parametrize("has_decoder", [True, False])
-def test_added_tokens_decoder_decides_as_in_transformers(
+def test_added_tokens_decoder_excludes_tokens_of_other_files(
     write, caplog, has_decoder, file, content, is_used
 ):
     changes = {file: lambda values: values.update(content)}
@@ -137,11 +137,11 @@ def test_added_tokens_decoder_decides_as_in_transformers(
     ("config", "is_used"),
     [
         ({}, False),
-        ({"tokenizer_class": "PreTrainedTokenizerFast"}, True),  # keeps its tokenizer.json
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, True),  # uses tokenizer.json
         ({"mask_token": "newtok"}, True),
     ],
 )
-def test_added_tokens_of_other_files_beside_added_tokens_decoder(write, config, is_used):
+def test_added_tokens_decoder_keeps_tokens_of_generic_classes_and_roles(write, config, is_used):
     new = {"id": 8192, "content": "newtok", "special": True, "single_word": False}
     new |= {"lstrip": False, "rstrip": False, "normalized": False}
     changes = {
@@ -151,8 +151,8 @@ def test_added_tokens_of_other_files_beside_added_tokens_decoder(write, config, 
     assert (len(vocabularies.load(write(PLAIN, changes)).encode("newtok")) == 1) == is_used
 
 
-def test_a_file_without_the_type_of_its_model_is_read(write):
-    """Early versions of the tokenizers library write none."""
+def test_a_file_without_a_model_type_is_read_as_unigram(write):
+    """Early versions of the tokenizers library do not store the type."""
     untyped = {"tokenizer.json": lambda stored: stored["model"].pop("type")}
     assert vocabularies.load(write(PLAIN, untyped)).encode("</s>") == [1]
 
@@ -172,7 +172,7 @@ def test_truncation_and_padding_of_the_file_are_not_applied(write):
         assert len(vocabulary.encode("the good film was good")) == 5
 
 
-def test_spaces_before_punctuation_go_where_the_folder_says_so(write):
+def test_spaces_before_punctuation_are_removed_if_the_folder_says_so(write):
     text = "it 's a good film , is n't it ?"
     assert vocabularies.load(write(PLAIN)).decode(_ids(write(PLAIN), text)) == text
 
@@ -183,7 +183,7 @@ def test_spaces_before_punctuation_go_where_the_folder_says_so(write):
     assert cleaned.decode(cleaned.encode(text)) == "it's a good film, isn't it?"
 
 
-def test_special_tokens_in_a_text_are_split_where_the_folder_says_so(write):
+def test_special_tokens_in_a_text_are_split_if_the_folder_says_so(write):
     split = {"tokenizer_config.json": set_to(split_special_tokens=True)}
     vocabulary = vocabularies.load(write(BOTH, split))
     assert len(vocabulary.encode("<sp>")) > 1
@@ -194,7 +194,7 @@ def _ids(folder, text):
     return vocabularies.load(folder).encode(text)
 
 
-def test_a_generic_tokenizer_keeps_the_pipeline_of_its_file(write):
+def test_a_generic_tokenizer_uses_the_pipeline_of_its_file(write):
     def change(stored):
         stored["normalizer"] = {"type": "Lowercase"}
         stored["pre_tokenizer"]["pretokenizers"][1]["prepend_scheme"] = "never"
@@ -263,9 +263,9 @@ REFUSED = [
     (BOTH, "tokenizer.json", drop_piece, r"id 8000 is .* in the first, absent in the second"),
     (BOTH, "tokenizer.json", add_piece, r"is absent in the first, '▁elsewhere'"),
     (BOTH, "tokenizer.json", drop_rules, r"normalization rules .* Remove the file that"),
-    (BOTH, "tokenizer.json", other_id, r"'\[SEP\]' has id 8115 by .*config\.json, and id 8120 by"),
-    (BOTH, "added_tokens.json", set_to(newtok=7), r"'newtok' has id 8112 by .* id 7 by .*added_t"),
-    (BOTH, "tokenizer_config.json", gap, r"'<far>' id 9000, but by the vocabulary it has id 8116"),
+    (BOTH, "tokenizer.json", other_id, r"'\[SEP\]' has id 8115 in .*config\.json, and id 8120 in"),
+    (BOTH, "added_tokens.json", set_to(newtok=7), r"'newtok' has id 8112 in .* id 7 in .*added_t"),
+    (BOTH, "tokenizer_config.json", gap, r"'<far>' id 9000, but in the vocabulary it has id 8116"),
     (BOTH, "tokenizer_config.json", set_to(extra_ids=100), r"extra_ids 100, but .* 20 tokens"),
     (PLAIN, "tokenizer_config.json", set_to(extra_ids=101), r"extra_ids 101, but .* 100 tokens"),
     (
@@ -292,12 +292,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "file", "change", "message"), REFUSED)
-def test_what_contradicts_is_refused(write, name, file, change, message):
+def test_contradicting_files_are_refused(write, name, file, change, message):
     with pytest.raises(ValueError, match=message):
         tokenizer_loader.load(write(name, {file: change}))
 
 
-def test_a_tokenizer_without_a_class_needs_its_file(write):
+def test_a_generic_class_requires_tokenizer_json(write):
     generic = {"tokenizer_config.json": set_to(tokenizer_class="TokenizersBackend")}
     with pytest.raises(ValueError, match=r"'TokenizersBackend'; expected one of T5Tok.* or one of"):
         tokenizer_loader.load(write("added_4.30_T5Tokenizer", generic))
@@ -305,12 +305,14 @@ def test_a_tokenizer_without_a_class_needs_its_file(write):
 
 def test_a_post_processor_of_another_model_is_refused(write):
     generic = {"tokenizer_config.json": set_to(tokenizer_class="TokenizersBackend")}
-    with pytest.raises(ValueError, match=r"puts the ids \[1\] around a text; expected only 1"):
+    with pytest.raises(
+        ValueError, match=r"puts the ids \[1\] around a text; expected only 1, </s>, after"
+    ):
         tokenizer_loader.load(write(PLAIN, {"tokenizer.json": bos_first} | generic))
 
 
-def test_a_model_that_encodes_otherwise_is_refused(write):
-    """Pieces and rules are the same; white space is not."""
+def test_a_model_that_encodes_differently_is_refused(write):
+    """Vocabulary and normalization rules are equal, but not the handling of white space."""
 
     def keep_spaces(model):
         model.normalizer_spec.remove_extra_whitespaces = False
@@ -319,8 +321,8 @@ def test_a_model_that_encodes_otherwise_is_refused(write):
         tokenizer_loader.load(write(BOTH, change_model=keep_spaces))
 
 
-def test_a_model_with_byte_fallback_encodes_as_transformers(write, caplog):
-    """umT5's has bytes as pieces, transformers' tokenizer does not use them."""
+def test_byte_fallback_is_ignored_as_in_transformers(write, caplog):
+    """umT5's model has byte tokens, which transformers' tokenizer does not use."""
 
     def fall_back(model):
         model.trainer_spec.byte_fallback = True

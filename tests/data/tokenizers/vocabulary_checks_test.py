@@ -1,4 +1,4 @@
-"""What is reported of texts that a vocabulary cannot write."""
+"""Reports about text that a vocabulary cannot represent."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def check(vocabulary, texts, **settings):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_known_text_is_not_reported(vocabulary, caplog, training):
+def test_text_with_few_unknown_tokens_is_not_reported(vocabulary, caplog, training):
     check(vocabulary, LATIN, training=training)
     check(vocabulary, [*LATIN * 20, "Anna saw the film"], training=training)  # 0.5 % of the tokens
     check(vocabularies.ByteVocabulary(), CHINESE, training=training)
@@ -24,7 +24,7 @@ def test_known_text_is_not_reported(vocabulary, caplog, training):
     assert not caplog.messages
 
 
-def test_a_notable_share_is_reported(vocabulary, caplog):
+def test_a_high_fraction_of_unknown_tokens_is_reported(vocabulary, caplog):
     check(vocabulary, ["She saw The Film", *LATIN], training=True)
     [message] = caplog.messages
     assert "TRAIN_FILE a.tsv: inputs: " in message and "of the tokens are unknown" in message
@@ -37,7 +37,7 @@ def test_a_notable_share_is_reported(vocabulary, caplog):
     ids=["plain", "template"],
 )
 def test_training_on_unknown_text_is_refused(vocabulary, caplog, texts):
-    """Behind a template most tokens are known, but all texts have the same tokens."""
+    """After a template most tokens are known, but all texts have the same tokens."""
     with pytest.raises(ValueError, match="Nothing can be learned from unknown tokens") as error:
         check(vocabulary, texts, training=True)
     assert "67% of the texts have the same tokens as another text" in str(error.value)
@@ -55,7 +55,7 @@ def example(vocabulary, text, target):
     }
 
 
-def test_labels_of_files_are_refused_and_those_of_tasks_are_reported(vocabulary, caplog):
+def test_indistinguishable_labels_of_files_are_refused_and_of_tasks_reported(vocabulary, caplog):
     examples = [example(vocabulary, "she", target) for target in ("C++", "C#")]
     counts = {"C++": 1, "C#": 1}
     with pytest.raises(ValueError, match=r"EVAL_FILE a.tsv: targets: the vocabulary .*distinguish"):
@@ -69,7 +69,7 @@ def test_labels_of_files_are_refused_and_those_of_tasks_are_reported(vocabulary,
         )
 
 
-def test_free_text_that_is_written_differently_is_reported_once(vocabulary, caplog):
+def test_inexact_free_text_is_reported_once(vocabulary, caplog):
     caplog.set_level("INFO")
     examples = [example(vocabulary, "she", text) for text in ("she  saw", "she saw", "a film")]
     vocabulary_checks.check_examples("a", examples, {}, vocabulary, file="EVAL_FILE a.tsv")
