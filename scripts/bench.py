@@ -200,8 +200,8 @@ def _prepare(program: bench_workers.Program) -> None:
 
 
 def _write_pieces(vocabulary: str, folder: str) -> str:
-    file = str(pathlib.Path(folder) / "pieces.json")
-    _prepare(_program("pieces", "write_pieces", {"vocabulary": vocabulary, "file": file}))
+    file = str(pathlib.Path(folder) / "vocabulary.json")
+    _prepare(_program("vocabulary", "write_pieces", {"vocabulary": vocabulary, "file": file}))
     return file
 
 

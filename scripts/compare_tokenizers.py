@@ -1,16 +1,16 @@
 """Compares tokenizers of Hugging Face folders with transformers, text by text.
 
-The environment of `save` and `encode` needs transformers, sentencepiece and protobuf, not this
-package; `encode` needs transformers 5. `compare` runs in this package's environment.
+`save` and `encode` require transformers, sentencepiece and protobuf, but not this package; `encode`
+requires transformers 5. `compare` runs in this package's environment.
 
-  python scripts/compare_tokenizers.py save OUT spiece.model …   # folders as this transformers writes them
-  python scripts/compare_tokenizers.py save_bytes OUT            # folders of ByT5
-  python scripts/compare_tokenizers.py encode OUT                # ids and texts by transformers 5
+  python scripts/compare_tokenizers.py save OUT spiece.model …   # writes folders with this transformers
+  python scripts/compare_tokenizers.py save_bytes OUT            # writes folders of ByT5
+  python scripts/compare_tokenizers.py encode OUT                # ids and texts of transformers 5
   python scripts/compare_tokenizers.py compare OUT               # prints one line per folder
-  python scripts/compare_tokenizers.py golden OUT                # tests/testdata/tokenizers.json
+  python scripts/compare_tokenizers.py golden OUT                # writes tests/testdata/tokenizers.json
 
-`golden` takes the folders of t5_mini's spiece.model, and leaves out what that file holds; and those of
-ByT5 that transformers 5 writes (tests/testdata/byte_tokenizers.json).
+`golden` uses the folders of t5_mini's spiece.model, without the content of that file, and writes
+those of ByT5 to tests/testdata/byte_tokenizers.json.
 """
 
 import json
@@ -23,7 +23,7 @@ TESTDATA = pathlib.Path(__file__).parents[1] / "tests" / "testdata" / "tokenizer
 BYTES_TESTDATA = TESTDATA.with_name("byte_tokenizers.json")
 NUM_TEXTS = 2_400
 GOLDEN_TEXTS = 110
-# Pieces in tokenizer.json, with a model beside it, or in the model alone.
+# Vocabulary in tokenizer.json, with or without a model, or in the model only.
 GOLDEN = (
     "plain_5.24_T5Tokenizer",
     "added_5.24_T5Tokenizer",
@@ -44,35 +44,14 @@ ODD = re.split(
     "NewTok <sp> ﾊﾝｶｸ ß İ ı \u212b \u1e9b\u0323 \U00020000 ﷺ \ufffd ～ “q” ‘q’ – —",
 )
 SPACES = (
-    " ",
-    "  ",
-    "   ",
-    "\n",
-    "\n\n",
-    "\t",
-    "\r\n",
-    " \n ",
-    "",
-    "",
-    "\u00a0",
-    "\u3000",
-    "\u2003",
+    *(" ", "  ", "   ", "\n", "\n\n", "\t", "\r\n", " \n ", "", ""),
+    *("\u00a0", "\u3000", "\u2003"),
 )
 EDGES = (
-    "",
-    " ",
-    "  ",
-    "\n",
-    "\t",
-    " x",
-    "x ",
-    "  x  ",
-    "\nx\n",
-    "a<extra_id_0>b",
-    "(<extra_id_0>)",
-    "▁ x",
+    *("", " ", "  ", "\n", "\t", " x", "x ", "  x  ", "\nx\n"),
+    *("a<extra_id_0>b", "(<extra_id_0>)", "▁ x"),
 )
-# Tokens of ByT5 in a text.
+# Texts with tokens of ByT5.
 MARKED = (
     "a </s> b",
     "a  <pad>\n\tb",
@@ -87,22 +66,22 @@ MARKED = (
 
 
 def texts() -> list[str]:
-    """Varied texts, the same in every call."""
+    """Returns varied texts, the same ones in every call."""
     rng = random.Random(7)
-    found = [*EDGES, *ODD, *WORDS]
-    while len(found) < NUM_TEXTS - len(MARKED):
+    result = [*EDGES, *ODD, *WORDS]
+    while len(result) < NUM_TEXTS - len(MARKED):
         text = rng.choice(["", "", "", " ", "\n"])
         for _ in range(rng.choice([1, 2, 3, 4, 6, 9, 15, 30])):
             kind = rng.random()
             words = WORDS if kind < 0.5 else ODD
             text += "".join(rng.choice(words) for _ in range(1 if kind < 0.9 else 3))
             text += rng.choice(SPACES) if rng.random() < 0.7 else " "
-        found.append(text if rng.random() < 0.3 else text.strip())
-    return list(dict.fromkeys([*found, *MARKED]))
+        result.append(text if rng.random() < 0.3 else text.strip())
+    return list(dict.fromkeys([*result, *MARKED]))
 
 
 def save(out: pathlib.Path, *models: str) -> None:
-    """Saves tokenizers of each model: plain, and of 20 sentinels with added tokens."""
+    """Saves tokenizers of each model: plain, and with 20 sentinels and added tokens."""
     import transformers
 
     classes = {
@@ -122,8 +101,8 @@ def save(out: pathlib.Path, *models: str) -> None:
             (source / "spiece.model").write_bytes(model.read_bytes())
             config = {"tokenizer_class": "T5Tokenizer", "extra_ids": extra_ids}
             (source / "tokenizer_config.json").write_text(json.dumps(config))
-            for of_class, name in classes.items():
-                tokenizer = of_class.from_pretrained(source, extra_ids=extra_ids)
+            for tokenizer_class, name in classes.items():
+                tokenizer = tokenizer_class.from_pretrained(source, extra_ids=extra_ids)
                 for group, special in tokens:
                     tokenizer.add_tokens(group, special_tokens=special)
                 version = transformers.__version__.rpartition(".")[0]
@@ -131,9 +110,29 @@ def save(out: pathlib.Path, *models: str) -> None:
 
 
 def save_bytes(out: pathlib.Path) -> None:
-    """Saves tokenizers of ByT5: as this transformers writes them, and as files of other versions."""
+    """Saves tokenizers of ByT5, as this transformers and other versions write them."""
     import transformers
 
+    for name, files in _byte_folders().items():
+        folder = out / "folders" / f"byt5_{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            (folder / file).write_text(json.dumps(content))
+    tokenizer = transformers.ByT5Tokenizer(extra_ids=5)
+    tokenizer.add_tokens(["newtok", "New Tok", "new", "newtokens"])
+    tokenizer.add_tokens(["<sp>"], special_tokens=True)
+    for content, lstrip, rstrip in (
+        ("[SEP]", True, True),
+        ("<l>", True, False),
+        ("<r>", False, True),
+    ):
+        tokenizer.add_tokens(transformers.AddedToken(content, lstrip=lstrip, rstrip=rstrip))
+    version = transformers.__version__.rpartition(".")[0]
+    tokenizer.save_pretrained(out / "folders" / f"byt5_saved_{version}")
+
+
+def _byte_folders() -> dict[str, dict]:
+    """{folder: {file: content}} of ByT5's tokenizers in other versions of transformers."""
     of_class = {"tokenizer_class": "ByT5Tokenizer"}
     plain = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
     roles = {
@@ -143,7 +142,7 @@ def save_bytes(out: pathlib.Path) -> None:
     typed = {role: token | {"__type": "AddedToken"} for role, token in roles.items()}
     sentinels = {"additional_special_tokens": [f"<extra_id_{i}>" for i in range(125)]}
     few = {"extra_ids": 5}
-    folders = {
+    return {
         "bare": {"tokenizer_config.json": of_class},
         "public": {
             "tokenizer_config.json": of_class | typed | sentinels | {"extra_ids": 125},
@@ -175,26 +174,10 @@ def save_bytes(out: pathlib.Path) -> None:
             | {"split_special_tokens": True, "clean_up_tokenization_spaces": True}
         },
     }
-    for name, files in folders.items():
-        folder = out / "folders" / f"byt5_{name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for file, content in files.items():
-            (folder / file).write_text(json.dumps(content))
-    tokenizer = transformers.ByT5Tokenizer(extra_ids=5)
-    tokenizer.add_tokens(["newtok", "New Tok", "new", "newtokens"])
-    tokenizer.add_tokens(["<sp>"], special_tokens=True)
-    for content, lstrip, rstrip in (
-        ("[SEP]", True, True),
-        ("<l>", True, False),
-        ("<r>", False, True),
-    ):
-        tokenizer.add_tokens(transformers.AddedToken(content, lstrip=lstrip, rstrip=rstrip))
-    version = transformers.__version__.rpartition(".")[0]
-    tokenizer.save_pretrained(out / "folders" / f"byt5_saved_{version}")
 
 
 def encode(out: pathlib.Path) -> None:
-    """Writes what transformers 5 makes of every text with every folder."""
+    """Writes ids and decoded texts of transformers 5 for every folder."""
     import transformers
 
     for folder in sorted((out / "folders").iterdir()):
@@ -208,7 +191,7 @@ def encode(out: pathlib.Path) -> None:
 
 
 def compare(out: pathlib.Path) -> None:
-    """Prints how many texts have other ids, or are other texts, than with transformers."""
+    """Prints the number of texts whose ids or decoded texts differ from transformers."""
     from prompt_tuning.data import vocabularies
 
     for folder in sorted((out / "folders").iterdir()):
@@ -221,13 +204,13 @@ def compare(out: pathlib.Path) -> None:
             for one, other in ((ids, expected["ids"]), (decoded, expected["decoded"]))
         ]
         print(
-            f"{folder.name}: {len(ids)} texts, ids differ in {differ[0]}, decoded texts in {differ[1]}; "
+            f"{folder.name}: {len(ids)} texts; different ids: {differ[0]}, different decoded texts: {differ[1]}; "
             f"sizes {vocabulary.size} and {expected['size']}"
         )
 
 
 def golden(out: pathlib.Path) -> None:
-    """Writes the golden of the tests: the folders without pieces, and some of the texts."""
+    """Writes the data of the tests: folders without their vocabulary, and some of the texts."""
     chosen = [
         *range(len(EDGES) + len(ODD)),
         *range(len(EDGES) + len(ODD) + len(WORDS), GOLDEN_TEXTS),
@@ -242,10 +225,9 @@ def golden(out: pathlib.Path) -> None:
             if file.exists()
         }
         if stored := files.get("tokenizer.json"):
-            pieces = stored["model"]["vocab"]
-            stored["model"]["vocab"] = pieces[
-                len(pieces) - sum("<extra_id_" in x for x, _ in pieces) :
-            ]
+            vocab = stored["model"]["vocab"]
+            num_sentinels = sum("<extra_id_" in token for token, _ in vocab)
+            stored["model"]["vocab"] = vocab[len(vocab) - num_sentinels :]
             _blank_charsmap(stored["normalizer"])
         folders[name] = {
             "has_model": (folder / "spiece.model").exists(),
@@ -276,18 +258,12 @@ def _bytes_golden(out: pathlib.Path) -> None:
 
 
 def _blank_charsmap(normalizer: dict) -> None:
-    for each in normalizer.get("normalizers", [normalizer]):
-        if each["type"] == "Precompiled":
-            each["precompiled_charsmap"] = ""
+    for step in normalizer.get("normalizers", [normalizer]):
+        if step["type"] == "Precompiled":
+            step["precompiled_charsmap"] = ""
 
 
 if __name__ == "__main__":
     command, out, *models = sys.argv[1:]
-    functions = {
-        "save": save,
-        "save_bytes": save_bytes,
-        "encode": encode,
-        "compare": compare,
-        "golden": golden,
-    }
+    functions = {x.__name__: x for x in (save, save_bytes, encode, compare, golden)}
     functions[command](pathlib.Path(out), *models)

@@ -1,8 +1,8 @@
-"""What fuzzing spoils: for each reader of files that others wrote, a small valid file and what reads it.
+"""Targets of fuzzing: a small valid file for each reader of untrusted files.
 
-`try_content` is the judge: a spoiled file may be read, or be refused with a message of ours that names
-it. Anything else is a finding. tests/hostile_files_test.py asks it about a few hundred files a reader,
-scripts/fuzz.py about millions.
+`Trial.try_content` reads a corrupted file. It may be read, or refused with a message of this
+package that names it; anything else is a finding. tests/hostile_files_test.py tries a few dozen
+files per reader, scripts/fuzz.py millions.
 """
 
 import dataclasses
@@ -50,19 +50,19 @@ from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 
 CONFIG = config_lib.T5Config(8, 4, 1, 4, 4, 1, 1)
-RAISED = (ValueError, OSError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+ALLOWED_ERRORS = (ValueError, OSError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A file that is spoiled.
+    """A file to corrupt, and its reader.
 
     Attributes:
-      file: its name in the folder.
-      write: puts it and all that is read with it into a folder.
-      read: reads all that is in the folder.
-      unpack, pack: between the file's bytes and those that are spoiled, where a checksum or a
-        compressor would hide the rest of the format behind it.
+      file: name of the file in its folder.
+      write: writes the file, and the files that are read with it, to a folder.
+      read: reads the folder.
+      unpack, pack: conversion between the file's bytes and the bytes to corrupt, where a checksum
+        or a compressor protects the rest of the format.
     """
 
     file: str
@@ -73,10 +73,10 @@ class Target:
 
 
 class Trial:
-    """A target in a folder of its own."""
+    """A target in a folder."""
 
     def __init__(self, name: str, folder: pathlib.Path):
-        """Writes the valid files."""
+        """Writes the valid files and reads them once."""
         self.target, self.folder = TARGETS[name], folder
         folder.mkdir(parents=True, exist_ok=True)
         self.target.write(folder)
@@ -85,16 +85,18 @@ class Trial:
         self.target.read(folder)
 
     def try_content(self, content: bytes) -> str | None:
-        """The message that refuses a spoiled file, None where it is read; AssertionError is a finding."""
+        """Reads a corrupted file. Returns the error message, or None; AssertionError is a finding."""
         self.file.write_bytes(self.target.pack(content))
         try:
             self.target.read(self.folder)
-        except RAISED as error:
-            # Not a subclass such as JSONDecodeError, and not a library's own message.
-            assert type(error) in RAISED and str(self.folder) in str(error), repr(error)[:300]
+        except ALLOWED_ERRORS as error:
+            # A subclass such as JSONDecodeError has the message of a library.
+            assert type(error) in ALLOWED_ERRORS and str(self.folder) in str(error), repr(error)[
+                :300
+            ]
             return str(error)
         except Exception as error:
-            raise AssertionError(f"not ours: {error!r}"[:300]) from error
+            raise AssertionError(f"unexpected error: {error!r}"[:300]) from error
         return None
 
 
@@ -122,7 +124,7 @@ def _write_sharded(folder: pathlib.Path) -> None:
 
 
 def _write_tokenizer(folder: pathlib.Path) -> None:
-    """A folder with tokenizer.json, and with each file that declares tokens."""
+    """Writes a folder with tokenizer.json and all files that declare tokens."""
     flags = {name: False for name in ("lstrip", "rstrip", "single_word", "normalized")}
     special = [{"content": text, "special": True} | flags for text in ("<pad>", "</s>", "<unk>")]
     model = {
@@ -159,7 +161,7 @@ def _read_tokenizer(path: epath.PathLike) -> None:
 
 
 def _read_model(folder: pathlib.Path) -> None:
-    """All that a command reads of a base model."""
+    """Reads everything that a command reads of a base model."""
     path = folder / "model"
     if tokenizer := base_model.tokenizer_folder(path):
         _read_tokenizer(tokenizer)
@@ -171,7 +173,7 @@ def _read_model(folder: pathlib.Path) -> None:
 
 
 def _read_settings(folder: pathlib.Path) -> None:
-    """What a command reads of a Hugging Face folder before its weights."""
+    """Reads what a command reads of a Hugging Face folder before the weights."""
     _read_tokenizer(folder / "model")
     base_model.read_step(folder / "model")
     base_model.check_config(folder / "model", CONFIG)
@@ -183,7 +185,7 @@ def _read_weights(folder: pathlib.Path) -> None:
 
 
 def _write_t5x(folder: pathlib.Path) -> None:
-    """Vectors inside the index, matrices beside it."""
+    """Writes vectors in the index, and matrices in separate files."""
     t5x.save(folder / "model", _stored(), step=3, dtype="float32")
     file = folder / "model" / "checkpoint"
     index = serialization.msgpack_restore(file.read_bytes())
@@ -296,24 +298,29 @@ def _text(name: str, text: str) -> Callable[[pathlib.Path], None]:
     return write
 
 
-def _read_rows(folder: pathlib.Path, name: str) -> None:
-    examples.read_examples(
-        str(folder / name),
-        setting="TRAIN_FILE",
-        input_template="a: {text}",
-        target_column="label",
-        prompt_column=None,
-    )
+def _table(name: str, text: str) -> Target:
+    """Returns a target for a TRAIN_FILE."""
+
+    def read(folder: pathlib.Path) -> None:
+        examples.read_examples(
+            str(folder / name),
+            setting="TRAIN_FILE",
+            input_template="a: {text}",
+            target_column="label",
+            prompt_column=None,
+        )
+
+    return Target(name, _text(name, text), read)
 
 
 def _original(name: str, text: str, read: Callable, features: dict, split: str, **more: Any):
-    """A target of a data set's original file, read as a task does."""
+    """Returns a target for an original file of a data set, read as a task does."""
 
-    def go(folder: pathlib.Path) -> None:
+    def read_task(folder: pathlib.Path) -> None:
         source = originals.Source("glue/sst2:2.0.0", read=read, features=features, splits=[split])
         list(source.in_folder(folder).get_dataset(split, shuffle=False).take(3))
 
-    return Target(name, _text(name, text), go, **more)
+    return Target(name, _text(name, text), read_task, **more)
 
 
 def _glue(name: str, file: str, text: str) -> Target:
@@ -355,7 +362,7 @@ def _header(content: bytes) -> bytes:
 
 
 def _with_header(header: bytes) -> bytes:
-    """A file of safetensors with this header, and as much behind it as that says, if that is little."""
+    """Returns a safetensors file with this header, and data of the size that it declares, if small."""
     ends = [int(end) for end in re.findall(rb",\s*(\d{1,4})\]", header)]
     return struct.pack("<Q", len(header)) + header + bytes(max(ends, default=0))
 
@@ -364,9 +371,11 @@ _SPANS = {"span1_text": "Tom", "span1_index": 0, "span2_text": "his", "span2_ind
 _QUESTION = {"question": "who", "idx": 0, "answers": [{"text": "b", "idx": 0, "label": 1}]}
 _ENTITIES = {"text": "Ann won", "entities": [{"start": 0, "end": 2}]}
 _SQUAD = {"id": "1", "question": "q", "answers": [{"text": "a", "answer_start": 0}]}
-_ASKED = {"qid": "1", "question": "q", "answers": ["a"]}
-_MRQA = [{"header": {"dataset": "DuoRC", "split": "train"}}, {"context": "c", "qas": [_ASKED]}]
-_WHOLE = functools.partial(_read_prompt, name="p.npy")
+_MRQA_QUESTION = {"qid": "1", "question": "q", "answers": ["a"]}
+_MRQA = [
+    {"header": {"dataset": "DuoRC", "split": "train"}},
+    {"context": "c", "qas": [_MRQA_QUESTION]},
+]
 _ADAPTER = functools.partial(_read_prompt, name="adapter")
 _KERNEL = "model/target.encoder.layers_0.mlp.wo.kernel/"
 
@@ -404,40 +413,17 @@ TARGETS = {
     "PEFT prefix": Target(
         f"adapter/{peft.WEIGHTS}", _write_prefix, _read_prefix, _header, _with_header
     ),
-    "npy": Target("p.npy", _write_npy, _WHOLE),
+    "npy": Target("p.npy", _write_npy, functools.partial(_read_prompt, name="p.npy")),
     "npz": Target("p.npz", _write_npz, functools.partial(_read_prompt, name="p.npz")),
     "npz member": Target(
         "p.npz", _write_npz, functools.partial(_read_prompt, name="p.npz"), _unzip, _zip
     ),
     "card": Target("p.json", _write_npz, functools.partial(_read_prompt, name="p.npz")),
-    "TSV": Target(
-        "a.tsv",
-        _text("a.tsv", "text\tlabel\nx y\tgood\n"),
-        functools.partial(_read_rows, name="a.tsv"),
-    ),
-    "quoted TSV": Target(
-        "a.tsv",
-        _text("a.tsv", 'text\tlabel\n"x ""y""\nz"\tgood\n"a\tb"\tbad\nc\tgood\n'),
-        functools.partial(_read_rows, name="a.tsv"),
-    ),
-    "CSV": Target(
-        "a.csv",
-        _text("a.csv", 'text,label\n"x, y",good\n'),
-        functools.partial(_read_rows, name="a.csv"),
-    ),
-    "JSONL": Target(
-        "a.jsonl",
-        _text(
-            "a.jsonl",
-            '{"text": "x", "label": 1}\n{"text": "é", "label": null}\n'.replace("null", "2"),
-        ),
-        functools.partial(_read_rows, name="a.jsonl"),
-    ),
-    "gzip": Target(
-        "a.tsv.gz",
-        _text("a.tsv.gz", "text\tlabel\nx y\tgood\n"),
-        functools.partial(_read_rows, name="a.tsv.gz"),
-    ),
+    "TSV": _table("a.tsv", "text\tlabel\nx y\tgood\n"),
+    "quoted TSV": _table("a.tsv", 'text\tlabel\n"x ""y""\nz"\tgood\n"a\tb"\tbad\nc\tgood\n'),
+    "CSV": _table("a.csv", 'text,label\n"x, y",good\n'),
+    "JSONL": _table("a.jsonl", '{"text": "x", "label": 1}\n{"text": "é", "label": 2}\n'),
+    "gzip": _table("a.tsv.gz", "text\tlabel\nx y\tgood\n"),
     "GLUE TSV": _glue("sst2", "train.tsv", "sentence\tlabel\na film\t1\n"),
     "GLUE score": _glue("stsb", "train.tsv", "sentence1\tsentence2\tscore\na\tb\t2.5\n"),
     "GLUE JSON": _glue(
