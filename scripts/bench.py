@@ -44,8 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{bench_report.table(records)}", file=sys.stderr)
     if options.command == "train":
         print(bench_report.arithmetic(records, options.peak_tflops), file=sys.stderr)
-    if options.plot and options.command != "growth":
-        bench_report.plot_bars(records, options.plot, f"{options.command}, {options.size}")
 
 
 def train(options: argparse.Namespace) -> Records:
@@ -244,7 +242,7 @@ COMMANDS = {
         {"size": "small", "batch": 8, "input_length": 128, "prompt_length": 100, "target_length": 8,
          "dropout": 0.1, "dtype": "float32", "steps": 1, "input_lengths": [64, 128, 256, 512],
          "prompt_lengths": [1, 20, 100, 200], "batches": [1, 2, 4, 8, 16],
-         "sizes": ["tiny", "small", "base"]},
+         "sizes": ["tiny", "small", "base"], "plot": None},
         "--plot growth.png",
     ),
 }  # fmt: skip
@@ -268,6 +266,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "prompt_lengths": {"type": int, "nargs": "+", "metavar": "P", "help": "values to measure"},
     "batches": {"type": int, "nargs": "+", "metavar": "B", "help": "values to measure"},
     "sizes": {"nargs": "+", "choices": SIZE_NAMES, "metavar": "SIZE", "help": "values to measure"},
+    "plot": {"metavar": "PNG", "help": "image file for a plot"},
     "peer_compile": {"action": "store_true", "help": "measure PEFT under torch.compile too"},
 }  # fmt: skip
 PEER_DTYPES = ["float32", "autocast", "bfloat16"]
@@ -300,7 +299,6 @@ def _add_shared_flags(sub: argparse.ArgumentParser, peer: bool) -> None:
     sub.add_argument(
         "--output", metavar="FILE", help="file to append JSON lines to (default: standard output)"
     )
-    sub.add_argument("--plot", metavar="PNG", help="image file for a plot")
     sub.add_argument(
         "--rest", type=float, default=1.0, help="idle seconds before each measurement (default: 1)"
     )

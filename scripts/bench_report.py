@@ -167,27 +167,14 @@ def _exponents(points: Sequence[Point]) -> list[float]:
     return [exponent(sizes, [cost(point.record) for point in points]) for cost in COSTS.values()]
 
 
-def plot_bars(records: Sequence[Record], path: str, title: str) -> None:
-    """Plots one bar per program: the median and all repeats, per example if counted."""
-    plt = _pyplot()
-    shown = [record for record in records if "median" in record and _is_compared(record)]
-    figure, axes = plt.subplots(figsize=(7, 1 + 0.4 * len(shown)), layout="constrained")
-    for row, record in enumerate(shown):
-        count = record["facts"].get("examples", 1)
-        axes.barh(row, record["median"] / count, color="tab:blue", alpha=0.6)
-        seconds = [x / count for x in record["seconds"]]
-        axes.plot(seconds, [row] * len(seconds), "k|")
-    axes.set_yticks(range(len(shown)), [record["program"] for record in shown])
-    axes.invert_yaxis()
-    unit = "example" if any("examples" in record["facts"] for record in shown) else "repeat"
-    axes.set(xlabel=f"seconds per {unit}: median (bar), repeats (ticks)", title=title)
-    _save(figure, path)
-
-
 def plot_growth(curves: Mapping[str, Sequence[Point]], path: str) -> None:
     """Plots one row per cost and one column per curve, on logarithmic axes."""
-    plt = _pyplot()
-    figure, grid = plt.subplots(
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, grid = pyplot.subplots(
         len(COSTS), len(curves), figsize=(3 * len(curves), 7), layout="constrained", squeeze=False
     )
     for column, (setting, points) in enumerate(curves.items()):
@@ -208,19 +195,6 @@ def plot_growth(curves: Mapping[str, Sequence[Point]], path: str) -> None:
             axes.set(xlabel=setting, ylabel="" if column else label)
             if len(measured) > 1:
                 axes.set_title(f"exponent {_exponents(measured)[row]:.2f}", fontsize=9)
-    _save(figure, path)
-
-
-def _pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _save(figure, path: str) -> None:
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     print(f"plot: {path}", file=sys.stderr)

@@ -65,8 +65,7 @@ def serve(hello: Json, programs: Mapping[str, Callable], device_peak: Callable[[
             prepared.run()
             seconds = time.perf_counter() - started
             peak = device_peak()
-            reply({"seconds": seconds, "peak_bytes": _peak_memory() if peak is None else peak,
-                   "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})  # fmt: skip
+            reply({"seconds": seconds, "peak_bytes": _peak_memory() if peak is None else peak})
 
 
 def _warm_up(run: Callable[[], None]) -> None:
@@ -194,11 +193,11 @@ def measure(
       repeats: measurements per program.
       rest: idle seconds before each measurement.
       report: called with each measurement: "program", "settings", "facts", "repeat" (from 1),
-        "seconds", "peak_bytes", "process_peak_bytes".
+        "seconds", "peak_bytes".
 
     Returns:
       One record per program with "seconds" (all), "median", "spread" (range / median),
-      "peak_bytes", "process_peak_bytes", "facts" and "settings"; or "absent", the reason.
+      "peak_bytes", "facts" and "settings"; or "absent", the reason.
     """
     runs = [_Timed(program, rest, report) for program in programs]
     with contextlib.ExitStack() as stack:
@@ -275,7 +274,6 @@ class _Timed:
             "facts": self._facts,
             **summary([repeat["seconds"] for repeat in self._repeats]),
             "peak_bytes": max(repeat["peak_bytes"] for repeat in self._repeats),
-            "process_peak_bytes": self._repeats[-1]["process_peak_bytes"],
         }
 
 

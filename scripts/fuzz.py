@@ -36,10 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     # Coverage is measured for modules imported here.
     with atheris.instrument_imports(include=["prompt_tuning"]):
+        import hostile_checkpoints
+        import hostile_data
         import hostile_files
-    options = _parser(hostile_files.TARGETS).parse_args(arguments)
+    targets = hostile_checkpoints.TARGETS | hostile_data.TARGETS
+    options = _parser(targets).parse_args(arguments)
     folder = pathlib.Path(options.folder or tempfile.mkdtemp(prefix="fuzz_")) / options.reader
-    trial = hostile_files.Trial(options.reader, folder / "files")
+    trial = hostile_files.Trial(targets[options.reader], folder / "files")
     (folder / "inputs").mkdir(exist_ok=True)
     (folder / "inputs" / "valid").write_bytes(trial.valid)
     (folder / "dictionary").write_text("".join(f'"{value}"\n' for value in DICTIONARY))

@@ -57,7 +57,7 @@ QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": "
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """A sentence of a document, with the source and the position of it."""
+    """A sentence of a document."""
 
     text: str
     title: str
@@ -78,13 +78,12 @@ class Lexicon:
         """Reads the four files."""
 
         def lines(name):
-            return (folder / name).read_text("utf-8").split("\n")
+            return (folder / name).read_text("utf-8").splitlines()
 
         def pairs(name):
-            return [tuple(line.split("\t")) for line in lines(name) if "\t" in line]
+            return [tuple(line.split("\t")) for line in lines(name)]
 
-        tones = {term: -1 for term in lines("unpleasant.txt") if term}
-        tones |= {term: 1 for term in lines("pleasant.txt") if term}
+        tones = dict.fromkeys(lines("unpleasant.txt"), -1) | dict.fromkeys(lines("pleasant.txt"), 1)
         return cls(tones, pairs("synonyms.tsv"), pairs("opposites.tsv"))
 
 
@@ -220,30 +219,22 @@ SUBJECTS = (
     "the old man|the village|the speech|this road|that winter|my room|the river|the teacher|"
     "the work|our walk|the child|the whole day|everything|the plan|it|this|what he said"
 )
-PATTERNS = (
-    (1, "{s} was {w}"),
-    (1, "{s} is so {w}"),
-    (1, "{s} could hardly be more {w}"),
-    (1, "{s} is as {w} as ever"),
-    (1, "not only {w}, {s} is also {v}"),
-    (1, "{s} is both {w} and {v}"),
-    (1, "I found {s} {w}"),
-    (1, "how {w} {s} is!"),
-    (1, "nothing is as {w} as {s}"),
-    (1, "never has {s} been so {w}"),
-    (-1, "{s} was not {w}"),
-    (-1, "{s} is hardly {w}"),
-    (-1, "{s} is anything but {w}"),
-    (-1, "{s} is far from {w}"),
-    (-1, "there is nothing {w} about {s}"),
-    (-1, "{s} is neither {w} nor {v}"),
-    (-1, "{s} tries to be {w} and fails"),
-    (-1, "I wish {s} were {w}"),
-    (-1, "{s} was supposed to be {w}"),
-    (-1, "{s} is never {w}"),
-    (-1, "nobody would call {s} {w}"),
-    (-1, "{s} used to be {w}"),
+# Patterns that keep, and that invert, the tone of their adjectives.
+AFFIRMATIONS = (
+    "{s} was {w}|{s} is so {w}|{s} could hardly be more {w}|{s} is as {w} as ever|"
+    "not only {w}, {s} is also {v}|{s} is both {w} and {v}|I found {s} {w}|how {w} {s} is!|"
+    "nothing is as {w} as {s}|never has {s} been so {w}"
 )
+NEGATIONS = (
+    "{s} was not {w}|{s} is hardly {w}|{s} is anything but {w}|{s} is far from {w}|"
+    "there is nothing {w} about {s}|{s} is neither {w} nor {v}|{s} tries to be {w} and fails|"
+    "I wish {s} were {w}|{s} was supposed to be {w}|{s} is never {w}|"
+    "nobody would call {s} {w}|{s} used to be {w}"
+)
+PATTERNS = [
+    *((1, pattern) for pattern in AFFIRMATIONS.split("|")),
+    *((-1, pattern) for pattern in NEGATIONS.split("|")),
+]
 
 
 def adjectives(sentences: list[Sentence], lexicon: Lexicon) -> dict[int, list[str]]:
@@ -334,11 +325,9 @@ def read_sentences(path: pathlib.Path, is_novel: bool) -> tuple[list[str], list[
     for title, paragraphs in read_documents(path):
         split = [s for paragraph in paragraphs for s in split_sentences(paragraph)]
         texts += chunks(split)
-        sentences += [
-            Sentence(s, title, is_novel, i == 0)
-            for i, s in enumerate(split)
-            if 5 <= len(s.split()) <= 40
-        ]
+        for i, sentence in enumerate(split):
+            if 5 <= len(sentence.split()) <= 40:
+                sentences.append(Sentence(sentence, title, is_novel, i == 0))
     return texts, sentences
 
 
@@ -376,7 +365,8 @@ def write_lines(path: pathlib.Path, rows: Iterable[dict]) -> None:
 
 def main() -> None:
     """Reads the corpus and writes the data."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     for name in ("--novels", "--encyclopedia", "--lexicon", "--output"):
         parser.add_argument(name, type=pathlib.Path, required=True)
     parser.add_argument("--examples", type=int, default=500_000)
@@ -399,9 +389,7 @@ def main() -> None:
         "order": order_examples(rng, sentences, size),
     }
     examples = [
-        {"task": task, "inputs": inputs, "targets": targets}
-        for task, pairs in tasks.items()
-        for inputs, targets in pairs
+        {"task": task, "inputs": x, "targets": y} for task, pairs in tasks.items() for x, y in pairs
     ]
     rng.shuffle(examples)
     rng.shuffle(texts)

@@ -1,19 +1,22 @@
 """Hostile files: a corrupted file is read or refused with a message of this package, and allocates
-little memory. scripts/hostile_files.py has the readers; FINDINGS are earlier results of fuzzing.
+little memory. FINDINGS are earlier results of fuzzing.
 """
 
+import dataclasses
 import functools
 import gzip
-import importlib.util
+import importlib
 import io
 import json
 import pathlib
 import re
 import struct
+import sys
 import tracemalloc
 import zipfile
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 import tensorstore
@@ -24,10 +27,11 @@ from prompt_tuning.checkpoints import base_model, leaves, prompt_files
 from prompt_tuning.checkpoints.formats import orbax, t5x
 from prompt_tuning.data.files import lines
 
-SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
-SPEC = importlib.util.spec_from_file_location("hostile_files", SCRIPTS / "hostile_files.py")
-hostile_files = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(hostile_files)
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "scripts"))
+hostile_files, hostile_checkpoints, hostile_data = map(
+    importlib.import_module, ("hostile_files", "hostile_checkpoints", "hostile_data")
+)
+TARGETS = hostile_checkpoints.TARGETS | hostile_data.TARGETS
 DEEP = b"[" * 100_000
 VALUES = (
     *(b"null", b"true", b"NaN", b"-1", b"0", b"1e999", b"[]", b"{}", b'""', b'"\\ud800"', DEEP),
@@ -65,9 +69,9 @@ def corrupted(draw, valid):
     return content
 
 
-@pytest.mark.parametrize("name", hostile_files.TARGETS)
+@pytest.mark.parametrize("name", TARGETS)
 def test_a_corrupted_file_is_read_or_refused(tmp_path, name):
-    trial = hostile_files.Trial(name, tmp_path)
+    trial = hostile_files.Trial(TARGETS[name], tmp_path)
 
     @hypothesis.given(content=corrupted(trial.valid))
     @hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -159,14 +163,14 @@ FINDINGS = [
 @pytest.mark.parametrize("number", range(len(FINDINGS)))
 def test_an_earlier_finding_is_refused(tmp_path, number):
     name, change, message = FINDINGS[number]
-    trial = hostile_files.Trial(name, tmp_path)
+    trial = hostile_files.Trial(TARGETS[name], tmp_path)
     content = change(trial.valid)
     assert content != trial.valid
     assert re.search(message, trial.try_content(content) or "it was read", re.DOTALL)
 
 
 def test_a_tokenizer_of_a_billion_sentinels_is_refused(tmp_path):
-    trial = hostile_files.Trial("tokenizer: tokenizer_config.json", tmp_path)
+    trial = hostile_files.Trial(TARGETS["tokenizer: tokenizer_config.json"], tmp_path)
     message = trial.try_content(changed(extra_ids=10**9)(trial.valid))
     assert "extra_ids 1000000000; expected a whole number of at most 10000" in message
 
@@ -209,7 +213,7 @@ def test_a_repetitive_file_is_decompressed(tmp_path):
 
 
 def test_a_missing_array_does_not_allocate_memory(tmp_path, peak):
-    trial = hostile_files.Trial("zarr metadata", tmp_path)
+    trial = hostile_files.Trial(TARGETS["zarr metadata"], tmp_path)
     trial.file.write_bytes(changed(shape=[2**26, 4])(trial.valid))
     name = "encoder/layers_0/mlp/wo/kernel"
     read = functools.partial(base_model.read_variable, tmp_path / "model", name)
@@ -231,11 +235,11 @@ def test_a_hostile_shape_is_not_split_into_layers():
 def test_a_name_below_another_name_is_refused():
     stored = {name: leaves.of_array(np.ones(2, np.float32)) for name in ("a", "a/b")}
     with pytest.raises(ValueError, match="surplus: a/b"):
-        leaves.load(stored, {"a": hostile_files.jax.ShapeDtypeStruct((2,), np.float32)}, "here")
+        leaves.load(stored, {"a": jax.ShapeDtypeStruct((2,), np.float32)}, "here")
 
 
 def test_the_step_of_orbax_is_a_scalar(tmp_path):
-    hostile_files.TARGETS["Orbax metadata"].write(tmp_path)
+    TARGETS["Orbax metadata"].write(tmp_path)
     path = tmp_path / "model"
     spec = {"driver": "zarr", "kvstore": orbax.kvstore(path, orbax.STEP)}
     metadata = {"shape": [2**40], "chunks": [1], "dtype": "<i4", "compressor": None}
@@ -245,14 +249,14 @@ def test_the_step_of_orbax_is_a_scalar(tmp_path):
 
 
 def test_blosc_compression_is_refused(tmp_path):
-    hostile_files.TARGETS["T5X index"].write(tmp_path)
-    spec = {"driver": "zarr", "kvstore": t5x.zarr.kvstore(tmp_path / hostile_files._KERNEL)}
+    TARGETS["T5X index"].write(tmp_path)
+    spec = {"driver": "zarr", "kvstore": t5x.zarr.kvstore(tmp_path / hostile_checkpoints._KERNEL)}
     metadata = {"shape": [4, 4], "chunks": [4, 4], "dtype": "<f4", "compressor": {"id": "blosc"}}
     tensorstore.open(spec | {"metadata": metadata}, create=True, delete_existing=True).result()
     with pytest.raises(
         ValueError, match=r"wo.kernel of the checkpoint .* is compressed with blosc"
     ):
-        hostile_files._read_model(tmp_path)
+        hostile_checkpoints._read_model(tmp_path)
 
 
 def test_no_file_outside_the_folder_is_read(tmp_path):
@@ -267,7 +271,7 @@ def test_no_file_outside_the_folder_is_read(tmp_path):
 
 
 def test_links_are_followed_since_the_cache_of_the_hub_has_links(tmp_path):
-    trial = hostile_files.Trial("safetensors", tmp_path)
+    trial = hostile_files.Trial(TARGETS["safetensors"], tmp_path)
     trial.file.rename(tmp_path / "blob")
     trial.file.symlink_to(tmp_path / "blob")
     trial.target.read(tmp_path)
@@ -277,20 +281,18 @@ def test_links_are_followed_since_the_cache_of_the_hub_has_links(tmp_path):
 
 
 def test_errors_of_libraries_are_findings(tmp_path, monkeypatch):
-    trial = hostile_files.Trial("card", tmp_path)
+    trial = hostile_files.Trial(TARGETS["card"], tmp_path)
     for error in (KeyError("x"), ValueError("no file is named"), MemoryError()):
 
         def fail(_, error=error):
             raise error
 
-        monkeypatch.setattr(
-            trial, "target", hostile_files.dataclasses.replace(trial.target, read=fail)
-        )
+        monkeypatch.setattr(trial, "target", dataclasses.replace(trial.target, read=fail))
         with pytest.raises(AssertionError):
             trial.try_content(b"")
 
 
 def test_a_zip_file_is_corrupted_below_its_checksum(tmp_path):
-    trial = hostile_files.Trial("npz member", tmp_path)
+    trial = hostile_files.Trial(TARGETS["npz member"], tmp_path)
     assert trial.valid.startswith(b"\x93NUMPY")
     assert zipfile.ZipFile(io.BytesIO(trial.target.pack(trial.valid))).testzip() is None
