@@ -57,12 +57,10 @@ def train(options: argparse.Namespace) -> Records:
     times = max(1, 2 * size.num_layers * options.steps)
     dense = {"size": options.size, "rows": rows, "dtype": options.dtype, "times": times}
     products = [
-        _program("products, XLA", "products", {**dense, "library": "xla"}),
+        _program("products, XLA", "products", dense),
         _peer(options, "products, torch", "products", dense),
     ]
-    if options.dtype == "float32":
-        products.append(_program("products, numpy", "products", {**dense, "library": "numpy"}))
-    return _measure(options, [step, *_peers(options, "train", shape, compiled=True), *products])
+    return _measure(options, [step, *_peers(options, "train", shape), *products])
 
 
 def file(options: argparse.Namespace) -> Records:
@@ -80,7 +78,7 @@ def file(options: argparse.Namespace) -> Records:
     shape["examples"] = options.examples
     with tempfile.TemporaryDirectory() as folder:
         shape["pieces_file"] = _write_pieces(options.vocabulary, folder)
-        return _measure(options, [*programs, *_peers(options, "file", shape, compiled=True)])
+        return _measure(options, [*programs, *_peers(options, "file", shape)])
 
 
 def decode(options: argparse.Namespace) -> Records:
@@ -175,16 +173,12 @@ def _peer(options, name: str, function: str, settings: dict[str, Any]) -> bench_
     return bench_workers.Program(name, PEER_WORKER, function, settings, options.peer_python)
 
 
-def _peers(options, function: str, shape: dict[str, Any], compiled: bool = False):
-    """PEFT in each of --peer-dtype, and under torch.compile if `compiled` and --peer-compile."""
-    peers = [
+def _peers(options, function: str, shape: dict[str, Any]) -> list[bench_workers.Program]:
+    """PEFT in each of --peer-dtype."""
+    return [
         _peer(options, f"peft, {dtype}", function, {**shape, "dtype": dtype})
         for dtype in options.peer_dtype
     ]
-    if compiled and options.peer_compile:
-        settings = {**shape, "dtype": options.peer_dtype[0], "compiled": True}
-        peers.append(_peer(options, "peft, torch.compile", function, settings))
-    return peers
 
 
 def _measure(options: argparse.Namespace, programs: list[bench_workers.Program]) -> Records:
@@ -208,14 +202,14 @@ COMMANDS = {
     "train": (
         train,
         {"size": "small", "batch": 8, "input_length": 128, "prompt_length": 100, "target_length": 8,
-         "dropout": 0.1, "dtype": "float32", "steps": 1, "peak_tflops": None, "peer_compile": False},
+         "dropout": 0.1, "dtype": "float32", "steps": 1, "peak_tflops": None},
         "--size small --peer-python ~/hf/bin/python --peer-dtype float32 autocast bfloat16",
     ),
     "file": (
         file,
         {"size": "small", "batch": 32, "input_length": 512, "prompt_length": 100, "target_length": 8,
          "dropout": 0.1, "dtype": "float32", "file": None, "vocabulary": None, "examples": 320,
-         "padded_examples": 32, "peer_compile": False},
+         "padded_examples": 32},
         "--file train.tsv --vocabulary spiece.model --peer-python ~/hf/bin/python",
     ),
     "decode": (
@@ -267,7 +261,6 @@ FLAGS: dict[str, dict[str, Any]] = {
     "batches": {"type": int, "nargs": "+", "metavar": "B", "help": "values to measure"},
     "sizes": {"nargs": "+", "choices": SIZE_NAMES, "metavar": "SIZE", "help": "values to measure"},
     "plot": {"metavar": "PNG", "help": "image file for a plot"},
-    "peer_compile": {"action": "store_true", "help": "measure PEFT under torch.compile too"},
 }  # fmt: skip
 PEER_DTYPES = ["float32", "autocast", "bfloat16"]
 

@@ -33,7 +33,7 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def make_model(size: str, dtype: str, dropout: float, prompt_length: int, compiled: bool = False):
+def make_model(size: str, dtype: str, dropout: float, prompt_length: int):
     """Makes a T5 1.1 with random weights and a prompt, on the device."""
     sizes = bench_sizes.SIZES[size]
     config = transformers.T5Config(
@@ -58,8 +58,7 @@ def make_model(size: str, dtype: str, dropout: float, prompt_length: int, compil
     settings = peft.PromptTuningConfig(
         task_type=peft.TaskType.SEQ_2_SEQ_LM, num_virtual_tokens=prompt_length
     )
-    model = peft.get_peft_model(base, settings).to(DEVICE)
-    return torch.compile(model) if compiled else model
+    return peft.get_peft_model(base, settings).to(DEVICE)
 
 
 def precision(dtype: str):
@@ -100,10 +99,9 @@ def train(
     dropout,
     dtype,
     steps,
-    compiled=False,
 ) -> bench_workers.Prepared:
     """`steps` training steps on a padded batch of full rows."""
-    job = Training(make_model(size, dtype, dropout, prompt_length, compiled), dtype)
+    job = Training(make_model(size, dtype, dropout, prompt_length), dtype)
     data = {
         "input_ids": torch.randint(2, 32000, (batch, input_length)),
         "attention_mask": torch.ones((batch, input_length), dtype=torch.long),
@@ -157,11 +155,10 @@ def file(
     target_length,
     dropout,
     dtype,
-    compiled=False,
 ) -> bench_workers.Prepared:
     """Reads, batches and trains on the rows of a file, padded to the longest of a batch."""
     tokenizer = make_tokenizer(pieces_file)
-    job = Training(make_model(size, dtype, dropout, prompt_length, compiled), dtype)
+    job = Training(make_model(size, dtype, dropout, prompt_length), dtype)
 
     def batches():
         pairs = bench_text.read(path, examples)

@@ -107,31 +107,23 @@ def train(
     return bench_workers.Prepared(run, facts)
 
 
-def products(*, size, rows, dtype, library, times) -> bench_workers.Prepared:
-    """The kernels' products of an encoder layer, `times` times, by XLA or numpy."""
-    shapes = bench_sizes.products(bench_sizes.SIZES[size], rows)
-    if library == "numpy":
-        rng = np.random.default_rng(0)
-        pairs = [
-            (rng.random((m, k), np.float32), rng.random((k, n), np.float32)) for m, k, n in shapes
-        ]
-        dot = np.dot
-    else:
-        pairs = [
-            (jnp.ones((m, k), jnp.dtype(dtype)), jnp.ones((k, n), jnp.dtype(dtype)))
-            for m, k, n in shapes
-        ]
-        dot = jax.jit(jnp.dot)
+def products(*, size, rows, dtype, times) -> bench_workers.Prepared:
+    """The kernels' products of an encoder layer, `times` times."""
+    pairs = [
+        (jnp.ones((m, k), jnp.dtype(dtype)), jnp.ones((k, n), jnp.dtype(dtype)))
+        for m, k, n in bench_sizes.products(bench_sizes.SIZES[size], rows)
+    ]
+    dot = jax.jit(jnp.dot)
     # A CPU would run several at once; an accelerator runs them in order.
     waits_for_each = jax.default_backend() == "cpu"
 
     def run() -> None:
         for _ in range(times):
             for a, b in pairs:
-                last = dot(a, b)
+                result = dot(a, b)
                 if waits_for_each:
-                    jax.block_until_ready(last)
-        jax.block_until_ready(last)
+                    jax.block_until_ready(result)
+        jax.block_until_ready(result)
 
     flops = times * bench_sizes.products_flops(bench_sizes.SIZES[size], rows)
     return bench_workers.Prepared(run, {"flops": flops})

@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output_path", required=True, metavar="FILE", help=".npy file to write")
     parser.add_argument(
         "--embeddings_path", default="token_embedder/embedding", metavar="PATH",
-        help="name of the embedding (default: token_embedder/embedding)",
+        help="table (default: token_embedder/embedding)",
     )  # fmt: skip
     parser.add_argument(
         "--restore_dtype", choices=["float32", "bfloat16"], default="float32",

@@ -1,16 +1,15 @@
-"""Compares tokenizers of Hugging Face folders with transformers, text by text.
+"""Writes tests/testdata/tokenizers.json and byte_tokenizers.json: tokenizers of Hugging Face folders.
 
-`save` and `encode` require transformers, sentencepiece and protobuf, but not this package; `encode`
-requires transformers 5. `compare` runs in this package's environment.
+The commands require transformers, sentencepiece and protobuf, but not this package; `encode` and
+`golden` require transformers 5.
 
-  python scripts/compare_tokenizers.py save OUT spiece.model …   # writes folders with this transformers
-  python scripts/compare_tokenizers.py save_bytes OUT            # writes folders of ByT5
-  python scripts/compare_tokenizers.py encode OUT                # ids and texts of transformers 5
-  python scripts/compare_tokenizers.py compare OUT               # prints one line per folder
-  python scripts/compare_tokenizers.py golden OUT                # writes tests/testdata/tokenizers.json
+  python scripts/make_tokenizer_goldens.py save OUT spiece.model   # folders of T5, as this version writes them
+  python scripts/make_tokenizer_goldens.py save_bytes OUT          # folders of ByT5
+  python scripts/make_tokenizer_goldens.py encode OUT              # ids and texts of transformers 5
+  python scripts/make_tokenizer_goldens.py golden OUT              # the files of the tests
 
-`golden` uses the folders of t5_mini's spiece.model, without the content of that file, and writes
-those of ByT5 to tests/testdata/byte_tokenizers.json.
+The stored files have folders of transformers 4.30, 4.57 and 5.24, from the spiece.model of t5_mini,
+whose content they omit.
 """
 
 import json
@@ -21,8 +20,7 @@ import sys
 
 TESTDATA = pathlib.Path(__file__).parents[1] / "tests" / "testdata" / "tokenizers.json"
 BYTES_TESTDATA = TESTDATA.with_name("byte_tokenizers.json")
-NUM_TEXTS = 2_400
-GOLDEN_TEXTS = 110
+NUM_RANDOM_TEXTS = 6
 # Vocabulary in tokenizer.json, with or without a model, or in the model only.
 GOLDEN = (
     "plain_5.24_T5Tokenizer",
@@ -66,10 +64,10 @@ MARKED = (
 
 
 def texts() -> list[str]:
-    """Returns varied texts, the same ones in every call."""
+    """Returns varied texts, the same ones in every call; MARKED comes last."""
     rng = random.Random(7)
-    result = [*EDGES, *ODD, *WORDS]
-    while len(result) < NUM_TEXTS - len(MARKED):
+    result = [*EDGES, *ODD]
+    for _ in range(NUM_RANDOM_TEXTS):
         text = rng.choice(["", "", "", " ", "\n"])
         for _ in range(rng.choice([1, 2, 3, 4, 6, 9, 15, 30])):
             kind = rng.random()
@@ -77,7 +75,7 @@ def texts() -> list[str]:
             text += "".join(rng.choice(words) for _ in range(1 if kind < 0.9 else 3))
             text += rng.choice(SPACES) if rng.random() < 0.7 else " "
         result.append(text if rng.random() < 0.3 else text.strip())
-    return list(dict.fromkeys([*result, *MARKED]))
+    return [*result, *MARKED]
 
 
 def save(out: pathlib.Path, *models: str) -> None:
@@ -190,71 +188,43 @@ def encode(out: pathlib.Path) -> None:
         (folder / "expected.json").write_text(json.dumps(expected))
 
 
-def compare(out: pathlib.Path) -> None:
-    """Prints the number of texts whose ids or decoded texts differ from transformers."""
-    from prompt_tuning.data import vocabularies
-
-    for folder in sorted((out / "folders").iterdir()):
-        expected = json.loads((folder / "expected.json").read_text())
-        vocabulary = vocabularies.load(folder)
-        ids = [vocabulary.encode(text) for text in texts()]
-        decoded = [vocabulary.decode(row) for row in ids]
-        differ = [
-            sum(a != b for a, b in zip(one, other, strict=True))
-            for one, other in ((ids, expected["ids"]), (decoded, expected["decoded"]))
-        ]
-        print(
-            f"{folder.name}: {len(ids)} texts; different ids: {differ[0]}, different decoded texts: {differ[1]}; "
-            f"sizes {vocabulary.size} and {expected['size']}"
-        )
-
-
 def golden(out: pathlib.Path) -> None:
-    """Writes the data of the tests: folders without their vocabulary, and some of the texts."""
-    chosen = [
-        *range(len(EDGES) + len(ODD)),
-        *range(len(EDGES) + len(ODD) + len(WORDS), GOLDEN_TEXTS),
-    ]
+    """Writes folders without their vocabulary, and the ids and decoded texts of some texts."""
     folders = {}
     for name in GOLDEN:
         folder = out / "folders" / f"t5_mini_spiece_{name}"
-        expected = json.loads((folder / "expected.json").read_text())
-        files = {
-            file.name: json.loads(file.read_text())
-            for file in map(folder.joinpath, FILES)
-            if file.exists()
-        }
-        if stored := files.get("tokenizer.json"):
+        content = _read_folder(folder, texts()[: -len(MARKED)])
+        if stored := content["files"].get("tokenizer.json"):
             vocab = stored["model"]["vocab"]
             num_sentinels = sum("<extra_id_" in token for token, _ in vocab)
             stored["model"]["vocab"] = vocab[len(vocab) - num_sentinels :]
             _blank_charsmap(stored["normalizer"])
-        folders[name] = {
-            "has_model": (folder / "spiece.model").exists(),
-            "files": files,
-            "size": expected["size"],
-            "ids": [expected["ids"][i] for i in chosen],
-            "decoded": [expected["decoded"][i] for i in chosen],
-        }
-    content = {"texts": [texts()[i] for i in chosen], "folders": folders}
-    TESTDATA.write_text(json.dumps(content, separators=(",", ":")) + "\n")
-    _bytes_golden(out)
+        folders[name] = {"has_model": (folder / "spiece.model").exists(), **content}
+    _write(TESTDATA, texts()[: -len(MARKED)], folders)
+    byte_texts = [*EDGES, *ODD, *MARKED]
+    folders = {
+        folder.name.removeprefix("byt5_"): _read_folder(folder, byte_texts)
+        for folder in sorted((out / "folders").glob("byt5_*"))
+    }
+    _write(BYTES_TESTDATA, byte_texts, folders)
 
 
-def _bytes_golden(out: pathlib.Path) -> None:
-    chosen = [i for i, text in enumerate(texts()) if text in {*EDGES, *ODD, *MARKED}]
-    folders = {}
-    for folder in sorted((out / "folders").glob("byt5_*")):
-        expected = json.loads((folder / "expected.json").read_text())
-        files = [file for file in map(folder.joinpath, FILES) if file.exists()]
-        folders[folder.name.removeprefix("byt5_")] = {
-            "files": {file.name: json.loads(file.read_text()) for file in files},
-            "size": expected["size"],
-            "ids": [expected["ids"][i] for i in chosen],
-            "decoded": [expected["decoded"][i] for i in chosen],
-        }
-    content = {"texts": [texts()[i] for i in chosen], "folders": folders}
-    BYTES_TESTDATA.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+def _read_folder(folder: pathlib.Path, chosen: list[str]) -> dict:
+    """Returns the files of a folder, with the ids and decoded texts of the chosen texts."""
+    expected = json.loads((folder / "expected.json").read_text())
+    rows = [texts().index(text) for text in chosen]
+    files = [file for file in map(folder.joinpath, FILES) if file.exists()]
+    return {
+        "files": {file.name: json.loads(file.read_text()) for file in files},
+        "size": expected["size"],
+        "ids": [expected["ids"][i] for i in rows],
+        "decoded": [expected["decoded"][i] for i in rows],
+    }
+
+
+def _write(path: pathlib.Path, chosen: list[str], folders: dict) -> None:
+    content = {"texts": chosen, "folders": folders}
+    path.write_text(json.dumps(content, separators=(",", ":")) + "\n")
 
 
 def _blank_charsmap(normalizer: dict) -> None:
@@ -265,5 +235,5 @@ def _blank_charsmap(normalizer: dict) -> None:
 
 if __name__ == "__main__":
     command, out, *models = sys.argv[1:]
-    functions = {x.__name__: x for x in (save, save_bytes, encode, compare, golden)}
+    functions = {x.__name__: x for x in (save, save_bytes, encode, golden)}
     functions[command](pathlib.Path(out), *models)
