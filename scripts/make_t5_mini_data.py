@@ -231,10 +231,7 @@ NEGATIONS = (
     "I wish {s} were {w}|{s} was supposed to be {w}|{s} is never {w}|"
     "nobody would call {s} {w}|{s} used to be {w}"
 )
-PATTERNS = [
-    *((1, pattern) for pattern in AFFIRMATIONS.split("|")),
-    *((-1, pattern) for pattern in NEGATIONS.split("|")),
-]
+PATTERNS = [(1, x) for x in AFFIRMATIONS.split("|")] + [(-1, x) for x in NEGATIONS.split("|")]
 
 
 def adjectives(sentences: list[Sentence], lexicon: Lexicon) -> dict[int, list[str]]:
