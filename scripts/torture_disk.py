@@ -157,11 +157,15 @@ def _run(folder: pathlib.Path, limit: contextlib.AbstractContextManager) -> str:
             return f"CRASHED in {folder}: {error!r}"
         finally:
             logging.shutdown()
-    if failed_threads or "Traceback" in log.getvalue():
-        return f"TRACEBACK in {folder}: {log.getvalue()[-500:]}"
+    # Orbax logs tracebacks of failed writes; the message of the command comes after them.
+    text, prefix, message = log.getvalue().rpartition("prompt-tuning: ")
+    if failed_threads or "Traceback" in (message if code else text + message):
+        (folder.parent / f"{folder.name}.log").write_text(log.getvalue())
+        return f"TRACEBACK, see {folder}.log, and threads {failed_threads}"
     if not code:
         return COMPLETE
-    if code != 2 or "prompt-tuning: " not in log.getvalue():
+    if code != 2 or not prefix:
+        (folder.parent / f"{folder.name}.log").write_text(log.getvalue())
         return f"EXIT CODE {code} in {folder}"
     step = train_state.latest_step(folder / "run")
     if step is None:

@@ -95,11 +95,3 @@ def test_a_damaged_archive_is_refused(script, tmp_path, damage):
     with pytest.raises(SystemExit, match=r"a\.jsonl\.gz is damaged \(.*; copy it again"):
         script.main([f"--jsonl={source}"])
     assert list(tmp_path.iterdir()) == [source]
-
-
-def test_help_lists_the_flags(script, capsys):
-    with pytest.raises(SystemExit) as caught:
-        script.main(["--help"])
-    shown = capsys.readouterr().out
-    assert caught.value.code == 0
-    assert all(flag in shown for flag in ("--jsonl", "--output", "--header", "--delim"))
