@@ -1,8 +1,6 @@
-"""How long commands of the package take on the embedded model.
+"""Times of complete commands on the embedded model."""
 
-Unlike all else in scripts/bench.py it imports TensorFlow, as the commands do.
-"""
-
+import collections
 import os
 import pathlib
 import re
@@ -22,7 +20,7 @@ STEP = re.compile(r"\bstep \d+ ")
 
 
 def _train(folder: pathlib.Path, steps: int, **settings: str) -> list[str]:
-    """The command that tunes in a new MODEL_DIR."""
+    """A `train` command with `folder` as its MODEL_DIR."""
     last = huggingface.read_step(assets.path("t5_mini")) + steps
     settings = {"MODEL_DIR": repr(str(folder)), "TRAIN_STEPS": str(last), **settings}
     return [
@@ -32,8 +30,10 @@ def _train(folder: pathlib.Path, steps: int, **settings: str) -> list[str]:
     ]
 
 
-def _seconds(command: list[str], cache: pathlib.Path, until: Callable[[str], bool]) -> float:
-    """Runs a command until it says such a line, or ends well. Raises ValueError where it does not."""
+def _seconds(
+    command: list[str], cache: pathlib.Path, is_last_line: Callable[[str], bool] | None = None
+) -> float:
+    """Seconds until a command logs such a line, or ends. Raises ValueError if it fails."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
     started = time.perf_counter()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
@@ -41,74 +41,70 @@ def _seconds(command: list[str], cache: pathlib.Path, until: Callable[[str], boo
     try:
         for line in process.stderr:
             lines.append(line)
-            if until(line):
+            if is_last_line and is_last_line(line):
                 return time.perf_counter() - started
-        if process.wait() == 0:
+        if process.wait() == 0 and not is_last_line:
             return time.perf_counter() - started
     finally:
         process.kill()
         process.wait()
         process.stderr.close()
-    raise ValueError("the command did not do what is measured:\n" + "".join(lines[-12:]))
+    raise ValueError("the command ended before the measured event:\n" + "".join(lines[-12:]))
+
+
+class _Timings:
+    """Seconds by program; each is reported as soon as it is measured."""
+
+    def __init__(self, report: Report):
+        self._report, self._seconds = report, collections.defaultdict(list)
+
+    def add(self, program: str, seconds: float) -> None:
+        self._seconds[program].append(seconds)
+        print(f"  {program}: {seconds:.2f} s", file=sys.stderr)
+        repeat = {"repeat": len(self._seconds[program]), "seconds": seconds}
+        self._report(_settings(program) | repeat)
+
+    def records(self) -> list[bench_workers.Json]:
+        return [_settings(name) | bench_workers.summary(x) for name, x in self._seconds.items()]
 
 
 def start(repeats: int, report: Report) -> list[bench_workers.Json]:
-    """Records of starts with an empty compilation cache, and with the one that those filled.
-
-    `report` is called with each turn as soon as it is measured.
-    """
-    names = "ours, nothing compiled", "ours, compiled before"
-    cold, warm = [], []
+    """Measures starts with an empty compilation cache, and with the cache of the previous start."""
+    timings = _Timings(report)
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(repeats):
-            cache = pathlib.Path(folder) / f"cache_{number}"
-            for kind, name, found in zip(("cold", "warm"), names, (cold, warm), strict=True):
-                command = _train(pathlib.Path(folder) / f"{kind}_{number}", 1000, LOG_PERIOD="1")
-                found.append(_seconds(command, cache, lambda line: bool(STEP.search(line))))
-                print(f"  {kind}: {found[-1]:.2f} s", file=sys.stderr)
-                report(_turn(name, found))
-    return [_record(*each) for each in zip(names, (cold, warm), strict=True)]
+        for repeat in range(repeats):
+            cache = pathlib.Path(folder) / f"cache_{repeat}"
+            for state in ("empty", "filled"):
+                command = _train(pathlib.Path(folder) / f"{state}_{repeat}", 1000, LOG_PERIOD="1")
+                seconds = _seconds(command, cache, lambda line: bool(STEP.search(line)))
+                timings.add(f"prompt-tuning, {state} compilation cache", seconds)
+    return timings.records()
 
 
 def stack(repeats: int, seeds: int, steps: int, report: Report) -> list[bench_workers.Json]:
-    """Records of a command with several seeds, and of a command for each, from start to end.
+    """Measures one command with several seeds, and one command per seed.
 
-    All find the programs compiled, by one turn of both that is not counted. Evaluated every 100
-    steps, as in a study. `report` is called with each turn as soon as it is measured.
+    Prompts are evaluated every 100 steps, as in a study. A first repeat, which is not counted,
+    compiles the programs.
     """
-    names = f"ours, {seeds} seeds in one command", f"ours, {seeds} commands"
-    together, alone = [], []
+    timings = _Timings(report)
+    variants = {
+        f"prompt-tuning, {seeds} seeds in one command": [tuple(range(seeds))],
+        f"prompt-tuning, {seeds} commands": list(range(seeds)),
+    }
     with tempfile.TemporaryDirectory() as folder:
         cache = pathlib.Path(folder) / "cache"
-        for number in range(repeats + 1):
-            place, found = pathlib.Path(folder) / str(number), []
-            for kind, groups in (
-                ("together", [tuple(range(seeds))]),
-                ("alone", list(range(seeds))),
-            ):
-                total = 0.0
-                for group in groups:
-                    settings = {"RANDOM_SEED": repr(group), "EVAL_PERIOD": "100"}
-                    run = place / f"{kind}_{group if kind == 'alone' else 'all'}"
-                    command = _train(run, steps if number else 100, **settings)
-                    total += _seconds(command, cache, lambda line: False)
-                found.append(total)
-            if number:
-                together.append(found[0])
-                alone.append(found[1])
-                print(f"  {found[0]:.1f} s; {found[1]:.1f} s", file=sys.stderr)
-                for each in zip(names, (together, alone), strict=True):
-                    report(_turn(*each))
-    return [_record(*each) for each in zip(names, (together, alone), strict=True)]
-
-
-def _turn(program: str, seconds: list[float]) -> bench_workers.Json:
-    """Of the last of these."""
-    return _settings(program) | {"turn": len(seconds), "seconds": seconds[-1]}
-
-
-def _record(program: str, seconds: list[float]) -> bench_workers.Json:
-    return _settings(program) | bench_workers.summary(seconds)
+        for repeat in range(repeats + 1):
+            for program, random_seeds in variants.items():
+                seconds = 0.0
+                for random_seed in random_seeds:
+                    settings = {"RANDOM_SEED": repr(random_seed), "EVAL_PERIOD": "100"}
+                    model_dir = pathlib.Path(folder) / f"{repeat}_{len(random_seeds)}_{random_seed}"
+                    command = _train(model_dir, steps if repeat else 100, **settings)
+                    seconds += _seconds(command, cache)
+                if repeat:
+                    timings.add(program, seconds)
+    return timings.records()
 
 
 def _settings(program: str) -> bench_workers.Json:

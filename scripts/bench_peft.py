@@ -1,9 +1,9 @@
-"""The worker of scripts/bench.py that runs Hugging Face PEFT; see bench_workers.py and bench_ours.py.
+"""Worker of scripts/bench.py for Hugging Face PEFT (see bench_workers.py).
 
-The same work as a user of PEFT would do it: all cores, masks for padding, labels padded with −100,
-inference mode where nothing is learned, gradients set to None, the Adafactor of transformers with the
-paper's settings. `dtype` is "float32", "bfloat16" (of the weights) or "autocast" (bfloat16 products on
-float32 weights).
+It does the work of bench_prompt_tuning.py as a user of PEFT would: all cores, attention masks,
+labels padded with −100, inference mode without training, gradients set to None, and Adafactor of
+transformers with the paper's settings. `dtype` is "float32", "bfloat16" (weights) or "autocast"
+(bfloat16 products of float32 weights).
 """
 
 import contextlib
@@ -20,7 +20,7 @@ try:
     import torch
     import transformers
 except ImportError as error:
-    print(json.dumps({"missing": f"no PEFT to compare with: {error}"}))
+    print(json.dumps({"missing": f"PEFT is not available: {error}"}))
     sys.exit()
 
 CUDA = torch.cuda.is_available()
@@ -28,13 +28,13 @@ DEVICE = torch.device("cuda" if CUDA else "cpu")
 
 
 def wait() -> None:
-    """Until the device is done."""
+    """Waits for the device."""
     if CUDA:
         torch.cuda.synchronize()
 
 
-def make_model(size: str, dtype: str, dropout: float, prompt_length: int, compiled: bool = False):
-    """A T5 1.1 of random weights on the device, with a prompt."""
+def make_model(size: str, dtype: str, dropout: float, prompt_length: int):
+    """Makes a T5 1.1 with random weights and a prompt, on the device."""
     sizes = bench_sizes.SIZES[size]
     config = transformers.T5Config(
         vocab_size=sizes.vocab_size,
@@ -52,37 +52,36 @@ def make_model(size: str, dtype: str, dropout: float, prompt_length: int, compil
     torch.set_default_dtype(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     with DEVICE:
         base = transformers.T5ForConditionalGeneration(config)
-        # transformers 5 ties the output layer of every new T5; T5 1.1 has one of its own.
+        # transformers 5 ties the output layer of every new T5; that of T5 1.1 is separate.
         base.lm_head.weight = torch.nn.Parameter(torch.randn_like(base.lm_head.weight))
     torch.set_default_dtype(torch.float32)
     settings = peft.PromptTuningConfig(
         task_type=peft.TaskType.SEQ_2_SEQ_LM, num_virtual_tokens=prompt_length
     )
-    model = peft.get_peft_model(base, settings).to(DEVICE)
-    return torch.compile(model) if compiled else model
+    return peft.get_peft_model(base, settings).to(DEVICE)
 
 
 def precision(dtype: str):
-    """The context of a forward pass."""
+    """Context manager of a forward pass."""
     if dtype == "autocast":
         return torch.autocast(DEVICE.type, torch.bfloat16)
     return contextlib.nullcontext()
 
 
 class Training:
-    """A model in training mode, and its optimizer."""
+    """A model in training mode, with its optimizer."""
 
     def __init__(self, model, dtype: str):
-        """`model` is of `make_model`."""
+        """Takes a model of `make_model`."""
         self._model, self._dtype = model.train(), dtype
-        self.parameters = sum(each.numel() for each in model.parameters())
-        tuned = [each for each in model.parameters() if each.requires_grad]
+        self.parameters = sum(weight.numel() for weight in model.parameters())
+        trainable = [weight for weight in model.parameters() if weight.requires_grad]
         self._optimizer = transformers.Adafactor(
-            tuned, lr=0.3, scale_parameter=False, relative_step=False, weight_decay=1e-5
+            trainable, lr=0.3, scale_parameter=False, relative_step=False, weight_decay=1e-5
         )
 
-    def move(self, batch) -> None:
-        """One step."""
+    def run_step(self, batch) -> None:
+        """Runs a step."""
         with precision(self._dtype):
             loss = self._model(**batch).loss
         loss.backward()
@@ -100,10 +99,9 @@ def train(
     dropout,
     dtype,
     steps,
-    compiled=False,
 ) -> bench_workers.Prepared:
-    """`steps` steps on one padded batch whose rows are full."""
-    job = Training(make_model(size, dtype, dropout, prompt_length, compiled), dtype)
+    """`steps` training steps on a padded batch of full rows."""
+    job = Training(make_model(size, dtype, dropout, prompt_length), dtype)
     data = {
         "input_ids": torch.randint(2, 32000, (batch, input_length)),
         "attention_mask": torch.ones((batch, input_length), dtype=torch.long),
@@ -112,7 +110,7 @@ def train(
 
     def run() -> None:
         for _ in range(steps):
-            job.move({name: each.to(DEVICE) for name, each in data.items()})
+            job.run_step({name: array.to(DEVICE) for name, array in data.items()})
         wait()
 
     facts = {"examples": steps * batch, "parameters": job.parameters}
@@ -120,7 +118,7 @@ def train(
 
 
 def products(*, size, rows, dtype, times) -> bench_workers.Prepared:
-    """`times` times the kernels' products of an encoder layer."""
+    """The kernels' products of an encoder layer, `times` times."""
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
     pairs = [
         (torch.ones((m, k), dtype=kind, device=DEVICE), torch.ones((k, n), dtype=kind, device=DEVICE))
@@ -139,7 +137,7 @@ def products(*, size, rows, dtype, times) -> bench_workers.Prepared:
 
 
 def make_tokenizer(pieces_file: str):
-    """T5's tokenizer from [token, score] pairs, as bench_ours.py writes them."""
+    """Makes T5's tokenizer from the [token, score] pairs of bench_prompt_tuning.py."""
     with open(pieces_file) as file:
         pairs = [(piece, score) for piece, score in json.load(file)]
     return transformers.T5Tokenizer(vocab=pairs, extra_ids=0)
@@ -157,11 +155,10 @@ def file(
     target_length,
     dropout,
     dtype,
-    compiled=False,
 ) -> bench_workers.Prepared:
-    """From lines of a file to a prompt that all their batches, padded to their longest, have moved."""
+    """Reads, batches and trains on the rows of a file, padded to the longest of a batch."""
     tokenizer = make_tokenizer(pieces_file)
-    job = Training(make_model(size, dtype, dropout, prompt_length, compiled), dtype)
+    job = Training(make_model(size, dtype, dropout, prompt_length), dtype)
 
     def batches():
         pairs = bench_text.read(path, examples)
@@ -173,24 +170,22 @@ def file(
             yield {**data, "labels": targets["input_ids"].masked_fill(masked, -100)}
 
     def run() -> None:
-        for each in batches():
-            job.move(each)
+        for arrays in batches():
+            job.run_step(arrays)
         wait()
 
-    known = list(batches())
-    return bench_workers.Prepared(
-        run,
-        {
-            "examples": sum(len(each["labels"]) for each in known),
-            "input_tokens": int(sum(each["attention_mask"].sum() for each in known)),
-            "shapes": sorted({tuple(each["input_ids"].shape) for each in known}),
-            "optimizer": "transformers.Adafactor",
-        },
-    )
+    data = list(batches())
+    facts = {
+        "examples": sum(len(arrays["labels"]) for arrays in data),
+        "input_tokens": int(sum(arrays["attention_mask"].sum() for arrays in data)),
+        "shapes": sorted({tuple(arrays["input_ids"].shape) for arrays in data}),
+        "optimizer": "transformers.Adafactor",
+    }
+    return bench_workers.Prepared(run, facts)
 
 
 def encode(tokenizer, texts, length: int):
-    """Ids and mask on the device, padded to the longest."""
+    """Tokenizes texts and pads them to the longest, on the device."""
     return tokenizer(
         list(texts), padding=True, truncation=True, max_length=length, return_tensors="pt"
     ).to(DEVICE)
@@ -199,7 +194,7 @@ def encode(tokenizer, texts, length: int):
 def decode(
     *, size, batch, input_length, prompt_length, target_length, dtype, steps
 ) -> bench_workers.Prepared:
-    """`steps` times greedy decoding of `target_length` tokens; no row ends before."""
+    """Greedy decoding of exactly `target_length` tokens, `steps` times."""
     model = make_model(size, dtype, 0.0, prompt_length).eval()
     ids = torch.randint(2, 32000, (batch, input_length), device=DEVICE)
     mask = torch.ones_like(ids)
@@ -217,7 +212,7 @@ def decode(
                 )
         wait()
         if tokens.shape[1] != target_length + 1:
-            raise ValueError("a row ended early: the time would be of fewer tokens")
+            raise ValueError("a sequence ended before target_length tokens")
 
     return bench_workers.Prepared(run, {"tokens": steps * batch * target_length})
 
@@ -225,54 +220,54 @@ def decode(
 def score(
     *, size, path, pieces_file, examples, batch, input_length, prompt_length, target_length, dtype
 ) -> bench_workers.Prepared:
-    """From lines of a file to an answer of each, by greedy decoding of up to `target_length` tokens."""
+    """Reads the rows of a file and decodes up to `target_length` tokens for each."""
     tokenizer = make_tokenizer(pieces_file)
     model = make_model(size, dtype, 0.0, prompt_length).eval()
 
     @torch.inference_mode()
     def run() -> int:
         pairs = bench_text.read(path, examples)
-        answers = []
+        predictions = []
         for start in range(0, len(pairs), batch):
             data = encode(
                 tokenizer, [text for text, _ in pairs[start : start + batch]], input_length
             )
             with precision(dtype):
                 tokens = model.generate(**data, max_new_tokens=target_length, do_sample=False)
-            answers += tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return len(answers)
+            predictions += tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return len(predictions)
 
     return bench_workers.Prepared(run, {"examples": run()})
 
 
 def load(*, folder, dtype) -> bench_workers.Prepared:
-    """Reads a model and places it on the device."""
+    """Loads a model onto the device."""
     reader, kind = transformers.T5ForConditionalGeneration, getattr(torch, dtype)
     size = 0
 
     def run() -> None:
         nonlocal size
         model = reader.from_pretrained(f"{folder}/huggingface", dtype=kind).to(DEVICE)
-        size = sum(each.numel() * each.element_size() for each in model.parameters())
+        size = sum(x.numel() * x.element_size() for x in model.parameters())
         wait()
 
-    growth = bench_workers.growth(run)
+    growth = bench_workers.memory_growth(run)
     return bench_workers.Prepared(run, {"weights_bytes": size, "growth_bytes": growth})
 
 
-PROGRAMS = {each.__name__: each for each in (train, products, file, decode, score, load)}
+PROGRAMS = {x.__name__: x for x in (train, products, file, decode, score, load)}
 
 
 def device_peak() -> int | None:
-    """The most bytes allocated so far on the device; None on a CPU."""
+    """Peak memory of the device in bytes; None on a CPU."""
     return torch.cuda.max_memory_allocated() if CUDA else None
 
 
 if __name__ == "__main__":
-    # As many threads as this process may use: a machine's other cores are others'.
+    # One thread per core that this process may use.
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     transformers.utils.logging.set_verbosity_error()
-    versions = {each.__name__: each.__version__ for each in (torch, transformers, peft)}
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
     name = torch.cuda.get_device_name() if CUDA else "cpu"
     hello = {"platform": DEVICE.type, "device": name, "versions": versions}
     hello["threads"] = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""The text that scripts/bench.py reads: SST-2 as GLUE's TSV files hold it, `sentence<TAB>label`."""
+"""Reads SST-2 from GLUE's TSV files for scripts/bench.py: `sentence<TAB>label`."""
 
 import itertools
 
@@ -6,9 +6,9 @@ LABELS = {"0": "negative", "1": "positive"}
 
 
 def read(path: str, number: int | None) -> list[tuple[str, str]]:
-    """(sentence, label as a word) of the first lines, all for None.
+    """Reads (sentence, name of the label) of the first rows, or of all for None.
 
-    Raises ValueError where a line holds something else.
+    Raises ValueError if a row has another format.
     """
     pairs = []
     with open(path, encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Models of random weights for scripts/bench_ours.py, made on the device in their dtype."""
+"""Models with random weights for scripts/bench_prompt_tuning.py, made on the device in their dtype."""
 
 import functools
 from collections.abc import Callable
@@ -25,7 +25,7 @@ MESH = partitioning.make_mesh()
 
 
 class EndlessGreedy(decoding.Greedy):
-    """Greedy decoding in which no row ends, so that each does all steps."""
+    """Greedy decoding that never predicts EOS, so all sequences have full length."""
 
     def __call__(self, cache, step, encoder_ids, max_length, rng=None):
         """See decoding.Greedy."""
@@ -40,7 +40,7 @@ class EndlessGreedy(decoding.Greedy):
 def make_model(
     size: str, dtype: str, dropout: float = 0.0, prompt_length: int = 0
 ) -> model_lib.EncoderDecoderModel:
-    """A T5 1.1 of this size, with a prompt where `prompt_length` is not 0."""
+    """Makes a T5 1.1 of this size, with a prompt unless `prompt_length` is 0."""
     sizes = bench_sizes.SIZES[size]
     config = config_lib.T5Config(
         vocab_size=sizes.vocab_size,
@@ -58,39 +58,41 @@ def make_model(
 
 
 def random_weights(model: model_lib.EncoderDecoderModel) -> dict:
-    """Parameters of about T5's initial sizes, one leaf at a time; all but the prompt in the model's dtype.
+    """Draws parameters at about T5's initial scale, in the model's dtype (the prompt in float32).
 
-    A whole float32 copy, as `model.init` makes it, would not fit beside the larger sizes.
+    They are drawn one by one: the float32 copy of `model.init` would not fit for larger sizes.
     """
     boxed = model.abstract_params()
-    where = params_lib.flatten(partitioning.shardings(boxed, MESH))
+    shardings = params_lib.flatten(partitioning.shardings(boxed, MESH))
     weights = {}
-    for number, (path, leaf) in enumerate(params_lib.flatten(nn.unbox(boxed)).items()):
+    for seed, (path, leaf) in enumerate(params_lib.flatten(nn.unbox(boxed)).items()):
         dtype = "float32" if path == prompt_method.PATH else model.config.dtype
         if path.endswith("/scale"):
-            weights[path] = jnp.ones(leaf.shape, dtype, device=where[path])
+            weights[path] = jnp.ones(leaf.shape, dtype, device=shardings[path])
             continue
         deviation = 1.0 if path.startswith("token_embedder") else leaf.shape[0] ** -0.5
         if "/query/" in path:
             deviation *= model.config.head_dim**-0.5
-        weights[path] = _drawer(leaf.shape, dtype, where[path])(number, deviation)
+        weights[path] = _make_sampler(leaf.shape, dtype, shardings[path])(seed, deviation)
     return params_lib.unflatten(weights)
 
 
 @functools.cache
-def _drawer(shape: tuple[int, ...], dtype: str, where) -> Callable[[int, float], jax.Array]:
-    """(seed, standard deviation) -> normal numbers; compiled once for leaves of the same shape."""
+def _make_sampler(
+    shape: tuple[int, ...], dtype: str, sharding
+) -> Callable[[int, float], jax.Array]:
+    """Returns (seed, standard deviation) -> normal values; compiled once per shape."""
 
     def draw(seed, deviation):
-        # The device's own generator: threefry compiles for seconds and needs more memory.
+        # threefry compiles for seconds and needs more memory.
         rng = jax.random.key(seed, impl="rbg")
         return jax.random.normal(rng, shape, dtype) * deviation.astype(dtype)
 
-    jitted = jax.jit(draw, out_shardings=where)
+    jitted = jax.jit(draw, out_shardings=sharding)
     return lambda seed, deviation: jitted(seed, jnp.float32(deviation))
 
 
 def random_example(model, inputs: int, targets: int, rng: np.random.Generator) -> batching.Example:
-    """Random tokens with the soft ids in front."""
+    """Random tokens, preceded by soft tokens."""
     ids = {"inputs": rng.integers(2, 32000, inputs), "targets": rng.integers(2, 32000, targets)}
     return state.soft_tokens(model).insert(ids)

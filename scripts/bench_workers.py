@@ -1,8 +1,8 @@
-"""Programs to time, each in a process of its own, that alternate over pipes of JSON lines.
+"""Worker processes that are timed alternately, controlled by JSON lines over pipes.
 
-A worker answers {"prepare": program, "settings": {...}} with facts, after a run that compiles,
-and {"run": 1} with {"seconds", "peak_bytes"}. Between turns it has nothing to do, so that one program
-never runs on the threads of another; the pause before each turn lets spinning threads go to sleep.
+A worker answers {"prepare": function, "settings": {...}} with facts, after a run that compiles,
+and {"run": 1} with {"seconds", "peak_bytes"}. It is idle between requests, so programs do not
+compete for cores; the pause before each measurement lets spinning threads go to sleep.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ Json = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What a worker can time.
+    """A function to time.
 
     Attributes:
-      run: does the work and waits until it is done.
-      facts: what else there is to say, for the JSON line.
+      run: does the work and waits for the device.
+      facts: further entries of the JSON line.
     """
 
     run: Callable[[], None]
@@ -37,15 +37,15 @@ class Prepared:
 
 
 def serve(hello: Json, programs: Mapping[str, Callable], device_peak: Callable[[], int | None]):
-    """The worker's side: answers requests until standard input ends.
+    """Answers requests until standard input ends.
 
     Args:
       hello: the first line, e.g. {"platform": "cpu", "versions": {...}}.
-      programs: name -> function of the settings, as keywords, that returns a Prepared.
-      device_peak: bytes of an accelerator's memory at its fullest; None on a CPU.
+      programs: name -> function that takes the settings as keywords and returns a Prepared.
+      device_peak: returns the peak of an accelerator's memory in bytes, None on a CPU.
     """
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # What a library prints is no reply.
+    os.dup2(2, 1)  # Output of libraries must not mix with replies.
     prepared = None
 
     def reply(answer: Json) -> None:
@@ -60,46 +60,45 @@ def serve(hello: Json, programs: Mapping[str, Callable], device_peak: Callable[[
             _warm_up(prepared.run)
             reply({**prepared.facts, "prepare_seconds": time.perf_counter() - started})
         else:
-            _forget_peak()
+            _reset_peak()
             started = time.perf_counter()
             prepared.run()
             seconds = time.perf_counter() - started
             peak = device_peak()
-            reply({"seconds": seconds, "peak_bytes": _peak() if peak is None else peak,
-                   "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})  # fmt: skip
+            reply({"seconds": seconds, "peak_bytes": _peak_memory() if peak is None else peak})
 
 
 def _warm_up(run: Callable[[], None]) -> None:
-    """Once where that takes a second; short runs until one has passed: their first few are slower."""
+    """Runs for at least one second: the first few of short runs are slower."""
     started = time.perf_counter()
     run()
     while time.perf_counter() - started < 1:
         run()
 
 
-def growth(run: Callable[[], None]) -> int:
-    """By how many bytes the process grows at most while `run` runs, its result included.
+def memory_growth(run: Callable[[], None]) -> int:
+    """Returns the largest increase of the process's memory during `run`, in bytes.
 
-    Of the first run only: the next find memory that the process has kept.
+    Valid for the first run only: later runs reuse memory that the process has kept.
     """
     before = _resident("VmRSS")
-    _forget_peak()
+    _reset_peak()
     run()
-    return _peak() - before
+    return _peak_memory() - before
 
 
-def _forget_peak() -> None:
+def _reset_peak() -> None:
     with contextlib.suppress(OSError):  # Linux only, and not in every container.
         pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak() -> int:
-    """The most resident memory since `_forget_peak`, in bytes."""
+def _peak_memory() -> int:
+    """Peak of the resident memory since `_reset_peak`, in bytes."""
     return _resident("VmHWM")
 
 
 def _resident(name: str) -> int:
-    """Resident memory of the process now ("VmRSS") or at most ("VmHWM"), in bytes."""
+    """Current ("VmRSS") or peak ("VmHWM") resident memory of the process, in bytes."""
     status = pathlib.Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -109,30 +108,30 @@ def _resident(name: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One thing to time: a script, the interpreter that runs it, and what it is to do."""
+    """A function of a worker script to time, its settings, and the interpreter."""
 
     name: str
     script: str
-    program: str
+    function: str
     settings: Json
     python: str = sys.executable
 
 
-class Absent(Exception):
-    """A program cannot run here; the message says why."""
+class UnavailableError(Exception):
+    """A program cannot run here; the message has the reason."""
 
 
 class Worker:
-    """The parent's side of a process."""
+    """A worker process, seen from its parent."""
 
     def __init__(self, program: Program):
-        """Starts it and waits for its first line. Raises Absent."""
+        """Starts the process and reads its first line. Raises UnavailableError."""
         self._program = program
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, it lives as long as the process
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, open until `close`
         environment = {
             **os.environ,
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            "JAX_TRACEBACK_FILTERING": "off",  # A report ends with the error, not with a remark.
+            "JAX_TRACEBACK_FILTERING": "off",  # The last line is the error.
         }
         try:
             self._process = subprocess.Popen(
@@ -144,18 +143,18 @@ class Worker:
                 env=environment,
             )
         except OSError as error:
-            raise Absent(f"{program.python} cannot be started: {error}") from error
+            raise UnavailableError(f"cannot start {program.python}: {error}") from error
         self.hello = self._answer()
         if reason := self.hello.get("missing"):
             self.close()
-            raise Absent(f"{reason} ({program.python})")
+            raise UnavailableError(f"{reason} ({program.python})")
 
     def prepare(self) -> Json:
-        """Makes the program ready and runs it once. Raises Absent where it fails."""
-        return self._ask({"prepare": self._program.program, "settings": self._program.settings})
+        """Prepares the function and runs it once. Raises UnavailableError."""
+        return self._ask({"prepare": self._program.function, "settings": self._program.settings})
 
     def run(self) -> Json:
-        """One timed run. Raises Absent where it fails."""
+        """Times one run. Raises UnavailableError."""
         return self._ask({"run": 1})
 
     def close(self) -> None:
@@ -178,27 +177,27 @@ class Worker:
         self._errors.seek(0)
         last = "\n".join(self._errors.read().splitlines()[-12:])
         self.close()
-        raise Absent(f"it ended with status {code}:\n{last}")
+        raise UnavailableError(f"exit status {code}:\n{last}")
 
 
 def measure(
     programs: Sequence[Program], repeats: int, rest: float, report: Callable[[Json], None]
 ) -> list[Json]:
-    """Times programs, `repeats` times each, with `rest` seconds of silence before each turn.
+    """Times programs.
 
-    On a CPU they alternate, so that what disturbs the machine disturbs all; on an accelerator,
-    whose memory may hold one only, each is loaded, timed and ended in turn.
+    On a CPU they alternate, so that other load affects all of them. On an accelerator, whose memory
+    may be too small for two, one program runs after the other.
 
     Args:
-      programs: to time.
-      repeats: turns of each.
-      rest: seconds before a turn.
-      report: called with the figures of each turn as soon as it is measured: "program", "settings",
-        "facts", "turn" (from 1), "seconds", "peak_bytes", "process_peak_bytes".
+      programs: the programs.
+      repeats: measurements per program.
+      rest: idle seconds before each measurement.
+      report: called with each measurement: "program", "settings", "facts", "repeat" (from 1),
+        "seconds", "peak_bytes".
 
     Returns:
-      A record for each, with "seconds" (all), "median", "spread" (largest − smallest, over the
-      median), "peak_bytes", "process_peak_bytes", "facts", "settings"; or with "absent", the reason.
+      One record per program with "seconds" (all), "median", "spread" (range / median),
+      "peak_bytes", "facts" and "settings"; or "absent", the reason.
     """
     runs = [_Timed(program, rest, report) for program in programs]
     with contextlib.ExitStack() as stack:
@@ -210,48 +209,48 @@ def measure(
                 run.begin()
             for _ in range(repeats):
                 for run in runs:
-                    run.turn()
+                    run.measure()
         else:
             for run in runs:
                 run.begin()
                 for _ in range(repeats):
-                    run.turn()
+                    run.measure()
                 run.end()
     return [run.record() for run in runs]
 
 
 class _Timed:
-    """A program in the course of `measure`."""
+    """A program with its worker and its measurements."""
 
     def __init__(self, program: Program, rest: float, report: Callable[[Json], None]):
         self.program, self._rest, self._report = program, rest, report
         self.platform, self._worker, self._absent = "cpu", None, None
         self._facts: Json = {}
-        self._turns: list[Json] = []
+        self._repeats: list[Json] = []
 
     def begin(self) -> None:
-        """Starts the worker, unless it has begun."""
+        """Starts the worker, unless it is running."""
         if self._worker is None and self._absent is None:
-            print(f"  {self.program.name}: starts", file=sys.stderr)
+            print(f"  starting {self.program.name}", file=sys.stderr)
             try:
                 self._worker = Worker(self.program)
                 self.platform = self._worker.hello["platform"]
                 self._facts = {**self._worker.hello, **self._worker.prepare()}
-            except Absent as reason:
+            except UnavailableError as reason:
                 self._fail(reason)
 
-    def turn(self) -> None:
-        """One timed run."""
+    def measure(self) -> None:
+        """Times one run."""
         if self._worker is not None:
             time.sleep(self._rest)
             try:
-                self._turns.append(self._worker.run())
-            except Absent as reason:
+                self._repeats.append(self._worker.run())
+            except UnavailableError as reason:
                 self._fail(reason)
                 return
-            print(f"  {self.program.name}: {self._turns[-1]['seconds']:.3f} s", file=sys.stderr)
-            number = {"facts": self._facts, "turn": len(self._turns)}
-            self._report({**self._start(), **number, **self._turns[-1]})
+            print(f"  {self.program.name}: {self._repeats[-1]['seconds']:.3f} s", file=sys.stderr)
+            number = {"facts": self._facts, "repeat": len(self._repeats)}
+            self._report({**self._identity(), **number, **self._repeats[-1]})
 
     def end(self) -> None:
         """Ends the process."""
@@ -259,28 +258,27 @@ class _Timed:
             self._worker.close()
             self._worker = None
 
-    def _fail(self, reason: Absent) -> None:
+    def _fail(self, reason: UnavailableError) -> None:
         self._absent, self._worker = str(reason), None
-        print(f"  {self.program.name} is left out: {reason}", file=sys.stderr)
+        print(f"  Skipped {self.program.name}: {reason}", file=sys.stderr)
 
-    def _start(self) -> Json:
+    def _identity(self) -> Json:
         return {"program": self.program.name, "settings": self.program.settings}
 
     def record(self) -> Json:
         """The JSON line."""
         if self._absent is not None:
-            return {**self._start(), "absent": self._absent}
+            return {**self._identity(), "absent": self._absent}
         return {
-            **self._start(),
+            **self._identity(),
             "facts": self._facts,
-            **summary([turn["seconds"] for turn in self._turns]),
-            "peak_bytes": max(turn["peak_bytes"] for turn in self._turns),
-            "process_peak_bytes": self._turns[-1]["process_peak_bytes"],
+            **summary([repeat["seconds"] for repeat in self._repeats]),
+            "peak_bytes": max(repeat["peak_bytes"] for repeat in self._repeats),
         }
 
 
 def summary(seconds: Sequence[float]) -> Json:
-    """All repeats, their median, and how far they lie apart."""
+    """All measurements, their median, and their spread."""
     median = statistics.median(seconds)
     return {
         "seconds": list(seconds),

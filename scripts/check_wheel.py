@@ -1,4 +1,4 @@
-"""What a wheel must hold: all files of the package and of gin/, and nothing else.
+"""Checks that a wheel has all files of the package and of gin/, and no others.
 
 python scripts/check_wheel.py dist/prompt_tuning-0.1.0-py3-none-any.whl
 """
@@ -9,34 +9,34 @@ import zipfile
 from collections.abc import Iterator, Sequence
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-# Folders of the repository, by what they are in a wheel.
+# Folder in a wheel -> folder of the repository.
 FOLDERS = {"prompt_tuning": "prompt_tuning", "prompt_tuning/gin_configs": "gin"}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Prints how many files there are, or ends with what differs."""
+    """Prints the number of files, or exits with the differences."""
     (wheel,) = arguments
     with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    wanted = set(expected(REPOSITORY))
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected_names = set(expected(REPOSITORY))
     if lines := [
-        *_format_names("missing", wanted - held),
-        *_format_names("surplus", held - wanted),
+        *_format_names("missing", expected_names - names),
+        *_format_names("surplus", names - expected_names),
     ]:
-        sys.exit(f"{wheel} does not hold what it should:\n" + "\n".join(lines))
-    print(f"{wheel}: {len(held)} files, as in the repository")
+        sys.exit(f"{wheel} differs from the repository:\n" + "\n".join(lines))
+    print(f"{wheel}: {len(names)} files, as in the repository")
 
 
 def expected(repository: pathlib.Path) -> Iterator[str]:
-    """Names in the wheel."""
-    for inside, folder in FOLDERS.items():
+    """Yields the names that a wheel should have."""
+    for prefix, folder in FOLDERS.items():
         for file in sorted((repository / folder).rglob("*")):
             if file.is_file() and "__pycache__" not in file.parts:
-                yield f"{inside}/{file.relative_to(repository / folder).as_posix()}"
+                yield f"{prefix}/{file.relative_to(repository / folder).as_posix()}"
 
 
-def _format_names(what: str, names: set[str]) -> list[str]:
-    return [f"  {what}: {name}" for name in sorted(names)]
+def _format_names(kind: str, names: set[str]) -> list[str]:
+    return [f"  {kind}: {name}" for name in sorted(names)]
 
 
 if __name__ == "__main__":

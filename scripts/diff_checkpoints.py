@@ -1,8 +1,8 @@
-"""Compares the parameters of two checkpoints, which may be of different formats.
+"""Compares the parameters of two checkpoints, which may have different formats.
 
-Prints a JSON object: whether they are the same, what differs and by how much, what only one of them
-has, and both steps. The exit status is 0 where they are the same, 1 where they differ, 2 on a mistake.
-Optimizer states are not compared.
+Prints a JSON object: whether they are equal, the parameters that differ and by how much, the
+parameters that only one of them has, and both steps. The exit status is 0 if they are equal, 1 if
+they differ, and 2 on an error. Optimizer states are not compared.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from prompt_tuning.checkpoints import atomic, comparison
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses, compares, prints; ends the process."""
+    """Prints the comparison and exits with its status."""
     options = _parser().parse_args(arguments)
     try:
         result = comparison.compare(
@@ -40,21 +40,21 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "first", help="checkpoint folder: T5X's, native or under Orbax, or Hugging Face's"
+        "first", help="checkpoint folder: T5X (native or under Orbax) or Hugging Face"
     )
-    parser.add_argument("second", help="another")
+    parser.add_argument("second", help="checkpoint folder to compare with")
     parser.add_argument(
         "--frac", type=float, default=1.0, help="fraction of the parameters to compare (default: 1)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the parameters drawn (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the sampled parameters (default: 0)"
+    )
     parser.add_argument(
         "--check", action="append", default=[], metavar="PATTERN",
-        help="parameters to compare whatever is drawn, e.g. 'encoder/layers_0/*'; several may be given",
+        help="parameters to compare in any case, e.g. 'encoder/layers_0/*'; may be repeated",
     )  # fmt: skip
-    parser.add_argument(
-        "--compare_step", action="store_true", help="the steps must be the same too"
-    )
-    parser.add_argument("--output", metavar="FILE", help="the JSON object is written there as well")
+    parser.add_argument("--compare_step", action="store_true", help="compare the steps too")
+    parser.add_argument("--output", metavar="FILE", help="file to write the JSON object to as well")
     return parser
 
 

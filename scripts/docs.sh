@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the site from Markdown and docstrings; a warning is an error.
+# Builds the site from Markdown and docstrings; warnings are errors.
 # Usage: scripts/docs.sh [output folder]   (default: build/site)
 set -euo pipefail
 

@@ -1,23 +1,23 @@
 # shellcheck shell=bash disable=SC2154
-# Sourced by quickstart.sh and test.sh, which set $repo: a virtual environment with the package in it.
+# Sourced by other scripts, which set $repo: activates a virtual environment with the package.
 # Argument: the extra to install, such as "[test]", or "".
 
 if [ -z "${VIRTUAL_ENV:-}" ]; then
   if [ ! -x "$repo/.venv/bin/python" ]; then
     python=
     for candidate in python3.11 python3.12 python3.13 python3; do
-      # A pyenv shim is there but may not run: so each is tried.
+      # A pyenv shim may exist and not run.
       if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         python=$candidate
         break
       fi
     done
-    [ -n "$python" ] || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
-    echo "making $repo/.venv with $($python --version)"
+    [ -n "$python" ] || { echo "Python 3.11 or newer is required" >&2; exit 1; }
+    echo "Creating $repo/.venv with $($python --version)"
     "$python" -m venv "$repo/.venv"
   fi
   # shellcheck disable=SC1091
   source "$repo/.venv/bin/activate"
 fi
-echo "installing (some minutes the first time)"
+echo "Installing (takes some minutes the first time)"
 python -m pip install -qq --disable-pip-version-check -e "$repo$1"

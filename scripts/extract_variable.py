@@ -1,6 +1,6 @@
-"""Saves one variable of a checkpoint as a .npy file; nothing else of the checkpoint is read.
+"""Saves one variable of a checkpoint as a .npy file, without reading the others.
 
-The checkpoint is T5X's (native or under Orbax) or Hugging Face's; names are T5X's:
+The checkpoint has T5X's format (native or under Orbax) or Hugging Face's. Names are T5X's:
 token_embedder/embedding, encoder/layers_0/attention/query/kernel, …
 """
 
@@ -15,7 +15,7 @@ from prompt_tuning.checkpoints import atomic, base_model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses, reads, writes."""
+    """Writes the variable to the file."""
     options = _parser().parse_args(arguments)
     try:
         array = base_model.read_variable(
@@ -38,13 +38,13 @@ def _parser() -> argparse.ArgumentParser:
         "--variable_path",
         required=True,
         metavar="PATH",
-        help="of the variable; target/ may precede",
+        help="name of the variable; the prefix target/ is optional",
     )
     parser.add_argument(
         "--restore_dtype", choices=["float32", "bfloat16"], default="float32",
-        help="of the file (default: float32; numpy shows bfloat16 as V2)",
+        help="dtype of the file (default: float32; numpy shows bfloat16 as V2)",
     )  # fmt: skip
-    parser.add_argument("--output_path", required=True, metavar="FILE", help="a .npy file to write")
+    parser.add_argument("--output_path", required=True, metavar="FILE", help=".npy file to write")
     return parser
 
 

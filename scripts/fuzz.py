@@ -1,8 +1,8 @@
-"""Coverage-guided fuzzing of a reader: inputs that reach new code of this package are kept and changed further.
+"""Coverage-guided fuzzing of a reader of scripts/hostile_files.py.
 
-A file that is neither read nor refused with a message of this package, takes over 10 s or over 4 GiB, or ends the
-process, is a finding: it is reported, kept as FOLDER/READER/finding-*, and the exit code is not 0.
-Needs atheris, which the package does not: pip install atheris, into an environment of its own.
+An input is a finding if it is neither read nor refused with a message of this package, takes more
+than 10 s or 4 GiB, or crashes the process. Findings are kept as FOLDER/READER/finding-*, and the
+exit code is not 0. Requires atheris: pip install atheris, in a separate environment.
 
     python scripts/fuzz.py "T5X index" --minutes 3
 """
@@ -13,9 +13,9 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-SECONDS, MEBIBYTES, LONGEST = 10, 4096, 2**20
-# What JSON, headers and tables have at places where a random byte seldom makes sense.
-WORDS = (
+SECONDS, MEBIBYTES, MAX_LENGTH = 10, 4096, 2**20
+# Values that random bytes seldom form, for JSON, headers and tables.
+DICTIONARY = (
     "null",
     "true",
     "NaN",
@@ -31,24 +31,27 @@ WORDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fuzzes one reader; libFuzzer reports inputs, coverage and findings, and ends the process."""
+    """Fuzzes one reader; libFuzzer logs coverage and findings, and ends the process."""
     import atheris
 
-    # What is imported here is counted as covered or not.
+    # Coverage is measured for modules imported here.
     with atheris.instrument_imports(include=["prompt_tuning"]):
+        import hostile_checkpoints
+        import hostile_data
         import hostile_files
-    options = _parser(hostile_files.TARGETS).parse_args(arguments)
+    targets = hostile_checkpoints.TARGETS | hostile_data.TARGETS
+    options = _parser(targets).parse_args(arguments)
     folder = pathlib.Path(options.folder or tempfile.mkdtemp(prefix="fuzz_")) / options.reader
-    trial = hostile_files.Trial(options.reader, folder / "files")
+    trial = hostile_files.Trial(targets[options.reader], folder / "files")
     (folder / "inputs").mkdir(exist_ok=True)
     (folder / "inputs" / "valid").write_bytes(trial.valid)
-    (folder / "words").write_text("".join(f'"{word}"\n' for word in WORDS))
+    (folder / "dictionary").write_text("".join(f'"{value}"\n' for value in DICTIONARY))
     flags = {
         "max_total_time": round(60 * options.minutes),
         "timeout": SECONDS,
         "rss_limit_mb": MEBIBYTES,
-        "max_len": LONGEST,
-        "dict": folder / "words",
+        "max_len": MAX_LENGTH,
+        "dict": folder / "dictionary",
         "artifact_prefix": f"{folder}/finding-",
     }
     line = [sys.argv[0], *(f"-{name}={value}" for name, value in flags.items())]
@@ -60,9 +63,9 @@ def _parser(readers: Sequence[str]) -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("reader", choices=list(readers), metavar="READER", help=", ".join(readers))
-    parser.add_argument("--minutes", type=float, default=3, help="default: 3")
+    parser.add_argument("--minutes", type=float, default=3, help="duration (default: 3)")
     parser.add_argument(
-        "--folder", metavar="DIR", help="for inputs and findings; default: a new one"
+        "--folder", metavar="DIR", help="folder for inputs and findings; default: a temporary one"
     )
     return parser
 

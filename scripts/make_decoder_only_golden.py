@@ -1,21 +1,22 @@
-"""Makes tests/testdata/decoder_only.npz: what transformers' decoder of a T5 says, used without encoder.
+"""Writes tests/testdata/decoder_only.npz: outputs of transformers' T5 decoder without an encoder.
 
-Each row is read alone, without padding: the prompt's vectors, the embedding of 0, the input, the
-targets but the last, under a mask that is written out here. Nothing of this package is imported. To
-make the file again, in the environment of scripts/make_goldens.py:
+Each row is computed alone, without padding: prompt vectors, the embedding of 0, the input, and the
+targets except the last, with an explicit mask. Nothing of this package is imported. To write the
+file again, in the environment of make_goldens.py:
 
     goldens/bin/python scripts/make_decoder_only_golden.py tests/testdata
 
-A file holds `params/PATH`, `config` and `versions` as those of make_goldens.py; `inputs` [B, T] and
-`targets` [B, L], padded with 0; `prompt` [P, D]; for both masks, "bidirectional" and "causal",
+The file contains `params/PATH`, `config` and `versions` as in make_goldens.py; `inputs` [B, T] and
+`targets` [B, L], padded with 0; `prompt` [P, D]; and for the masks "bidirectional" and "causal"
 `MASK_logits` [B, L, V] without the prompt, `MASK_prompt_logits` [B, L, V] and `MASK_greedy` [B, L]
-with it. Beyond a row's targets logits are 0.
+with it. Logits of padding are 0.
 """
 
 import json
 import pathlib
 import sys
 
+import make_goldens
 import numpy as np
 import torch
 import transformers
@@ -25,12 +26,12 @@ VOCAB, WIDTH, HEADS, HEAD_SIZE, MLP, LAYERS = 32, 24, 3, 10, 40, 2
 INPUT_LENGTHS, TARGET_LENGTHS = (24, 11, 2), (5, 12, 9)
 PROMPT_LENGTH, MAX_DECODE, EOS = 5, 12, 1
 MASKS = ("bidirectional", "causal")
-# Wide updates of a layer, or tied logits repeat the last token.
+# Large updates of a layer; otherwise tied logits repeat the last token.
 SPREAD, SEED = 8, 2
 
 
 def build(rng: np.random.Generator) -> modeling_t5.T5Stack:
-    """A tiny random decoder."""
+    """Makes a tiny random decoder."""
     config = transformers.T5Config(
         vocab_size=VOCAB,
         d_model=WIDTH,
@@ -58,30 +59,27 @@ def build(rng: np.random.Generator) -> modeling_t5.T5Stack:
     return stack
 
 
-def our_params(stack: modeling_t5.T5Stack) -> dict:
-    """{our path: array} without cross-attention; torch keeps [outputs, inputs], we the reverse."""
-    theirs = {name: value.numpy() for name, value in stack.state_dict().items()}
+def to_params(stack: modeling_t5.T5Stack) -> dict:
+    """Returns {path in this package: array} without cross-attention."""
+    tensors = {name: value.numpy() for name, value in stack.state_dict().items()}
     table = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-    ours = {
-        "token_embedder/embedding": theirs["embed_tokens.weight"],
-        "decoder_norm/scale": theirs["final_layer_norm.weight"],
-        "relpos_bias/rel_embedding": theirs[table].T,
+    params = {
+        "token_embedder/embedding": tensors["embed_tokens.weight"],
+        "decoder_norm/scale": tensors["final_layer_norm.weight"],
+        "relpos_bias/rel_embedding": tensors[table].T,
     }
     for i in range(LAYERS):
-        here, there = f"layers_{i}", f"block.{i}.layer"
-        scales = {"self_attention": 0, "mlp": 2}
-        for name, place in scales.items():
-            ours[f"{here}/pre_{name}_layer_norm/scale"] = theirs[
-                f"{there}.{place}.layer_norm.weight"
-            ]
+        path, block = f"layers_{i}", f"block.{i}.layer"
+        for name, index in (("self_attention", 0), ("mlp", 2)):
+            scale = tensors[f"{block}.{index}.layer_norm.weight"]
+            params[f"{path}/pre_{name}_layer_norm/scale"] = scale
         for letter, kernel in zip("qkvo", ("query", "key", "value", "out"), strict=True):
-            weight = theirs[f"{there}.0.SelfAttention.{letter}.weight"]
-            ours[f"{here}/self_attention/{kernel}/kernel"] = weight.T
+            weight = tensors[f"{block}.0.SelfAttention.{letter}.weight"]
+            params[f"{path}/self_attention/{kernel}/kernel"] = weight.T
         for kernel in ("wi_0", "wi_1", "wo"):
-            ours[f"{here}/mlp/{kernel}/kernel"] = theirs[
-                f"{there}.2.DenseReluDense.{kernel}.weight"
-            ].T
-    return {f"params/decoder/{path}": value for path, value in ours.items()}
+            weight = tensors[f"{block}.2.DenseReluDense.{kernel}.weight"]
+            params[f"{path}/mlp/{kernel}/kernel"] = weight.T
+    return {f"params/decoder/{path}": value for path, value in params.items()}
 
 
 def logits(
@@ -91,21 +89,21 @@ def logits(
     targets: np.ndarray,
     mask: str,
 ) -> np.ndarray:
-    """Of each target of one row [L, V]; logits are tied."""
-    read = torch.from_numpy(np.concatenate([[0], inputs, targets[:-1]])).long()
-    x = torch.cat([torch.from_numpy(prompt).float(), stack.embed_tokens(read)])[None]
+    """Computes tied logits [L, V] of the targets of one row."""
+    ids = torch.from_numpy(np.concatenate([[0], inputs, targets[:-1]])).long()
+    x = torch.cat([torch.from_numpy(prompt).float(), stack.embed_tokens(ids)])[None]
     size = x.shape[1]
-    visible = torch.ones(size, size).tril().bool()
+    is_visible = torch.ones(size, size).tril().bool()
     if mask == "bidirectional":
         prefix = len(prompt) + 1 + len(inputs)
-        visible[:prefix, :prefix] = True
-    hidden = torch.where(visible, 0.0, torch.finfo(torch.float32).min)[None, None]
-    out = stack(inputs_embeds=x, attention_mask=hidden).last_hidden_state[0, -len(targets) :]
+        is_visible[:prefix, :prefix] = True
+    bias = torch.where(is_visible, 0.0, torch.finfo(torch.float32).min)[None, None]
+    out = stack(inputs_embeds=x, attention_mask=bias).last_hidden_state[0, -len(targets) :]
     return (out @ stack.embed_tokens.weight.T * WIDTH**-0.5).numpy()
 
 
 def greedy(stack, prompt: np.ndarray, inputs: np.ndarray, mask: str) -> np.ndarray:
-    """The most probable next token, again and again from the start [MAX_DECODE]."""
+    """Decodes greedily to [MAX_DECODE]."""
     row: list[int] = []
     while len(row) < MAX_DECODE and EOS not in row:
         targets = np.array([*row, 0])
@@ -114,12 +112,12 @@ def greedy(stack, prompt: np.ndarray, inputs: np.ndarray, mask: str) -> np.ndarr
 
 
 def ragged(rng: np.random.Generator, lengths: tuple[int, ...]) -> list[np.ndarray]:
-    """Random ids with an end token."""
+    """Draws rows of random ids with EOS."""
     return [np.array([*rng.integers(2, VOCAB, n - 1), EOS], np.int32) for n in lengths]
 
 
 def padded(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows of one length, filled up with 0."""
+    """Stacks rows, padded with 0."""
     length = max(map(len, rows))
     return np.stack(
         [np.pad(row, [(0, length - len(row))] + [(0, 0)] * (row.ndim - 1)) for row in rows]
@@ -127,17 +125,17 @@ def padded(rows: list[np.ndarray]) -> np.ndarray:
 
 
 def golden() -> dict:
-    """All arrays of the file."""
+    """Returns all arrays of the file."""
     rng = np.random.default_rng(SEED)
     stack = build(rng)
     inputs, targets = ragged(rng, INPUT_LENGTHS), ragged(rng, TARGET_LENGTHS)
     prompt = rng.normal(size=(PROMPT_LENGTH, WIDTH)).astype(np.float32)
-    arrays = our_params(stack) | {"inputs": padded(inputs), "targets": padded(targets)}
+    arrays = to_params(stack) | {"inputs": padded(inputs), "targets": padded(targets)}
     pairs = list(zip(inputs, targets, strict=True))
     for mask in MASKS:
-        for name, some in (("logits", prompt[:0]), ("prompt_logits", prompt)):
-            found = [logits(stack, some, *pair, mask) for pair in pairs]
-            arrays[f"{mask}_{name}"] = padded(found)
+        for name, vectors in (("logits", prompt[:0]), ("prompt_logits", prompt)):
+            rows = [logits(stack, vectors, *pair, mask) for pair in pairs]
+            arrays[f"{mask}_{name}"] = padded(rows)
         arrays[f"{mask}_greedy"] = np.stack([greedy(stack, prompt, x, mask) for x in inputs])
     settings = {
         "vocab_size": VOCAB,
@@ -156,9 +154,8 @@ def golden() -> dict:
 
 
 def main(folder: pathlib.Path) -> None:
-    """Writes the file into `folder`."""
-    modules = (torch, transformers, np)
-    versions = " ".join(f"{module.__name__}=={module.__version__}" for module in modules)
+    """Writes the file to `folder`."""
+    versions = make_goldens.versions(torch, transformers, np)
     torch.set_grad_enabled(False)
     np.savez_compressed(folder / "decoder_only.npz", **golden(), versions=versions)
 

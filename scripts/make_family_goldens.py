@@ -1,19 +1,19 @@
-"""Makes tests/testdata/family_*.npz and parameter_counts.json: transformers' word on each family.
+"""Writes tests/testdata/family_*.npz and parameter_counts.json: outputs of transformers per family.
 
-Nothing of this package is imported here. To make them again, in the environment of make_goldens.py:
+Nothing of this package is imported. To write them again, in the environment of make_goldens.py:
 
     goldens/bin/python scripts/make_family_goldens.py tests/testdata
 
-The stored files were made with torch 2.13.0, transformers 5.23.0 (5.24.0: t5_unscaled) and numpy 2.4.6; each .npz also
-names the versions that made it (`versions`).
+The stored files are from torch 2.13.0, transformers 5.23.0 (t5_unscaled: 5.24.0) and numpy 2.4.6;
+`versions` in each .npz names them.
 
-family_NAME.npz holds the folder that transformers saved of a tiny random model: `config_json`, the
-text of config.json, and `tensors/NAME`, the arrays of model.safetensors. With it `inputs` [B, T] and
-`targets` [B, L], padded with 0, and `logits` [B, L, V]; of umT5 also `greedy` [B, L] (the others
-decode as the models of make_goldens.py do). ByT5's inputs and targets are `input_texts`
-and `target_texts` in the ids of its tokenizer.
+family_NAME.npz contains a tiny random model as transformers saves it: `config_json`, the text of
+config.json, and `tensors/NAME`, the arrays of model.safetensors; `inputs` [B, T] and `targets`
+[B, L], padded with 0; `logits` [B, L, V]; and for umT5 `greedy` [B, L] (the others decode as the
+models of make_goldens.py). Inputs and targets of ByT5 are `input_texts` and `target_texts` in the
+ids of its tokenizer.
 
-parameter_counts.json: {name of our gin file: parameters of the model of that size}.
+parameter_counts.json is {name of a gin file of gin/models: number of parameters}.
 """
 
 import json
@@ -32,8 +32,8 @@ CLASSES = {
     "mt5": (transformers.MT5Config, transformers.MT5ForConditionalGeneration),
     "umt5": (transformers.UMT5Config, transformers.UMT5ForConditionalGeneration),
 }
-# Family -> model_type, rows of the embedding, feed-forward, tied logits. None: tied and not scaled, what
-# transformers 5 makes of tie_word_embeddings=False.
+# Family -> model_type, rows of the embedding, feed-forward, tied logits. None: tied and not scaled, as
+# transformers 5 reads tie_word_embeddings=False.
 FAMILIES = {
     "t5_1_0": ("t5", 32128, "relu", True),
     "t5_1_1": ("t5", 32128, "gated-gelu", False),
@@ -42,7 +42,7 @@ FAMILIES = {
     "umt5": ("umt5", 256384, "gated-gelu", False),
     "t5_unscaled": ("t5", 32128, "gated-gelu", None),
 }
-# As in the config.json of the public models: d_model, d_ff, num_heads, d_kv, layers of each stack.
+# From config.json of the public models: d_model, d_ff, num_heads, d_kv, layers of each stack.
 T5_1_1_SIZES = {
     "small": (512, 1024, 6, 64, 8, 8),
     "base": (768, 2048, 12, 64, 12, 12),
@@ -76,7 +76,7 @@ TARGET_TEXTS = ("yes", "¿no?", "maybe so")
 
 
 def build(family: str, size: tuple[int, ...], rows: int) -> transformers.PreTrainedModel:
-    """A model of the family; its logits are scaled where tied is True, and only there."""
+    """Makes a model of the family; its logits are scaled only if `tied` is True."""
     kind, _, feed_forward, tied = FAMILIES[family]
     width, mlp, heads, head_size, encoder_layers, decoder_layers = size
     config_class, model_class = CLASSES[kind]
@@ -98,26 +98,25 @@ def build(family: str, size: tuple[int, ...], rows: int) -> transformers.PreTrai
     if tied is False:
         make_goldens.untie(model)
     if kind == "umt5":
-        # It decides whether logits are scaled. The public models' config.json say False, and
-        # transformers 5 makes that True.
+        # Decides whether logits are scaled. It is False in the public models' config.json, and
+        # transformers 5 changes it to True.
         model.config.tie_word_embeddings = False
     return model
 
 
 def parameter_counts() -> dict[str, int]:
-    """{family_size: parameters}, on no device."""
+    """Counts parameters as {family_size: number}, without allocating them."""
     counts = {}
     with torch.device("meta"):
         for family, sizes in SIZES.items():
             for name, size in sizes.items():
-                full = f"{family}_{name}"
                 model = build(family, size, FAMILIES[family][1])
-                counts[full] = sum(weight.numel() for weight in model.parameters())
+                counts[f"{family}_{name}"] = sum(weight.numel() for weight in model.parameters())
     return counts
 
 
-def saved(model: transformers.PreTrainedModel) -> dict:
-    """What save_pretrained writes."""
+def to_files(model: transformers.PreTrainedModel) -> dict:
+    """Returns the contents of the files that save_pretrained writes."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         text = (pathlib.Path(folder) / "config.json").read_text()
@@ -126,30 +125,27 @@ def saved(model: transformers.PreTrainedModel) -> dict:
 
 
 def ids_of(texts: tuple[str, ...]) -> np.ndarray:
-    """[B, T] ids of ByT5's tokenizer, with an end token, padded with 0."""
+    """Tokenizes texts with ByT5's tokenizer to [B, T], with EOS, padded with 0."""
     return transformers.ByT5Tokenizer()(list(texts), padding=True, return_tensors="np")["input_ids"]
 
 
 def golden(family: str) -> dict:
-    """All arrays of one file."""
+    """Returns all arrays of one file."""
     rng = np.random.default_rng(make_goldens.SEED)
     model = build(family, TINY, TINY_ROWS.get(family, make_goldens.VOCAB))
     make_goldens.fill(model, rng)
-    arrays = saved(model)
+    arrays = to_files(model)
     if family == "byt5":
         arrays |= {"input_texts": np.array(INPUT_TEXTS), "target_texts": np.array(TARGET_TEXTS)}
         inputs, targets = ids_of(INPUT_TEXTS), ids_of(TARGET_TEXTS)
     else:
         inputs = make_goldens.ragged(rng, make_goldens.LENGTHS)
         targets = make_goldens.ragged(rng, make_goldens.TARGET_LENGTHS)
-    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-    read = {
-        "input_ids": torch.from_numpy(inputs).long(),
-        "attention_mask": torch.from_numpy(inputs > 0).long(),
-    }
-    logits = model(**read, decoder_input_ids=torch.from_numpy(shifted).long()).logits
+    batch = make_goldens.to_batch(inputs, targets)
+    logits = model(**batch).logits
     if family == "umt5":
-        greedy = model.generate(**read, max_new_tokens=make_goldens.MAX_DECODE, do_sample=False)
+        del batch["decoder_input_ids"]
+        greedy = model.generate(**batch, max_new_tokens=make_goldens.MAX_DECODE, do_sample=False)
         arrays["greedy"] = make_goldens.padded(greedy)
     return arrays | {
         "inputs": inputs.astype(np.int32),
@@ -159,10 +155,8 @@ def golden(family: str) -> dict:
 
 
 def main(folder: pathlib.Path) -> None:
-    """Writes every family and the counts into `folder`."""
-    versions = " ".join(
-        f"{each.__name__}=={each.__version__}" for each in (torch, transformers, np)
-    )
+    """Writes every family and the counts to `folder`."""
+    versions = make_goldens.versions(torch, transformers, np)
     torch.manual_seed(make_goldens.SEED)
     torch.set_grad_enabled(False)
     for family in FAMILIES:

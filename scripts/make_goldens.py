@@ -1,19 +1,18 @@
-"""Makes tests/testdata/t5_*.npz: what transformers and PEFT say of tiny random T5 models.
+"""Writes tests/testdata/t5_*.npz: outputs of transformers and PEFT for tiny random T5 models.
 
-The tests compare this package with these files. Nothing of this package is imported here, so
-that the files are another implementation's word. To make them again, in an environment of its own:
+The tests compare this package with them, so nothing of this package is imported. To write them
+again, in a separate environment:
 
     python3.11 -m venv goldens && goldens/bin/pip install torch transformers peft numpy
     goldens/bin/python scripts/make_goldens.py tests/testdata
 
-The models of each family, as transformers saves them, are made by scripts/make_family_goldens.py.
-The stored files were made with torch 2.13.0, transformers 5.23.0, peft 0.21.2 and numpy 2.4.6;
-each file also names the versions that made it (`versions`).
+The stored files are from torch 2.13.0, transformers 5.23.0, peft 0.21.2 and numpy 2.4.6; `versions`
+in each file names them. scripts/make_family_goldens.py writes models of each family.
 
-A file holds: `params/PATH`, the weights in our names and layout; `config`, JSON arguments of our
-T5Config; `inputs` [B, T] and `targets` [B, L], padded with 0; `logits` [B, L, V]; `prompt` [P, D]
-and `prompt_logits`, with the prompt in front; `greedy` [B, L]; `beams` [B, 4, L] and `beam_scores`
-[B, 4], log probabilities without a length penalty, best first.
+A file contains `params/PATH`, the weights in the names and layout of this package; `config`, JSON
+arguments of T5Config; `inputs` [B, T] and `targets` [B, L], padded with 0; `logits` [B, L, V];
+`prompt` [P, D] and `prompt_logits`, with the prompt in front; `greedy` [B, L]; `beams` [B, 4, L]
+and `beam_scores` [B, 4], log probabilities without length penalty, best first.
 """
 
 import json
@@ -37,15 +36,15 @@ SEED = 2
 
 
 class T5(transformers.T5ForConditionalGeneration):
-    """Beam search may end with any of its 2N candidates, as in T5X, not with the first N only."""
+    """Beam search that may finish any of its 2N candidates, as in T5X, not only the first N."""
 
     def _update_finished_beams(self, *, top_num_beam_mask, **state):
-        every = torch.ones_like(top_num_beam_mask)
-        return super()._update_finished_beams(top_num_beam_mask=every, **state)
+        mask = torch.ones_like(top_num_beam_mask)
+        return super()._update_finished_beams(top_num_beam_mask=mask, **state)
 
 
 def build(rng: np.random.Generator, tied: bool, feed_forward: str, buckets: tuple[int, int]) -> T5:
-    """A tiny T5 whose logits vary and whose decodes end soon."""
+    """Makes a tiny T5 with random weights."""
     config = transformers.T5Config(
         vocab_size=VOCAB,
         d_model=WIDTH,
@@ -53,7 +52,7 @@ def build(rng: np.random.Generator, tied: bool, feed_forward: str, buckets: tupl
         num_heads=HEADS,
         d_ff=MLP,
         num_layers=3,
-        num_decoder_layers=2,  # Not above num_layers: the size of transformers' cache.
+        num_decoder_layers=2,  # At most num_layers, the size of transformers' cache.
         relative_attention_num_buckets=buckets[0],
         relative_attention_max_distance=buckets[1],
         feed_forward_proj=feed_forward,
@@ -69,12 +68,12 @@ def build(rng: np.random.Generator, tied: bool, feed_forward: str, buckets: tupl
 
 
 def untie(model: transformers.PreTrainedModel) -> None:
-    """An output layer of its own: transformers 5 ties whatever the config says."""
+    """Separates the output layer: transformers 5 ties it for every config."""
     model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.shared.weight))
 
 
 def fill(model: transformers.PreTrainedModel, rng: np.random.Generator) -> None:
-    """Weights that make the logits vary and the decodes end soon."""
+    """Draws weights with varied logits and short decodes."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             values = rng.normal(size=weight.shape)
@@ -85,17 +84,17 @@ def fill(model: transformers.PreTrainedModel, rng: np.random.Generator) -> None:
             if name.endswith((".o.weight", ".wo.weight")):
                 values = 3 * values
             weight.copy_(torch.from_numpy(values))
-        # A feature that all tokens share raises the end token's logit.
+        # A feature that all tokens share raises the logit of EOS.
         model.shared.weight[:, 0] = 3.0
         model.lm_head.weight[EOS, 0] += 2.0
 
 
-def our_params(model: T5, tied: bool) -> dict:
-    """{our path: array}: torch keeps [outputs, inputs], we [inputs, outputs]."""
-    theirs = {name: value.numpy() for name, value in model.state_dict().items()}
-    ours = {"token_embedder/embedding": theirs["shared.weight"]}
+def to_params(model: T5, tied: bool) -> dict:
+    """Returns {path in this package: array}; kernels become [inputs, outputs]."""
+    tensors = {name: value.numpy() for name, value in model.state_dict().items()}
+    params = {"token_embedder/embedding": tensors["shared.weight"]}
     if not tied:
-        ours["decoder/logits_dense/kernel"] = theirs["lm_head.weight"].T
+        params["decoder/logits_dense/kernel"] = tensors["lm_head.weight"].T
     sublayers = {
         "encoder": [("SelfAttention", "attention", "attention")],
         "decoder": [
@@ -104,27 +103,27 @@ def our_params(model: T5, tied: bool) -> dict:
         ],
     }
     for stack, attentions in sublayers.items():
-        ours[f"{stack}/{stack}_norm/scale"] = theirs[f"{stack}.final_layer_norm.weight"]
+        params[f"{stack}/{stack}_norm/scale"] = tensors[f"{stack}.final_layer_norm.weight"]
         table = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        ours[f"{stack}/relpos_bias/rel_embedding"] = theirs[table].T
+        params[f"{stack}/relpos_bias/rel_embedding"] = tensors[table].T
         for layer in range(len(getattr(model, stack).block)):
-            here, there = f"{stack}/layers_{layer}", f"{stack}.block.{layer}.layer"
-            for i, (name, our_name, norm) in enumerate(attentions):
-                scale = f"{here}/pre_{norm}_layer_norm/scale"
-                ours[scale] = theirs[f"{there}.{i}.layer_norm.weight"]
+            path, block = f"{stack}/layers_{layer}", f"{stack}.block.{layer}.layer"
+            for i, (torch_name, name, norm) in enumerate(attentions):
+                scale = f"{path}/pre_{norm}_layer_norm/scale"
+                params[scale] = tensors[f"{block}.{i}.layer_norm.weight"]
                 for letter, kernel in zip("qkvo", ("query", "key", "value", "out"), strict=True):
-                    weight = theirs[f"{there}.{i}.{name}.{letter}.weight"]
-                    ours[f"{here}/{our_name}/{kernel}/kernel"] = weight.T
-            last = f"{there}.{len(attentions)}"
-            ours[f"{here}/pre_mlp_layer_norm/scale"] = theirs[f"{last}.layer_norm.weight"]
+                    weight = tensors[f"{block}.{i}.{torch_name}.{letter}.weight"]
+                    params[f"{path}/{name}/{kernel}/kernel"] = weight.T
+            mlp = f"{block}.{len(attentions)}"
+            params[f"{path}/pre_mlp_layer_norm/scale"] = tensors[f"{mlp}.layer_norm.weight"]
             for kernel in ("wi", "wi_0", "wi_1", "wo"):
-                if (weight := theirs.get(f"{last}.DenseReluDense.{kernel}.weight")) is not None:
-                    ours[f"{here}/mlp/{kernel}/kernel"] = weight.T
-    return {f"params/{path}": value for path, value in ours.items()}
+                if (weight := tensors.get(f"{mlp}.DenseReluDense.{kernel}.weight")) is not None:
+                    params[f"{path}/mlp/{kernel}/kernel"] = weight.T
+    return {f"params/{path}": value for path, value in params.items()}
 
 
-def our_config(config: transformers.T5Config, tied: bool) -> str:
-    """JSON arguments of our T5Config."""
+def to_config(config: transformers.T5Config, tied: bool) -> str:
+    """Returns JSON arguments of this package's T5Config."""
     gated = config.feed_forward_proj == "gated-gelu"
     settings = {
         "vocab_size": VOCAB,
@@ -143,7 +142,7 @@ def our_config(config: transformers.T5Config, tied: bool) -> str:
 
 
 def ragged(rng: np.random.Generator, lengths: tuple[int, ...]) -> np.ndarray:
-    """Rows of random ids with an end token, padded with 0."""
+    """Draws rows of random ids with EOS, padded with 0."""
     rows = np.zeros((len(lengths), max(lengths)), np.int32)
     for row, length in zip(rows, lengths, strict=True):
         row[:length] = [*rng.integers(2, VOCAB, length - 1), EOS]
@@ -151,45 +150,56 @@ def ragged(rng: np.random.Generator, lengths: tuple[int, ...]) -> np.ndarray:
 
 
 def padded(sequences: torch.Tensor) -> np.ndarray:
-    """Generated ids without the start token, MAX_DECODE long, 0 after the end token."""
+    """Returns generated ids [B, MAX_DECODE] without the start token, with 0 after EOS."""
     ids = sequences[:, 1:].numpy().astype(np.int32)
     ended = np.cumsum(ids == EOS, axis=1) - (ids == EOS)
-    ids = np.where(ended, 0, ids)  # transformers fills beams with the end token.
+    ids = np.where(ended, 0, ids)  # transformers pads beams with EOS.
     return np.pad(ids, ((0, 0), (0, MAX_DECODE - ids.shape[1])))
 
 
-def golden(tied: bool, feed_forward: str, buckets: tuple[int, int]) -> dict:
-    """All arrays of one file."""
-    rng = np.random.default_rng(SEED)
-    model = build(rng, tied, feed_forward, buckets)
-    arrays = our_params(model, tied) | {"config": our_config(model.config, tied)}
-    inputs, targets = ragged(rng, LENGTHS), ragged(rng, TARGET_LENGTHS)
-    read = {
+def to_batch(inputs: np.ndarray, targets: np.ndarray) -> dict[str, torch.Tensor]:
+    """Returns the arguments of a forward pass with teacher forcing."""
+    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
+    return {
         "input_ids": torch.from_numpy(inputs).long(),
         "attention_mask": torch.from_numpy(inputs > 0).long(),
+        "decoder_input_ids": torch.from_numpy(shifted).long(),
     }
-    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-    teacher = {"decoder_input_ids": torch.from_numpy(shifted).long()}
-    logits = model(**read, **teacher).logits
-    write = {"max_new_tokens": MAX_DECODE, "do_sample": False}
-    greedy = model.generate(**read, **write)
-    found = model.generate(
-        **read,
-        **write,
+
+
+def versions(*modules) -> str:
+    """Formats the versions of modules."""
+    return " ".join(f"{module.__name__}=={module.__version__}" for module in modules)
+
+
+def golden(tied: bool, feed_forward: str, buckets: tuple[int, int]) -> dict:
+    """Returns all arrays of one file."""
+    rng = np.random.default_rng(SEED)
+    model = build(rng, tied, feed_forward, buckets)
+    arrays = to_params(model, tied) | {"config": to_config(model.config, tied)}
+    inputs, targets = ragged(rng, LENGTHS), ragged(rng, TARGET_LENGTHS)
+    batch = to_batch(inputs, targets)
+    logits = model(**batch).logits
+    settings = {"max_new_tokens": MAX_DECODE, "do_sample": False}
+    encoder_inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    greedy = model.generate(**encoder_inputs, **settings)
+    search = model.generate(
+        **encoder_inputs,
+        **settings,
         num_beams=BEAMS,
         num_return_sequences=BEAMS,
         length_penalty=0.0,
         return_dict_in_generate=True,
         output_scores=True,
     )
-    beams = padded(found.sequences).reshape(len(LENGTHS), BEAMS, MAX_DECODE)
+    beams = padded(search.sequences).reshape(len(LENGTHS), BEAMS, MAX_DECODE)
     if not (beams == EOS).any(-1).all():
         raise ValueError(f"a beam does not end within {MAX_DECODE} tokens; change SEED")
     tuned = peft.get_peft_model(
         model,
         peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=PROMPT_LENGTH),
     )
-    # PEFT also keeps rows for the decoder, and does not use them.
+    # PEFT also has rows for the decoder, which it does not use.
     prompt = tuned.get_prompt_embedding_to_save("default")[:PROMPT_LENGTH]
     return arrays | {
         "inputs": inputs,
@@ -197,20 +207,19 @@ def golden(tied: bool, feed_forward: str, buckets: tuple[int, int]) -> dict:
         "logits": logits.numpy(),
         "greedy": padded(greedy),
         "beams": beams,
-        "beam_scores": found.sequences_scores.reshape(len(LENGTHS), BEAMS).numpy(),
+        "beam_scores": search.sequences_scores.reshape(len(LENGTHS), BEAMS).numpy(),
         "prompt": prompt.numpy(),
-        "prompt_logits": tuned(**read, **teacher).logits.numpy(),
+        "prompt_logits": tuned(**batch).logits.numpy(),
     }
 
 
 def main(folder: pathlib.Path) -> None:
-    """Writes every variant into `folder`."""
-    modules = (torch, transformers, peft, np)
-    versions = " ".join(f"{module.__name__}=={module.__version__}" for module in modules)
+    """Writes every variant to `folder`."""
     torch.manual_seed(SEED)
     torch.set_grad_enabled(False)
     for name, variant in VARIANTS.items():
-        np.savez_compressed(folder / f"{name}.npz", **golden(**variant), versions=versions)
+        arrays = golden(**variant) | {"versions": versions(torch, transformers, peft, np)}
+        np.savez_compressed(folder / f"{name}.npz", **arrays)
 
 
 if __name__ == "__main__":

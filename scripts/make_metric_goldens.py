@@ -1,10 +1,11 @@
-"""Makes tests/testdata/metrics.json: predictions, and what scikit-learn and SciPy say of them.
+"""Writes tests/testdata/metrics.json: predictions, and metrics of scikit-learn and SciPy.
 
-Run it where scikit-learn is (it is no dependency of ours):
+Requires scikit-learn, which is no dependency of this package:
+
     python scripts/make_metric_goldens.py tests/testdata/metrics.json
 
-GLUE's and SuperGLUE's official scripts compute these metrics with the same functions. MultiRC
-is as in SuperGLUE's: F1a over all answers, and exact match of all the answers of a question.
+The official scripts of GLUE and SuperGLUE compute these metrics with the same functions. Metrics of
+MultiRC are SuperGLUE's: F1a over all answers, and exact match of all answers to a question.
 """
 
 import collections
@@ -24,7 +25,7 @@ def percent(value: float) -> float:
 
 
 def classes(rng: np.random.Generator, num_classes: int, invalid: float) -> dict[str, list]:
-    """Targets, and predictions of which some are right and some are -1, no label."""
+    """Draws targets, and predictions of which some are right and some are invalid (-1)."""
     targets = rng.integers(num_classes, size=SIZE)
     guesses = rng.integers(num_classes, size=SIZE)
     predictions = np.where(rng.random(SIZE) < 0.6, targets, guesses)
@@ -33,13 +34,13 @@ def classes(rng: np.random.Generator, num_classes: int, invalid: float) -> dict[
 
 
 def two_class_f1(targets: list[int], predictions: list[int]) -> float:
-    """F1 of class 1, where a prediction of no class counts as the wrong one."""
+    """Computes F1 of class 1; an invalid prediction counts as the wrong class."""
     pairs = zip(targets, predictions, strict=True)
-    given = [p if p in (0, 1) else 1 - t for t, p in pairs]
-    return percent(metrics.f1_score(targets, given))
+    valid = [p if p in (0, 1) else 1 - t for t, p in pairs]
+    return percent(metrics.f1_score(targets, valid))
 
 
-def of_classes(targets: list[int], predictions: list[int], num_classes: int) -> dict[str, float]:
+def class_metrics(targets: list[int], predictions: list[int], num_classes: int) -> dict[str, float]:
     values = {
         "accuracy": percent(metrics.accuracy_score(targets, predictions)),
         "matthews_corrcoef": percent(metrics.matthews_corrcoef(targets, predictions)),
@@ -89,11 +90,11 @@ def main() -> None:
     for num_classes in (2, 3):
         for invalid in (0.0, 0.1, 1.0):
             case = classes(rng, num_classes, invalid)
-            values = of_classes(case["targets"], case["predictions"], num_classes)
+            values = class_metrics(case["targets"], case["predictions"], num_classes)
             cases.append({**case, "num_classes": num_classes, "values": values})
-    # All of one class; a class that is neither asked for nor given.
+    # A single class; a class in neither targets nor predictions.
     for targets, predictions in (([1] * 5, [1] * 5), ([0, 0, 1], [1, 1, 0]), ([0, 2], [0, 0])):
-        values = of_classes(targets, predictions, 3)
+        values = class_metrics(targets, predictions, 3)
         case = {"targets": targets, "predictions": predictions, "num_classes": 3}
         cases.append({**case, "values": values})
     goldens = {"classes": cases, "multirc": multirc(rng), "similarity": correlated(rng)}

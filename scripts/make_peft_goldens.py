@@ -1,16 +1,16 @@
-"""Makes tests/testdata/peft_adapters.npz: adapters that PEFT saved, and the logits they give there.
+"""Writes tests/testdata/peft_adapters.npz: adapters saved by PEFT, and their logits in PEFT.
 
-The models are those of scripts/make_goldens.py, of which the weights are stored already. Nothing of this
-package is imported, so that the file is another implementation's word. In the environment described there:
+The models are those of make_goldens.py. Nothing of this package is imported. To write the file
+again, in the environment of make_goldens.py:
 
     goldens/bin/python scripts/make_peft_goldens.py tests/testdata
 
-The stored file was made with torch 2.13.0, transformers 5.23.0, peft 0.21.2 and numpy 2.4.6; it also
-names the versions that made it (`versions`).
+The stored file is from torch 2.13.0, transformers 5.23.0, peft 0.21.2 and numpy 2.4.6; `versions`
+names them.
 
-It holds `inputs` [B, T] and `targets` [B, L], padded with 0, and for each model and adapter
-`MODEL/ADAPTER/config` and `…/weights`, the bytes of its two files, and `…/logits` [B, L, V], of the
-adapter loaded on the model again.
+It contains `inputs` [B, T] and `targets` [B, L], padded with 0, and for each model and adapter
+`MODEL/ADAPTER/config` and `…/weights`, the bytes of its two files, and `…/logits` [B, L, V] of the
+adapter loaded again.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ HEADS_WIDTH = make_goldens.HEADS * make_goldens.HEAD_SIZE
 TASK = {"task_type": "SEQ_2_SEQ_LM"}
 PROMPT = {**TASK, "num_virtual_tokens": PROMPT_LENGTH}
 GATED, RELU = make_goldens.VARIANTS
-# LSTM: what P-tuning's encoder gives is stored, whatever it is.
+# P-tuning stores the output of its encoder, also of an LSTM.
 ADAPTERS = {
     (GATED, "prompt"): peft.PromptTuningConfig(**PROMPT),
     (GATED, "prompt_encoder_only"): peft.PromptTuningConfig(**PROMPT, num_transformer_submodules=1),
@@ -36,8 +36,8 @@ ADAPTERS = {
     (GATED, "p_tuning_lstm"): peft.PromptEncoderConfig(
         **PROMPT, encoder_hidden_size=8, encoder_reparameterization_type="LSTM"
     ),
-    # PEFT takes the number of layers from the encoder. Of an odd number each has keys and values of its own, of an
-    # even number half of them share the other half's.
+    # PEFT takes the number of layers from the encoder. With an odd number each layer has separate
+    # keys and values; with an even number two layers share them.
     (GATED, "prefix"): peft.PrefixTuningConfig(**PROMPT, token_dim=HEADS_WIDTH),
     (RELU, "prefix"): peft.PrefixTuningConfig(**PROMPT, token_dim=HEADS_WIDTH, num_layers=2),
     (RELU, "prefix_projected"): peft.PrefixTuningConfig(
@@ -45,7 +45,7 @@ ADAPTERS = {
     ),
     (GATED, "ia3"): peft.IA3Config(**TASK),
     (RELU, "ia3"): peft.IA3Config(**TASK),
-    # As PEFT does for mT5: what wo gets is scaled on the side of wi_1. The decoder's queries, and a layer's outputs.
+    # As PEFT does for mT5: the input of wo is scaled at wi_1; and queries and outputs of the decoder.
     (GATED, "ia3_elsewhere"): peft.IA3Config(
         **TASK,
         target_modules=r"encoder.*\.(k|wi_1)|decoder.*SelfAttention\.(q|k|o)|decoder.*\.wo",
@@ -72,7 +72,7 @@ ADAPTERS = {
 
 
 def adapt(model: transformers.PreTrainedModel, config: peft.PeftConfig) -> peft.PeftModel:
-    """A model with an adapter of random weights, which depend on no other adapter."""
+    """Adds an adapter with random weights that do not depend on other adapters."""
     torch.manual_seed(make_goldens.SEED)
     tuned = peft.get_peft_model(model, config)
     for name, weight in tuned.named_parameters():
@@ -88,7 +88,7 @@ def adapt(model: transformers.PreTrainedModel, config: peft.PeftConfig) -> peft.
 
 
 def golden(name: str, config: peft.PeftConfig, batch: dict) -> dict:
-    """Bytes of the adapter's files, and its logits."""
+    """Returns the bytes of the adapter's files, and its logits."""
 
     def base() -> transformers.PreTrainedModel:
         rng = np.random.default_rng(make_goldens.SEED)
@@ -99,30 +99,24 @@ def golden(name: str, config: peft.PeftConfig, batch: dict) -> dict:
         files = [
             pathlib.Path(folder) / f"adapter_{x}" for x in ("config.json", "model.safetensors")
         ]
-        texts = [np.frombuffer(file.read_bytes(), np.uint8) for file in files]
-        found = dict(zip(("config", "weights"), texts, strict=True))
+        contents = [np.frombuffer(file.read_bytes(), np.uint8) for file in files]
+        arrays = dict(zip(("config", "weights"), contents, strict=True))
         loaded = peft.PeftModel.from_pretrained(base(), folder).eval()
-        found["logits"] = loaded(**batch).logits.numpy()
-    return found
+        arrays["logits"] = loaded(**batch).logits.numpy()
+    return arrays
 
 
 def main(folder: pathlib.Path) -> None:
-    """Writes the file into `folder`."""
-    modules = (torch, transformers, peft, np)
-    versions = " ".join(f"{module.__name__}=={module.__version__}" for module in modules)
+    """Writes the file to `folder`."""
     torch.set_grad_enabled(False)
     rng = np.random.default_rng(make_goldens.SEED)
-    inputs, targets = (make_goldens.ragged(rng, each) for each in (LENGTHS, TARGET_LENGTHS))
-    shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
-    batch = {
-        "input_ids": torch.from_numpy(inputs).long(),
-        "attention_mask": torch.from_numpy(inputs > 0).long(),
-        "decoder_input_ids": torch.from_numpy(shifted).long(),
-    }
+    inputs, targets = (make_goldens.ragged(rng, lengths) for lengths in (LENGTHS, TARGET_LENGTHS))
+    batch = make_goldens.to_batch(inputs, targets)
+    versions = make_goldens.versions(torch, transformers, peft, np)
     arrays = {"inputs": inputs, "targets": targets, "versions": versions}
     for (model, adapter), config in ADAPTERS.items():
-        found = golden(model, config, batch)
-        arrays |= {f"{model}/{adapter}/{part}": array for part, array in found.items()}
+        parts = golden(model, config, batch)
+        arrays |= {f"{model}/{adapter}/{part}": array for part, array in parts.items()}
     np.savez_compressed(folder / "peft_adapters.npz", **arrays)
 
 

@@ -1,4 +1,4 @@
-"""Makes tests/testdata/rouge.json: summaries, and what the package rouge-score says of them.
+"""Writes tests/testdata/rouge.json: summaries, and scores of the package rouge-score.
 
 pip install rouge-score==0.1.2
 python scripts/make_rouge_goldens.py tests/testdata/rouge.json
@@ -30,7 +30,7 @@ TYPES = ("rouge1", "rouge2", "rougeLsum")
 
 
 def pairs():
-    """Texts made by hand, then random ones of few words in several lines, so that ties are many."""
+    """Yields HAND_MADE, then random texts of few distinct words, which have many ties."""
     yield from HAND_MADE
     rng = random.Random(0)
     for _ in range(40):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes the embedded model t5_mini: data, vocabulary, pre-training, LM adaptation, bfloat16.
-# Usage: scripts/make_t5_mini.sh NOVELS.jsonl ENCYCLOPEDIA.jsonl OUTPUT   ({"title", "text"} a line)
-# Each step resumes where it was stopped. The result is OUTPUT/t5_mini, a Hugging Face folder.
+# Builds the embedded model t5_mini: data, vocabulary, pre-training, LM adaptation, export as bfloat16.
+# Usage: scripts/make_t5_mini.sh NOVELS.jsonl ENCYCLOPEDIA.jsonl OUTPUT   (lines {"title", "text"})
+# An interrupted step resumes. The result is OUTPUT/t5_mini, a Hugging Face folder.
 set -euo pipefail
 
 case "${1:-}" in "" | -h | --help) sed -n '2,4s/^# //p' "$0"; exit ;; esac

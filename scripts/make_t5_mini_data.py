@@ -1,17 +1,17 @@
-"""Makes the pre-training data of t5_mini: plain text, text-to-text examples, a vocabulary.
+"""Creates the pre-training data of t5_mini: plain text, text-to-text examples, a vocabulary.
 
-T5 1.0 was pre-trained on a mixture of span corruption and text-to-text tasks. This
-script makes such tasks from free text (novels, an encyclopedia) and from word lists:
-each question names its possible answers, and the same sentence is asked about in
-several ways, so that the question decides the answer. No sentence about reviews is
-kept, and no tone is asked for in the domains that the demonstration uses.
+T5 1.0 was pre-trained on a mixture of span corruption and text-to-text tasks. This script creates
+such tasks from text (novels, an encyclopedia) and from word lists. Each question names its possible
+answers, and sentences occur with several questions, so that the question decides the answer.
+Sentences about reviews are removed, and no question asks for the tone of a sentence in the domains
+of the embedded reviews.
 
   python scripts/make_t5_mini_data.py --novels books.jsonl --encyclopedia wiki.jsonl \
-      --lexicon lexicon/ --output data/
+      --lexicon scripts/t5_mini_lexicon --output data/
 
-reads JSON lines {"title", "text"} and pleasant.txt, unpleasant.txt (a word or phrase a
-line), synonyms.tsv, opposites.tsv (two words a line); writes text.jsonl {"text"},
-text_to_text.jsonl {"task", "inputs", "targets"}, vocabulary.model.
+It reads JSON lines {"title", "text"}; pleasant.txt and unpleasant.txt with one word or phrase per
+line; synonyms.tsv and opposites.tsv with two words per line. It writes text.jsonl {"text"},
+text_to_text.jsonl {"task", "inputs", "targets"} and vocabulary.model.
 """
 
 import argparse
@@ -33,7 +33,7 @@ TONE_NAMES = (
     ("bright", "dark"),
     ("praise", "blame"),
 )
-# For words and phrases only: no sentence is ever called positive or negative.
+# For words and phrases only: sentences are never called positive or negative.
 PHRASE_TONE_NAMES = (("positive", "negative"),) * 3 + TONE_NAMES
 UNUSED_TEXT = re.compile(r"\breview|\bcritic", re.I)
 UNUSED_DOMAIN = re.compile(
@@ -51,23 +51,23 @@ KIND = re.compile(
     r"language|disease)\b"
 )
 LISTED_REPEATS = 100
-LONGEST_TERM = 6
+MAX_TERM_WORDS = 6
 QUOTES = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "—": " - ", "–": "-", "_": ""})
 
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """A sentence of a document, and whether it is the first one."""
+    """A sentence of a document."""
 
     text: str
     title: str
-    novel: bool
-    first: bool
+    is_novel: bool
+    is_first: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Lexicon:
-    """Tone by word or phrase (+1, -1), and pairs of related words."""
+    """Tones (+1, -1) of words and phrases, and pairs of related words."""
 
     tones: dict[str, int]
     synonyms: list[tuple[str, str]]
@@ -75,29 +75,28 @@ class Lexicon:
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> "Lexicon":
-        """Reads the four lists."""
+        """Reads the four files."""
 
         def lines(name):
-            return (folder / name).read_text("utf-8").split("\n")
+            return (folder / name).read_text("utf-8").splitlines()
 
         def pairs(name):
-            return [tuple(line.split("\t")) for line in lines(name) if "\t" in line]
+            return [tuple(line.split("\t")) for line in lines(name)]
 
-        tones = {term: -1 for term in lines("unpleasant.txt") if term}
-        tones |= {term: 1 for term in lines("pleasant.txt") if term}
+        tones = dict.fromkeys(lines("unpleasant.txt"), -1) | dict.fromkeys(lines("pleasant.txt"), 1)
         return cls(tones, pairs("synonyms.tsv"), pairs("opposites.tsv"))
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words; n't is a word of its own."""
+    """Splits a text into lower-case words; n't is a separate word."""
     return re.findall(r"n't|[a-z]+(?=n't)|[a-z]+", text.lower())
 
 
 def tone_hits(words: list[str], lexicon: Lexicon) -> list[int]:
-    """The tone of each lexicon term among the words; a negation shortly before flips it."""
+    """Returns the tone of each lexicon term; a negation in the three words before it inverts it."""
     hits, end = [], 0
     for start in range(len(words)):
-        for size in range(LONGEST_TERM, 0, -1):
+        for size in range(MAX_TERM_WORDS, 0, -1):
             tone = lexicon.tones.get(" ".join(words[start : start + size]))
             if tone and start + size <= len(words) and start >= end:
                 before = words[max(end, start - 3) : start]
@@ -108,13 +107,13 @@ def tone_hits(words: list[str], lexicon: Lexicon) -> list[int]:
 
 
 def tone_of(text: str, lexicon: Lexicon) -> int:
-    """+1 or -1 where all lexicon terms of the text agree, else 0."""
+    """Returns +1 or -1 if all lexicon terms of the text agree, else 0."""
     hits = set(tone_hits(words_of(text), lexicon))
     return hits.pop() if len(hits) == 1 else 0
 
 
 def read_documents(path: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
-    """Yields (title, paragraphs), each paragraph a line of text."""
+    """Yields (title, paragraphs) of each document."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             document = json.loads(line)
@@ -123,15 +122,15 @@ def read_documents(path: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """Cuts after . ! ? (and a closing quote) before a capital or a quote; drops talk of reviews."""
-    cuts = re.split(
+    """Splits a paragraph into sentences, without those about reviews."""
+    sentences = re.split(
         r"(?<=[a-z][.!?])\s+(?=[A-Z\"'])|(?<=[a-z][.!?][\"'])\s+(?=[A-Z\"'])", paragraph
     )
-    return [cut for cut in cuts if not UNUSED_TEXT.search(cut)]
+    return [sentence for sentence in sentences if not UNUSED_TEXT.search(sentence)]
 
 
 def chunks(sentences: list[str], size: int = 60) -> Iterator[str]:
-    """Joins neighbouring sentences to texts of at least `size` words."""
+    """Joins consecutive sentences to texts of at least `size` words."""
     chunk: list[str] = []
     for sentence in sentences:
         chunk += sentence.split()
@@ -143,25 +142,25 @@ def chunks(sentences: list[str], size: int = 60) -> Iterator[str]:
 
 
 def ask(rng: random.Random, options: Sequence[str], about: str) -> str:
-    """A question that names its answers, in random order."""
+    """Formats a question that names its answers in random order."""
     return f"{' or '.join(rng.sample(options, k=len(options)))}? {about}"
 
 
 def ask_tone(rng: random.Random, tone: int, about: str, names=TONE_NAMES) -> tuple[str, str]:
-    """(inputs, targets) of a question for the tone."""
+    """Returns (inputs, targets) of a question for the tone."""
     good, bad = rng.choice(names)
     return ask(rng, (good, bad), about), good if tone > 0 else bad
 
 
 def balanced(rng: random.Random, items: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """As many of tone +1 as of tone -1."""
+    """Samples equally many items of tone +1 and -1."""
     sides = [[item for item in items if item[0] == tone] for tone in (1, -1)]
     size = min(map(len, sides))
     return [item for side in sides for item in rng.sample(side, size)]
 
 
 def clauses(text: str) -> Iterator[str]:
-    """The sentence if it is short, and its parts between commas and conjunctions."""
+    """Yields the sentence if it is short, and its parts between commas and conjunctions."""
     if len(text.split()) <= 30:
         yield text
     for part in re.split(r"[,;:]| - | and | but | because | which | when |[.!?\"]", text):
@@ -170,18 +169,18 @@ def clauses(text: str) -> Iterator[str]:
 
 
 def toned_texts(sentences: list[Sentence], lexicon: Lexicon) -> list[tuple[int, str]]:
-    """(tone, text) of sentences and clauses with a clear tone, each text once."""
-    found = {}
+    """Returns unique (tone, text) of sentences and clauses with a clear tone."""
+    tones = {}
     for sentence in sentences:
         if not UNUSED_DOMAIN.search(sentence.text):
             for text in clauses(sentence.text):
                 if tone := tone_of(text, lexicon):
-                    found[text] = tone
-    return [(tone, text) for text, tone in found.items()]
+                    tones[text] = tone
+    return [(tone, text) for text, tone in tones.items()]
 
 
 def tone_examples(rng, sentences, lexicon, size):
-    """Questions for the tone of sentences and clauses, alone, joined and opposed."""
+    """Yields questions for the tone of single, joined and contrasted sentences and clauses."""
     texts = balanced(rng, toned_texts(sentences, lexicon))
     short = {tone: [x for t, x in texts if t == tone and len(x.split()) <= 9] for tone in (1, -1)}
     for tone, text in rng.sample(texts, min(size, len(texts))):
@@ -190,13 +189,13 @@ def tone_examples(rng, sentences, lexicon, size):
         tone = rng.choice((1, -1))
         same, other = rng.sample(short[tone], 2), rng.choice(short[-tone])
         yield ask_tone(rng, tone, f"{same[0]}, and {same[1]}.")
-        # What follows "but" outweighs what is granted before it.
-        opposed = rng.choice(("{1}, but {0}.", "although {1}, {0}.", "despite {1}, {0}."))
-        yield ask_tone(rng, tone, opposed.format(same[0], other))
+        # The clause after "but" decides the tone.
+        contrast = rng.choice(("{1}, but {0}.", "although {1}, {0}.", "despite {1}, {0}."))
+        yield ask_tone(rng, tone, contrast.format(same[0], other))
 
 
 def phrase_examples(rng, sentences, lexicon, size):
-    """Questions for the tone of terms, alone and with a few words around them."""
+    """Yields questions for the tone of terms, alone and with a few words of context."""
     terms = balanced(rng, [(tone, term) for term, tone in lexicon.tones.items()])
     for _ in range(size // 2):
         tone, term = rng.choice(terms)
@@ -220,43 +219,32 @@ SUBJECTS = (
     "the old man|the village|the speech|this road|that winter|my room|the river|the teacher|"
     "the work|our walk|the child|the whole day|everything|the plan|it|this|what he said"
 )
-PATTERNS = (
-    (1, "{s} was {w}"),
-    (1, "{s} is so {w}"),
-    (1, "{s} could hardly be more {w}"),
-    (1, "{s} is as {w} as ever"),
-    (1, "not only {w}, {s} is also {v}"),
-    (1, "{s} is both {w} and {v}"),
-    (1, "I found {s} {w}"),
-    (1, "how {w} {s} is!"),
-    (1, "nothing is as {w} as {s}"),
-    (1, "never has {s} been so {w}"),
-    (-1, "{s} was not {w}"),
-    (-1, "{s} is hardly {w}"),
-    (-1, "{s} is anything but {w}"),
-    (-1, "{s} is far from {w}"),
-    (-1, "there is nothing {w} about {s}"),
-    (-1, "{s} is neither {w} nor {v}"),
-    (-1, "{s} tries to be {w} and fails"),
-    (-1, "I wish {s} were {w}"),
-    (-1, "{s} was supposed to be {w}"),
-    (-1, "{s} is never {w}"),
-    (-1, "nobody would call {s} {w}"),
-    (-1, "{s} used to be {w}"),
+# Patterns that keep, and that invert, the tone of their adjectives.
+AFFIRMATIONS = (
+    "{s} was {w}|{s} is so {w}|{s} could hardly be more {w}|{s} is as {w} as ever|"
+    "not only {w}, {s} is also {v}|{s} is both {w} and {v}|I found {s} {w}|how {w} {s} is!|"
+    "nothing is as {w} as {s}|never has {s} been so {w}"
 )
+NEGATIONS = (
+    "{s} was not {w}|{s} is hardly {w}|{s} is anything but {w}|{s} is far from {w}|"
+    "there is nothing {w} about {s}|{s} is neither {w} nor {v}|{s} tries to be {w} and fails|"
+    "I wish {s} were {w}|{s} was supposed to be {w}|{s} is never {w}|"
+    "nobody would call {s} {w}|{s} used to be {w}"
+)
+PATTERNS = [(1, x) for x in AFFIRMATIONS.split("|")] + [(-1, x) for x in NEGATIONS.split("|")]
 
 
 def adjectives(sentences: list[Sentence], lexicon: Lexicon) -> dict[int, list[str]]:
-    """Lexicon words that the corpus uses after very, so, too, quite, rather, as."""
+    """Returns lexicon words that follow very, so, too, quite, rather or as in the corpus."""
     counts = collections.Counter()
     for sentence in sentences:
         counts.update(re.findall(r"\b(?:very|so|too|quite|rather|as) ([a-z]+)", sentence.text))
-    found = [w for w in lexicon.tones if counts[w] >= 3 and not w.endswith("ly")]
-    return {tone: [w for w in found if lexicon.tones[w] == tone] for tone in (1, -1)}
+    words = [w for w in lexicon.tones if counts[w] >= 3 and not w.endswith("ly")]
+    return {tone: [w for w in words if lexicon.tones[w] == tone] for tone in (1, -1)}
 
 
 def pattern_examples(rng, sentences, lexicon, size):
-    """Questions for the tone of short made-up sentences, half of them negated."""
+    """Yields questions for the tone of generated sentences, half of them negated."""
     words = adjectives(sentences, lexicon)
     subjects = SUBJECTS.split("|")
     for _ in range(size):
@@ -267,7 +255,7 @@ def pattern_examples(rng, sentences, lexicon, size):
 
 
 def relation_examples(rng, lexicon, size):
-    """Opposites, words of like meaning, and which of the two a pair is."""
+    """Yields questions for synonyms and opposites, and for the relation of a pair."""
     for _ in range(size // 3):
         pairs, name = rng.choice([(lexicon.synonyms, "same"), (lexicon.opposites, "opposite")])
         pair = rng.choice(pairs)
@@ -280,30 +268,30 @@ def relation_examples(rng, lexicon, size):
 
 
 def source_examples(rng, sentences, size):
-    """Where a sentence comes from, whether it held speech, its tense."""
-    novels = [s for s in sentences if s.novel]
-    articles = [s for s in sentences if not s.novel]
+    """Yields questions for the source of a sentence, for direct speech, and for the tense."""
+    novels = [s for s in sentences if s.is_novel]
+    articles = [s for s in sentences if not s.is_novel]
     for _ in range(size // 3):
         sentence = rng.choice(rng.choice((novels, articles)))
-        source = "novel" if sentence.novel else "encyclopedia"
+        source = "novel" if sentence.is_novel else "encyclopedia"
         yield ask(rng, ("novel", "encyclopedia"), sentence.text), source
         spoken = rng.choice(novels)
         kind = "speech" if '"' in spoken.text else "story"
         yield ask(rng, ("speech", "story"), spoken.text.replace('"', "")), kind
-        if time := time_of(sentence.text):
-            yield ask(rng, ("past", "present"), sentence.text), time
+        if tense := tense_of(sentence.text):
+            yield ask(rng, ("past", "present"), sentence.text), tense
 
 
-def time_of(text: str) -> str | None:
-    """The tense by forms of be, have and do: past, present, or None where unclear."""
+def tense_of(text: str) -> str | None:
+    """Returns "past" or "present" by the forms of be, have and do; None if unclear."""
     words = set(words_of(text))
     past, present = words & {"was", "were", "had", "did"}, words & {"is", "are", "has", "does"}
     return None if bool(past) == bool(present) else "past" if past else "present"
 
 
 def article_examples(rng, sentences, size):
-    """What an article is about: its title and its kind from its first sentence."""
-    firsts = [s for s in sentences if s.first and not s.novel]
+    """Yields questions for the title and the kind of an article, given its first sentence."""
+    firsts = [s for s in sentences if s.is_first and not s.is_novel]
     kinds = [(m[1], s.text) for s in firsts if (m := KIND.search(s.text))]
     for _ in range(size // 2):
         first = rng.choice(firsts)
@@ -314,7 +302,7 @@ def article_examples(rng, sentences, size):
 
 
 def order_examples(rng, sentences, size):
-    """Whether two halves belong together; words put into order."""
+    """Yields questions whether two halves belong together, and for the order of words."""
     for first, second in (rng.sample(sentences, 2) for _ in range(size // 2)):
         words, others = first.text.split(), second.text.split()
         if len(words) < 8 or len(others) < 8:
@@ -328,33 +316,31 @@ def order_examples(rng, sentences, size):
         yield f"order? {' '.join(rng.sample(span, 5))}", " ".join(span)
 
 
-def read_sentences(path: pathlib.Path, novel: bool) -> tuple[list[str], list[Sentence]]:
-    """Texts for span corruption, and sentences of 5 to 40 words."""
+def read_sentences(path: pathlib.Path, is_novel: bool) -> tuple[list[str], list[Sentence]]:
+    """Returns texts for span corruption, and sentences of 5 to 40 words."""
     texts, sentences = [], []
     for title, paragraphs in read_documents(path):
-        cut = [s for paragraph in paragraphs for s in split_sentences(paragraph)]
-        texts += chunks(cut)
-        sentences += [
-            Sentence(s, title, novel, i == 0)
-            for i, s in enumerate(cut)
-            if 5 <= len(s.split()) <= 40
-        ]
+        split = [s for paragraph in paragraphs for s in split_sentences(paragraph)]
+        texts += chunks(split)
+        for i, sentence in enumerate(split):
+            if 5 <= len(sentence.split()) <= 40:
+                sentences.append(Sentence(sentence, title, is_novel, i == 0))
     return texts, sentences
 
 
-def train_vocabulary(rng, texts: list[str], lexicon: Lexicon, pieces: int, path: pathlib.Path):
-    """A unigram vocabulary; the words of the lists are repeated, so that most are one piece."""
+def train_vocabulary(rng, texts: list[str], lexicon: Lexicon, size: int, path: pathlib.Path):
+    """Trains a unigram vocabulary; repeated words of the lists mostly become one token."""
     related = [word for pair in lexicon.synonyms + lexicon.opposites for word in pair]
     names = [name for pair in PHRASE_TONE_NAMES for name in pair]
     listed = [*lexicon.tones, *related, *names] * LISTED_REPEATS
     rng.shuffle(listed)
     listed = [" ".join(listed[i : i + 10]) for i in range(0, len(listed), 10)]
-    # Not model_prefix: the model would keep the folder's name.
+    # With model_prefix the model would contain the name of the folder.
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(rng.sample(texts, min(len(texts), 60_000)) + listed),
         model_writer=model,
-        vocab_size=pieces,
+        vocab_size=size,
         model_type="unigram",
         normalization_rule_name="nmt_nfkc_cf",
         character_coverage=0.9995,
@@ -375,18 +361,19 @@ def write_lines(path: pathlib.Path, rows: Iterable[dict]) -> None:
 
 
 def main() -> None:
-    """Reads the corpus, writes the data."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Reads the corpus and writes the data."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     for name in ("--novels", "--encyclopedia", "--lexicon", "--output"):
         parser.add_argument(name, type=pathlib.Path, required=True)
     parser.add_argument("--examples", type=int, default=500_000)
-    parser.add_argument("--pieces", type=int, default=8092)
+    parser.add_argument("--vocabulary_size", type=int, default=8092)
     args = parser.parse_args()
     rng = random.Random(0)
     lexicon = Lexicon.read(args.lexicon)
     texts, sentences = [], []
-    for path, novel in ((args.novels, True), (args.encyclopedia, False)):
-        more_texts, more_sentences = read_sentences(path, novel)
+    for path, is_novel in ((args.novels, True), (args.encyclopedia, False)):
+        more_texts, more_sentences = read_sentences(path, is_novel)
         texts, sentences = texts + more_texts, sentences + more_sentences
     size = args.examples // 20
     tasks = {
@@ -399,16 +386,14 @@ def main() -> None:
         "order": order_examples(rng, sentences, size),
     }
     examples = [
-        {"task": task, "inputs": inputs, "targets": targets}
-        for task, pairs in tasks.items()
-        for inputs, targets in pairs
+        {"task": task, "inputs": x, "targets": y} for task, pairs in tasks.items() for x, y in pairs
     ]
     rng.shuffle(examples)
     rng.shuffle(texts)
     args.output.mkdir(parents=True, exist_ok=True)
     write_lines(args.output / "text.jsonl", ({"text": text} for text in texts))
     write_lines(args.output / "text_to_text.jsonl", examples)
-    train_vocabulary(rng, texts, lexicon, args.pieces, args.output / "vocabulary.model")
+    train_vocabulary(rng, texts, lexicon, args.vocabulary_size, args.output / "vocabulary.model")
 
 
 if __name__ == "__main__":

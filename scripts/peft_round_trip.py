@@ -1,15 +1,15 @@
-"""Trades prompts with Hugging Face PEFT on the embedded model and compares logits and answers, both ways.
+"""Converts adapters between this package and Hugging Face PEFT and compares their outputs.
 
-Here a prompt, a prefix and IA3's factors are tuned on the embedded reviews, and become adapters with
-`prompt-tuning convert`. PEFT loads them on the same weights; then it tunes adapters of its own
-(prompt tuning, P-tuning, prefix tuning, IA3, LoRA), which come back with the same command. Each time both sides tell
-the logits of the labels and what they answer to the same --inputs inputs, greedily. PEFT runs in
---peer-python, an environment with torch, transformers and peft; it gets the ids of tokens, as it needs
-no vocabulary then. Ends with a table, and with exit code 1 where an answer differs, or a logit by more
-than 2e-5 and more than twice what PEFT's float32 differs from its own float64.
+This package tunes a prompt, a prefix and IA3 on the embedded reviews; PEFT loads them after
+`prompt-tuning convert`. PEFT tunes adapters (prompt tuning, P-tuning, prefix tuning, IA3, LoRA), and
+`convert` reads them. In each case both packages compute logits of the labels and greedy predictions
+for the same --inputs token ids. PEFT runs in --peer-python, a Python with torch, transformers and
+peft.
 
-PEFT 0.21.2 hands generate a prefix under a name that transformers 5.24 does not read: its answers are
-those without prefix. Take transformers 5.23 there.
+Prints a table. The exit code is 1 if a prediction differs, or a logit by more than 2e-5 and by more
+than twice the difference between PEFT in float32 and in float64.
+
+PEFT 0.21.2 ignores the prefix in generation with transformers 5.24; use transformers 5.23.
 """
 
 import argparse
@@ -38,16 +38,16 @@ from prompt_tuning.training import state
 PEER = pathlib.Path(__file__).with_name("peft_round_trip_peer.py")
 BASE = assets.path("t5_mini")
 VOCABULARY = vocabularies.SentencePiece(f"{BASE}/spiece.model", 100)
-TOLERANCE, ANSWER_LENGTH, PROMPT_LENGTH = 2e-5, 6, 20
+TOLERANCE, PREDICTION_LENGTH, PROMPT_LENGTH = 2e-5, 6, 20
 MODEL = "--gin_file=models/t5_mini.gin"
-# What is tuned here, and its gin files.
-TUNED = {
+# Method of this package -> its gin files.
+METHODS = {
     "prompt": [],
     "prefix": ["--gin_file=prompts/prefix.gin"],
     "ia3": ["--gin_file=prompts/ia3.gin"],
 }
-# What PEFT tunes, and as what it comes back.
-THEIRS = {
+# Method of PEFT -> suffix of the converted file; none for a model folder.
+PEFT_METHODS = {
     "PROMPT_TUNING": ".npy",
     "P_TUNING": ".npy",
     "PREFIX_TUNING": ".npz",
@@ -56,38 +56,40 @@ THEIRS = {
 }
 
 
-class Told(NamedTuple):
-    """What a side says: logits [B, L, V] of the targets, answers [B, A] (ids), and PEFT in float64."""
+class Outputs(NamedTuple):
+    """Logits [B, L, V] of the targets, predicted ids [B, A], and logits in float64 (PEFT only)."""
 
     logits: np.ndarray
-    answers: np.ndarray
-    exact: np.ndarray | None = None
+    predictions: np.ndarray
+    exact_logits: np.ndarray | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses, trades, compares."""
+    """Prints the comparison of every adapter."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--peer-python", required=True, help="python with torch, transformers, peft"
+        "--peer-python", required=True, help="Python with torch, transformers and peft"
     )
-    parser.add_argument("--steps", type=int, default=200, help="of training, on each side")
-    parser.add_argument("--inputs", type=int, default=100, help="inputs to answer")
-    parser.add_argument("--folder", help="keeps the files there; a temporary one by default")
+    parser.add_argument(
+        "--steps", type=int, default=200, help="training steps of each package (default: 200)"
+    )
+    parser.add_argument("--inputs", type=int, default=100, help="number of inputs (default: 100)")
+    parser.add_argument("--folder", help="new folder for the files (default: a temporary one)")
     options = parser.parse_args(arguments)
     _check_peer(options.peer_python)
-    heads = ("largest difference", "PEFT's own rounding", "equal answers", "different texts")
+    heads = ("largest difference", "rounding of PEFT", "equal predictions", "distinct texts")
     failed, rows = False, [_row("", *heads)]
     with _folder(options.folder) as folder:
-        for name, ours, theirs, real in _trade(folder, options):
-            difference = float(np.abs(ours.logits - theirs.logits)[real].max())
-            rounding = float(np.abs(theirs.exact - theirs.logits)[real].max())
-            equal = int((ours.answers == theirs.answers).all(axis=1).sum())
-            texts = {VOCABULARY.decode(row) for row in ours.answers}
-            figures = f"{difference:.2e}", f"{rounding:.2e}", f"{equal} of {len(real)}", len(texts)
-            rows.append(_row(name, *figures))
+        for name, outputs, peer, is_target in _compare(folder, options):
+            difference = float(np.abs(outputs.logits - peer.logits)[is_target].max())
+            rounding = float(np.abs(peer.exact_logits - peer.logits)[is_target].max())
+            equal = int((outputs.predictions == peer.predictions).all(axis=1).sum())
+            texts = {VOCABULARY.decode(row) for row in outputs.predictions}
+            counts = f"{equal} of {len(is_target)}", len(texts)
+            rows.append(_row(name, f"{difference:.2e}", f"{rounding:.2e}", *counts))
             print(rows[-1], flush=True)
-            # Both sides round, each as much as the other.
-            failed |= difference > max(TOLERANCE, 2 * rounding) or equal < len(real)
+            # Both packages round about equally.
+            failed |= difference > max(TOLERANCE, 2 * rounding) or equal < len(is_target)
     print("", *rows, sep="\n")
     sys.exit(failed)
 
@@ -99,13 +101,13 @@ def _check_peer(python: str) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         last = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
         sys.exit(
-            f"peft_round_trip: {python} cannot import torch, transformers and peft ({last}); give a python "
-            "that can with --peer-python"
+            f"peft_round_trip: {python} cannot import torch, transformers and peft ({last}); "
+            "set another --peer-python"
         )
 
 
 def _row(name: str, *columns: object) -> str:
-    return f"{name:32}" + "".join(f"{each!s:>20}" for each in columns)
+    return f"{name:32}" + "".join(f"{column!s:>20}" for column in columns)
 
 
 @contextlib.contextmanager
@@ -118,37 +120,33 @@ def _folder(path: str | None) -> Iterator[pathlib.Path]:
         yield pathlib.Path(path)
 
 
-def _trade(folder: pathlib.Path, options: argparse.Namespace):
-    """(what, ours, PEFT's, where targets are real) of each method and direction."""
+def _compare(folder: pathlib.Path, options: argparse.Namespace):
+    """Yields (name, own outputs, PEFT's outputs, mask of targets) for each method and direction."""
     batch = _batch("restaurants", options.inputs)
     np.savez(folder / "batch.npz", **batch)
     np.savez(folder / "train.npz", **_batch("train", None))
-    real = batch["targets"] > 0
-    for name in TUNED:
-        run, made = folder / f"run_{name}", folder / f"adapter_{name}"
-        file = _tune(name, run, options.steps)
-        _convert(file, made)
-        yield (
-            f"{name}, ours in PEFT",
-            _here(batch, file),
-            _there("use", folder, options, made),
-            real,
-        )
-    for method, suffix in THEIRS.items():
-        made, file = folder / method, folder / f"from_{method}{suffix}"
-        told = _there("tune", folder, options, made)
-        _convert(made, file)
-        yield f"{method}, PEFT's here", _here(batch, file), told, real
+    is_target = batch["targets"] > 0
+    for name in METHODS:
+        adapter = folder / f"adapter_{name}"
+        file = _tune(name, folder / f"run_{name}", options.steps)
+        _convert(file, adapter)
+        peer = _run_peer("use", folder, options, adapter)
+        yield f"{name}, loaded by PEFT", _predict(batch, file), peer, is_target
+    for method, suffix in PEFT_METHODS.items():
+        adapter, file = folder / method, folder / f"from_{method}{suffix}"
+        peer = _run_peer("tune", folder, options, adapter)
+        _convert(adapter, file)
+        yield f"{method} of PEFT", _predict(batch, file), peer, is_target
         if suffix == ".npy":
-            yield f"{method}, the folder itself", _here(batch, made), told, real
+            yield f"{method} of PEFT, its folder", _predict(batch, adapter), peer, is_target
         if not suffix:
-            # What is saved here is a model for transformers too.
-            plain = _there("plain", folder, options, file)
-            yield f"{method}, merged, in transformers", _here(batch, file), plain, real
+            # A merged model is a model folder of transformers too.
+            merged = _run_peer("plain", folder, options, file)
+            yield f"{method}, merged", _predict(batch, file), merged, is_target
 
 
 def _batch(name: str, count: int | None) -> dict[str, np.ndarray]:
-    """`inputs` [B, T] and `targets` [B, L] of embedded reviews: ids with an end, filled up with 0."""
+    """Returns `inputs` [B, T] and `targets` [B, L] of embedded reviews: ids with EOS and padding."""
     lines = pathlib.Path(assets.path(f"reviews/{name}.tsv")).read_text().splitlines()[1:]
     columns = zip(*(line.split("\t") for line in lines[:count]), strict=True)
     return {
@@ -164,7 +162,7 @@ def _padded(texts: Sequence[str]) -> np.ndarray:
 
 def _tune(name: str, run: pathlib.Path, steps: int) -> pathlib.Path:
     first = huggingface.read_step(BASE)
-    files = ["--gin_file=tasks/reviews.gin", *TUNED[name], "--gin_file=runs/train.gin"]
+    files = ["--gin_file=tasks/reviews.gin", *METHODS[name], "--gin_file=runs/train.gin"]
     settings = {"MODEL_DIR": str(run), "TRAIN_STEPS": first + steps, "EVAL_PERIOD": steps}
     if name in ("prompt", "prefix"):
         settings["PROMPT_LENGTH"] = PROMPT_LENGTH
@@ -178,28 +176,30 @@ def _convert(source: pathlib.Path, target: pathlib.Path) -> None:
     cli.run(["convert", MODEL, "--gin_file=runs/convert.gin", *flags])
 
 
-def _here(batch: Mapping[str, np.ndarray], path: pathlib.Path) -> Told:
-    """What this package says with a prompt file, an adapter's folder, or a merged model."""
+def _predict(batch: Mapping[str, np.ndarray], path: pathlib.Path) -> Outputs:
+    """Returns outputs of this package with a prompt file, an adapter folder, or a merged model."""
     ids, targets = batch["inputs"], batch["targets"]
     checkpoint, method = BASE, base.NO_METHOD
     if huggingface.is_checkpoint(path):
-        checkpoint, start = str(path), None
+        checkpoint, initializer = str(path), None
     else:
-        start = prompt_files.initializer(path)
+        initializer = prompt_files.initializer(path)
         method = _method(path)
     network = model_lib.EncoderDecoderModel(huggingface.read_config(checkpoint), method)
-    loaded = state.load_model(network, VOCABULARY, checkpoint=checkpoint, prompt_initializer=start)
-    soft = np.tile(loaded.soft_tokens.ids, (len(ids), 1))
-    ids = np.concatenate([soft, ids], axis=1)
+    loaded = state.load_model(
+        network, VOCABULARY, checkpoint=checkpoint, prompt_initializer=initializer
+    )
+    soft_ids = np.tile(loaded.soft_tokens.ids, (len(ids), 1))
+    ids = np.concatenate([soft_ids, ids], axis=1)
     shifted = np.pad(targets, ((0, 0), (1, 0)))[:, :-1]
     parts = {"encoder_input": ids, "decoder_input": shifted, "decoder_target": targets}
     logits = jax.jit(network.logits)(loaded.params, {f"{x}_tokens": y for x, y in parts.items()})
-    tokens, _ = jax.jit(network.predict, static_argnums=2)(loaded.params, ids, ANSWER_LENGTH)
-    return Told(np.asarray(logits), np.asarray(tokens)[:, 0])
+    tokens, _ = jax.jit(network.predict, static_argnums=2)(loaded.params, ids, PREDICTION_LENGTH)
+    return Outputs(np.asarray(logits), np.asarray(tokens)[:, 0])
 
 
 def _method(path: pathlib.Path) -> base.Method:
-    """The method of a prompt file or an adapter's folder."""
+    """Returns the method of a prompt file or an adapter folder."""
     length = prompt_files.length(path)
     if not length:
         return ia3.IA3()
@@ -208,16 +208,16 @@ def _method(path: pathlib.Path) -> base.Method:
     return prompt_method.Prompt(length)
 
 
-def _there(
-    what: str, folder: pathlib.Path, options: argparse.Namespace, path: pathlib.Path
-) -> Told:
-    """What PEFT says with the adapter in `path`, which it tunes and saves there first where asked."""
-    request: dict[str, Any] = {"what": what, "base": BASE, "folder": str(folder), "path": str(path)}
-    request |= {"answer_length": ANSWER_LENGTH, "prompt_length": PROMPT_LENGTH}
-    request |= {"steps": options.steps, "output": str(folder / "told.npz")}
+def _run_peer(
+    action: str, folder: pathlib.Path, options: argparse.Namespace, path: pathlib.Path
+) -> Outputs:
+    """Returns outputs of PEFT; peft_round_trip_peer.py describes the arguments."""
+    request: dict[str, Any] = {"action": action, "base": BASE, "path": str(path)}
+    request |= {"prediction_length": PREDICTION_LENGTH, "prompt_length": PROMPT_LENGTH}
+    request |= {"steps": options.steps, "folder": str(folder), "output": str(folder / "peer.npz")}
     subprocess.run([options.peer_python, str(PEER), json.dumps(request)], check=True)
-    with np.load(folder / "told.npz") as file:
-        return Told(file["logits"], file["answers"], file["exact"])
+    with np.load(folder / "peer.npz") as file:
+        return Outputs(file["logits"], file["predictions"], file["exact_logits"])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The side of scripts/peft_round_trip.py that runs Hugging Face PEFT; nothing of this package is imported.
+"""Runs Hugging Face PEFT for scripts/peft_round_trip.py, without imports of this package.
 
-Its argument is JSON: `what` ("use" an adapter, "tune" and save one, or "plain": a model without), `base`,
-`path` (of the adapter or the plain model; to be tuned, the folder's name is the method), `folder` (of
-batch.npz and train.npz), `output`, `steps`, `answer_length`, `prompt_length`.
+The argument is JSON: `action` ("use" an adapter, "tune" and save one, or "plain": a model without
+adapter), `base`, `path` (folder of the adapter or the plain model; for "tune" its name is the
+method), `folder` (with batch.npz and train.npz), `output`, `steps`, `prediction_length` and
+`prompt_length`.
 """
 
 import json
@@ -16,7 +17,7 @@ import transformers
 
 BATCH, EOS = 32, 1
 TASK = {"task_type": "SEQ_2_SEQ_LM"}
-# Steps of Adam that learn something in a few hundred.
+# Learning rates of Adam for a few hundred steps.
 RATES = {
     "PROMPT_TUNING": 0.1,
     "P_TUNING": 0.003,
@@ -27,47 +28,48 @@ RATES = {
 
 
 def main(request: dict) -> None:
-    """Loads or tunes, writes `logits`, the same in float64 (`exact`) and `answers`."""
+    """Writes `logits`, the logits in float64 (`exact_logits`) and `predictions`."""
     torch.manual_seed(0)
     transformers.utils.logging.disable_progress_bar()
-    what, path = request["what"], request["path"]
-    base = load(path if what == "plain" else request["base"])
-    if what == "tune":
+    action, path = request["action"], request["path"]
+    base = load(path if action == "plain" else request["base"])
+    if action == "tune":
         tune(base, pathlib.Path(path), request)
         base = load(request["base"])
-    model = base if what == "plain" else peft.PeftModel.from_pretrained(base, path)
+    model = base if action == "plain" else peft.PeftModel.from_pretrained(base, path)
     model.eval()
     batch = read(request, "batch")
     decoder = {"decoder_input_ids": shifted(batch.pop("labels"))}
     with torch.no_grad():
         logits = model(**batch, **decoder).logits.numpy()
-        length = request["answer_length"]
-        found = model.generate(**batch, max_new_tokens=length, do_sample=False)[:, 1:].numpy()
-        exact = model.double()(**batch, **decoder).logits.numpy()
-    answers = np.zeros((len(found), length), np.int32)
-    answers[:, : found.shape[1]] = found
-    np.savez(request["output"], logits=logits, exact=exact, answers=answers)
+        length = request["prediction_length"]
+        generated = model.generate(**batch, max_new_tokens=length, do_sample=False)[:, 1:].numpy()
+        exact_logits = model.double()(**batch, **decoder).logits.numpy()
+    predictions = np.zeros((len(generated), length), np.int32)
+    predictions[:, : generated.shape[1]] = generated
+    outputs = {"logits": logits, "exact_logits": exact_logits, "predictions": predictions}
+    np.savez(request["output"], **outputs)
 
 
 def load(path: str) -> transformers.PreTrainedModel:
-    """A T5 in float32."""
+    """Loads a T5 in float32."""
     return transformers.T5ForConditionalGeneration.from_pretrained(path, dtype=torch.float32)
 
 
 def read(request: dict, name: str) -> dict[str, torch.Tensor]:
-    """Inputs, their mask and the targets of a file."""
+    """Reads inputs, their mask, and targets."""
     with np.load(pathlib.Path(request["folder"]) / f"{name}.npz") as file:
         inputs, targets = (torch.from_numpy(file[part]).long() for part in ("inputs", "targets"))
     return {"input_ids": inputs, "attention_mask": (inputs > 0).long(), "labels": targets}
 
 
 def shifted(targets: torch.Tensor) -> torch.Tensor:
-    """What the decoder reads."""
+    """Returns the inputs of the decoder."""
     return torch.nn.functional.pad(targets, (1, 0))[:, :-1]
 
 
 def tune(base: transformers.PreTrainedModel, path: pathlib.Path, request: dict) -> None:
-    """Tunes an adapter of the method that the folder is named by, and saves it there."""
+    """Tunes an adapter and saves it to `path`, whose name is the method."""
     length = {**TASK, "num_virtual_tokens": request["prompt_length"]}
     configs = {
         "PROMPT_TUNING": peft.PromptTuningConfig(**length, prompt_tuning_init="SAMPLE_VOCAB"),
@@ -78,8 +80,8 @@ def tune(base: transformers.PreTrainedModel, path: pathlib.Path, request: dict) 
     }
     base.config.name_or_path = request["base"]
     model = peft.get_peft_model(base, configs[path.name]).train()
-    tuned = [each for each in model.parameters() if each.requires_grad]
-    optimizer = torch.optim.Adam(tuned, lr=RATES[path.name])
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.Adam(trainable, lr=RATES[path.name])
     data = read(request, "train")
     data["labels"][data["labels"] == 0] = -100
     losses = []

@@ -1,8 +1,7 @@
-"""The main job on the embedded model, step by step, with the product's own commands.
+"""Tunes, evaluates and uses a prompt on the embedded model.
 
-train -> eval (in domain and out of it) -> infer -> neighbors, each a command line that
-is printed, then a table and `summary.json` in the output folder. What is there already
-is not done again.
+Runs the commands train, eval (in and out of domain), infer and neighbors, prints each command line,
+and writes a table and `summary.json`. A folder with a summary is only shown.
 """
 
 import json
@@ -32,7 +31,7 @@ SENTENCES = (
 
 
 def command(verb: str, *arguments: str) -> object:
-    """Prints a command line and runs it in this process, so that JAX is imported once."""
+    """Prints a command line and runs it in this process, to import JAX only once."""
     line = [verb, *MODEL, f"--gin_file=runs/{verb}.gin", *arguments]
     print(f"\n$ prompt-tuning {shlex.join(line)}", flush=True)
     return cli.run(line)
@@ -44,10 +43,10 @@ def binding(name: str, value: object) -> str:
 
 
 def main(out: pathlib.Path) -> None:
-    """Runs everything; see the module's docstring."""
+    """Runs all commands, with their output in `out`."""
     run = out / "train"
     if (out / "summary.json").exists():
-        print(f"{out} holds a finished quickstart; to start anew: rm -r {out}")
+        print(f"{out} has the results of an earlier quickstart; to repeat it: rm -r {out}")
         print_table(json.loads((out / "summary.json").read_text()))
         return
     first = huggingface.read_step(assets.path("t5_mini"))
@@ -67,21 +66,21 @@ def main(out: pathlib.Path) -> None:
         folder = binding("EVAL_OUTPUT_DIR", str(out / domain))
         results = command("eval", prompt, file, folder)
         scores[domain] = next(iter(results.values()))["accuracy"]
-    answer(out, prompt)
+    predict(out, prompt)
     command("neighbors", prompt, "--gin.NUM_NEIGHBORS=4")
     summary = summarize(run, prompt_file, scores)
     atomic.write(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     print_table(summary)
 
 
-def answer(out: pathlib.Path, prompt: str) -> None:
-    """Answers sentences that no data set holds, and shows them."""
-    questions = out / "sentences.jsonl"
-    atomic.write(questions, "".join(json.dumps({"sentence": s}) + "\n" for s in SENTENCES).encode())
+def predict(out: pathlib.Path, prompt: str) -> None:
+    """Classifies SENTENCES, which are in no data set, and prints the predictions."""
+    inputs = out / "sentences.jsonl"
+    atomic.write(inputs, "".join(json.dumps({"sentence": s}) + "\n" for s in SENTENCES).encode())
     paths = command(
         "infer",
         prompt,
-        binding("INFER_FILE", str(questions)),
+        binding("INFER_FILE", str(inputs)),
         binding("INFER_OUTPUT_DIR", str(out / "answers")),
     )
     for line in pathlib.Path(paths[0]).read_text().splitlines():
@@ -90,15 +89,15 @@ def answer(out: pathlib.Path, prompt: str) -> None:
 
 
 def read_lines(path: pathlib.Path) -> list[dict]:
-    """The objects of a file of JSON lines."""
+    """Reads a file of JSON lines."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def summarize(run: pathlib.Path, prompt_file: pathlib.Path, scores: dict[str, float]) -> dict:
-    """The figures of summary.json; accuracies in percent."""
+    """Returns the figures of summary.json; accuracies are percentages."""
     evaluations = read_lines(next((run / "inference_eval").glob("*-metrics.jsonl")))
-    answers = read_lines(next((run / "inference_eval").glob("*-[0-9]*.jsonl")))
-    targets = [answer["target"] for answer in answers]
+    predictions = read_lines(next((run / "inference_eval").glob("*-[0-9]*.jsonl")))
+    targets = [prediction["target"] for prediction in predictions]
     (metrics,) = prompt_files.read_card(prompt_file)["metrics"].values()
     config = huggingface.read_config(assets.path("t5_mini"))
     abstract = model.EncoderDecoderModel(
@@ -115,7 +114,7 @@ def summarize(run: pathlib.Path, prompt_file: pathlib.Path, scores: dict[str, fl
         "total_params": params_lib.count(nn.unbox(abstract)),
         "prompt_file": str(prompt_file),
         "prompt_file_bytes": prompt_file.stat().st_size,
-        # Of all steps, those before a stop too; without evaluations and compiling.
+        # All steps, without evaluations and compilation.
         "train_seconds": round(
             sum(line["timing/seconds"] for line in read_lines(run / "train" / "metrics.jsonl")), 1
         ),
@@ -124,7 +123,7 @@ def summarize(run: pathlib.Path, prompt_file: pathlib.Path, scores: dict[str, fl
 
 
 def print_table(summary: dict) -> None:
-    """The same for people."""
+    """Prints the summary as a table."""
     accuracy = summary["validation_accuracy"]
     share = 100 * summary["trainable_params"] / summary["total_params"]
     rows = [
@@ -136,7 +135,7 @@ def print_table(summary: dict) -> None:
             for name, value in summary["out_of_domain_accuracy"].items()
         ),
         (
-            "trained numbers",
+            "trainable parameters",
             f"{summary['trainable_params']:,} of {summary['total_params']:,} ({share:.2f} %)",
         ),
         ("prompt file", f"{summary['prompt_file']}, {summary['prompt_file_bytes']:,} bytes"),

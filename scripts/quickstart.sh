@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on the embedded model: tune a prompt, evaluate it, use it, look at it.
+# Tunes, evaluates and uses a prompt on the embedded model, and shows its nearest tokens.
 # Usage: scripts/quickstart.sh [output folder]   (default: quickstart_run)
 set -euo pipefail
 

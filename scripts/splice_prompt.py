@@ -1,9 +1,8 @@
-"""Puts a prompt into a checkpoint: a T5X native checkpoint with encoder/prompt/prompt/prompt.
+"""Writes a model and a prompt to one T5X native checkpoint, without the optimizer state.
 
-Of a model without encoder it is decoder/prompt/prompt/prompt.
-
-For programs that want model and prompt in one checkpoint, as the paper authors' code does. The optimizer's
-state is left out. This package needs no such checkpoint: it takes a prompt file beside any model.
+The prompt is encoder/prompt/prompt/prompt, or decoder/prompt/prompt/prompt for a model without
+encoder. The paper authors' code reads such checkpoints; this package reads a prompt file and any
+model instead.
 """
 
 import argparse
@@ -14,7 +13,7 @@ from prompt_tuning.checkpoints import splicing
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses, splices."""
+    """Writes the checkpoint and prints its folder."""
     options = _parser().parse_args(arguments)
     try:
         folder = splicing.splice(
@@ -35,21 +34,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--checkpoint_dir", required=True, metavar="DIR",
-        help="the frozen model: T5X's, native or under Orbax, or Hugging Face's",
+        help="the frozen model: T5X (native or under Orbax) or Hugging Face",
     )  # fmt: skip
     parser.add_argument(
-        "--prompt_path", required=True, metavar="FILE", help="the prompt, .npy [P, D]"
+        "--prompt_path", required=True, metavar="FILE", help="the prompt, a .npy file [P, D]"
     )
     parser.add_argument(
-        "--output_dir", required=True, metavar="DIR", help="checkpoint_<step> is made in it"
+        "--output_dir",
+        required=True,
+        metavar="DIR",
+        help="folder in which checkpoint_<step> is created",
     )
     parser.add_argument(
         "--save_dtype", choices=["float32", "bfloat16"], default="float32",
-        help="of the stored weights (default: float32)",
+        help="dtype of the stored weights (default: float32)",
     )  # fmt: skip
     parser.add_argument(
         "--step", type=int,
-        help="of the checkpoint that is written (default: the model's; a Hugging Face folder has none)",
+        help="step of the checkpoint (default: the model's; a Hugging Face folder may have none)",
     )  # fmt: skip
     return parser
 

@@ -1,7 +1,7 @@
-"""Makes a prompt of rows of a checkpoint's token embedding, drawn at random: a start for training.
+"""Samples rows of a checkpoint's token embedding as an initial prompt, usable as PROMPT_FILE.
 
-The rows are drawn from the first, most common, pieces and none twice as long as there are enough.
-Only the embedding is read. The file can be a PROMPT_FILE.
+Rows are sampled from the first --population_size tokens, which are the most frequent ones, without
+replacement if there are enough. Only the embedding is read.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from prompt_tuning.methods import initializers
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses, draws, writes."""
+    """Writes the prompt and its card."""
     options = _parser().parse_args(arguments)
     try:
         embedding = base_model.read_variable(
@@ -24,8 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         if embedding.ndim != 2 or options.prompt_length < 1:
             raise ValueError(
-                f"--embeddings_path {options.embeddings_path} is {embedding.shape} and --prompt_length "
-                f"{options.prompt_length}; expected a table [V, D] and a positive number"
+                f"--embeddings_path {options.embeddings_path} has shape {embedding.shape} and "
+                f"--prompt_length is {options.prompt_length}; expected a table [V, D] and a "
+                "positive integer"
             )
         population = options.population_size if options.population_size > 0 else len(embedding)
         prompt = initializers.SampledVocabulary(population)(
@@ -49,23 +50,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--checkpoint_dir", required=True, metavar="DIR",
-        help="the model: T5X's, native or under Orbax, or Hugging Face's",
+        help="the model: T5X (native or under Orbax) or Hugging Face",
     )  # fmt: skip
-    parser.add_argument("--output_path", required=True, metavar="FILE", help="a .npy file to write")
+    parser.add_argument("--output_path", required=True, metavar="FILE", help=".npy file to write")
     parser.add_argument(
         "--embeddings_path", default="token_embedder/embedding", metavar="PATH",
-        help="of the table (default: token_embedder/embedding)",
+        help="table (default: token_embedder/embedding)",
     )  # fmt: skip
     parser.add_argument(
         "--restore_dtype", choices=["float32", "bfloat16"], default="float32",
-        help="that the table is read in (default: float32); the prompt is float32",
+        help="dtype to which the embedding is rounded (default: float32); the prompt is float32",
     )  # fmt: skip
-    parser.add_argument("--prompt_length", type=int, default=100, help="P (default: 100)")
+    parser.add_argument(
+        "--prompt_length", type=int, default=100, help="number of rows, P (default: 100)"
+    )
     parser.add_argument(
         "--population_size", type=int, default=5000,
-        help="first rows to draw from; 0 or less for all (default: 5000)",
+        help="number of first rows to sample from; 0 or less for all (default: 5000)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=42, help="of the draw (default: 42)")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the sample (default: 42)")
     return parser
 
 

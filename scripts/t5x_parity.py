@@ -1,7 +1,9 @@
-"""The first steps of T5X's trainer and of ours, on one state and the same batches: are the losses one?
+"""Compares losses of T5X's trainer and of this package, from one state and on the same batches.
 
-A third curve has T5X's own loss and optimizer. The embedded model and reviews, without dropout. Needs T5X (`prompt-tuning[t5x]`). --output keeps T5X's
-losses, its metrics of the first batch, the decodes of its beam search, and the settings that what gin/t5x binds takes, for the tests, which run without T5X:
+A third curve has T5X's loss and optimizer. Model and data are the embedded ones, without dropout.
+Requires T5X (`prompt-tuning[t5x]`). --output writes data of T5X for the tests, which run without
+it: losses, metrics of the first batch, decodes of the beam search, and the arguments of the
+functions that gin/t5x binds:
 
     python scripts/t5x_parity.py --output tests/testdata/t5x.json
 """
@@ -36,7 +38,7 @@ STEPS, BATCH_SIZE = 20, 16
 EOS_ID = 1
 LABELS = ("positive", "negative")
 LENGTHS = {"inputs": 48, "targets": 4}
-# What gin/t5x binds, as T5X's scripts name it.
+# Functions that gin/t5x binds, by module of T5X.
 BOUND = {
     "train": ("train",),
     "eval": ("evaluate",),
@@ -50,8 +52,8 @@ BEAM_ALPHAS, BEAM_COUNTS = (0.0, 0.6, 1.0), (1, 2, 4)
 OPTIMIZER = functools.partial(optimizers.adafactor, 0.3, weight_decay_rate=1e-5)
 
 
-def wrapped(folder: str) -> t5x_models.Model:
-    """t5_mini with a prompt of 20 tokens, exported to `folder` as a T5X checkpoint, in T5X's interface."""
+def make_model(folder: str) -> t5x_models.Model:
+    """Exports t5_mini to `folder` as a T5X checkpoint, and wraps it with a prompt for T5X."""
     embedded = assets.path("t5_mini")
     model = model_lib.EncoderDecoderModel(
         huggingface.read_config(embedded), prompt_method.Prompt(20)
@@ -70,7 +72,7 @@ def wrapped(folder: str) -> t5x_models.Model:
 
 
 def read_batches(model: t5x_models.Model) -> list[dict[str, np.ndarray]]:
-    """The first batches of the reviews, as T5X makes them: by seqio and the model's converter."""
+    """Reads the first batches of the reviews as T5X does, with seqio and the feature converter."""
     import seqio
 
     source = sources.TaskSource(
@@ -87,7 +89,7 @@ def read_batches(model: t5x_models.Model) -> list[dict[str, np.ndarray]]:
 
 
 def losses_of_t5x(model: t5x_models.Model, batches: Sequence[dict], folder: str) -> list[float]:
-    """Of each step of T5X's trainer, from the checkpoint on."""
+    """Losses of T5X's trainer."""
     from t5x import partitioning as t5x_partitioning
     from t5x import trainer, utils
 
@@ -110,7 +112,7 @@ def losses_of_t5x(model: t5x_models.Model, batches: Sequence[dict], folder: str)
         dtype="float32",
         state_transformation_fns=[t5x_models.FromBase(model)],
     )
-    taught = trainer.Trainer(
+    t5x_trainer = trainer.Trainer(
         model,
         initializer.from_checkpoint([restored]),
         partitioner,
@@ -121,22 +123,23 @@ def losses_of_t5x(model: t5x_models.Model, batches: Sequence[dict], folder: str)
         learning_rate_fn=optimizers.learning_rate_schedule(),
         num_microbatches=None,
     )
-    with taught:
-        return [float(taught.train(iter([each]), 1).result()["loss"].value) for each in batches]
+    with t5x_trainer:
+        metrics = [t5x_trainer.train(iter([batch]), 1).result() for batch in batches]
+    return [float(values["loss"].value) for values in metrics]
 
 
-def losses_of_their_optimizer(model: t5x_models.Model, batches: Sequence[dict]) -> list[float]:
-    """Of each step with T5X's own loss, MultiOptimizer and Adafactor."""
+def losses_of_t5x_optimizer(model: t5x_models.Model, batches: Sequence[dict]) -> list[float]:
+    """Losses of this package's logits with T5X's loss, MultiOptimizer and Adafactor."""
     from flax import traverse_util
     from t5x import adafactor, losses
     from t5x import optimizers as t5x_optimizers
 
     loaded = _loaded(model)
-    theirs = adafactor.Adafactor(
+    prompt_optimizer = adafactor.Adafactor(
         learning_rate=0.3, multiply_by_parameter_scale=False, weight_decay_rate=1e-5
     )
     prompt = traverse_util.ModelParamTraversal(lambda path, _: path.endswith("/prompt/prompt"))
-    optimizer = t5x_optimizers.MultiOptimizer(((prompt, theirs),)).create(loaded.params)
+    optimizer = t5x_optimizers.MultiOptimizer(((prompt, prompt_optimizer),)).create(loaded.params)
     optimizer = optimizer.replace(state=optimizer.state.replace(step=jnp.int32(loaded.step)))
 
     def loss(params, batch):
@@ -160,7 +163,7 @@ def losses_of_their_optimizer(model: t5x_models.Model, batches: Sequence[dict]) 
 
 
 def metrics_of_t5x(model: t5x_models.Model, batch: dict) -> dict[str, float]:
-    """T5X's own loss and metrics of our logits at the start, those of time left out."""
+    """T5X's loss and metrics of the initial logits, without timings."""
     from t5x import losses, models
 
     params = _loaded(model).params
@@ -169,8 +172,8 @@ def metrics_of_t5x(model: t5x_models.Model, batch: dict) -> dict[str, float]:
     loss, z_loss, _ = losses.compute_weighted_cross_entropy(
         logits, targets, weights, z_loss=model.model.z_loss
     )
-    filled = {"encoder": batch["encoder_input_tokens"] != 0, "decoder": targets != 0}
-    metrics = models.compute_base_metrics(logits, targets, weights, loss, z_loss, filled)
+    masks = {"encoder": batch["encoder_input_tokens"] != 0, "decoder": targets != 0}
+    metrics = models.compute_base_metrics(logits, targets, weights, loss, z_loss, masks)
     return {
         name: float(metric.compute())
         for name, metric in metrics.items()
@@ -187,10 +190,12 @@ def _loaded(model: t5x_models.Model) -> state.LoadedModel:
     )
 
 
-def losses_of_ours(model: t5x_models.Model, batches: Sequence[dict], folder: str) -> list[float]:
-    """Of each step of our trainer, from the checkpoint on."""
+def losses_of_prompt_tuning(
+    model: t5x_models.Model, batches: Sequence[dict], folder: str
+) -> list[float]:
+    """Losses of this package's training step."""
     loaded = _loaded(model)
-    mine = run.Run(
+    training = run.Run(
         loaded,
         run.TrainConfig(train_steps=loaded.step + len(batches)),
         folder,
@@ -199,21 +204,22 @@ def losses_of_ours(model: t5x_models.Model, batches: Sequence[dict], folder: str
         task="reviews",
     )
     step = step_lib.make_step(
-        loaded.model, mine.optimizer, jax.tree.map(lambda x: x.sharding, mine.state)
+        loaded.model, training.optimizer, jax.tree.map(lambda x: x.sharding, training.state)
     )
     losses, rng = [], jax.random.key(0)
     with partitioning.use(loaded.mesh):
         for batch in batches:
             placed = partitioning.place_batch(batch, loaded.mesh)
-            mine.state, sums = step(mine.state, mine.frozen, placed, rng)
+            training.state, sums = step(training.state, training.frozen, placed, rng)
             losses.append(float(sums["loss"]))
     return losses
 
 
 def beam_logits() -> np.ndarray:
-    """Logits [B, L, V, V] of the next token after each last token: how soon a row ends varies.
+    """Logits [B, L, V, V] of the next token for each last token.
 
-    The beams of row 0 end at once, of row 1 never, of row 2 late and not all, of row 3 anywhere.
+    The beams of row 0 end at once, those of row 1 never, some of row 2 late, and those of row 3 at
+    any position.
     """
     rows, length, vocab = 4, 4, 12
     logits = 2 * np.sin(np.arange(rows * length * vocab * vocab, dtype=np.float64) ** 2)
@@ -226,7 +232,7 @@ def beam_logits() -> np.ndarray:
 
 
 def beams_of_t5x() -> list[dict]:
-    """Decodes [B, N, L] and scores [B, N] of T5X's beam search, best first, of each setting."""
+    """Decodes [B, N, L] and scores [B, N] of T5X's beam search, best first, for each setting."""
     from t5x import decoding
 
     logits = jnp.asarray(beam_logits())
@@ -252,37 +258,37 @@ def beams_of_t5x() -> list[dict]:
 
 
 def settings_of_t5x() -> dict[str, dict[str, bool]]:
-    """{module.name of T5X's: {setting: whether it must be given}} of all that gin/t5x binds."""
-    found = {}
+    """{module.function of T5X: {argument: whether it is required}} for BOUND."""
+    arguments = {}
     for name, members in BOUND.items():
-        of = importlib.import_module(f"t5x.{name}")
+        module = importlib.import_module(f"t5x.{name}")
         for member in members:
-            parameters = inspect.signature(getattr(of, member)).parameters.values()
-            found[f"{name}.{member}"] = {p.name: p.default is p.empty for p in parameters}
-    return found
+            parameters = inspect.signature(getattr(module, member)).parameters.values()
+            arguments[f"{name}.{member}"] = {p.name: p.default is p.empty for p in parameters}
+    return arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Trains with each and prints the curves."""
+    """Prints the losses of all three."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", metavar="FILE", help="a JSON file of what T5X gave")
+    parser.add_argument("--output", metavar="FILE", help="JSON file for the data of T5X")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        model = wrapped(folder)
+        model = make_model(folder)
         batches = read_batches(model)
         metrics = metrics_of_t5x(model, batches[0])
         curves = {
             "T5X's trainer": losses_of_t5x(model, batches, folder),
-            "T5X's optimizer": losses_of_their_optimizer(model, batches),
-            "here": losses_of_ours(model, batches, folder),
+            "T5X's optimizer": losses_of_t5x_optimizer(model, batches),
+            "prompt-tuning": losses_of_prompt_tuning(model, batches, folder),
         }
     print("step", *(f"{name:>16}" for name in curves))
     for number, losses in enumerate(zip(*curves.values(), strict=True)):
         print(f"{number:4}", *(f"{loss:16.6f}" for loss in losses))
-    ours, *others = (np.array(curves[name]) for name in reversed(curves))
-    difference = max(np.max(np.abs(ours / other - 1)) for other in others)
+    *t5x_losses, own_losses = (np.array(losses) for losses in curves.values())
+    difference = max(np.max(np.abs(own_losses / losses - 1)) for losses in t5x_losses)
     print(f"largest relative difference: {difference:.1e}")
     if options.output:
         golden = {

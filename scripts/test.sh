@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that CI checks: set-up, lint, types, the site, all tests.
+# Runs all checks of CI: set-up, lint, types, the site, all tests.
 # Usage: scripts/test.sh [pytest arguments]
 set -euo pipefail
 

@@ -1,7 +1,7 @@
-"""What a run survives, tried at length: kills, signals, damage, full disks, many processes, hostile files.
+"""Long trials of reliability: kills, signals, damage, full disks, several processes, long input.
 
-Each case runs commands on t5_mini in processes of their own and gives a row of the table in
-docs/reliability.md. The tests have a short form of each.
+Each case runs commands in separate processes and returns a row of the table in docs/reliability.md.
+The tests have short forms of them.
 """
 
 import argparse
@@ -13,9 +13,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-# Name -> module of this folder with a function of the same name: (folder, tries) -> row, a dict with
-# "tried", what was done, and "found", what came of it, as a person reads them, and "passed".
-# `tries` is None for the number that the docs' table has.
+# Name -> module of this folder with a function of this name: (folder, tries) -> row, a dict with
+# "trial" and "result" as text, and "passed". `tries` is None for the default of the case.
 CASES: dict[str, str] = {
     "kill": "torture_kills",
     "sigterm": "torture_kills",
@@ -29,15 +28,15 @@ CASES: dict[str, str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the cases, prints each as a JSON line, and all as a table; exit code 1 where one failed."""
+    """Runs cases and prints JSON lines and a table; exits with 1 if a case fails."""
     options = _parser().parse_args(arguments)
     rows = []
     for name in options.cases or CASES:
         folder = pathlib.Path(options.folder or tempfile.mkdtemp(prefix="torture_")) / name
         folder.mkdir(parents=True)
-        began = time.monotonic()
+        start = time.monotonic()
         row = getattr(importlib.import_module(CASES[name]), name)(folder, options.tries)
-        rows.append({"case": name, **row, "seconds": round(time.monotonic() - began)})
+        rows.append({"case": name, **row, "seconds": round(time.monotonic() - start)})
         print(json.dumps(rows[-1]), flush=True)
     print(_table(rows), file=sys.stderr)
     if not all(row["passed"] for row in rows):
@@ -47,16 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; default: all"
+        "cases", nargs="*", metavar="CASE", help=f"{', '.join(CASES)}; default: all"
     )
-    parser.add_argument("--tries", type=int, metavar="N", help="in place of each case's own number")
-    parser.add_argument("--folder", metavar="DIR", help="for runs and logs; default: a new one")
+    parser.add_argument(
+        "--tries", type=int, metavar="N", help="size of a case in place of its default"
+    )
+    parser.add_argument(
+        "--folder", metavar="DIR", help="folder for runs and logs; default: a temporary one"
+    )
     return parser
 
 
 def _table(rows: Sequence[dict]) -> str:
-    lines = ["| case | tried | found | seconds |", "|---|---|---|---|"]
-    lines += [f"| {r['case']} | {r['tried']} | {r['found']} | {r['seconds']} |" for r in rows]
+    lines = ["| case | trial | result | seconds |", "|---|---|---|---|"]
+    lines += [f"| {r['case']} | {r['trial']} | {r['result']} | {r['seconds']} |" for r in rows]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The small job that is tortured: t5_mini on the embedded reviews, as commands in processes of their own."""
+"""The job of the torture scripts: commands on t5_mini and the embedded reviews."""
 
 import os
 import pathlib
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 MODEL = ("models/t5_mini.gin", "tasks/reviews.gin")
-START = 14_000  # t5_mini's own step
+START = 14_000  # step of t5_mini
 
 
 def command(verb: str, *gin_files: str, **macros: Any) -> list[str]:
-    """A command line on t5_mini and reviews; without gin files the verb's own run."""
+    """Returns a command line; without gin files it uses that of runs/ for the verb."""
     files = [*MODEL, *(gin_files or [f"runs/{verb}.gin"])]
     flags = [f"--gin.{name}={_gin_value(value)}" for name, value in macros.items()]
     return [
@@ -26,12 +26,12 @@ def command(verb: str, *gin_files: str, **macros: Any) -> list[str]:
 
 
 def train(model_dir: pathlib.Path, steps: int, **macros: Any) -> list[str]:
-    """`steps` of training, with dropout and packed, over several epochs of shuffled data if many."""
+    """Returns the command line of `steps` training steps."""
     return command("train", MODEL_DIR=model_dir, TRAIN_STEPS=START + steps, **macros)
 
 
 def start(arguments: Sequence[str], log: pathlib.Path, **environment: str) -> subprocess.Popen:
-    """Starts a command; its output is added to `log`."""
+    """Starts a command and appends its output to `log`."""
     with log.open("ab") as out:
         return subprocess.Popen(
             arguments,
@@ -43,7 +43,7 @@ def start(arguments: Sequence[str], log: pathlib.Path, **environment: str) -> su
 
 
 def finish(arguments: Sequence[str], log: pathlib.Path, **environment: str) -> int:
-    """Runs a command to its end; returns its exit code."""
+    """Runs a command and returns its exit code."""
     return start(arguments, log, **environment).wait()
 
 

@@ -1,4 +1,4 @@
-"""scripts/bench.py: the step is timed and counted, what is absent is said, TensorFlow is not needed."""
+"""scripts/bench.py: measurements, reports, and analytic FLOPs."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
-# Runs a script as `python SCRIPT` would, where no TensorFlow is installed.
+# Makes imports of TensorFlow and torch fail.
 WITHOUT_TENSORFLOW = """
 import sys
 sys.modules.update(dict.fromkeys(("tensorflow", "seqio", "torch")))
@@ -43,7 +43,7 @@ def report(scripts):
     return bench_report
 
 
-def test_a_step_is_timed_without_tensorflow_and_the_peer_is_said_to_be_absent(tmp_path):
+def test_measures_a_step_without_tensorflow_and_reports_that_peft_is_missing(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_TENSORFLOW)
     output = tmp_path / "lines.jsonl"
     flags = ["--size=tiny", "--batch=2", "--input-length=40", "--prompt-length=4"]
@@ -56,18 +56,18 @@ def test_a_step_is_timed_without_tensorflow_and_the_peer_is_said_to_be_absent(tm
         check=True,
     )
     lines = [json.loads(line) for line in output.read_text().splitlines()]
-    found = {line["program"]: line for line in lines if "turn" not in line}
-    turns = [line["seconds"] for line in lines if line["program"] == "ours" and "turn" in line]
-    assert turns == found["ours"]["seconds"]
-    ours, facts = found["ours"], found["ours"]["facts"]
-    assert len(ours["seconds"]) == 2 and ours["median"] == sum(ours["seconds"]) / 2
-    assert ours["peak_bytes"] > 2**20
-    # What is not a product is a few percent at this width.
+    records = {line["program"]: line for line in lines if "repeat" not in line}
+    repeats = [line for line in lines if line["program"] == "prompt-tuning" and "repeat" in line]
+    step, facts = records["prompt-tuning"], records["prompt-tuning"]["facts"]
+    assert [repeat["seconds"] for repeat in repeats] == step["seconds"]
+    assert len(step["seconds"]) == 2 and step["median"] == sum(step["seconds"]) / 2
+    assert step["peak_bytes"] > 2**20
+    # Other operations than products are a few percent at this width.
     assert 1 < facts["compiled_flops"] / facts["analytic_flops"] < 1.1
-    assert found["products, XLA"]["median"] > 0
+    assert records["products, XLA"]["median"] > 0
     for peer in ("peft, float32", "products, torch"):
-        assert "no PEFT to compare with" in found[peer]["absent"]
-    assert "our step reaches" in shown.stderr and "no PEFT" in shown.stderr
+        assert "PEFT is not available" in records[peer]["absent"]
+    assert "the step reaches" in shown.stderr and "PEFT is not available" in shown.stderr
 
 
 WORKER = """
@@ -84,7 +84,7 @@ bench.main(["fake", "--repeats=100000", "--rest=0.01", f"--output={output}"])
 """
 
 
-def test_a_benchmark_that_is_killed_keeps_the_figures_of_each_turn(tmp_path):
+def test_a_killed_benchmark_keeps_complete_measurements(tmp_path):
     worker, output = tmp_path / "worker.py", tmp_path / "lines.jsonl"
     worker.write_text(WORKER)
     output.touch()
@@ -99,43 +99,43 @@ def test_a_benchmark_that_is_killed_keeps_the_figures_of_each_turn(tmp_path):
     process.kill()
     process.wait()
     lines = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [line["turn"] for line in lines] == list(range(1, len(lines) + 1)) and len(lines) > 4
+    assert [line["repeat"] for line in lines] == list(range(1, len(lines) + 1)) and len(lines) > 4
     for line in lines:
         assert (line["command"], line["program"], line["settings"]) == ("fake", "mine", {})
         assert line["seconds"] > 0 and line["facts"]["examples"] == 3 and line["peak_bytes"] == 1
 
 
 @pytest.mark.parametrize("command", ["start", "stack"])
-def test_turns_of_commands_are_written_as_they_are_measured(scripts, monkeypatch, command):
+def test_commands_report_each_measurement(scripts, monkeypatch, command):
     import bench_commands
 
-    times, turns = iter(range(1, 100)), []
+    times, repeats = iter(range(1, 100)), []
     monkeypatch.setattr(bench_commands, "_seconds", lambda *_: float(next(times)))
     sizes = (2, 1) if command == "stack" else ()
-    records = getattr(bench_commands, command)(2, *sizes, turns.append)
+    records = getattr(bench_commands, command)(2, *sizes, repeats.append)
     by_program = {record["program"]: record["seconds"] for record in records}
-    assert len(by_program) == 2 and len(turns) == 4
+    assert len(by_program) == 2 and len(repeats) == 4
     for name, seconds in by_program.items():
-        assert [turn["seconds"] for turn in turns if turn["program"] == name] == seconds
-        assert [turn["turn"] for turn in turns if turn["program"] == name] == [1, 2]
+        assert [x["seconds"] for x in repeats if x["program"] == name] == seconds
+        assert [x["repeat"] for x in repeats if x["program"] == name] == [1, 2]
 
 
 LOAD = """
-import sys, bench_ours
+import sys, bench_prompt_tuning as worker
 settings = {"size": "tiny", "folder": sys.argv[1]}
-bench_ours.write_models(**settings)
-grown = []
+worker.write_models(**settings)
+growth = []
 for name in ("t5x", "orbax", "huggingface"):
     for dtype, size in (("float32", 4), ("bfloat16", 2)):
-        prepared = bench_ours.load(**settings, format=name, dtype=dtype)
+        prepared = worker.load(**settings, format=name, dtype=dtype)
         assert prepared.facts["weights_bytes"] == size * 4_310_016, prepared.facts
-        grown.append(prepared.facts["growth_bytes"])
-# Later ones may find room that earlier ones left.
-assert grown[0] > 0 and max(grown) < 2**28, grown
+        growth.append(prepared.facts["growth_bytes"])
+# Later loads may reuse memory of earlier ones.
+assert growth[0] > 0 and max(growth) < 2**28, growth
 """
 
 
-def test_every_format_is_loaded_and_its_memory_counted(tmp_path):
+def test_loads_every_format_and_measures_its_memory(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_TENSORFLOW)
     subprocess.run(
         [sys.executable, "-c", LOAD, tmp_path / "models"],
@@ -144,38 +144,38 @@ def test_every_format_is_loaded_and_its_memory_counted(tmp_path):
     )
 
 
-def test_memory_is_told_in_weights(report):
+def test_memory_growth_is_relative_to_the_weights(report):
     facts = {"growth_bytes": 110, "weights_bytes": 100}
     record = {"facts": facts, "peak_bytes": 3 * 2**30}
-    assert report.memory(record) == "3.00 GiB (grew by 1.10 × the weights)"
+    assert report.memory(record) == "3.00 GiB (growth 1.10 × the weights)"
     assert report.memory({**record, "facts": {}}) == "3.00 GiB"
 
 
-def test_analytic_flops_are_those_of_the_compiled_gradient(sizes):
+def test_analytic_flops_match_the_compiled_gradient(sizes):
     size = sizes.Size(256, 4, 64, 512, num_layers=2, vocab_size=512)
     batch, inputs, prompt, targets = 4, 40, 8, 48
     tuned = model.EncoderDecoderModel(_config(size), prompt_method.Prompt(prompt))
     weights = nn.unbox(tuned.abstract_params())
 
-    def gradient(table, frozen, ids, answers):
+    def gradient(table, frozen, ids, targets_BL):
         def loss(table):
-            whole = params_lib.merge(frozen, params_lib.unflatten({prompt_method.PATH: table}))
+            merged = params_lib.merge(frozen, params_lib.unflatten({prompt_method.PATH: table}))
             data = {
                 "encoder_input_tokens": ids,
-                "decoder_input_tokens": answers,
-                "decoder_target_tokens": answers,
-                "decoder_loss_weights": answers,
+                "decoder_input_tokens": targets_BL,
+                "decoder_target_tokens": targets_BL,
+                "decoder_loss_weights": targets_BL,
             }
-            return tuned.loss(whole, data)[0]
+            return tuned.loss(merged, data)[0]
 
         return jax.grad(loss)(table)
 
     table, frozen = params_lib.split(weights, (".*/prompt/.*",))
-    ids, answers = (
+    ids, targets_BL = (
         jax.ShapeDtypeStruct((batch, n), jax.numpy.int32) for n in (prompt + inputs, targets)
     )
     table = params_lib.flatten(table)[prompt_method.PATH]
-    compiled = jax.jit(gradient).lower(table, frozen, ids, answers).compile()
+    compiled = jax.jit(gradient).lower(table, frozen, ids, targets_BL).compile()
     counted = compiled.cost_analysis()["flops"]
     analytic = sizes.train_flops(size, batch, inputs, prompt, targets)
     assert 1 <= counted / analytic < 1.05
@@ -193,7 +193,7 @@ def _config(size) -> config_lib.T5Config:
     )
 
 
-def test_sizes_are_those_of_the_gin_files(sizes):
+def test_sizes_match_the_gin_files(sizes):
     macros = {
         "EMBED_DIM": "embed_dim",
         "NUM_HEADS": "num_heads",
@@ -212,23 +212,23 @@ def test_sizes_are_those_of_the_gin_files(sizes):
     }
 
 
-def test_ratios_are_of_runs_that_followed_each_other_and_of_as_many_examples(report):
-    ours = {"seconds": [1.0, 10.0, 2.0], "facts": {"examples": 4}}
+def test_ratio_is_the_median_over_neighboring_repeats_per_example(report):
+    record = {"seconds": [1.0, 10.0, 2.0], "facts": {"examples": 4}}
     peer = {"seconds": [3.0, 30.0, 2.0], "facts": {"examples": 8}}
-    assert report.ratio(peer, ours) == 1.5
+    assert report.ratio(peer, record) == 1.5
 
 
-def test_medians_and_spreads(scripts):
+def test_summary_has_median_and_spread(scripts):
     import bench_workers
 
     assert bench_workers.summary([1, 9, 2]) == {"seconds": [1, 9, 2], "median": 2, "spread": 4}
 
 
-def test_exponents(report):
+def test_exponent_of_a_power(report):
     assert math.isclose(report.exponent([1, 2, 4], [3, 12, 48]), 2)
 
 
-def test_growth_in_markdown(report):
+def test_growth_table_skips_failed_points(report):
     points = []
     for n in (1, 2):
         facts = {"compiled_flops": 2e9 * n, "temporary_bytes": 2**30 * n**3}

@@ -1,4 +1,4 @@
-"""scripts/check_wheel.py: it sees what a wheel lacks and what it should not have."""
+"""scripts/check_wheel.py: missing and surplus files of a wheel."""
 
 import zipfile
 
@@ -17,7 +17,7 @@ def make(path, names):
     return str(path)
 
 
-def test_a_whole_wheel_passes(check_wheel, tmp_path, capsys):
+def test_a_complete_wheel_passes(check_wheel, tmp_path, capsys):
     names = set(check_wheel.expected(check_wheel.REPOSITORY))
     assert {
         "prompt_tuning/py.typed",
@@ -29,7 +29,7 @@ def test_a_whole_wheel_passes(check_wheel, tmp_path, capsys):
     assert f"{len(names)} files" in capsys.readouterr().out
 
 
-def test_what_differs_is_told(check_wheel, tmp_path):
+def test_missing_and_surplus_files_are_named(check_wheel, tmp_path):
     names = set(check_wheel.expected(check_wheel.REPOSITORY)) - {"prompt_tuning/py.typed"}
     with pytest.raises(SystemExit, match=r"missing: prompt_tuning.py.typed\n  surplus: tests.a.py"):
         check_wheel.main([make(tmp_path / "a.whl", {*names, "tests/a.py"})])

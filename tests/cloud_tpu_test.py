@@ -1,4 +1,4 @@
-"""scripts/cloud_tpu: what --dry_run prints, mistakes, and a linter over all shell scripts."""
+"""scripts/cloud_tpu: the commands of --dry_run, errors, and shellcheck of all shell scripts."""
 
 import os
 import pathlib
@@ -28,13 +28,13 @@ def call(script, *arguments, **settings):
 
 
 def dry(script, *arguments):
-    """The commands that a script would run, as words."""
+    """The commands that a script would run, as lists of arguments."""
     shown = call(script, *HERE, "--dry_run", *arguments, check=True)
     assert shown.stderr == ""
     return [shlex.split(line) for line in shown.stdout.splitlines()]
 
 
-def test_create():
+def test_create_has_type_version_and_project():
     machine = ["--accelerator-type=v3-8", "--version=tpu-ubuntu2204-base"]
     assert dry("create") == [[*TPU, "create", "t", *machine, "--zone=z"]]
     slice_flags = ["--accelerator_type=v3-32", "--version=v 2", "--spot", "--project=p"]
@@ -63,7 +63,7 @@ def test_install_reaches_every_worker():
 
 
 def write_program(worker, text):
-    """A worker's prompt-tuning: a shell script."""
+    """Writes a shell script in place of a worker's prompt-tuning."""
     program = worker / "prompt-tuning" / ".venv" / "bin" / "prompt-tuning"
     program.parent.mkdir(parents=True)
     program.write_text(f"#!/bin/sh\n{text}")
@@ -71,32 +71,32 @@ def write_program(worker, text):
 
 
 @pytest.mark.parametrize("flags", [[], ["--slice"], ["--command=eval"]])
-def test_train_gives_every_worker_the_words_as_they_are(tmp_path, flags):
+def test_train_passes_arguments_to_every_worker_unchanged(tmp_path, flags):
     words = ["--gin_file=runs/train.gin", "--gin.MODEL_DIR='gs://a b/$x'", '--gin.A=["c"]']
     ((*command, remote, zone),) = dry("train", *flags, "--", *words)
     assert [*command, zone] == [*TPU, "ssh", "t", "--worker=all", "--zone=z"]
-    # What a worker's shell makes of it.
+    # Run the command as a worker's shell does.
     write_program(tmp_path, 'printf "%s\\n" "$@"\nexit 3\n')
     (tmp_path / "train.pid").write_text(f"{os.getpid()}\n")  # of another program
     line = remote.removeprefix("--command=")
     shown = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True)
     verb = "eval" if flags == ["--command=eval"] else "train"
-    found = (tmp_path / f"{verb}.log").read_text().splitlines()
-    assert found == [verb, *words, *(["--multiprocess_gpu"] if flags == ["--slice"] else [])]
+    received = (tmp_path / f"{verb}.log").read_text().splitlines()
+    assert received == [verb, *words, *(["--multiprocess_gpu"] if flags == ["--slice"] else [])]
     assert shown.returncode == 3 and words[1] in shown.stdout
 
 
-def test_a_trainer_that_runs_is_followed_and_not_started_again(tmp_path):
+def test_a_second_train_follows_the_running_one(tmp_path):
     ((*_, remote, _),) = dry("train", "--", "x")
     line = ["bash", "-c", remote.removeprefix("--command=")]
     write_program(
         tmp_path,
         "echo >> starts\necho started\nwhile [ ! -e stop ]; do sleep 0.05; done\necho done\n",
     )
-    told = {"cwd": tmp_path, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(line, **told) as first:
+    settings = {"cwd": tmp_path, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, **settings) as first:
         assert first.stdout.readline() == "started\n"
-        with subprocess.Popen(line, **told) as second:
+        with subprocess.Popen(line, **settings) as second:
             assert second.stdout.readline() == "started\n"
             (tmp_path / "stop").touch()
             assert second.stdout.read() == "done\n"
@@ -104,7 +104,7 @@ def test_a_trainer_that_runs_is_followed_and_not_started_again(tmp_path):
     assert (tmp_path / "starts").read_text() == "\n"
 
 
-def test_collect():
+def test_collect_copies_from_a_bucket_or_a_worker():
     log = [*TPU, "scp", "t:train.log", "my o", "--worker=0", "--zone=z"]
     assert dry("collect", "--model_dir=gs://b/run/", "--output=my o") == [
         ["mkdir", "-p", "my o"],
@@ -117,11 +117,11 @@ def test_collect():
     ]
 
 
-def test_clean_up():
+def test_clean_up_deletes_the_tpu():
     assert dry("clean_up") == [[*TPU, "delete", "t", "--quiet", "--zone=z"]]
 
 
-def test_what_is_printed_is_what_is_run(tmp_path):
+def test_runs_the_printed_command(tmp_path):
     program = tmp_path / "gcloud"
     program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/words\nexit 7\n')
     program.chmod(0o755)
@@ -132,12 +132,12 @@ def test_what_is_printed_is_what_is_run(tmp_path):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_and_mistakes(script):
+def test_help_and_errors(script):
     shown = call(script, "--help", check=True).stdout
     assert f"Usage: scripts/cloud_tpu/{script}.sh --name=NAME" in shown and "--dry_run" in shown
     assert "source=" not in shown
     for arguments, part in (
-        (["--name=t"], "--zone= is needed"),
+        (["--name=t"], "--zone= is required"),
         ([*HERE, "--zon=z"], "unknown flag --zon="),
         ([*HERE, "--spto"], "unknown flag --spto"),
         ([*HERE, "now"], "unexpected argument now"),
@@ -147,12 +147,12 @@ def test_help_and_mistakes(script):
         assert part in shown.stderr and f"{script}.sh: " in shown.stderr
 
 
-def test_train_needs_a_command_line():
+def test_train_requires_arguments():
     shown = call("train", *HERE, "--dry_run")
-    assert shown.returncode == 2 and "needed after --" in shown.stderr
+    assert shown.returncode == 2 and "required after --" in shown.stderr
 
 
-def test_shell_scripts_have_no_fault_that_a_linter_finds():
+def test_shellcheck_accepts_all_shell_scripts():
     linter = shutil.which(
         "shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     )

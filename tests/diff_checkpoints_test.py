@@ -12,18 +12,18 @@ from prompt_tuning.checkpoints.formats import t5x
 
 @pytest.fixture
 def run(load_script, capsys):
-    """(arguments) -> exit status, what is printed."""
+    """(arguments) -> (exit status, captured output)."""
     module = load_script("diff_checkpoints")
 
     def call(*arguments):
         with pytest.raises(SystemExit) as ended:
-            module.main([str(each) for each in arguments])
+            module.main([str(argument) for argument in arguments])
         return ended.value.code, capsys.readouterr()
 
     return call
 
 
-def test_checkpoints_of_two_formats(run, tiny, tmp_path):
+def test_compares_checkpoints_of_two_formats(run, tiny, tmp_path):
     stored = {p: leaves.of_array(np.asarray(x)) for p, x in params.flatten(tiny.base).items()}
     same, other = tmp_path / "checkpoint_1000", tmp_path / "other"
     t5x.save(same, stored, step=1000, dtype="float32")
@@ -37,28 +37,28 @@ def test_checkpoints_of_two_formats(run, tiny, tmp_path):
     assert json.loads(shown.out)["different"] == {name: 1.0}
     assert json.loads((tmp_path / "diff.json").read_text()) == json.loads(shown.out)
     few = [same, other, "--frac=0.01"]
-    drawn = [json.loads(run(*few, f"--seed={seed}")[1].out) for seed in range(20)]
-    assert {each["compared"] for each in drawn} == {1}
-    # The one that differs is drawn by some seeds, and by the same ones again.
-    assert len({each["same"] for each in drawn}) == 2
+    results = [json.loads(run(*few, f"--seed={seed}")[1].out) for seed in range(20)]
+    assert {result["compared"] for result in results} == {1}
+    # Some seeds sample the parameter that differs, the same ones in each call.
+    assert len({result["same"] for result in results}) == 2
     again = [json.loads(run(*few, f"--seed={seed}")[1].out) for seed in range(20)]
-    assert again == drawn
+    assert again == results
     assert run(*few, f"--check={name}")[0] == 1
 
 
-def test_what_is_not_finite_is_told_in_json(run, tmp_path):
+def test_non_finite_differences_are_valid_json(run, tmp_path):
     for name, value in (("one", 0), ("other", np.nan)):
         stored = {"a/b": leaves.of_array(np.full((2, 2), value, np.float32))}
         t5x.save(tmp_path / name, stored, step=1, dtype="float32")
     code, shown = run(tmp_path / "one", tmp_path / "other", f"--output={tmp_path}/new/diff.json")
-    found = json.loads(shown.out, parse_constant=pytest.fail)
-    assert code == 1 and found["different"] == {"a/b": "not finite"}
-    assert json.loads((tmp_path / "new/diff.json").read_text()) == found
+    result = json.loads(shown.out, parse_constant=pytest.fail)
+    assert code == 1 and result["different"] == {"a/b": "not finite"}
+    assert json.loads((tmp_path / "new/diff.json").read_text()) == result
     code, shown = run(tmp_path / "one", tmp_path / "other", f"--output={tmp_path}/new")
     assert code == 2 and "diff_checkpoints: " in shown.err and shown.out == ""
 
 
-def test_mistakes_and_help(run, tiny):
+def test_errors_and_help(run, tiny):
     code, shown = run(tiny.checkpoint, "none")
     assert code == 2 and "none does not exist" in shown.err
     code, shown = run("--help")

@@ -11,7 +11,7 @@ def script(load_script):
     return load_script("extract_variable")
 
 
-def test_a_variable_becomes_a_file(script, tiny, tmp_path, capsys):
+def test_writes_a_variable_to_a_file(script, tiny, tmp_path, capsys):
     output = tmp_path / "new" / "embedding.npy"
     flags = [f"--checkpoint_dir={tiny.checkpoint}", f"--output_path={output}"]
     flags.append("--variable_path=target/token_embedder/embedding")
@@ -20,12 +20,12 @@ def test_a_variable_becomes_a_file(script, tiny, tmp_path, capsys):
     np.testing.assert_array_equal(np.load(output), embedding, strict=True)
     assert "float32 (256, 16)" in capsys.readouterr().out
     script.main([*flags, "--restore_dtype=bfloat16"])
-    # A prompt file may be bfloat16, so that this one is read again.
+    # numpy does not load bfloat16 by itself; prompt files may be bfloat16.
     rounded = np.asarray(embedding).astype("bfloat16").astype(np.float32)
     np.testing.assert_array_equal(prompt_files.load(output), rounded)
 
 
-def test_mistakes_and_help(script, tiny, tmp_path, capsys):
+def test_errors_and_help(script, tiny, tmp_path, capsys):
     flags = [f"--checkpoint_dir={tiny.checkpoint}", f"--output_path={tmp_path}/a.npy"]
     with pytest.raises(SystemExit, match="such as token_embedder/embedding"):
         script.main([*flags, "--variable_path=token_embeder/embedding"])

@@ -1,19 +1,22 @@
-"""Hostile files: each reader reads a spoiled file or refuses it with a message of ours, and asks for no
-more memory than the file has. scripts/hostile_files.py has the readers; what fuzzing found stands below.
+"""Hostile files: a corrupted file is read or refused with a message of this package, and allocates
+little memory. FINDINGS are earlier results of fuzzing.
 """
 
+import dataclasses
 import functools
 import gzip
-import importlib.util
+import importlib
 import io
 import json
 import pathlib
 import re
 import struct
+import sys
 import tracemalloc
 import zipfile
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 import tensorstore
@@ -24,35 +27,36 @@ from prompt_tuning.checkpoints import base_model, leaves, prompt_files
 from prompt_tuning.checkpoints.formats import orbax, t5x
 from prompt_tuning.data.files import lines
 
-SCRIPTS = pathlib.Path(__file__).parents[1] / "scripts"
-SPEC = importlib.util.spec_from_file_location("hostile_files", SCRIPTS / "hostile_files.py")
-hostile_files = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(hostile_files)
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "scripts"))
+hostile_files, hostile_checkpoints, hostile_data = map(
+    importlib.import_module, ("hostile_files", "hostile_checkpoints", "hostile_data")
+)
+TARGETS = hostile_checkpoints.TARGETS | hostile_data.TARGETS
 DEEP = b"[" * 100_000
-WORDS = (
+VALUES = (
     *(b"null", b"true", b"NaN", b"-1", b"0", b"1e999", b"[]", b"{}", b'""', b'"\\ud800"', DEEP),
     *(b"1000000000000", b"9" * 25, b"9" * 5000, b"1.5", b'"/etc/passwd"', b"\0", b"\xff", b"a\tb"),
 )
-# A number, a text or a list of what a header or a JSON file says.
+# A value in a header or a JSON file.
 VALUE = re.compile(rb'-?\d+(?:\.\d+)?|"[^"]*"|true|null|\[[^\[\]]*\]|\{[^{}]*\}')
 
 
 @functools.cache
-def places(content):
+def value_spans(content):
     return [match.span() for match in VALUE.finditer(content[:20_000])] or [(0, 1)]
 
 
 @st.composite
-def spoiled(draw, valid):
-    """`valid` with up to three changes: a value, a bit, a cut, a part put in or taken out or doubled."""
+def corrupted(draw, valid):
+    """`valid` with up to three changes: a value, bits, a truncation, an insertion, a deletion, a copy."""
     content = valid
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(content)))
         end = min(len(content), start + draw(st.sampled_from([0, 1, 2, 4, 8, 64])))
         match draw(st.integers(0, 5)):
             case 0 | 1:
-                start, end = draw(st.sampled_from(places(content)))
-                new = draw(st.sampled_from(WORDS))
+                start, end = draw(st.sampled_from(value_spans(content)))
+                new = draw(st.sampled_from(VALUES))
             case 2:
                 new = bytes(byte ^ draw(st.integers(0, 255)) for byte in content[start:end])
             case 3:
@@ -65,11 +69,11 @@ def spoiled(draw, valid):
     return content
 
 
-@pytest.mark.parametrize("name", hostile_files.TARGETS)
-def test_a_spoiled_file_is_read_or_refused(tmp_path, name):
-    trial = hostile_files.Trial(name, tmp_path)
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_corrupted_file_is_read_or_refused(tmp_path, name):
+    trial = hostile_files.Trial(TARGETS[name], tmp_path)
 
-    @hypothesis.given(content=spoiled(trial.valid))
+    @hypothesis.given(content=corrupted(trial.valid))
     @hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
     def check(content):
         trial.try_content(content)
@@ -78,12 +82,12 @@ def test_a_spoiled_file_is_read_or_refused(tmp_path, name):
 
 
 def changed(**settings):
-    """A JSON object with other values."""
+    """Changes values of a JSON object."""
     return lambda valid: json.dumps(json.loads(valid) | settings).encode()
 
 
 def array(**settings):
-    """A .npy file's header that says something else."""
+    """Changes the header of a .npy file."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (2, 4)} | settings
     return lambda valid: header_of(repr(header)) + valid[128:]
 
@@ -102,12 +106,12 @@ def t5x_target(leaf):
 
 
 def member(name, **settings):
-    """A tensor of a safetensors header that is said to be another."""
+    """Changes the entry of a tensor in a safetensors header."""
     return lambda valid: json.dumps({**json.loads(valid), name: settings}).encode()
 
 
-# What fuzzing found, or reading the code did: (reader, what is spoiled, what the message says).
-FOUND = [
+# Earlier findings of fuzzing and of reviews: (reader, change, pattern of the message).
+FINDINGS = [
     ("safetensors header", lambda _: DEEP, "is damaged"),
     (
         "safetensors header",
@@ -156,24 +160,24 @@ FOUND = [
 ]
 
 
-@pytest.mark.parametrize("number", range(len(FOUND)))
-def test_what_was_found_is_refused(tmp_path, number):
-    name, spoil, message = FOUND[number]
-    trial = hostile_files.Trial(name, tmp_path)
-    content = spoil(trial.valid)
+@pytest.mark.parametrize("number", range(len(FINDINGS)))
+def test_an_earlier_finding_is_refused(tmp_path, number):
+    name, change, message = FINDINGS[number]
+    trial = hostile_files.Trial(TARGETS[name], tmp_path)
+    content = change(trial.valid)
     assert content != trial.valid
     assert re.search(message, trial.try_content(content) or "it was read", re.DOTALL)
 
 
 def test_a_tokenizer_of_a_billion_sentinels_is_refused(tmp_path):
-    trial = hostile_files.Trial("tokenizer: tokenizer_config.json", tmp_path)
+    trial = hostile_files.Trial(TARGETS["tokenizer: tokenizer_config.json"], tmp_path)
     message = trial.try_content(changed(extra_ids=10**9)(trial.valid))
     assert "extra_ids 1000000000; expected an integer from 0 to 10000" in message
 
 
 @pytest.fixture
 def peak():
-    """(call, message) -> bytes that a refused call had asked for at once."""
+    """(call, message) -> peak memory of a refused call, in bytes."""
 
     def measure(call, message):
         tracemalloc.start()
@@ -187,7 +191,7 @@ def peak():
     return measure
 
 
-def test_no_memory_is_asked_for_by_a_header(tmp_path, peak):
+def test_a_header_does_not_allocate_memory(tmp_path, peak):
     (tmp_path / "p.npy").write_bytes(array(shape=(2**28, 4))(bytes(200)))
     load = functools.partial(prompt_files.load, tmp_path / "p.npy")
     assert peak(load, "not a .npy file") < 2**20
@@ -202,21 +206,21 @@ def test_no_memory_is_asked_for_by_a_header(tmp_path, peak):
     )
 
 
-def test_a_repetitive_file_is_unpacked(tmp_path):
+def test_a_repetitive_file_is_decompressed(tmp_path):
     text = "text\tlabel\n" + "good film\tgood\n" * 500_000
     (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(text.encode()))
     assert lines.read_text(str(tmp_path / "a.tsv.gz"), "TRAIN_FILE") == text
 
 
-def test_an_array_that_is_not_there_is_not_made_room_for(tmp_path, peak):
-    trial = hostile_files.Trial("zarr metadata", tmp_path)
+def test_a_missing_array_does_not_allocate_memory(tmp_path, peak):
+    trial = hostile_files.Trial(TARGETS["zarr metadata"], tmp_path)
     trial.file.write_bytes(changed(shape=[2**26, 4])(trial.valid))
     name = "encoder/layers_0/mlp/wo/kernel"
     read = functools.partial(base_model.read_variable, tmp_path / "model", name)
     assert peak(read, "damaged or incomplete") < 2**22
 
 
-def test_layers_are_not_told_apart_by_a_hostile_shape():
+def test_a_hostile_shape_is_not_split_into_layers():
     def read(_):
         raise AssertionError("nothing is read")
 
@@ -228,14 +232,14 @@ def test_layers_are_not_told_apart_by_a_hostile_shape():
         leaves.load({"encoder/encoder/norm/scale": leaf}, {"encoder": {}}, "here")
 
 
-def test_names_within_names_are_told():
+def test_a_name_below_another_name_is_refused():
     stored = {name: leaves.of_array(np.ones(2, np.float32)) for name in ("a", "a/b")}
     with pytest.raises(ValueError, match="surplus: a/b"):
-        leaves.load(stored, {"a": hostile_files.jax.ShapeDtypeStruct((2,), np.float32)}, "here")
+        leaves.load(stored, {"a": jax.ShapeDtypeStruct((2,), np.float32)}, "here")
 
 
-def test_the_step_of_orbax_is_one_whole_number(tmp_path):
-    hostile_files.TARGETS["Orbax metadata"].write(tmp_path)
+def test_the_step_of_orbax_is_a_scalar(tmp_path):
+    TARGETS["Orbax metadata"].write(tmp_path)
     path = tmp_path / "model"
     spec = {"driver": "zarr", "kvstore": orbax.kvstore(path, orbax.STEP)}
     metadata = {"shape": [2**40], "chunks": [1], "dtype": "<i4", "compressor": None}
@@ -244,19 +248,19 @@ def test_the_step_of_orbax_is_one_whole_number(tmp_path):
         orbax.read_step(path)
 
 
-def test_what_may_unpack_to_any_size_is_refused(tmp_path):
-    hostile_files.TARGETS["T5X index"].write(tmp_path)
-    spec = {"driver": "zarr", "kvstore": t5x.zarr.kvstore(tmp_path / hostile_files._KERNEL)}
+def test_blosc_compression_is_refused(tmp_path):
+    TARGETS["T5X index"].write(tmp_path)
+    spec = {"driver": "zarr", "kvstore": t5x.zarr.kvstore(tmp_path / hostile_checkpoints._KERNEL)}
     metadata = {"shape": [4, 4], "chunks": [4, 4], "dtype": "<f4", "compressor": {"id": "blosc"}}
     tensorstore.open(spec | {"metadata": metadata}, create=True, delete_existing=True).result()
     with pytest.raises(
         ValueError, match=r"wo.kernel of the checkpoint .* is compressed with blosc"
     ):
-        hostile_files._read_model(tmp_path)
+        hostile_checkpoints._read_model(tmp_path)
 
 
 def test_no_file_outside_the_folder_is_read(tmp_path):
-    """OCDBT's and zarr's files are keys of TensorStore's driver `file`, which takes no "..\""""
+    """Files of OCDBT and zarr are keys of TensorStore's driver `file`, which refuses "..\"."""
     (tmp_path / "inside").mkdir()
     (tmp_path / "outside").write_bytes(b"secret")
     store = tensorstore.KvStore.open(t5x.zarr.kvstore(tmp_path / "inside")).result()
@@ -266,31 +270,29 @@ def test_no_file_outside_the_folder_is_read(tmp_path):
         store.read("/outside").result()
 
 
-def test_links_are_followed_as_the_hubs_cache_is_made_of_them(tmp_path):
-    trial = hostile_files.Trial("safetensors", tmp_path)
+def test_links_are_followed_since_the_cache_of_the_hub_has_links(tmp_path):
+    trial = hostile_files.Trial(TARGETS["safetensors"], tmp_path)
     trial.file.rename(tmp_path / "blob")
     trial.file.symlink_to(tmp_path / "blob")
     trial.target.read(tmp_path)
-    # What a link leads to is read as weights or not at all.
+    # The target of a link is read as weights, or refused.
     (tmp_path / "blob").write_bytes(b"root:x:0:0:root:/root:/bin/bash\n")
     assert "is damaged" in trial.try_content(trial.file.read_bytes())
 
 
-def test_the_judge_knows_what_is_not_ours(tmp_path, monkeypatch):
-    trial = hostile_files.Trial("card", tmp_path)
+def test_errors_of_libraries_are_findings(tmp_path, monkeypatch):
+    trial = hostile_files.Trial(TARGETS["card"], tmp_path)
     for error in (KeyError("x"), ValueError("no file is named"), MemoryError()):
 
         def fail(_, error=error):
             raise error
 
-        monkeypatch.setattr(
-            trial, "target", hostile_files.dataclasses.replace(trial.target, read=fail)
-        )
+        monkeypatch.setattr(trial, "target", dataclasses.replace(trial.target, read=fail))
         with pytest.raises(AssertionError):
             trial.try_content(b"")
 
 
-def test_a_zip_file_is_spoiled_behind_its_checksum(tmp_path):
-    trial = hostile_files.Trial("npz member", tmp_path)
+def test_a_zip_file_is_corrupted_below_its_checksum(tmp_path):
+    trial = hostile_files.Trial(TARGETS["npz member"], tmp_path)
     assert trial.valid.startswith(b"\x93NUMPY")
     assert zipfile.ZipFile(io.BytesIO(trial.target.pack(trial.valid))).testzip() is None

@@ -1,4 +1,4 @@
-"""scripts/mrqa_to_tsv.py: MRQA's JSON lines as a TSV file that TRAIN_FILE reads."""
+"""scripts/mrqa_to_tsv.py: MRQA's JSON lines become a TSV file that TRAIN_FILE reads."""
 
 import gzip
 import json
@@ -35,13 +35,13 @@ def script(load_script):
 
 
 def write(path, *objects):
-    text = "".join(f"{json.dumps(each)}\n" for each in objects)
+    text = "".join(f"{json.dumps(value)}\n" for value in objects)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
 
 
 @pytest.mark.parametrize("name", ["dev.jsonl", "dev.jsonl.gz"])
-def test_each_question_is_a_row(script, tmp_path, capsys, name):
+def test_a_question_becomes_a_row(script, tmp_path, capsys, name):
     script.main(["--jsonl", str(write(tmp_path / name, HEADER, *PARAGRAPHS))])
     table = tmp_path / "dev.tsv"
     assert capsys.readouterr().out == f"2 questions: {table}\n"
@@ -62,7 +62,7 @@ def test_each_question_is_a_row(script, tmp_path, capsys, name):
     assert (first["targets"], second["targets"]) == ("in 1995", "Films")
 
 
-def test_flags(script, tmp_path):
+def test_flags_set_output_header_and_separator(script, tmp_path):
     source = write(tmp_path / "a.jsonl", *PARAGRAPHS)
     target = tmp_path / "other.tsv"
     script.main([f"--jsonl={source}", f"--output={target}", "--header=0", "--delim= / "])
@@ -75,10 +75,10 @@ def test_flags(script, tmp_path):
         ([HEADER, HEADER], [], "line 2: KeyError: 'qas'; expected MRQA's"),
         ([*PARAGRAPHS, HEADER], ["--header=0"], "line 2: KeyError"),
         ([HEADER, {**PARAGRAPHS[0], "context": None}], [], "line 2: AttributeError"),
-        ([HEADER, *PARAGRAPHS], ["--delim=9"], "'1995' has --delim '9' in it; set another one"),
+        ([HEADER, *PARAGRAPHS], ["--delim=9"], "'1995' contains --delim '9'; set another --delim"),
     ],
 )
-def test_a_file_of_another_kind_leaves_nothing(script, tmp_path, objects, flags, part):
+def test_a_file_of_another_format_is_refused_without_output(script, tmp_path, objects, flags, part):
     source = write(tmp_path / "a.jsonl", *objects)
     with pytest.raises(SystemExit) as caught:
         script.main([f"--jsonl={source}", *flags])
@@ -89,17 +89,9 @@ def test_a_file_of_another_kind_leaves_nothing(script, tmp_path, objects, flags,
 @pytest.mark.parametrize(
     "damage", [lambda content: content[:-9], lambda content: content[:12] + bytes(9)]
 )
-def test_a_damaged_archive_is_told(script, tmp_path, damage):
+def test_a_damaged_archive_is_refused(script, tmp_path, damage):
     source = write(tmp_path / "a.jsonl.gz", HEADER, *PARAGRAPHS)
     source.write_bytes(damage(source.read_bytes()))
     with pytest.raises(SystemExit, match=r"a\.jsonl\.gz is damaged \(.*; copy it again"):
         script.main([f"--jsonl={source}"])
     assert list(tmp_path.iterdir()) == [source]
-
-
-def test_help_names_the_flags(script, capsys):
-    with pytest.raises(SystemExit) as caught:
-        script.main(["--help"])
-    shown = capsys.readouterr().out
-    assert caught.value.code == 0
-    assert all(flag in shown for flag in ("--jsonl", "--output", "--header", "--delim"))

@@ -1,4 +1,4 @@
-"""scripts/quickstart.py, with few steps: everything runs, the summary is whole, nothing runs twice."""
+"""scripts/quickstart.py with two steps: commands, summary, and a second start."""
 
 import json
 import pathlib
@@ -26,10 +26,10 @@ def quickstart(load_script, monkeypatch):
 
 def write_lines(path, *objects):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{json.dumps(each)}\n" for each in objects))
+    path.write_text("".join(f"{json.dumps(value)}\n" for value in objects))
 
 
-def test_the_summary_is_of_the_best_prompt_and_of_all_steps(quickstart, tmp_path):
+def test_summary_has_the_best_prompt_and_the_time_of_all_steps(quickstart, tmp_path):
     accuracies = (1.0, 60.0, 55.0)
     evaluations = [{"step": i, "accuracy": x} for i, x in enumerate(accuracies)]
     write_lines(tmp_path / "inference_eval/eval-metrics.jsonl", *evaluations)
@@ -48,7 +48,7 @@ def test_the_summary_is_of_the_best_prompt_and_of_all_steps(quickstart, tmp_path
     }
 
 
-def test_quickstart(quickstart, tmp_path, capsys, monkeypatch):
+def test_runs_all_commands_once(quickstart, tmp_path, capsys, monkeypatch):
     quickstart.main(tmp_path)
     shown = capsys.readouterr().out
     for verb in ("train", "eval", "infer", "neighbors"):
@@ -62,8 +62,8 @@ def test_quickstart(quickstart, tmp_path, capsys, monkeypatch):
     assert accuracy["untuned_prompt"] == first["accuracy"]
     assert accuracy["tuned_prompt"] == card["accuracy"]
     assert card["accuracy"] == max(first["accuracy"], last["accuracy"])
-    (told,) = quickstart.read_lines(run / "train" / "metrics.jsonl")
-    assert summary["train_seconds"] == round(told["timing/seconds"], 1)
+    (log_line,) = quickstart.read_lines(run / "train" / "metrics.jsonl")
+    assert summary["train_seconds"] == round(log_line["timing/seconds"], 1)
     assert set(summary["out_of_domain_accuracy"]) == {"restaurants", "gadgets"}
     assert summary["trainable_params"] == 20 * 128 and summary["steps"] == 2
     assert summary["total_params"] > 2_000_000
@@ -73,4 +73,4 @@ def test_quickstart(quickstart, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(quickstart, "command", lambda *_: pytest.fail("runs again"))
     quickstart.main(tmp_path)
-    assert "to start anew: rm -r" in capsys.readouterr().out
+    assert "to repeat it: rm -r" in capsys.readouterr().out

@@ -12,8 +12,8 @@ def script(load_script):
 
 
 @pytest.fixture
-def draw(script, tiny, tmp_path):
-    """(flags) -> which rows of the embedding the prompt is made of."""
+def sample_rows(script, tiny, tmp_path):
+    """(flags) -> the rows of the embedding in the prompt."""
 
     def call(*flags):
         path = tmp_path / "p.npy"
@@ -26,18 +26,18 @@ def draw(script, tiny, tmp_path):
     return call
 
 
-def test_a_prompt_is_rows_of_the_embedding(draw, tmp_path):
-    rows = draw("--prompt_length=20", "--population_size=30")
+def test_a_prompt_has_rows_of_the_embedding(sample_rows, tmp_path):
+    rows = sample_rows("--prompt_length=20", "--population_size=30")
     assert len(set(rows)) == 20 and max(rows) < 30
-    assert draw("--prompt_length=20", "--population_size=30") == rows
-    assert draw("--prompt_length=20", "--population_size=30", "--seed=1") != rows
+    assert sample_rows("--prompt_length=20", "--population_size=30") == rows
+    assert sample_rows("--prompt_length=20", "--population_size=30", "--seed=1") != rows
     assert prompt_files.read_card(tmp_path / "p.npy")["length"] == 20
-    assert len(draw()) == 100
-    assert max(draw("--population_size=0", "--prompt_length=200")) > 200
-    assert set(draw("--population_size=3", "--prompt_length=50")) == {0, 1, 2}
+    assert len(sample_rows()) == 100
+    assert max(sample_rows("--population_size=0", "--prompt_length=200")) > 200
+    assert set(sample_rows("--population_size=3", "--prompt_length=50")) == {0, 1, 2}
 
 
-def test_the_table_is_read_in_the_dtype_asked(script, tiny, tmp_path):
+def test_the_embedding_is_rounded_to_the_dtype(script, tiny, tmp_path):
     path = tmp_path / "p.npy"
     flags = [f"--checkpoint_dir={tiny.checkpoint}", f"--output_path={path}", "--prompt_length=20"]
     script.main(flags)
@@ -48,13 +48,13 @@ def test_the_table_is_read_in_the_dtype_asked(script, tiny, tmp_path):
     np.testing.assert_array_equal(prompt_files.load(path), rounded)
 
 
-def test_mistakes_and_help(script, draw, tmp_path, capsys):
+def test_errors_and_help(script, sample_rows, tmp_path, capsys):
     with pytest.raises(SystemExit, match="no parameter 'encoder/prompt"):
-        draw("--embeddings_path=encoder/prompt/prompt/prompt")
-    with pytest.raises(SystemExit, match=r"is \(16,\) .*expected a table"):
-        draw("--embeddings_path=encoder/encoder_norm/scale")
-    with pytest.raises(SystemExit, match="--prompt_length 0"):
-        draw("--prompt_length=0")
+        sample_rows("--embeddings_path=encoder/prompt/prompt/prompt")
+    with pytest.raises(SystemExit, match=r"has shape \(16,\) .*expected a table"):
+        sample_rows("--embeddings_path=encoder/encoder_norm/scale")
+    with pytest.raises(SystemExit, match="--prompt_length is 0"):
+        sample_rows("--prompt_length=0")
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit) as ended:
         script.main(["--help"])

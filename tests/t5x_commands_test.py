@@ -1,4 +1,4 @@
-"""scripts/t5x_commands.py on programs that only write files: it runs what the document shows, and compares."""
+"""scripts/t5x_commands.py with programs that only write files."""
 
 import shlex
 import sys
@@ -8,7 +8,7 @@ import pytest
 from prompt_tuning.cli import gin_config
 from prompt_tuning.cli import main as cli
 
-# In place of `python` and `prompt-tuning`: writes what the command would. A first training is slow after its save.
+# Replaces `python` and `prompt-tuning`: writes their files. The first training hangs after its save.
 PROGRAM = f"""#!{sys.executable}
 import json, pathlib, re, sys, time
 import numpy as np
@@ -61,7 +61,7 @@ def run_script(load_script, tmp_path, monkeypatch):
     return run
 
 
-def test_the_commands_of_the_document_run_killed_and_resumed(run_script, capsys):
+def test_runs_the_commands_of_the_document(run_script, capsys):
     folder = run_script()
     lines = (folder / "commands.log").read_text().splitlines()
     verbs = [words.split(" --")[0] for words in lines if not words.startswith("-c")]
@@ -69,7 +69,7 @@ def test_the_commands_of_the_document_run_killed_and_resumed(run_script, capsys)
     answers = ["-m t5x.eval", "eval", "-m t5x.infer", "infer"]
     assert verbs == ["export", *train, *answers, "-m t5x.train", "train"]
     shown = capsys.readouterr().out
-    assert "same prompt: " in shown and "same predictions of infer: ['0', '1', '2']" in shown
+    assert "equal prompt: " in shown and "equal predictions of infer: ['0', '1', '2']" in shown
 
 
 @pytest.mark.parametrize(
@@ -85,18 +85,18 @@ def test_the_commands_of_the_document_run_killed_and_resumed(run_script, capsys)
         ("train", r"steps of accuracies that differ by at most 1.0: \[\], expected \[14100, 14200"),
     ],
 )
-def test_what_differs_ends_it(run_script, verb, message):
+def test_a_difference_is_an_error(run_script, verb, message):
     with pytest.raises(SystemExit, match=message):
         run_script(verb)
 
 
-def test_a_command_that_fails_ends_it_with_its_log(load_script, tmp_path):
+def test_a_failed_command_is_an_error_with_its_log(load_script, tmp_path):
     shell = load_script("t5x_commands").Shell(tmp_path, "NAME=value")
-    with pytest.raises(SystemExit, match=r"(?s)it ended with 2:\n.*value is wrong"):
+    with pytest.raises(SystemExit, match=r"(?s)it exited with 2:\n.*value is wrong"):
         shell.run("it", """bash -c 'echo "'$NAME' is wrong" >&2; exit 2'""")
 
 
-def test_commands_in_prompt_tuning_read_the_same_settings(load_script, monkeypatch, tmp_path):
+def test_translated_commands_have_valid_settings(load_script, monkeypatch, tmp_path):
     script = load_script("t5x_commands")
     monkeypatch.setenv("GIN", str(gin_config.gin_folder()))
     variables, export, *commands = script.read_commands()

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Copies what a run has written to a folder here: prompts, metrics, answers, settings, the log.
+# Copies the results of a run to a local folder: prompts, metrics, predictions, settings, the log.
 #
 # Usage: scripts/cloud_tpu/collect.sh --name=NAME --zone=ZONE --model_dir=MODEL_DIR --output=FOLDER [flags]
 #   --name=NAME                of the TPU
 #   --zone=ZONE                of the TPU
-#   --project=PROJECT          default: gcloud's own
-#   --model_dir=MODEL_DIR      of the run; on gs://, or a folder on the first worker
-#   --output=FOLDER            here, made if it is not there
-#   --log=FILE                 on the first worker, train.log by default
-#   --dry_run                  prints the commands and runs none
+#   --project=PROJECT          default: that of gcloud
+#   --model_dir=MODEL_DIR      MODEL_DIR of the run: on gs://, or a folder on the first worker
+#   --output=FOLDER            local folder, created if missing
+#   --log=FILE                 log on the first worker, default: train.log
+#   --dry_run                  prints the commands without running them
 
 # shellcheck source=scripts/cloud_tpu/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

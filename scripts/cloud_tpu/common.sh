@@ -1,4 +1,4 @@
-# Sourced by the scripts of this folder: reads flags, prints commands and runs them.
+# Sourced by the scripts of this folder: parses flags, prints and runs commands.
 # shellcheck shell=bash
 set -euo pipefail
 
@@ -6,21 +6,21 @@ dry_run=
 rest=()
 
 fail() {
-  echo "${0##*/}: $1; --help tells more" >&2
+  echo "${0##*/}: $1; see --help" >&2
   exit 2
 }
 
-# read_flags "NEEDED…" "OPTIONAL…" "SWITCHES…" ARGUMENTS…
-# --flag=value sets the variable of this name, --switch sets it to 1; what follows -- is `rest`.
+# read_flags "REQUIRED…" "OPTIONAL…" "SWITCHES…" ARGUMENTS…
+# --flag=value sets the variable of this name, --switch sets it to 1; arguments after -- are `rest`.
 read_flags() {
-  local needed=$1 optional=$2 switches="$3 dry_run" flag
+  local required=$1 optional=$2 switches="$3 dry_run" flag
   shift 3
   while (($#)); do
     flag=${1%%=*}
     flag=${flag#--}
     case $1 in
       -h | --help)
-        # The comment that the script opens with.
+        # The opening comment of the script.
         sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
@@ -30,7 +30,7 @@ read_flags() {
         break
         ;;
       --*=*)
-        [[ " $needed $optional " == *" $flag "* ]] || fail "unknown flag --$flag="
+        [[ " $required $optional " == *" $flag "* ]] || fail "unknown flag --$flag="
         printf -v "$flag" '%s' "${1#*=}"
         ;;
       --*)
@@ -41,12 +41,12 @@ read_flags() {
     esac
     shift
   done
-  for flag in $needed; do
-    [[ -n ${!flag} ]] || fail "--$flag= is needed"
+  for flag in $required; do
+    [[ -n ${!flag} ]] || fail "--$flag= is required"
   done
 }
 
-# Words as one line that a shell reads back as these words.
+# Prints arguments as one line that a shell parses into the same arguments.
 quoted() {
   local line
   printf -v line '%q ' "$@"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Installs this checkout, as it is committed, on every worker of a Cloud TPU.
+# Installs the committed state of this checkout on every worker of a Cloud TPU.
 #
 # Usage: scripts/cloud_tpu/install.sh --name=NAME --zone=ZONE [flags]
 #   --name=NAME          of the TPU
 #   --zone=ZONE          of the TPU
-#   --project=PROJECT    default: gcloud's own
-#   --python=PYTHON      on the workers, python3.11 by default; it is installed with apt-get
-#   --dry_run            prints the commands and runs none
+#   --project=PROJECT    default: that of gcloud
+#   --python=PYTHON      Python of the workers, installed with apt-get; default: python3.11
+#   --dry_run            prints the commands without running them
 #
-# It lies in prompt-tuning/ there, with its virtual environment in prompt-tuning/.venv.
+# It is installed in prompt-tuning/, with its virtual environment in prompt-tuning/.venv.
 
 # shellcheck source=scripts/cloud_tpu/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -19,12 +19,12 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 archive=prompt-tuning.tar.gz
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-# The commands print the same wherever the temporary folder is.
+# Printed commands must not depend on the temporary folder.
 cd "$folder"
 
 run git -C "$repo" archive --format=tar.gz "--output=$folder/$archive" HEAD
 tpu scp "$archive" "$name:" --worker=all
-# A new machine updates itself, and holds apt's lock while it does.
+# A new machine updates itself, and holds the lock of apt meanwhile.
 apt="sudo apt-get -o DPkg::Lock::Timeout=600"
 steps=(
   "$apt update -q"

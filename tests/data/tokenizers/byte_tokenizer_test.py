@@ -10,7 +10,7 @@ from prompt_tuning.data import vocabularies
 from prompt_tuning.data.text import preprocessors
 from prompt_tuning.data.tokenizers import byte_tokenizer
 
-# Made with transformers by scripts/compare_tokenizers.py.
+# Made with transformers by scripts/make_tokenizer_goldens.py.
 GOLDEN = json.loads(
     (pathlib.Path(__file__).parents[2] / "testdata" / "byte_tokenizers.json").read_text()
 )

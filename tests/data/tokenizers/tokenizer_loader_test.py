@@ -13,7 +13,7 @@ from prompt_tuning import assets
 from prompt_tuning.data import vocabularies
 from prompt_tuning.data.tokenizers import tokenizer_loader
 
-# Made with transformers by scripts/compare_tokenizers.py.
+# Made with transformers by scripts/make_tokenizer_goldens.py.
 GOLDEN = json.loads(
     (pathlib.Path(__file__).parents[2] / "testdata" / "tokenizers.json").read_text()
 )

@@ -1,7 +1,7 @@
-"""The worker of scripts/bench.py that runs this package, without TensorFlow; see bench_workers.py.
+"""Worker of scripts/bench.py for this package (see bench_workers.py). It needs no TensorFlow.
 
-Each function named in PROGRAMS makes one program ready. Weights are random, made on the device in
-their dtype; a step is training/step.py's with the paper's Adafactor, as `prompt-tuning train` runs it.
+Each function of PROGRAMS prepares one benchmark. Weights are random and are made on the device in
+their dtype. A step is that of training/step.py with the paper's Adafactor.
 """
 
 import dataclasses
@@ -42,45 +42,46 @@ EOS_ID = decoding.EOS_ID
 
 
 class Training:
-    """A state, and the step that moves it."""
+    """A training state and its step."""
 
     def __init__(self, model: model_lib.EncoderDecoderModel):
-        """Random weights on the devices, and the paper's optimizer."""
+        """Initializes random weights and the paper's optimizer."""
         optimizer = optimizers.for_trainable(
             optimizers.adafactor(0.3, start_step=START_STEP, weight_decay_rate=1e-5), TRAINABLE
         )
-        tuned, self._frozen = params_lib.split(bench_weights.random_weights(model), TRAINABLE)
-        started = state.TrainState(jnp.asarray(START_STEP), tuned, optimizer.init(tuned))
-        self.state = jax.device_put(started, partitioning.replicated(MESH))
-        where = jax.tree.map(lambda x: x.sharding, self.state)
-        self._step, self._rng = step_lib.make_step(model, optimizer, where), jax.random.key(0)
+        trainable, self._frozen = params_lib.split(bench_weights.random_weights(model), TRAINABLE)
+        initial = state.TrainState(jnp.asarray(START_STEP), trainable, optimizer.init(trainable))
+        self.state = jax.device_put(initial, partitioning.replicated(MESH))
+        shardings = jax.tree.map(lambda x: x.sharding, self.state)
+        self._step, self._rng = step_lib.make_step(model, optimizer, shardings), jax.random.key(0)
 
     def compile(self, batch: batching.Batch) -> bench_workers.Json:
-        """Compiles the step for batches of this shape; returns its FLOPs and memory, as XLA says."""
+        """Compiles the step for batches of this shape; returns XLA's FLOPs and memory."""
         placed = partitioning.place_batch(batch, MESH)
         with partitioning.use(MESH):
             lowered = self._step.lower(self.state, self._frozen, placed, self._rng)
         self._step = lowered.compile()
         return {
-            "compiled_flops": self._step.cost_analysis()["flops"] * MESH.size,  # of one device
+            "compiled_flops": self._step.cost_analysis()["flops"]
+            * MESH.size,  # the analysis is per device
             "temporary_bytes": self._step.memory_analysis().temp_size_in_bytes,
         }
 
-    def move(self, batch: batching.Batch) -> None:
-        """One step, from numpy arrays; does not wait for it."""
+    def run_step(self, batch: batching.Batch) -> None:
+        """Starts a step on a batch of numpy arrays."""
         placed = partitioning.place_batch(batch, MESH)
         with partitioning.use(MESH):
             self.state, _ = self._step(self.state, self._frozen, placed, self._rng)
 
     def wait(self) -> None:
-        """Until the prompt is moved."""
+        """Waits for all steps."""
         jax.block_until_ready(self.state)
 
 
 def train(
     *, size, batch, input_length, prompt_length, target_length, dropout, dtype, steps
 ) -> bench_workers.Prepared:
-    """`steps` steps on one padded batch whose rows are full."""
+    """`steps` training steps on a padded batch of full rows."""
     model = bench_weights.make_model(size, dtype, dropout, prompt_length)
     rng = np.random.default_rng(0)
     examples = [
@@ -92,7 +93,7 @@ def train(
 
     def run() -> None:
         for _ in range(steps):
-            job.move(padded)
+            job.run_step(padded)
         job.wait()
 
     facts = {
@@ -106,31 +107,23 @@ def train(
     return bench_workers.Prepared(run, facts)
 
 
-def products(*, size, rows, dtype, library, times) -> bench_workers.Prepared:
-    """`times` times the kernels' products of an encoder layer, by XLA or by numpy."""
-    shapes = bench_sizes.products(bench_sizes.SIZES[size], rows)
-    if library == "numpy":
-        rng = np.random.default_rng(0)
-        pairs = [
-            (rng.random((m, k), np.float32), rng.random((k, n), np.float32)) for m, k, n in shapes
-        ]
-        dot = np.dot
-    else:
-        pairs = [
-            (jnp.ones((m, k), jnp.dtype(dtype)), jnp.ones((k, n), jnp.dtype(dtype)))
-            for m, k, n in shapes
-        ]
-        dot = jax.jit(jnp.dot)
-    # A CPU would run several at once; an accelerator takes them in order, and waiting costs time.
-    patient = jax.default_backend() == "cpu"
+def products(*, size, rows, dtype, times) -> bench_workers.Prepared:
+    """The kernels' products of an encoder layer, `times` times."""
+    pairs = [
+        (jnp.ones((m, k), jnp.dtype(dtype)), jnp.ones((k, n), jnp.dtype(dtype)))
+        for m, k, n in bench_sizes.products(bench_sizes.SIZES[size], rows)
+    ]
+    dot = jax.jit(jnp.dot)
+    # A CPU would run several at once; an accelerator runs them in order.
+    waits_for_each = jax.default_backend() == "cpu"
 
     def run() -> None:
         for _ in range(times):
             for a, b in pairs:
-                last = dot(a, b)
-                if patient:
-                    jax.block_until_ready(last)
-        jax.block_until_ready(last)
+                result = dot(a, b)
+                if waits_for_each:
+                    jax.block_until_ready(result)
+        jax.block_until_ready(result)
 
     flops = times * bench_sizes.products_flops(bench_sizes.SIZES[size], rows)
     return bench_workers.Prepared(run, {"flops": flops})
@@ -139,7 +132,7 @@ def products(*, size, rows, dtype, library, times) -> bench_workers.Prepared:
 def read_examples(
     vocabulary: vocabularies.SentencePiece, path: str, number: int
 ) -> list[batching.Example]:
-    """The first examples of a TSV file as ids with an end token; neither cut nor with soft ids."""
+    """Tokenizes the first rows of a TSV file, with EOS, without truncation and soft tokens."""
 
     def ids(text: str) -> np.ndarray:
         return np.array([*vocabulary.encode(text), EOS_ID], np.int32)
@@ -162,40 +155,41 @@ def file(
     dropout,
     dtype,
 ) -> bench_workers.Prepared:
-    """From lines of a file to a prompt that all their batches have moved, in the file's order."""
+    """Reads, batches and trains on the rows of a file, in their order."""
     model = bench_weights.make_model(size, dtype, dropout, prompt_length)
-    words = vocabularies.SentencePiece(vocabulary)
-    soft, job = state.soft_tokens(model, words), Training(model)
+    tokenizer = vocabularies.SentencePiece(vocabulary)
+    soft_tokens, job = state.soft_tokens(model, tokenizer), Training(model)
     lengths = {"inputs": input_length, "targets": target_length}
     config = pipeline.DatasetConfig(None, lengths, "train", batch, pack=mode == "packed")
-    # Chosen once, as a run does before its first step: not in the time.
-    known = read_examples(words, path, examples)
-    assemble = batching.make_assembler(config.max_lengths, batch, soft, known, pack=config.pack)
+    # A run selects its shapes before the first step, so this is not timed.
+    data = read_examples(tokenizer, path, examples)
+    assemble = batching.make_assembler(
+        config.max_lengths, batch, soft_tokens, data, pack=config.pack
+    )
     if mode == "padded":
 
-        def assemble(some):
-            trimmed = [soft.insert(config.max_lengths.trim(each)) for each in some]
+        def assemble(rows):
+            trimmed = [soft_tokens.insert(config.max_lengths.trim(row)) for row in rows]
             return batching.pad(trimmed, batch, prompt_length + input_length, target_length)
 
-    def batches(waiting):
-        return (assemble(waiting[i : i + batch]) for i in range(0, len(waiting), batch))
+    def batches(rows):
+        return (assemble(rows[i : i + batch]) for i in range(0, len(rows), batch))
 
     def run() -> None:
-        for each in batches(read_examples(words, path, examples)):
-            job.move(each)
+        for arrays in batches(read_examples(tokenizer, path, examples)):
+            job.run_step(arrays)
         job.wait()
 
-    tokens = sum(min(len(example["inputs"]), input_length) for example in known)
-    shapes = sorted({each["encoder_input_tokens"].shape for each in batches(known)})
-    return bench_workers.Prepared(
-        run, {"examples": len(known), "input_tokens": tokens, "shapes": shapes}
-    )
+    tokens = sum(min(len(example["inputs"]), input_length) for example in data)
+    shapes = sorted({arrays["encoder_input_tokens"].shape for arrays in batches(data)})
+    facts = {"examples": len(data), "input_tokens": tokens, "shapes": shapes}
+    return bench_workers.Prepared(run, facts)
 
 
 def decode(
     *, size, batch, input_length, prompt_length, target_length, dtype, steps
 ) -> bench_workers.Prepared:
-    """`steps` times greedy decoding of `target_length` tokens; no row ends before."""
+    """Greedy decoding of exactly `target_length` tokens, `steps` times."""
     model = bench_weights.make_model(size, dtype, prompt_length=prompt_length)
     rng, weights = np.random.default_rng(0), bench_weights.random_weights(model)
     rows = [
@@ -214,7 +208,7 @@ def decode(
         return jax.block_until_ready(tokens)
 
     if (np.asarray(run()) == EOS_ID).any():
-        raise ValueError("a row ended early: the time would be of fewer tokens")
+        raise ValueError("a sequence ended before target_length tokens")
 
     return bench_workers.Prepared(run, {"tokens": steps * batch * target_length})
 
@@ -222,33 +216,33 @@ def decode(
 def score(
     *, size, path, vocabulary, examples, batch, input_length, prompt_length, dtype
 ) -> bench_workers.Prepared:
-    """From lines of a file to the more probable label of each, as `eval` does with LABELS."""
+    """Reads the rows of a file and ranks the labels of each, as `eval` with LABELS."""
     labels = tuple(bench_text.LABELS.values())
     model = bench_weights.make_model(size, dtype, prompt_length=prompt_length)
     model = dataclasses.replace(model, decoder=decoding.LabelRanking(labels))
-    words, weights = vocabularies.SentencePiece(vocabulary), bench_weights.random_weights(model)
-    loaded = state.LoadedModel(model, words, weights, MESH, None, None, "")
+    tokenizer, weights = vocabularies.SentencePiece(vocabulary), bench_weights.random_weights(model)
+    loaded = state.LoadedModel(model, tokenizer, weights, MESH, None, None, "")
     predictor = predictor_lib.Predictor(loaded)
     no_metrics = types.SimpleNamespace(score_metric_fns=())
 
     def run() -> list[str]:
         task = evaluation_task.EvaluationTask(
             "sst2",
-            read_examples(words, path, examples),
+            read_examples(tokenizer, path, examples),
             batching.MaxLengths(input_length, 8),
             no_metrics,
-            words,
+            tokenizer,
         )
         return [p.texts[0] for p in predictor.predict(task, batch, num_decodes=1)]
 
-    answers = run()
-    if not set(answers) <= set(labels):
-        raise ValueError("an answer is no label")
-    return bench_workers.Prepared(run, {"examples": len(answers)})
+    predictions = run()
+    if not set(predictions) <= set(labels):
+        raise ValueError(f"predictions {set(predictions)} are not all among {labels}")
+    return bench_workers.Prepared(run, {"examples": len(predictions)})
 
 
 def write_models(*, size, folder) -> bench_workers.Prepared:
-    """Writes a model of random weights in each format that is read, float32."""
+    """Writes a float32 model of random weights in each format."""
     model = bench_weights.make_model(size, "float32")
     weights = jax.device_get(bench_weights.random_weights(model))
     vocabulary = assets.path("t5_mini/spiece.model")
@@ -258,7 +252,7 @@ def write_models(*, size, folder) -> bench_workers.Prepared:
     )
     stored = {path: leaves.of_array(x) for path, x in params_lib.flatten(weights).items()}
     t5x.save(f"{folder}/t5x", stored, step=0, dtype="float32")
-    # As T5X's trainer saves it, but for the optimizer's state.
+    # As T5X's trainer saves it, without the optimizer's state.
     handler = orbax.PyTreeCheckpointHandler(use_ocdbt=True)
     with orbax.CheckpointManager(folder, item_handlers={"state": handler}) as manager:
         item = orbax.args.PyTreeSave({"target": weights, "state": {"step": np.int32(0)}})
@@ -268,55 +262,57 @@ def write_models(*, size, folder) -> bench_workers.Prepared:
 
 
 def load(*, size, folder, format, dtype) -> bench_workers.Prepared:
-    """Reads a model and places it on the devices."""
+    """Loads a model onto the devices."""
     boxed = bench_weights.make_model(size, "float32").abstract_params()
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), nn.unbox(boxed))
-    where = partitioning.shardings(boxed, MESH)
+    shardings = partitioning.shardings(boxed, MESH)
 
     def run() -> None:
-        weights, _ = base_model.load(f"{folder}/{format}", abstract, where)
+        weights, _ = base_model.load(f"{folder}/{format}", abstract, shardings)
         jax.block_until_ready(weights)
 
-    growth = bench_workers.growth(run)
+    growth = bench_workers.memory_growth(run)
     facts = {"weights_bytes": params_lib.size_in_bytes(abstract), "growth_bytes": growth}
     return bench_workers.Prepared(run, facts)
 
 
 def save(*, size, prompt_length) -> bench_workers.Prepared:
-    """Saves what a run needs to resume: prompt, optimizer, step."""
-    # Random: what repeats would be compressed.
+    """Saves the training state of a prompt."""
+    # Random values, since constant ones would be compressed.
     shape = prompt_length, bench_sizes.SIZES[size].embed_dim
     table = jax.random.normal(jax.random.key(0), shape, jnp.float32)
-    tuned = params_lib.unflatten({prompt_method.PATH: table})
+    trainable = params_lib.unflatten({prompt_method.PATH: table})
     optimizer = optimizers.for_trainable(optimizers.adafactor(0.3), TRAINABLE)
-    moments = jax.tree.map(lambda x: x + table if x.shape == shape else x, optimizer.init(tuned))
-    tree = state.TrainState(jnp.asarray(0), tuned, moments)
+    initial = optimizer.init(trainable)
+    moments = jax.tree.map(lambda x: x + table if x.shape == shape else x, initial)
+    tree = state.TrainState(jnp.asarray(0), trainable, moments)
 
     def run() -> int:
         with tempfile.TemporaryDirectory() as folder:
             train_state.save(folder, 0, tree, {}, keep=1)
             files = pathlib.Path(folder).rglob("*")
-            return sum(each.stat().st_size for each in files if each.is_file())
+            return sum(file.stat().st_size for file in files if file.is_file())
 
     return bench_workers.Prepared(run, {"state_bytes": run()})
 
 
-def pieces(*, vocabulary, file) -> bench_workers.Prepared:
-    """Writes the vocabulary's [token, score] pairs as JSON, for a peer without sentencepiece."""
-    words = vocabularies.SentencePiece(vocabulary).processor
-    pairs = [(words.IdToPiece(i), words.GetScore(i)) for i in range(words.GetPieceSize())]
+def write_pieces(*, vocabulary, file) -> bench_workers.Prepared:
+    """Writes the vocabulary's [token, score] pairs as JSON, for an environment without sentencepiece."""
+    processor = vocabularies.SentencePiece(vocabulary).processor
+    ids = range(processor.GetPieceSize())
+    pairs = [(processor.IdToPiece(i), processor.GetScore(i)) for i in ids]
     pathlib.Path(file).write_text(json.dumps(pairs))
     return bench_workers.Prepared(lambda: None, {})
 
 
 PROGRAMS = {
-    each.__name__: each
-    for each in (train, products, file, decode, score, write_models, load, save, pieces)
+    function.__name__: function
+    for function in (train, products, file, decode, score, write_models, load, save, write_pieces)
 }
 
 
 def device_peak() -> int | None:
-    """The most bytes in use so far on the first device; None on a CPU."""
+    """Peak memory of the first device in bytes; None on a CPU."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
