@@ -98,7 +98,8 @@ def test_prefill_and_cached_steps_give_the_teacher_forced_logits(
     inputs = decoder_only_teacher["encoder_input_tokens"]
     targets = decoder_only_teacher["decoder_target_tokens"]
     expected = np.asarray(decoder_only.logits(decoder_only.params, decoder_only_teacher))
-    cache = net.apply(variables, inputs, targets.shape[1] + 2, method=net.start_cache)
+    length = targets.shape[1] + 2
+    cache = jax.jit(lambda ids: net.apply(variables, ids, length, method=net.start_cache))(inputs)
 
     @jax.jit
     def step(ids, index, cache):
@@ -118,12 +119,14 @@ def test_the_prompt_is_read_in_the_prefill_and_not_in_steps(prefix_lm, decoder_o
     flat = params.flatten(prefix_lm.params)
     others = params.unflatten({**flat, path: flat[path] + 1})
 
+    @jax.jit
     def cache_of(weights):
         return net.apply({"params": weights}, inputs, 3, method=net.start_cache)
 
     cache, other_cache = cache_of(prefix_lm.params), cache_of(others)
     assert not np.allclose(cache[1]["cross"][0], other_cache[1]["cross"][0])
 
+    @jax.jit
     def step(weights, cache, index):
         ids = np.full(len(inputs), 7, np.int32)
         return net.apply({"params": weights}, ids, jnp.int32(index), cache, inputs, method=net.step)

@@ -222,10 +222,12 @@ NEUTRAL = np.array([[64, 65, 66, 67, 1]], np.int32)
 def test_label_scores_are_normalized(prompted, weights, batch, normalization):
     """By hand: log-softmax of the logits of each label, in numpy."""
 
+    label_logits = jax.jit(prompted.logits)
+
     def sums(ids):
         columns = []
         for label in SHORT_AND_LONG:
-            logits = np.asarray(prompted.logits(weights, one_target(ids, label)), np.float64)
+            logits = np.asarray(label_logits(weights, one_target(ids, label)), np.float64)
             log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
             columns.append(sum(log_probs[:, i, t] for i, t in enumerate(label) if t))
         return np.stack(columns, axis=1)
