@@ -59,13 +59,14 @@ class Table:
                 "e.g. as 'CSV UTF-8' in Excel or with to_csv in pandas; for lines of text, name the file .tsv "
                 "and add a column name as first line."
             )
-        lines.check_encoding(encoding or "utf-8")
+        codec = "utf-8" if encoding is None else encoding
+        lines.check_encoding(codec)
         self._path, self._setting = path, setting
         self._decode = functools.partial(
             lines.decode, location=self.location, has_setting=encoding is not None
         )
         head = lines.read_head(path, setting)
-        self.coding = lines.detect_coding(head, encoding or "utf-8", self.location)
+        self.coding = lines.detect_coding(head, codec, self.location)
         self._header: list[str] | None = None
         self._skipped_lines = 0
         text = head.decode(self.coding.encoding, errors="ignore").removeprefix(lines.BOM)

@@ -192,10 +192,12 @@ def test_other_encodings(tmp_path, encoding):
     assert read(path, encoding=encoding) == [{"text": "naïve", "label": "x"}]
 
 
-def test_an_unknown_encoding_is_refused(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf9", ""])
+def test_an_unknown_encoding_is_refused(tmp_path, encoding):
     path = write(tmp_path, "a.csv", "text\nx\n")
-    with pytest.raises(ValueError, match="FILE_ENCODING is 'utf9'"):
-        read(path, encoding="utf9")
+    message = f"FILE_ENCODING is {encoding!r}; expected a text encoding of Python. Set it to"
+    with pytest.raises(ValueError, match=message):
+        read(path, encoding=encoding)
 
 
 @pytest.mark.parametrize("text", ['{"a": "\\ud83d\\ude00"}', b'{"a": "\\ud83d\\ude00"}'])
