@@ -20,7 +20,7 @@ import tensorstore
 from flax import serialization
 from hypothesis import strategies as st
 
-from prompt_tuning.checkpoints import base_model, leaves, prompt_files
+from prompt_tuning.checkpoints import base_model, lazy_arrays, prompt_files
 from prompt_tuning.checkpoints.formats import orbax, t5x
 from prompt_tuning.data.files import lines
 
@@ -221,17 +221,19 @@ def test_layers_are_not_told_apart_by_a_hostile_shape():
         raise AssertionError("nothing is read")
 
     shape = (4, 10**12)
-    leaf = leaves.Leaf(shape, np.dtype(np.float32), shape, read)
+    leaf = lazy_arrays.LazyArray(shape, np.dtype(np.float32), shape, read)
     with pytest.raises(
         ValueError, match=r"surplus: encoder/encoder/norm/scale \(4, 1000000000000\)"
     ):
-        leaves.load({"encoder/encoder/norm/scale": leaf}, {"encoder": {}}, "here")
+        lazy_arrays.load({"encoder/encoder/norm/scale": leaf}, {"encoder": {}}, "here")
 
 
 def test_names_within_names_are_told():
-    stored = {name: leaves.of_array(np.ones(2, np.float32)) for name in ("a", "a/b")}
+    stored = {name: lazy_arrays.from_numpy(np.ones(2, np.float32)) for name in ("a", "a/b")}
     with pytest.raises(ValueError, match="surplus: a/b"):
-        leaves.load(stored, {"a": hostile_files.jax.ShapeDtypeStruct((2,), np.float32)}, "here")
+        lazy_arrays.load(
+            stored, {"a": hostile_files.jax.ShapeDtypeStruct((2,), np.float32)}, "here"
+        )
 
 
 def test_the_step_of_orbax_is_one_whole_number(tmp_path):
