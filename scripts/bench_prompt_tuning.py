@@ -23,7 +23,7 @@ from orbax import checkpoint as orbax
 
 from prompt_tuning import assets
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import base_model, leaves, train_state
+from prompt_tuning.checkpoints import base_model, lazy_arrays, train_state
 from prompt_tuning.checkpoints.formats import huggingface, t5x
 from prompt_tuning.data import evaluation_task, pipeline, vocabularies
 from prompt_tuning.data.batches import batching
@@ -250,7 +250,7 @@ def write_models(*, size, folder) -> bench_workers.Prepared:
     huggingface.save(
         target, weights, model.config, vocabulary_file=vocabulary, step=0, dtype="float32"
     )
-    stored = {path: leaves.of_array(x) for path, x in params_lib.flatten(weights).items()}
+    stored = {path: lazy_arrays.from_numpy(x) for path, x in params_lib.flatten(weights).items()}
     t5x.save(f"{folder}/t5x", stored, step=0, dtype="float32")
     # As T5X's trainer saves it, without the optimizer's state.
     handler = orbax.PyTreeCheckpointHandler(use_ocdbt=True)

@@ -19,7 +19,7 @@ from flax import serialization
 from hostile_files import Target
 
 from prompt_tuning import assets, params
-from prompt_tuning.checkpoints import base_model, leaves, prompt_files, prompt_paths
+from prompt_tuning.checkpoints import base_model, lazy_arrays, prompt_files, prompt_paths
 from prompt_tuning.checkpoints.formats import (
     huggingface,
     orbax,
@@ -43,9 +43,9 @@ def _abstract() -> dict:
     return nn.unbox(model.EncoderDecoderModel(CONFIG).abstract_params())
 
 
-def _stored() -> dict[str, leaves.Leaf]:
+def _stored() -> dict[str, lazy_arrays.LazyArray]:
     flat = params.flatten(_abstract())
-    return {name: leaves.of_array(np.ones(x.shape, np.float32)) for name, x in flat.items()}
+    return {name: lazy_arrays.from_numpy(np.ones(x.shape, np.float32)) for name, x in flat.items()}
 
 
 def _write_huggingface(folder: pathlib.Path) -> None:
@@ -137,7 +137,7 @@ def _write_orbax(folder: pathlib.Path) -> None:
     (path / orbax.DATABASE).mkdir(parents=True)
     (path / orbax.METADATA).write_text(json.dumps({"commit_timestamp_nsecs": 1}))
     stored = {f"target.{name.replace('/', '.')}": leaf for name, leaf in _stored().items()}
-    stored[orbax.STEP] = leaves.of_array(np.asarray(3, np.int32))
+    stored[orbax.STEP] = lazy_arrays.from_numpy(np.asarray(3, np.int32))
     for name, leaf in stored.items():
         metadata = {
             "shape": list(leaf.shape),

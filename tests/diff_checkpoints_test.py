@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import leaves
+from prompt_tuning.checkpoints import lazy_arrays
 from prompt_tuning.checkpoints.formats import t5x
 
 
@@ -24,13 +24,15 @@ def run(load_script, capsys):
 
 
 def test_compares_checkpoints_of_two_formats(run, tiny, tmp_path):
-    stored = {p: leaves.of_array(np.asarray(x)) for p, x in params.flatten(tiny.base).items()}
+    stored = {
+        p: lazy_arrays.from_numpy(np.asarray(x)) for p, x in params.flatten(tiny.base).items()
+    }
     same, other = tmp_path / "checkpoint_1000", tmp_path / "other"
     t5x.save(same, stored, step=1000, dtype="float32")
     code, shown = run(tiny.checkpoint, same, "--compare_step")
     assert code == 0 and json.loads(shown.out)["same"]
     name = "encoder/encoder_norm/scale"
-    stored[name] = leaves.of_array(leaves.read(stored[name]) + 1)
+    stored[name] = lazy_arrays.from_numpy(lazy_arrays.read(stored[name]) + 1)
     t5x.save(other, stored, step=1001, dtype="float32")
     code, shown = run(same, other, f"--output={tmp_path}/diff.json")
     assert code == 1
@@ -48,7 +50,7 @@ def test_compares_checkpoints_of_two_formats(run, tiny, tmp_path):
 
 def test_non_finite_differences_are_valid_json(run, tmp_path):
     for name, value in (("one", 0), ("other", np.nan)):
-        stored = {"a/b": leaves.of_array(np.full((2, 2), value, np.float32))}
+        stored = {"a/b": lazy_arrays.from_numpy(np.full((2, 2), value, np.float32))}
         t5x.save(tmp_path / name, stored, step=1, dtype="float32")
     code, shown = run(tmp_path / "one", tmp_path / "other", f"--output={tmp_path}/new/diff.json")
     result = json.loads(shown.out, parse_constant=pytest.fail)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import prompt_files, train_state
-from prompt_tuning.checkpoints.formats import huggingface, t5x
+from prompt_tuning.checkpoints import base_model, prompt_files, train_state
+from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.cli import main as cli
 from prompt_tuning.inference import predictor
 from prompt_tuning.training import reporting, trainer
@@ -215,7 +215,7 @@ def test_neighbors_prints_a_line_for_each_vector(trained, tiny_job, capsys):
 
 def read_weights(folder, tiny):
     shapes = params_lib.shapes(tiny.base)
-    return params_lib.flatten(huggingface.load(folder, shapes))
+    return params_lib.flatten(base_model.load(folder, shapes)[0])
 
 
 def test_full_fine_tuning_moves_and_exports_every_weight(tiny, tiny_job, tmp_path, capsys):
@@ -331,7 +331,8 @@ def test_a_decoder_only_model_is_pretrained_tuned_evaluated_and_asked(
     (run,) = runs
     after = params_lib.flatten(run.params())
     prompt = after.pop("decoder/prompt/prompt")
-    stored = params_lib.flatten(t5x.load(base, params_lib.shapes(params_lib.unflatten(after))))
+    weights, _ = base_model.load(base, params_lib.shapes(params_lib.unflatten(after)))
+    stored = params_lib.flatten(weights)
     for path, leaf in after.items():
         np.testing.assert_array_equal(leaf, stored[path], err_msg=path)
     np.testing.assert_array_equal(prompt_files.load(result["prompt_file"]), prompt)

@@ -20,6 +20,7 @@ import safetensors.numpy
 from flax import linen as nn
 
 from prompt_tuning import params
+from prompt_tuning.checkpoints import base_model
 from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.cli import gin_config
 from prompt_tuning.cli import main as cli
@@ -244,7 +245,7 @@ def test_logits_are_those_of_transformers(saved):
     assert config.relative_attention_per_layer == network.per_layer
     assert (config.num_encoder_layers, config.num_decoder_layers) == (3, 2)
     plain = model.EncoderDecoderModel(config)
-    weights = huggingface.load(folder, nn.unbox(plain.abstract_params()))
+    weights = base_model.load(folder, nn.unbox(plain.abstract_params()))[0]
     targets = arrays["targets"]
     batch = {
         "encoder_input_tokens": arrays["inputs"],
@@ -262,7 +263,7 @@ def test_logits_are_those_of_transformers(saved):
 def test_a_family_that_is_saved_is_read_again(saved, tmp_path, vocabulary):
     family, (folder, _) = saved
     config = huggingface.read_config(folder)
-    weights = huggingface.load(
+    weights, _ = base_model.load(
         folder, nn.unbox(model.EncoderDecoderModel(config).abstract_params())
     )
     path = None if family == "byt5" else vocabulary.path

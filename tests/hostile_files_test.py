@@ -23,7 +23,7 @@ import tensorstore
 from flax import serialization
 from hypothesis import strategies as st
 
-from prompt_tuning.checkpoints import base_model, leaves, prompt_files
+from prompt_tuning.checkpoints import base_model, lazy_arrays, prompt_files
 from prompt_tuning.checkpoints.formats import orbax, t5x
 from prompt_tuning.data.files import lines
 
@@ -225,17 +225,17 @@ def test_a_hostile_shape_is_not_split_into_layers():
         raise AssertionError("nothing is read")
 
     shape = (4, 10**12)
-    leaf = leaves.Leaf(shape, np.dtype(np.float32), shape, read)
+    leaf = lazy_arrays.LazyArray(shape, np.dtype(np.float32), shape, read)
     with pytest.raises(
         ValueError, match=r"surplus: encoder/encoder/norm/scale \(4, 1000000000000\)"
     ):
-        leaves.load({"encoder/encoder/norm/scale": leaf}, {"encoder": {}}, "here")
+        lazy_arrays.load({"encoder/encoder/norm/scale": leaf}, {"encoder": {}}, "here")
 
 
 def test_a_name_below_another_name_is_refused():
-    stored = {name: leaves.of_array(np.ones(2, np.float32)) for name in ("a", "a/b")}
+    stored = {name: lazy_arrays.from_numpy(np.ones(2, np.float32)) for name in ("a", "a/b")}
     with pytest.raises(ValueError, match="surplus: a/b"):
-        leaves.load(stored, {"a": jax.ShapeDtypeStruct((2,), np.float32)}, "here")
+        lazy_arrays.load(stored, {"a": jax.ShapeDtypeStruct((2,), np.float32)}, "here")
 
 
 def test_the_step_of_orbax_is_a_scalar(tmp_path):

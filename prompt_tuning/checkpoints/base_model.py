@@ -1,4 +1,4 @@
-"""The frozen model, from whichever format INITIAL_CHECKPOINT_PATH points to."""
+"""Reads the frozen model from a checkpoint in any of the supported formats."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from flax import linen as nn
 from jaxtyping import Float
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import digests, hub, leaves
+from prompt_tuning.checkpoints import digests, hub, lazy_arrays
 from prompt_tuning.checkpoints.formats import huggingface, orbax, peft, t5x, weight_files
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import decoder_only_model, model
@@ -32,104 +32,117 @@ def load(
     """Reads the weights that `abstract` lists, in its dtypes, straight to their devices.
 
     Args:
-      path: a folder in T5X's format, native or under Orbax, or in Hugging Face's; or the name of
-        the latter on the hub (see `hub`).
+      path: a folder in T5X's format (native or Orbax) or Hugging Face's, or the name of a model on
+        the Hugging Face hub (see `hub`).
       abstract: nested dicts of jax.ShapeDtypeStruct.
-      shardings: where each goes; None for numpy arrays.
+      shardings: the sharding of each array; None for numpy arrays.
 
     Returns:
-      Nested dicts of jax arrays (or numpy arrays), and the step where the format tells it.
+      Nested dicts of jax arrays (or numpy arrays), and the step, None if the format has none.
 
     Raises:
-      FileNotFoundError: there is no such folder.
-      ValueError: the format is not known, or the weights do not fit.
+      FileNotFoundError: the folder does not exist.
+      ValueError: the format is unknown, a file is damaged, or weights are missing, unexpected or of
+        another shape.
     """
-    checkpoint, place = _found(path)
-    return checkpoint.load(place, abstract, shardings), checkpoint.read_step(place)
+    checkpoint, folder = _resolve(path)
+    if checkpoint is huggingface:
+        weight_files.warn_of_index(folder)
+    with _open(checkpoint, folder, abstract) as stored:
+        tree = lazy_arrays.load(stored, abstract, str(folder), shardings)
+    return tree, checkpoint.read_step(folder)
 
 
 @contextlib.contextmanager
-def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
-    """{path: leaf} of all that is stored of the model, a prompt and scanned layers as they are.
+def opened(path: epath.PathLike) -> Iterator[dict[str, lazy_arrays.LazyArray]]:
+    """Yields {path: LazyArray} of all stored parameters, with a prompt and scanned layers as stored.
 
     Raises as `load`.
     """
-    checkpoint, place = _found(path)
+    checkpoint, folder = _resolve(path)
+    abstract = None
     if checkpoint is huggingface:
-        network = model.EncoderDecoderModel(huggingface.read_config(place))
-        names = params.flatten(nn.unbox(network.abstract_params()))
-        with huggingface.opened(place, names) as found:
-            yield found
-    else:
-        with checkpoint.opened(place) as found:
-            yield found
+        network = model.EncoderDecoderModel(huggingface.read_config(folder))
+        abstract = nn.unbox(network.abstract_params())
+    with _open(checkpoint, folder, abstract) as stored:
+        yield stored
+
+
+def _open(
+    checkpoint: types.ModuleType, folder: epath.Path, abstract: params.Tree | None
+) -> contextlib.AbstractContextManager[dict[str, lazy_arrays.LazyArray]]:
+    """Opens the parameters; Hugging Face's format needs `abstract` for the parameter paths."""
+    if checkpoint is huggingface:
+        return huggingface.opened(folder, params.flatten(abstract))
+    return checkpoint.opened(folder)
 
 
 def read_variable(path: epath.PathLike, name: str, dtype: str | None = None) -> np.ndarray:
-    """Reads one parameter and nothing else, as it is stored or in `dtype`.
+    """Reads a single parameter, as stored or in `dtype`.
 
     Args:
-      path: as `load`.
-      name: its path; `target/` before it, as in T5X, may be there.
+      path: as for `load`.
+      name: path of the parameter; the prefix `target/` of T5X is optional.
+      dtype: dtype of the result; None for the stored one.
 
     Raises:
-      ValueError: there is no such parameter; the nearest names are told.
+      ValueError: the checkpoint has no such parameter; the message lists similar names.
     """
-    wanted = name.removeprefix("/").removeprefix("target/")
-    with opened(path) as found:
-        if wanted not in found:
-            near = difflib.get_close_matches(wanted, found, n=3, cutoff=0.3)
+    name = name.removeprefix("/").removeprefix("target/")
+    with opened(path) as stored:
+        if name not in stored:
+            similar = difflib.get_close_matches(name, stored, n=3, cutoff=0.3)
             raise ValueError(
-                f"{path} has no parameter {wanted!r}; expected one of its parameters, such as "
-                f"{', '.join(near or sorted(found)[:5])}. Correct the name."
+                f"{path} has no parameter {name!r}; expected one of its parameters, such as "
+                f"{', '.join(similar or sorted(stored)[:5])}. Correct the name."
             )
-        return leaves.read(found[wanted], None if dtype is None else jnp.dtype(dtype))
+        return lazy_arrays.read(stored[name], None if dtype is None else jnp.dtype(dtype))
 
 
 def read_embedding(path: epath.PathLike) -> Float[np.ndarray, "V D"]:
-    """Reads the token embedding and nothing else, as float32. Raises as `read_variable`."""
-    with opened(path) as found:
-        name = next((name for name in EMBEDDINGS if name in found), EMBEDDINGS[0])
+    """Reads the token embedding as float32. Raises as `read_variable`."""
+    with opened(path) as stored:
+        name = next((name for name in EMBEDDINGS if name in stored), EMBEDDINGS[0])
     return read_variable(path, name, "float32")
 
 
 def read_step(path: epath.PathLike) -> int | None:
-    """The step of the checkpoint, where the format tells it. Raises as `load`."""
-    checkpoint, place = _found(path)
-    return checkpoint.read_step(place)
+    """Reads the step of the checkpoint, None if the format has none. Raises as `load`."""
+    checkpoint, folder = _resolve(path)
+    return checkpoint.read_step(folder)
 
 
 def read_config(path: epath.PathLike) -> config_lib.T5Config | None:
-    """The network, where the format tells it: Hugging Face's. Raises as `load`."""
-    checkpoint, place = _found(path)
-    return huggingface.read_config(place) if checkpoint is huggingface else None
+    """Reads the network's config from a Hugging Face folder, None for T5X. Raises as `load`."""
+    checkpoint, folder = _resolve(path)
+    return huggingface.read_config(folder) if checkpoint is huggingface else None
 
 
 def tokenizer_folder(path: epath.PathLike) -> str | None:
-    """The folder with the model's tokenizer files, None where its format has none. Raises as `load`."""
-    checkpoint, place = _found(path)
-    return os.fspath(place) if checkpoint is huggingface else None
+    """Returns the folder of the tokenizer files, None for T5X. Raises as `load`."""
+    checkpoint, folder = _resolve(path)
+    return os.fspath(folder) if checkpoint is huggingface else None
 
 
 def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
-    """Raises ValueError where the checkpoint says that it is another network than `config`.
+    """Raises ValueError if a Hugging Face checkpoint describes another network than `config`.
 
-    Only Hugging Face's format says so; of T5X's the shapes are all there is.
+    T5X checkpoints have no config; `load` compares their shapes.
     """
-    checkpoint, place = _found(path)
+    checkpoint, folder = _resolve(path)
     if checkpoint is huggingface:
-        huggingface.check_config(place, config)
+        huggingface.check_config(folder, config)
 
 
 def configure(path: epath.PathLike | None, **settings: Any) -> config_lib.T5Config:
-    """The network of a Hugging Face folder, for models/hugging_face.gin.
+    """Returns the config of a Hugging Face folder, for models/hugging_face.gin.
 
     Args:
       path: INITIAL_CHECKPOINT_PATH.
-      **settings: fields of T5Config: how it is run, and sizes, None for config.json's.
+      **settings: fields of T5Config; None for the value in config.json.
 
     Raises:
-      ValueError: the folder has no config.json, or a size is not that of config.json.
+      ValueError: the folder has no config.json, or a size differs from config.json.
     """
     config = None if path is None else read_config(path)
     if config is None:
@@ -161,15 +174,14 @@ def configure(path: epath.PathLike | None, **settings: Any) -> config_lib.T5Conf
 
 
 def digest(path: epath.PathLike, abstract: params.Tree) -> str:
-    """Identity of the model by its weights; see `digests.digest_weights`. Raises as `load`."""
-    checkpoint, folder = _found(path)
-    names = (params.flatten(abstract),) if checkpoint is huggingface else ()
-    with checkpoint.opened(folder, *names) as stored:
-        return digests.digest_weights(leaves.by_layer(stored), abstract)
+    """Returns the digest of the weights; see `digests.digest_weights`. Raises as `load`."""
+    checkpoint, folder = _resolve(path)
+    with _open(checkpoint, folder, abstract) as stored:
+        return digests.digest_weights(lazy_arrays.split_layers(stored), abstract)
 
 
-def _found(path: epath.PathLike) -> tuple[types.ModuleType, epath.Path]:
-    """The module of a checkpoint's format, and the folder."""
+def _resolve(path: epath.PathLike) -> tuple[types.ModuleType, epath.Path]:
+    """Returns the module of the checkpoint's format and its folder, downloaded if necessary."""
     name, path = path, epath.Path(path)
     if not path.exists():
         if (path.parent / f"{path.name}.index").exists():
@@ -182,29 +194,33 @@ def _found(path: epath.PathLike) -> tuple[types.ModuleType, epath.Path]:
         path = hub.folder(os.fspath(name))
     if any(path.glob("model.ckpt-*.index")):
         raise _mesh_tensorflow(path)
-    checkpoint = next((each for each in FORMATS if each.is_checkpoint(path)), None)
+    checkpoint = next((format for format in FORMATS if format.is_checkpoint(path)), None)
     if peft.is_adapter(path) and checkpoint in (None, huggingface):
         _check_no_adapter(path, has_model=checkpoint is not None)
     if checkpoint is not None:
         return checkpoint, path
+    raise _unknown_format(path)
+
+
+def _unknown_format(path: epath.Path) -> ValueError:
     advice = (
         "Set INITIAL_CHECKPOINT_PATH to a checkpoint's folder; T5X's are named checkpoint_<step>"
     )
-    inside = (x for x in path.glob("*") if any(each.is_checkpoint(x) for each in FORMATS))
+    inside = (x for x in path.glob("*") if any(f.is_checkpoint(x) for f in FORMATS))
     if names := [folder.name for folder in sorted(inside)]:
         more = f" (and {len(names) - 3} more)" if names[3:] else ""
         advice = (
             f"It contains the checkpoints {', '.join(names[:3])}{more}; set "
             "INITIAL_CHECKPOINT_PATH to one of them"
         )
-    raise ValueError(
+    return ValueError(
         f"{path} has neither a file `checkpoint` (T5X), a folder `state` (T5X with Orbax) nor "
         f"`config.json` (Hugging Face); expected a checkpoint in one of these formats. {advice}."
     )
 
 
 def _check_no_adapter(path: epath.Path, has_model: bool) -> None:
-    """Raises ValueError for an adapter in place of a model, or one that would change the model."""
+    """Raises ValueError if the folder has an adapter but no model, or one that modifies the model."""
     content = weight_files.read_json(path / peft.CONFIG)
     kind = content.get("peft_type")
     if has_model and kind in peft.BESIDE_MODEL:

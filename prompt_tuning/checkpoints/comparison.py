@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from prompt_tuning.checkpoints import base_model, leaves
+from prompt_tuning.checkpoints import base_model, lazy_arrays
 
 
 def compare(
@@ -45,7 +45,7 @@ def compare(
             "Set fraction to such a number."
         )
     with base_model.opened(first) as left, base_model.opened(second) as right:
-        one, other = leaves.by_layer(left), leaves.by_layer(right)
+        one, other = lazy_arrays.split_layers(left), lazy_arrays.split_layers(right)
         shared = sorted(one.keys() & other.keys())
         idle = [pattern for pattern in check if not fnmatch.filter(shared, pattern)]
         if idle:
@@ -69,12 +69,12 @@ def compare(
     return {"same": not (steps_differ or any(result[each] for each in lists)), **result}
 
 
-def _difference(one: leaves.Leaf, other: leaves.Leaf) -> float | str | None:
+def _difference(one: lazy_arrays.LazyArray, other: lazy_arrays.LazyArray) -> float | str | None:
     """None where two arrays are close; the largest difference, or what their shapes are."""
     if one.shape != other.shape:
         return f"{one.shape} and {other.shape}"
     largest, close = 0.0, True
-    for box in leaves.boxes(one):
+    for box in lazy_arrays.chunk_indices(one):
         left, right = (each.read(box).astype(np.float32) for each in (one, other))
         if not np.allclose(left, right, equal_nan=True):
             close = False

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import leaves
+from prompt_tuning.checkpoints import lazy_arrays
 
 SAMPLE = 64  # values along each axis of a parameter
 
 
-def digest_weights(stored: Mapping[str, leaves.Leaf], abstract: params.Tree) -> str:
+def digest_weights(stored: Mapping[str, lazy_arrays.LazyArray], abstract: params.Tree) -> str:
     """Returns the digest of the weights that `abstract` lists.
 
     It covers paths, shapes, and values at the beginning of each parameter: of those in layers only
@@ -23,7 +23,7 @@ def digest_weights(stored: Mapping[str, leaves.Leaf], abstract: params.Tree) -> 
     the same digest; a float16 copy, which rounds otherwise, has not.
 
     Args:
-      stored: {path: leaf}, one for each layer.
+      stored: {path: LazyArray}, one for each layer.
       abstract: nested dicts of jax.ShapeDtypeStruct, whose dtypes do not matter.
     """
     shapes = params.flatten(abstract)
@@ -31,7 +31,7 @@ def digest_weights(stored: Mapping[str, leaves.Leaf], abstract: params.Tree) -> 
     for path, leaf in shapes.items():
         total.update(f"{path} {tuple(leaf.shape)}\n".encode())
     sampled = [path for path in _outer_layers(shapes) if path in stored]
-    with concurrent.futures.ThreadPoolExecutor(leaves.READERS) as pool:
+    with concurrent.futures.ThreadPoolExecutor(lazy_arrays.READERS) as pool:
         for values in pool.map(lambda path: _sample(stored[path]), sampled):
             total.update(values)
     return f"weights-{total.hexdigest()[:16]}"
@@ -55,6 +55,6 @@ def _outer_layers(shapes: Mapping[str, object]) -> list[str]:
     ]
 
 
-def _sample(leaf: leaves.Leaf) -> bytes:
+def _sample(leaf: lazy_arrays.LazyArray) -> bytes:
     values = leaf.read(tuple(slice(0, min(SAMPLE, size)) for size in leaf.shape))
     return np.asarray(values).astype(np.float32).astype(jnp.bfloat16).tobytes()

@@ -2,7 +2,7 @@
 
 from etils import epath
 
-from prompt_tuning.checkpoints import base_model, leaves, prompt_files
+from prompt_tuning.checkpoints import base_model, lazy_arrays, prompt_files
 from prompt_tuning.checkpoints.formats import t5x
 
 # The embedding of a T5, and of one without encoder -> where the paper authors' modules keep its prompt:
@@ -63,6 +63,6 @@ def splice(
                 "trained with."
             )
         kept = {path: leaf for path, leaf in stored.items() if "/prompt/" not in path}
-        kept[PROMPTS[embedding]] = leaves.of_array(prompt)
+        kept[PROMPTS[embedding]] = lazy_arrays.from_numpy(prompt)
         t5x.save(folder, kept, step=step, dtype=dtype)
     return folder

@@ -19,7 +19,7 @@ import numpy as np
 from etils import epath
 from orbax import checkpoint as orbax
 
-from prompt_tuning.checkpoints import atomic, leaves
+from prompt_tuning.checkpoints import atomic, lazy_arrays
 from prompt_tuning.checkpoints.formats import orbax as orbax_format
 
 FORMAT = 2  # 1 had a handler of this package, and other checksums
@@ -138,8 +138,8 @@ def read_metadata(directory: epath.PathLike, step: int) -> dict[str, Any]:
     return _read_content(directory, step)["metadata"]
 
 
-def open_trained(directory: epath.PathLike, step: int) -> dict[str, leaves.Leaf]:
-    """{path: leaf} of the trainable parameters, without the optimizer state. Raises as `restore`.
+def open_trained(directory: epath.PathLike, step: int) -> dict[str, lazy_arrays.LazyArray]:
+    """{path: LazyArray} of the trainable parameters, without the optimizer state. Raises as `restore`.
 
     Each is read once to be verified, and again where it is used: weights need not all be in memory.
     """
@@ -150,7 +150,7 @@ def open_trained(directory: epath.PathLike, step: int) -> dict[str, leaves.Leaf]
             # Nothing is allocated for a shape that was not saved.
             if _shape(leaf) != _shape(saved[name]):
                 raise DamagedError(path, f"{name} does not match its checksum")
-            _verify(path, name, leaves.read(leaf), saved[name])
+            _verify(path, name, lazy_arrays.read(leaf), saved[name])
     return {name.removeprefix(TRAINED).replace(".", "/"): leaf for name, leaf in stored.items()}
 
 

@@ -11,7 +11,7 @@ from etils import epath
 from flax import linen as nn
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import atomic, base_model, leaves, train_state
+from prompt_tuning.checkpoints import atomic, base_model, lazy_arrays, train_state
 from prompt_tuning.checkpoints.formats import huggingface, t5x
 from prompt_tuning.data import vocabularies
 from prompt_tuning.models import model as model_lib
@@ -118,7 +118,9 @@ def write(
     """
     if export_format == T5X:
         weights = _with_output_layer(weights, model)
-        stored = {path: leaves.of_array(np.asarray(array)) for path, array in weights.items()}
+        stored = {
+            path: lazy_arrays.from_numpy(np.asarray(array)) for path, array in weights.items()
+        }
         t5x.save(folder, stored, step=step, dtype=dtype)
     else:
         huggingface.save(
@@ -188,7 +190,7 @@ def _check(
 
 def _trained(
     model_dir: str, shapes: Shapes, checkpoint: str | None
-) -> tuple[int, dict[str, leaves.Leaf]]:
+) -> tuple[int, dict[str, lazy_arrays.LazyArray]]:
     """Returns the step and the trained weights of a run's last state, without its adapter."""
     step = train_state.latest_step(model_dir)
     if step is None:
@@ -222,7 +224,7 @@ def _trained(
 
 
 def _digest(
-    trained: Mapping[str, leaves.Leaf], shapes: Shapes, checkpoint: str | None
+    trained: Mapping[str, lazy_arrays.LazyArray], shapes: Shapes, checkpoint: str | None
 ) -> str | None:
     """Returns the identity of a run that trained these paths on a checkpoint; see `Run.digest`."""
     if checkpoint is None:
@@ -232,10 +234,12 @@ def _digest(
 
 
 def _weights(
-    shapes: Shapes, trained: Mapping[str, leaves.Leaf], checkpoint: str | None
+    shapes: Shapes, trained: Mapping[str, lazy_arrays.LazyArray], checkpoint: str | None
 ) -> dict[str, Any]:
     """Returns {path: array}: the trained weights of the run, the others of the checkpoint."""
     weights: dict[str, np.ndarray] = {}
     if shapes.keys() - trained.keys():
         weights = params_lib.flatten(base_model.load(checkpoint, params_lib.unflatten(shapes))[0])
-    return weights | {path: leaves.read(leaf, shapes[path].dtype) for path, leaf in trained.items()}
+    return weights | {
+        path: lazy_arrays.read(leaf, shapes[path].dtype) for path, leaf in trained.items()
+    }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import comparison, leaves
+from prompt_tuning.checkpoints import comparison, lazy_arrays
 from prompt_tuning.checkpoints.formats import t5x
 
 
@@ -17,7 +17,7 @@ def tree(rng):
 @pytest.fixture
 def write(tmp_path):
     def make(name, tree, step=3, dtype="float32"):
-        stored = {path: leaves.of_array(array) for path, array in tree.items()}
+        stored = {path: lazy_arrays.from_numpy(array) for path, array in tree.items()}
         t5x.save(tmp_path / name, stored, step=step, dtype=dtype)
         return tmp_path / name
 

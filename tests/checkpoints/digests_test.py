@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import digests, leaves
+from prompt_tuning.checkpoints import digests, lazy_arrays
 
 WEIGHTS = {
     "token_embedder/embedding": (100, 3),
@@ -21,7 +21,7 @@ def digest(changed=None, position=0):
     arrays = {path: rng.normal(size=shape).astype(np.float32) for path, shape in WEIGHTS.items()}
     if changed:
         arrays[changed][position] += 1
-    stored = {path: leaves.of_array(array) for path, array in arrays.items()}
+    stored = {path: lazy_arrays.from_numpy(array) for path, array in arrays.items()}
     return digests.digest_weights(stored, params.unflatten(params.shapes(arrays)))
 
 

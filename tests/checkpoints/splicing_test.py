@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import base_model, leaves, prompt_files, splicing
+from prompt_tuning.checkpoints import base_model, lazy_arrays, prompt_files, splicing
 from prompt_tuning.checkpoints.formats import t5x
 
 PROMPT = np.random.default_rng(1).normal(size=(2, 4)).astype(np.float32)
@@ -30,8 +30,8 @@ def test_model_and_prompt_are_in_one_checkpoint(tmp_path, write_orbax, prompt_fi
         # Scanned layers stay as they are.
         assert found.keys() == TREE.keys() | {"encoder/prompt/prompt/prompt"}
         for path, array in TREE.items():
-            np.testing.assert_array_equal(leaves.read(found[path]), array)
-        prompt = leaves.read(found["encoder/prompt/prompt/prompt"])
+            np.testing.assert_array_equal(lazy_arrays.read(found[path]), array)
+        prompt = lazy_arrays.read(found["encoder/prompt/prompt/prompt"])
     np.testing.assert_array_equal(prompt, PROMPT)
 
 
@@ -39,8 +39,8 @@ EMBEDDING, PLACE = next(iter(splicing.PROMPTS.items()))
 
 
 def test_a_prompt_in_it_is_replaced(tmp_path, prompt_file):
-    base = {path: leaves.of_array(array) for path, array in TREE.items()}
-    older = {path: leaves.of_array(PROMPT + 1) for path in (PLACE, "encoder/prompt/prompt")}
+    base = {path: lazy_arrays.from_numpy(array) for path, array in TREE.items()}
+    older = {path: lazy_arrays.from_numpy(PROMPT + 1) for path in (PLACE, "encoder/prompt/prompt")}
     t5x.save(tmp_path / "checkpoint_3", base | older, step=3, dtype="float32")
     folder = splicing.splice(
         tmp_path / "checkpoint_3", prompt_file, tmp_path / "out", dtype="bfloat16"
@@ -53,7 +53,7 @@ def test_a_prompt_in_it_is_replaced(tmp_path, prompt_file):
 
 
 def test_the_prompt_of_a_model_without_encoder_is_the_decoders(tmp_path, prompt_file):
-    stored = {f"decoder/{EMBEDDING}": leaves.of_array(TREE[EMBEDDING])}
+    stored = {f"decoder/{EMBEDDING}": lazy_arrays.from_numpy(TREE[EMBEDDING])}
     t5x.save(tmp_path / "checkpoint_3", stored, step=3, dtype="float32")
     folder = splicing.splice(tmp_path / "checkpoint_3", prompt_file, tmp_path / "out", step=9)
     assert folder.name == "checkpoint_9"
@@ -66,11 +66,11 @@ def test_what_does_not_belong_together_is_told(tmp_path, tiny, prompt_file):
         ValueError, match=r"p.npy has shape \(2, 4\), and the model .* has width 16"
     ):
         splicing.splice(tiny.checkpoint, prompt_file, tmp_path / "out")
-    stored = {EMBEDDING: leaves.of_array(TREE[EMBEDDING])}
+    stored = {EMBEDDING: lazy_arrays.from_numpy(TREE[EMBEDDING])}
     t5x.save(tmp_path / "checkpoint_3", stored, step=3, dtype="float32")
     with pytest.raises(FileExistsError, match="checkpoint_3 exists"):
         splicing.splice(tmp_path / "checkpoint_3", prompt_file, tmp_path)
-    stored = {"embed": leaves.of_array(TREE[EMBEDDING])}
+    stored = {"embed": lazy_arrays.from_numpy(TREE[EMBEDDING])}
     t5x.save(tmp_path / "checkpoint_4", stored, step=4, dtype="float32")
     with pytest.raises(ValueError, match=r"checkpoint_4 has none of token_embedder/embedding, dec"):
         splicing.splice(tmp_path / "checkpoint_4", prompt_file, tmp_path / "out")

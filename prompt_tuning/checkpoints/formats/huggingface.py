@@ -17,7 +17,7 @@ import safetensors.numpy
 from etils import epath
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import atomic, hub, leaves, special_ids
+from prompt_tuning.checkpoints import atomic, hub, lazy_arrays, special_ids
 from prompt_tuning.checkpoints.formats import tensor_names, weight_files
 from prompt_tuning.models import config as config_lib
 
@@ -142,32 +142,21 @@ def check_config(path: epath.PathLike, config: config_lib.T5Config) -> None:
         )
 
 
-def load(
-    path: epath.PathLike, abstract: params_lib.Tree, shardings: params_lib.Tree | None = None
-) -> dict:
-    """Reads the weights that `abstract` lists; see `leaves.load`.
+@contextlib.contextmanager
+def opened(
+    path: epath.PathLike, names: Collection[str]
+) -> Iterator[dict[str, lazy_arrays.LazyArray]]:
+    """Yields {path: LazyArray} of the stored tensors, with this package's paths and orientation.
+
+    Copies of the embedding and unused tensors are omitted. A tensor that is not a parameter of the
+    network keeps its name.
 
     Args:
       path: folder with model.safetensors, or with its index and shards.
-      abstract: nested dicts of jax.ShapeDtypeStruct in our names.
-      shardings: where each goes; None for numpy arrays.
+      names: paths of the network's parameters.
 
     Raises:
-      ValueError: weights are missing, surplus, of another shape, or a file is damaged.
-    """
-    weight_files.warn_of_index(path)
-    with opened(path, params_lib.flatten(abstract)) as stored:
-        return leaves.load(stored, abstract, str(path), shardings)
-
-
-@contextlib.contextmanager
-def opened(path: epath.PathLike, names: Collection[str]) -> Iterator[dict[str, leaves.Leaf]]:
-    """{path: leaf} of what is stored, in our names and orientation where it is of `names`.
-
-    Copies of the embedding and what no implementation uses are left out.
-
-    Raises:
-      ValueError: the copies differ.
+      ValueError: copies of the embedding differ, or a file is damaged.
     """
     paths = {tensor_names.name_of(name): name for name in names}
     with weight_files.opened(path) as stored:
@@ -288,8 +277,8 @@ def is_transposed(path: str) -> bool:
     return path.endswith(("/kernel", "/rel_embedding"))
 
 
-def _transposed(leaf: leaves.Leaf) -> leaves.Leaf:
-    return leaves.Leaf(
+def _transposed(leaf: lazy_arrays.LazyArray) -> lazy_arrays.LazyArray:
+    return lazy_arrays.LazyArray(
         leaf.shape[::-1], leaf.dtype, leaf.chunk[::-1], lambda box: leaf.read(box[::-1]).T
     )
 

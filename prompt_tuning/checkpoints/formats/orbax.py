@@ -13,8 +13,7 @@ import numpy as np
 import tensorstore
 from etils import epath
 
-from prompt_tuning import params
-from prompt_tuning.checkpoints import leaves
+from prompt_tuning.checkpoints import lazy_arrays
 from prompt_tuning.checkpoints.formats import zarr
 
 DATABASE, METADATA, MARKER = "state", "_CHECKPOINT_METADATA", "commit_success.txt"
@@ -36,27 +35,12 @@ def read_step(path: epath.PathLike) -> int:
         raise zarr.damaged(
             path, ValueError(f"{STEP} is {leaf.dtype} {leaf.shape}; expected an integer")
         )
-    return int(leaves.read(leaf))
-
-
-def load(path: epath.PathLike, abstract: params.Tree, shardings: params.Tree | None = None) -> dict:
-    """Reads the weights that `abstract` lists; see `leaves.load`.
-
-    Args:
-      path: the folder `checkpoint_<step>`.
-      abstract: nested dicts of jax.ShapeDtypeStruct.
-      shardings: where each goes; None for numpy arrays.
-
-    Raises:
-      ValueError: weights are missing, surplus, of another shape, or a file is damaged.
-    """
-    with opened(path) as found:
-        return leaves.load(found, abstract, str(path), shardings)
+    return int(lazy_arrays.read(leaf))
 
 
 @contextlib.contextmanager
-def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
-    """{path: leaf} of the model's parameters, without the optimizer's state."""
+def opened(path: epath.PathLike) -> Iterator[dict[str, lazy_arrays.LazyArray]]:
+    """Yields {path: LazyArray} of the model's parameters, without the optimizer state."""
     targets = [name for name in names(path) if name.startswith(TARGET)]
     if not targets:
         raise _foreign(path)
@@ -64,8 +48,8 @@ def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
     yield {name.removeprefix(TARGET).replace(".", "/"): leaf for name, leaf in found.items()}
 
 
-def open_arrays(path: epath.PathLike, wanted: Iterable[str]) -> dict[str, leaves.Leaf]:
-    """{dotted name: leaf} of arrays in the database."""
+def open_arrays(path: epath.PathLike, wanted: Iterable[str]) -> dict[str, lazy_arrays.LazyArray]:
+    """{dotted name: LazyArray} of arrays in the database."""
     return zarr.open_leaves({name: kvstore(path, name) for name in wanted}, path)
 
 

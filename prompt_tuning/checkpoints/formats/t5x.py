@@ -16,7 +16,7 @@ from etils import epath
 from flax import serialization
 
 from prompt_tuning import params
-from prompt_tuning.checkpoints import atomic, leaves
+from prompt_tuning.checkpoints import atomic, lazy_arrays
 from prompt_tuning.checkpoints.formats import weight_files, zarr
 
 OLDEST_VERSION, VERSION = 2, 3
@@ -32,7 +32,7 @@ def read_step(path: epath.PathLike) -> int:
     path = epath.Path(path)
     leaf = _open_entries(path, {"step": _read_index(path)["state"]["step"]})["step"]
     try:
-        step = int(leaves.read(leaf).item())
+        step = int(lazy_arrays.read(leaf).item())
         if not 0 <= step < 2**31:
             raise ValueError(f"step {step}; expected 0 to 2**31 - 1")
     except (TypeError, ValueError) as error:
@@ -40,34 +40,21 @@ def read_step(path: epath.PathLike) -> int:
     return step
 
 
-def load(path: epath.PathLike, abstract: params.Tree, shardings: params.Tree | None = None) -> dict:
-    """Reads the weights that `abstract` lists; see `leaves.load`.
-
-    Args:
-      path: the folder `checkpoint_<step>`.
-      abstract: nested dicts of jax.ShapeDtypeStruct.
-      shardings: where each goes; None for numpy arrays.
-
-    Raises:
-      ValueError: weights are missing, surplus, of another shape, or a file is damaged.
-    """
-    with opened(path) as found:
-        return leaves.load(found, abstract, str(path), shardings)
-
-
 @contextlib.contextmanager
-def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
-    """{path: leaf} of the model's parameters, without the optimizer's state."""
+def opened(path: epath.PathLike) -> Iterator[dict[str, lazy_arrays.LazyArray]]:
+    """Yields {path: LazyArray} of the model's parameters, without the optimizer state."""
     path = epath.Path(path)
     yield _open_entries(path, dict(_flatten(_read_index(path)["target"])))
 
 
-def save(path: epath.PathLike, stored: Mapping[str, leaves.Leaf], *, step: int, dtype: str) -> None:
+def save(
+    path: epath.PathLike, stored: Mapping[str, lazy_arrays.LazyArray], *, step: int, dtype: str
+) -> None:
     """Writes a checkpoint that T5X reads, without an optimizer's state; whole or not at all.
 
     Args:
       path: the folder to make, named checkpoint_<step>.
-      stored: {path: leaf} of the model's parameters.
+      stored: {path: LazyArray} of the model's parameters.
       step: pre-training steps so far.
       dtype: of the stored weights.
 
@@ -115,11 +102,11 @@ def _damaged(file: epath.Path, error: Exception) -> ValueError:
     )
 
 
-def _open_entries(path: epath.Path, entries: Mapping[str, Any]) -> dict[str, leaves.Leaf]:
-    """{name: leaf} of {name: entry of the index}, an array or the spec of one beside the index."""
+def _open_entries(path: epath.Path, entries: Mapping[str, Any]) -> dict[str, lazy_arrays.LazyArray]:
+    """{name: LazyArray} of {name: entry of the index}, an array or the spec of one beside the index."""
     specs = {name: value for name, value in entries.items() if _is_spec(value)}
     inline = {
-        name: leaves.of_array(np.asarray(value))
+        name: lazy_arrays.from_numpy(np.asarray(value))
         for name, value in entries.items()
         if name not in specs
     }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from prompt_tuning.checkpoints import leaves
+from prompt_tuning.checkpoints import lazy_arrays
 
 # Path of a parameter -> name of the tensor. [qkvo] is the first letter of query, key, value, out.
 NAMES = (
@@ -117,13 +117,13 @@ def check(
 
 
 def without_copies(
-    folder: epath.PathLike, stored: Mapping[str, leaves.Leaf], is_tied: bool
-) -> dict[str, leaves.Leaf]:
+    folder: epath.PathLike, stored: Mapping[str, lazy_arrays.LazyArray], is_tied: bool
+) -> dict[str, lazy_arrays.LazyArray]:
     """The tensors, the token embedding once, as shared.weight.
 
     Args:
       folder: for the message.
-      stored: {name: leaf} of all tensors.
+      stored: {name: LazyArray} of all tensors.
       is_tied: whether the output layer is one more copy.
 
     Raises:
@@ -141,12 +141,12 @@ def without_copies(
     return rest | ({EMBEDDINGS[0]: stored[names[0]]} if names else {})
 
 
-def is_copy(stored: Mapping[str, leaves.Leaf], name: str) -> bool:
+def is_copy(stored: Mapping[str, lazy_arrays.LazyArray], name: str) -> bool:
     """Whether a tensor equals the token embedding."""
     one, other = stored[name], stored[next(each for each in EMBEDDINGS if each in stored)]
     return one.shape == other.shape and all(
         np.array_equal(one.read(box).astype(np.float32), other.read(box).astype(np.float32))
-        for box in leaves.boxes(one)
+        for box in lazy_arrays.chunk_indices(one)
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 from etils import epath
 
-from prompt_tuning.checkpoints import leaves
+from prompt_tuning.checkpoints import lazy_arrays
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Weights of the same model in formats that are not read.
@@ -22,8 +22,8 @@ LARGEST_HEADER = 10**8  # bytes, safetensors's own limit
 
 
 @contextlib.contextmanager
-def opened(path: epath.PathLike) -> Iterator[dict[str, leaves.Leaf]]:
-    """{name: leaf} over all files of weights in a folder, in the format's names.
+def opened(path: epath.PathLike) -> Iterator[dict[str, lazy_arrays.LazyArray]]:
+    """{name: LazyArray} over all files of weights in a folder, in the format's names.
 
     Raises:
       FileNotFoundError: a file is missing.
@@ -166,7 +166,7 @@ def _header(path: epath.Path) -> dict[str, tuple[int, ...]]:
         ) from error
 
 
-def _leaves(file: str) -> dict[str, leaves.Leaf]:
+def _leaves(file: str) -> dict[str, lazy_arrays.LazyArray]:
     found = {}
     with safetensors.safe_open(file, framework="numpy") as tensors:
         for name in tensors.keys():  # noqa: SIM118, it is not a mapping
@@ -175,14 +175,14 @@ def _leaves(file: str) -> dict[str, leaves.Leaf]:
             dtype = tensor[tuple(slice(0, 1) for _ in shape)].dtype  # an empty one reads all
             row = math.prod(shape[1:]) * dtype.itemsize
             rows = max(1, LARGEST_CHUNK // row) if row else shape[0] if shape else 1
-            found[name] = leaves.Leaf(
+            found[name] = lazy_arrays.LazyArray(
                 shape, dtype, (rows, *shape[1:])[: len(shape)], _reader(file, name)
             )
     return found
 
 
 def _reader(file: str, name: str):
-    def read(box: leaves.Box) -> np.ndarray:
+    def read(box: lazy_arrays.Index) -> np.ndarray:
         # A file that stays open stays mapped, and what is read of it counts as memory of the process.
         with safetensors.safe_open(file, framework="numpy") as tensors:
             return tensors.get_slice(name)[box] if box else tensors.get_tensor(name)

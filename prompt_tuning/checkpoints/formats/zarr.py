@@ -8,7 +8,7 @@ import numpy as np
 import tensorstore
 from etils import epath
 
-from prompt_tuning.checkpoints import leaves
+from prompt_tuning.checkpoints import lazy_arrays
 
 ARRAY_FILE = ".zarray"
 LARGEST_CHUNK = 2**26  # bytes: T5X's
@@ -26,8 +26,10 @@ def kvstore(path: epath.PathLike) -> Json:
     return {"driver": "gcs", "bucket": bucket, "path": inside}
 
 
-def open_leaves(kvstores: Mapping[str, Json], source: epath.PathLike) -> dict[str, leaves.Leaf]:
-    """{path: folder of an array} -> {path: leaf}; shapes are read now, values later.
+def open_leaves(
+    kvstores: Mapping[str, Json], source: epath.PathLike
+) -> dict[str, lazy_arrays.LazyArray]:
+    """{path: folder of an array} -> {path: LazyArray}; shapes are read now, values later.
 
     Raises:
       ValueError: `source` lacks a file of an array, or it is damaged, or not packed with one of COMPRESSORS.
@@ -50,7 +52,7 @@ def open_leaves(kvstores: Mapping[str, Json], source: epath.PathLike) -> dict[st
     return opened
 
 
-def write(folder: Json, leaf: leaves.Leaf, dtype: np.dtype) -> Json:
+def write(folder: Json, leaf: lazy_arrays.LazyArray, dtype: np.dtype) -> Json:
     """Writes an array to a folder of its own, as `kvstore` names it, compressed.
 
     Returns:
@@ -66,8 +68,8 @@ def write(folder: Json, leaf: leaves.Leaf, dtype: np.dtype) -> Json:
     }
     spec = {"driver": "zarr", "kvstore": folder, "metadata": metadata}
     store = tensorstore.open(spec, create=True).result()
-    aligned = leaves.Leaf(leaf.shape, leaf.dtype, tuple(metadata["chunks"]), leaf.read)
-    for box in leaves.boxes(aligned):
+    aligned = lazy_arrays.LazyArray(leaf.shape, leaf.dtype, tuple(metadata["chunks"]), leaf.read)
+    for box in lazy_arrays.chunk_indices(aligned):
         store[box].write(np.asarray(leaf.read(box), dtype)).result()
     return metadata
 
@@ -77,8 +79,8 @@ def _spec(folder: Json) -> Json:
     return {"driver": "zarr", "kvstore": folder, "fill_missing_data_reads": False}
 
 
-def _leaf(store: tensorstore.TensorStore, source: epath.PathLike) -> leaves.Leaf:
-    def read(box: leaves.Box) -> np.ndarray:
+def _leaf(store: tensorstore.TensorStore, source: epath.PathLike) -> lazy_arrays.LazyArray:
+    def read(box: lazy_arrays.Index) -> np.ndarray:
         try:
             return store[box].read().result()
         except ValueError as error:
@@ -89,7 +91,7 @@ def _leaf(store: tensorstore.TensorStore, source: epath.PathLike) -> leaves.Leaf
     if math.prod(chunk) > max(1, math.prod(shape)):
         # It would be unpacked whole: an array's own size bounds what reading it takes.
         raise ValueError(f"an array of shape {shape} in larger chunks of {chunk}")
-    return leaves.Leaf(shape, store.dtype.numpy_dtype, chunk, read)
+    return lazy_arrays.LazyArray(shape, store.dtype.numpy_dtype, chunk, read)
 
 
 def damaged(source: epath.PathLike, error: Exception) -> ValueError:

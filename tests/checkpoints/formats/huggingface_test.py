@@ -11,6 +11,7 @@ import safetensors.numpy
 from flax import linen as nn
 
 from prompt_tuning import params
+from prompt_tuning.checkpoints import base_model
 from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.models import config as config_lib
 from prompt_tuning.models import model
@@ -63,6 +64,10 @@ EXAMPLES = [
     ("decoder/layers_0/mlp/wi_1/kernel", D + "2.DenseReluDense.wi_1.weight", True),
     ("decoder/layers_0/pre_mlp_layer_norm/scale", D + "2.layer_norm.weight", False),
 ]
+
+
+def load(path, abstract):
+    return base_model.load(path, abstract)[0]
 
 
 def abstract(config):
@@ -126,7 +131,7 @@ def test_what_is_saved_is_loaded(tmp_path, vocabulary, config):
     assert huggingface.is_checkpoint(folder)
     assert huggingface.read_config(folder) == config
     assert huggingface.read_step(folder) == 7
-    assert_equal(huggingface.load(folder, abstract(config)), tree)
+    assert_equal(load(folder, abstract(config)), tree)
     assert (folder / "spiece.model").read_bytes() == b"pieces"
     assert json.loads((folder / "tokenizer_config.json").read_text())["extra_ids"] == 100
 
@@ -135,10 +140,10 @@ def test_bfloat16_is_stored_and_widened_as_asked(tmp_path, vocabulary):
     tree = random_params(CONFIG)
     huggingface.save(tmp_path / "m", tree, CONFIG, vocabulary_file=vocabulary, step=0)
     rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)
-    wide = huggingface.load(tmp_path / "m", abstract(CONFIG))
+    wide = load(tmp_path / "m", abstract(CONFIG))
     assert_equal(wide, jax.tree.map(lambda x: x.astype(np.float32), rounded))
     narrow = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), tree)
-    assert_equal(huggingface.load(tmp_path / "m", narrow), rounded)
+    assert_equal(load(tmp_path / "m", narrow), rounded)
 
 
 def test_shards_are_read_as_one(saved):
@@ -151,10 +156,10 @@ def test_shards_are_read_as_one(saved):
         safetensors.numpy.save_file(part, folder / shard)
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": shards}))
-    assert_equal(huggingface.load(folder, abstract(CONFIG)), tree)
+    assert_equal(load(folder, abstract(CONFIG)), tree)
     (folder / "model-1.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks model-1\.safetensors"):
-        huggingface.load(folder, abstract(CONFIG))
+        load(folder, abstract(CONFIG))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +185,7 @@ def test_weights_decide_tying_and_config_scaling(
     assert (read.logits_via_embedding, read.scale_decoder_outputs) == expected
     huggingface.save(tmp_path / "again", tree, read, **save)
     assert huggingface.read_config(tmp_path / "again") == read
-    assert_equal(huggingface.load(tmp_path / "again", abstract(read)), tree)
+    assert_equal(load(tmp_path / "again", abstract(read)), tree)
 
 
 def test_a_config_that_contradicts_the_output_layer_is_refused(tmp_path, vocabulary):
@@ -207,7 +212,7 @@ def test_logits_of_mt5_and_umt5_are_not_scaled(tmp_path, vocabulary, kind, tie):
         feed_forward_proj="absent",
     )
     assert huggingface.read_config(folder) == config
-    assert_equal(huggingface.load(folder, abstract(config)), tree)
+    assert_equal(load(folder, abstract(config)), tree)
     rewrite(folder, lambda tensors: tensors.pop("lm_head.weight"))
     read = huggingface.read_config(folder)
     assert (read.logits_via_embedding, read.scale_decoder_outputs) == (True, False)
@@ -252,7 +257,7 @@ def test_copies_of_the_embedding_and_the_unused_bias_are_no_surplus(tmp_path, vo
 
     rewrite(folder, add)
     assert huggingface.read_config(folder).logits_via_embedding
-    assert_equal(huggingface.load(folder, abstract(TIED)), tree)
+    assert_equal(load(folder, abstract(TIED)), tree)
 
     for name in copies:
         contradiction = {name: np.zeros((24, 8), np.float32)}
@@ -260,7 +265,7 @@ def test_copies_of_the_embedding_and_the_unused_bias_are_no_surplus(tmp_path, vo
         with pytest.raises(
             ValueError, match=f"shared.weight and {name} differ; expected equal tensors"
         ):
-            huggingface.load(folder, abstract(TIED))
+            load(folder, abstract(TIED))
         rewrite(folder, lambda tensors, name=name: tensors.pop(name))
 
 
@@ -281,7 +286,7 @@ def test_a_tied_embedding_is_read_under_any_of_its_names(tmp_path, vocabulary, n
     huggingface.save(folder, tree, config, **save)
     rewrite(folder, lambda tensors: tensors.update({name: tensors.pop("shared.weight")}))
     assert huggingface.read_config(folder) == config
-    assert_equal(huggingface.load(folder, abstract(config)), tree)
+    assert_equal(load(folder, abstract(config)), tree)
 
 
 @pytest.mark.parametrize("name", EMBEDDING_NAMES[:3])
@@ -289,7 +294,7 @@ def test_the_embedding_of_an_untied_model_is_read_under_any_of_its_names(saved, 
     folder, tree = saved
     rewrite(folder, lambda tensors: tensors.update({name: tensors.pop("shared.weight")}))
     assert huggingface.read_config(folder) == CONFIG
-    assert_equal(huggingface.load(folder, abstract(CONFIG)), tree)
+    assert_equal(load(folder, abstract(CONFIG)), tree)
 
 
 def with_prefix(prefix):
@@ -360,7 +365,7 @@ def test_weights_of_two_generations_are_those_of_the_single_file(saved, caplog):
     safetensors.numpy.save_file(old, folder / "model-00001-of-00001.safetensors")
     index = {"weight_map": dict.fromkeys(old, "model-00001-of-00001.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert_equal(huggingface.load(folder, abstract(CONFIG)), tree)
+    assert_equal(load(folder, abstract(CONFIG)), tree)
     assert caplog.text.count("Delete the one that is out of date") == 1
 
 
@@ -374,7 +379,7 @@ def test_one_error_lists_all_that_does_not_fit(saved):
 
     rewrite(folder, spoil)
     with pytest.raises(ValueError, match="INITIAL_CHECKPOINT_PATH") as error:
-        huggingface.load(folder, abstract(CONFIG))
+        load(folder, abstract(CONFIG))
     lines = [line.strip() for line in str(error.value).splitlines()[1:-1]]
     assert lines == [
         "missing: token_embedder/embedding (24, 8)",
@@ -389,14 +394,14 @@ def test_damaged_and_foreign_files_are_named(saved):
     content = weights.read_bytes()
     weights.write_bytes(content[:-10])
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
-        huggingface.load(folder, abstract(CONFIG))
+        load(folder, abstract(CONFIG))
     weights.unlink()
     with pytest.raises(FileNotFoundError, match="INITIAL_CHECKPOINT_PATH"):
-        huggingface.load(folder, abstract(CONFIG))
+        load(folder, abstract(CONFIG))
     weights.write_bytes(content)
     rewrite(folder, lambda t: t.update({"shared.weight": np.ones((24, 8), np.int32)}))
     with pytest.raises(ValueError, match="expected floats"):
-        huggingface.load(folder, abstract(CONFIG))
+        load(folder, abstract(CONFIG))
 
 
 @pytest.mark.parametrize(
@@ -424,7 +429,7 @@ def test_a_folder_that_is_not_local_is_copied_once(saved, monkeypatch):
 
     monkeypatch.setattr(huggingface.weight_files, "_is_remote", remote)
     huggingface.check_config(folder, CONFIG)
-    assert_equal(huggingface.load(folder, params.shapes(tree)), tree)
+    assert_equal(load(folder, params.shapes(tree)), tree)
     assert copied == ["model.safetensors"]
 
 

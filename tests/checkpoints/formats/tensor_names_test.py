@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prompt_tuning.checkpoints import leaves
+from prompt_tuning.checkpoints import lazy_arrays
 from prompt_tuning.checkpoints.formats import tensor_names
 
 BLOCKS = {tensor_names.FIRST_NORM: (4,), "decoder.block.0.layer.0.layer_norm.weight": (4,)}
@@ -35,9 +35,9 @@ def test_architectures_may_be_anything(architectures):
 def test_copies_may_be_of_several_dtypes():
     array = np.ones((8, 4), np.float16)
     stored = {
-        "decoder.embed_tokens.weight": leaves.of_array(array),
-        "lm_head.weight": leaves.of_array(array.astype(np.float32)),
-        tensor_names.UNUSED: leaves.of_array(array),
+        "decoder.embed_tokens.weight": lazy_arrays.from_numpy(array),
+        "lm_head.weight": lazy_arrays.from_numpy(array.astype(np.float32)),
+        tensor_names.UNUSED: lazy_arrays.from_numpy(array),
     }
     assert tensor_names.without_copies("model", stored, is_tied=True).keys() == {"shared.weight"}
     names = {"shared.weight", "lm_head.weight"}

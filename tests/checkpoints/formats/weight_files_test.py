@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from prompt_tuning.checkpoints import leaves
+from prompt_tuning.checkpoints import lazy_arrays
 from prompt_tuning.checkpoints.formats import weight_files
 
 
@@ -31,7 +31,7 @@ def test_tensors_are_read_in_rows(tmp_path, tensors, monkeypatch):
         assert found["half"].chunk == (14, 4)
         for name, tensor in tensors.items():
             assert found[name].dtype == tensor.dtype
-            np.testing.assert_array_equal(leaves.read(found[name]), tensor, strict=True)
+            np.testing.assert_array_equal(lazy_arrays.read(found[name]), tensor, strict=True)
         part = found["wide"].read((slice(3, 5), slice(1, 3)))
         np.testing.assert_array_equal(part, tensors["wide"][3:5, 1:3])
 
@@ -40,7 +40,7 @@ def test_no_file_stays_mapped(tmp_path, tensors):
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     maps = pathlib.Path("/proc/self/maps")
     with weight_files.opened(tmp_path) as found:
-        array = leaves.read(found["wide"])
+        array = lazy_arrays.read(found["wide"])
         assert str(tmp_path) not in (maps.read_text() if maps.exists() else "")
     np.testing.assert_array_equal(array, tensors["wide"])
 
@@ -137,5 +137,5 @@ def test_what_is_not_local_is_copied_while_it_is_needed(tmp_path, tensors, monke
     with weight_files.opened(folder) as found:
         (copy,) = {*tmp_path.glob("*/model.safetensors")} - {folder / "model.safetensors"}
         (folder / "model.safetensors").unlink()
-        np.testing.assert_array_equal(leaves.read(found["wide"]), tensors["wide"])
+        np.testing.assert_array_equal(lazy_arrays.read(found["wide"]), tensors["wide"])
     assert not copy.parent.exists()
