@@ -210,7 +210,7 @@ def test_neighbors_prints_a_line_for_each_vector(trained, tiny_job, capsys):
     found = cli.run(tiny_job.command("neighbors", PROMPT_FILE=best, NUM_NEIGHBORS=2))[""]
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == len(found) == 4 and all(len(row) == 2 for row in found)
-    assert all(row[0].piece in line for row, line in zip(found, shown, strict=True))
+    assert all(row[0].token in line for row, line in zip(found, shown, strict=True))
 
 
 def read_weights(folder, tiny):

@@ -20,9 +20,9 @@ Predictions = Sequence[Sequence[predictor_lib.Prediction]]  # [examples][prompts
 def predict(
     predictor: predictor_lib.Predictor, task: evaluation_task.EvaluationTask, batch_size: int
 ) -> Predictions:
-    """Predicts each example with each prompt of the model's table: [examples][prompts].
+    """Predicts each example with each prompt of the model.
 
-    A batch has `batch_size` examples, each with all of the prompts: one forward pass for all.
+    A batch has `batch_size` examples, each once per prompt, in one forward pass.
     """
     names = predictor.loaded.model.method.soft_tokens.names
     examples = [{**example, "prompt": name} for example in task.examples for name in names]
@@ -36,20 +36,20 @@ def predict(
 
 
 def majority(predictions: Sequence[predictor_lib.Prediction]) -> str:
-    """Returns the text that most prompts predict; among equal ones the likeliest on average."""
+    """Returns the text that most prompts predict; ties go to the highest mean score."""
     votes = collections.Counter(prediction.texts[0] for prediction in predictions)
-    most = max(votes.values())
+    max_votes = max(votes.values())
 
     def mean_score(text: str) -> float:
         return statistics.mean(p.scores[0] for p in predictions if p.texts[0] == text)
 
-    return max((text for text, count in votes.items() if count == most), key=mean_score)
+    return max((text for text, count in votes.items() if count == max_votes), key=mean_score)
 
 
 def likeliest(predictions: Sequence[predictor_lib.Prediction]) -> str:
-    """Returns the text with the highest mean score; all prompts must have scored the same texts."""
+    """Returns the text with the highest mean score; all prompts must score the same texts."""
     scores = [dict(zip(p.texts, p.scores, strict=True)) for p in predictions]
-    return max(scores[0], key=lambda text: statistics.mean(each[text] for each in scores))
+    return max(scores[0], key=lambda text: statistics.mean(of_prompt[text] for of_prompt in scores))
 
 
 def ensemble(
@@ -60,25 +60,25 @@ def ensemble(
     num_examples: int | None = None,
     config_text: str = "",
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """`prompt-tuning ensemble`: evaluates each prompt alone, and all as one classifier.
+    """`prompt-tuning ensemble`: evaluates each prompt alone, and all as an ensemble.
 
-    Writes config.gin and, for each task, <task>-ensemble.json with what is returned and
+    Writes config.gin and, for each task, <task>-ensemble.json with the metrics and
     <task>-ensemble.jsonl with all predictions.
 
     Args:
-      config: a network whose prompt has several names. With a LabelRanking, prompts are also
-        combined by their mean log-likelihoods.
-      dataset: what to predict; `batch_size` examples at once, each with all prompts.
+      config: a model with several named prompts. With a LabelRanking, prompts are also combined
+        by their mean log-likelihoods.
+      dataset: the examples; a batch has `batch_size` of them, each with all prompts.
       output_dir: EVAL_OUTPUT_DIR.
       num_examples: examples of each task; None for all.
       config_text: the settings, written to config.gin.
 
     Returns:
-      {task: {which: {metric: value}}}; see `scores`.
+      {task: {row: {metric: value}}}; see `scores`.
     """
     config.check_batch_size(dataset.batch_size * _count_prompts(config))
-    # All prompts write a label alike, so that they can vote for it.
-    labels = [label for each in (config.labels or {}).values() for label in each]
+    # Labels of all cards, so that prompts vote for the same texts.
+    labels = [label for card in (config.labels or {}).values() for label in card]
     config = dataclasses.replace(config, labels={None: labels})
     tasks = config.open_tasks(dataset, num_examples)
     predictor, results = config.load(), {}
@@ -92,7 +92,7 @@ def ensemble(
 
 
 def _count_prompts(config: predictor_config.PredictorConfig) -> int:
-    """Raises ValueError where there is one prompt only."""
+    """Returns the number of prompts. Raises ValueError if there is only one."""
     count = len(config.model.method.soft_tokens.names)
     if count < 2:
         raise ValueError(
@@ -114,19 +114,19 @@ def _write(
     lines = "".join(f"{json.dumps(line)}\n" for line in _lines(task, predictions))
     reporting.write_text(folder / f"{task.name}-ensemble.jsonl", lines)
     keys = list(results["average"])
-    rows = [[which, *(f"{values[key]:.2f}" for key in keys)] for which, values in results.items()]
+    rows = [[name, *(f"{values[key]:.2f}" for key in keys)] for name, values in results.items()]
     print(reporting.table([[task.name, *keys], *rows]))
 
 
 def scores(
     task: evaluation_task.EvaluationTask, predictions: Predictions, *, ranks_labels: bool
 ) -> dict[str, dict[str, float]]:
-    """Returns {which: metrics} for "prompt 0", …, "average", "deviation", "best" and "majority vote".
+    """Returns {row: metrics} for "prompt 0", …, "average", "deviation", "best" and "majority vote".
 
-    "best" is by the first metric. Label rankings have "mean log-likelihood" too.
+    "best" has the highest first metric. Label rankings also have "mean log-likelihood".
 
     Raises:
-      ValueError: the task has no metrics of this split.
+      ValueError: the task has no metrics for this split.
     """
 
     def metrics(texts, target_scores) -> dict[str, float]:
@@ -140,20 +140,23 @@ def scores(
     ]
     if not singles[0]:
         raise ValueError(
-            f"{task.name} has no metrics, by which prompts are compared; expected a task with "
-            "metrics and a SPLIT with targets. Set MIXTURE_OR_TASK_NAME or SPLIT to such."
+            f"{task.name} has no metrics to compare prompts with; expected a task with "
+            "metrics and a SPLIT with targets. Set MIXTURE_OR_TASK_NAME or "
+            "SPLIT to one."
         )
     target_scores = None
     if task.needs_scores:
-        target_scores = [statistics.mean(p.target_score for p in each) for each in predictions]
+        target_scores = [
+            statistics.mean(p.target_score for p in of_example) for of_example in predictions
+        ]
     first = next(iter(singles[0]))
     results = {f"prompt {number}": single for number, single in enumerate(singles)}
     results["average"] = {key: statistics.mean(s[key] for s in singles) for key in singles[0]}
     results["deviation"] = {key: statistics.stdev(s[key] for s in singles) for key in singles[0]}
     results["best"] = max(singles, key=lambda single: single[first])
-    results["majority vote"] = metrics([majority(each) for each in predictions], target_scores)
+    results["majority vote"] = metrics(list(map(majority, predictions)), target_scores)
     if ranks_labels:
-        texts = [likeliest(each) for each in predictions]
+        texts = list(map(likeliest, predictions))
         results["mean log-likelihood"] = metrics(texts, target_scores)
     return results
 

@@ -1,4 +1,4 @@
-"""Pictures that can be read at half their size, and without telling colours apart."""
+"""Plots that are legible at half size and for color-blind readers."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ from etils import epath
 
 from prompt_tuning.checkpoints import atomic
 
-# Okabe & Ito's colours, told apart by the colour-blind, and a mark each.
+# The palette of Okabe and Ito, which color-blind readers can distinguish.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--")
@@ -18,7 +18,7 @@ HATCHES = ("", "//", "..", "xx", "\\\\")
 
 
 def style(number: int) -> dict[str, Any]:
-    """How line `number` is drawn: no two of 14 alike."""
+    """Returns the Matplotlib style of line `number`; 14 styles are distinct."""
     return {
         "color": COLORS[number % len(COLORS)],
         "marker": MARKERS[number % len(MARKERS)],
@@ -30,11 +30,11 @@ def style(number: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def figure(path: epath.PathLike, x: str, y: str, title: str = "") -> Iterator[Any]:
-    """Matplotlib axes with these labels, which are written to a PNG file at the end."""
-    from matplotlib import figure as figures  # half a second, which no other command waits for
+    """Yields labelled Matplotlib axes, and writes them to a PNG file at the end."""
+    from matplotlib import figure as figures  # Takes half a second to import.
 
-    picture = figures.Figure(figsize=(8, 5), dpi=160, layout="constrained")
-    axes = picture.add_subplot()
+    plot = figures.Figure(figsize=(8, 5), dpi=160, layout="constrained")
+    axes = plot.add_subplot()
     axes.set_xlabel(x, fontsize=14)
     axes.set_ylabel(y, fontsize=14)
     axes.set_title(title, fontsize=15)
@@ -43,49 +43,49 @@ def figure(path: epath.PathLike, x: str, y: str, title: str = "") -> Iterator[An
     axes.spines[["top", "right"]].set_visible(False)
     yield axes
     content = io.BytesIO()
-    picture.savefig(content, format="png")
+    plot.savefig(content, format="png")
     atomic.write(path, content.getvalue())
 
 
 def lines(axes: Any, series: Mapping[str, Sequence[tuple[Any, float, float]]]) -> None:
-    """A line with error bars for each series of (x, y, deviation or nan).
+    """Plots one line with error bars per series of (x, y, deviation or nan).
 
-    x that are no numbers stand evenly. Series stand a little apart, so that no error bar hides another.
+    Non-numeric x are evenly spaced. Series are slightly offset, so that error bars do not overlap.
     """
     for number, (name, points) in enumerate(series.items()):
-        x, y, spread = zip(*points, strict=True)
-        numeric = all(isinstance(value, int | float) for value in x)
-        places = list(x) if numeric else list(range(len(x)))
-        logarithmic = numeric and min(places) > 0 and max(places) > 10 * min(places)
-        apart, width = number - (len(series) - 1) / 2, max(places) - min(places)
-        beside = [x * 1.04**apart if logarithmic else x + 0.015 * width * apart for x in places]
-        axes.errorbar(beside, y, yerr=spread, capsize=5, label=name, **style(number))
-        if logarithmic:
+        x, y, errors = zip(*points, strict=True)
+        is_numeric = all(isinstance(value, int | float) for value in x)
+        ticks = list(x) if is_numeric else list(range(len(x)))
+        is_log = is_numeric and min(ticks) > 0 and max(ticks) > 10 * min(ticks)
+        offset, width = number - (len(series) - 1) / 2, max(ticks) - min(ticks)
+        shifted = [t * 1.04**offset if is_log else t + 0.015 * width * offset for t in ticks]
+        axes.errorbar(shifted, y, yerr=errors, capsize=5, label=name, **style(number))
+        if is_log:
             axes.set_xscale("log")
-        axes.set_xticks(places, [str(value) for value in x])
+        axes.set_xticks(ticks, [str(value) for value in x])
         axes.minorticks_off()
     if len(series) > 1:
         legend(axes)
 
 
 def bars(axes: Any, groups: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
-    """A group of bars for each name, of {what: (height, deviation or nan)}."""
-    kinds = list(next(iter(groups.values())))
-    width = 0.8 / len(kinds)
-    for number, kind in enumerate(kinds):
-        heights, spreads = zip(*(of[kind] for of in groups.values()), strict=True)
-        places = [i + (number - (len(kinds) - 1) / 2) * width for i in range(len(groups))]
+    """Plots one group of bars per name; a group is {bar: (height, deviation or nan)}."""
+    names = list(next(iter(groups.values())))
+    width = 0.8 / len(names)
+    for number, name in enumerate(names):
+        heights, errors = zip(*(group[name] for group in groups.values()), strict=True)
+        x = [i + (number - (len(names) - 1) / 2) * width for i in range(len(groups))]
         axes.bar(
-            places, heights, width, yerr=spreads, capsize=5, label=kind, edgecolor="white",
+            x, heights, width, yerr=errors, capsize=5, label=name, edgecolor="white",
             color=COLORS[number % len(COLORS)], hatch=HATCHES[number % len(HATCHES)],
         )  # fmt: skip
     axes.set_xticks(
         range(len(groups)), [textwrap.fill(name, 12, break_on_hyphens=False) for name in groups]
     )
-    if len(kinds) > 1:
+    if len(names) > 1:
         legend(axes)
 
 
 def legend(axes: Any) -> None:
-    """What is what, beside the axes, where it covers nothing."""
+    """Adds a legend beside the axes, where it covers no points."""
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=12)

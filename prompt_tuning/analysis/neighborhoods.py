@@ -1,4 +1,4 @@
-"""What the neighbors of a prompt say as a whole (paper section 7), and a picture of where it lies."""
+"""Statistics of the nearest vocabulary tokens of a prompt (paper section 7), and a plot."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ from prompt_tuning.analysis import figures
 
 @dataclasses.dataclass(frozen=True)
 class Neighborhood:
-    """Figures of a prompt against the token embedding; similarities are cosines.
+    """Statistics of a prompt and the token embedding; similarities are cosines.
 
     Attributes:
-      norm: mean length of its vectors.
-      nearest: mean similarity to the nearest piece.
-      clusters: mean similarity between the neighbors of one vector: high where they are of a kind.
-      shared: vectors whose nearest piece is that of another vector too.
-      labels: {label: vectors that have one of its pieces among their neighbors}.
-      moved: mean distance from where the vectors started, nan where that is not known.
+      norm: mean norm of the prompt's vectors.
+      nearest: mean similarity to the nearest token.
+      clusters: mean similarity among the neighbors of a vector.
+      shared: vectors whose nearest token is the nearest token of another vector too.
+      labels: {label: vectors with a token of the label among their neighbors}.
+      drift: mean distance from the initial vectors; nan if those are unknown.
     """
 
     norm: float
@@ -28,11 +28,11 @@ class Neighborhood:
     clusters: float
     shared: int
     labels: Mapping[str, int]
-    moved: float
+    drift: float
 
 
 def unit(x: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
-    """Rows of length 1."""
+    """Scales each row to norm 1."""
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
@@ -42,26 +42,26 @@ def nearest_ids(
     count: int,
     metric: str = "cosine",
 ) -> tuple[Int[np.ndarray, "P K"], Float[np.ndarray, "P K"]]:
-    """The `count` nearest rows of each vector, nearest first, and how near.
+    """Returns the `count` nearest rows of each vector, nearest first, and their similarities.
 
-    That is the cosine, or with metric "euclidean" the distance.
+    With metric "euclidean" these are distances.
 
     Raises:
-      ValueError: another metric.
+      ValueError: unknown metric.
     """
     if metric == "cosine":
-        near = unit(prompt) @ unit(embedding).T
-        order = np.argsort(-near, axis=1)[:, :count]
+        values = unit(prompt) @ unit(embedding).T
+        order = np.argsort(-values, axis=1)[:, :count]
     elif metric == "euclidean":
         squares = np.sum(prompt**2, 1)[:, None] + np.sum(embedding**2, 1) - 2 * prompt @ embedding.T
-        near = np.sqrt(np.maximum(squares, 0))
-        order = np.argsort(near, axis=1)[:, :count]
+        values = np.sqrt(np.maximum(squares, 0))
+        order = np.argsort(values, axis=1)[:, :count]
     else:
         raise ValueError(
             f"NEIGHBOR_METRIC is {metric!r}; expected 'cosine' or 'euclidean'. Set NEIGHBOR_METRIC "
             "to one of them."
         )
-    return order, np.take_along_axis(near, order, axis=1)
+    return order, np.take_along_axis(values, order, axis=1)
 
 
 def neighborhood(
@@ -69,31 +69,30 @@ def neighborhood(
     embedding: Float[np.ndarray, "V D"],
     count: int,
     labels: Mapping[str, Sequence[int]],
-    start: Float[np.ndarray, "P D"] | None = None,
+    initial: Float[np.ndarray, "P D"] | None = None,
 ) -> Neighborhood:
-    """Looks at `count` neighbors of each vector; `labels` are {label: ids of its pieces}."""
-    ids, near = nearest_ids(prompt, embedding, count)
+    """Computes the statistics of `count` neighbors per vector; `labels` are {label: token ids}."""
+    ids, similarities = nearest_ids(prompt, embedding, count)
     vectors = unit(embedding)[ids]
     between = np.einsum("pkd,pld->pkl", vectors, vectors)
     pairs = ~np.eye(ids.shape[1], dtype=bool)
     _, times = np.unique(ids[:, 0], return_counts=True)
+    distances = np.nan if initial is None else np.linalg.norm(prompt - initial, axis=1)
     return Neighborhood(
         norm=float(np.linalg.norm(prompt, axis=1).mean()),
-        nearest=float(near[:, 0].mean()),
+        nearest=float(similarities[:, 0].mean()),
         clusters=float(between[:, pairs].mean()) if count > 1 else float("nan"),
         shared=int(times[times > 1].sum()),
         labels={
-            label: int(np.isin(ids, list(pieces)).any(axis=1).sum())
-            for label, pieces in labels.items()
+            label: int(np.isin(ids, list(tokens)).any(axis=1).sum())
+            for label, tokens in labels.items()
         },
-        moved=float("nan")
-        if start is None
-        else float(np.linalg.norm(prompt - start, axis=1).mean()),
+        drift=float(np.mean(distances)),
     )
 
 
 def random_like(prompt: Float[np.ndarray, "P D"], seed: int = 0) -> Float[np.ndarray, "P D"]:
-    """Vectors of random directions and the same lengths, for comparison."""
+    """Returns vectors of random directions with the same norms, for comparison."""
     draw = np.random.default_rng(seed).normal(size=prompt.shape)
     return (unit(draw) * np.linalg.norm(prompt, axis=1, keepdims=True)).astype(np.float32)
 
@@ -101,38 +100,36 @@ def random_like(prompt: Float[np.ndarray, "P D"], seed: int = 0) -> Float[np.nda
 def plot(
     prompts: Mapping[str, Float[np.ndarray, "P D"]],
     embedding: Float[np.ndarray, "V D"],
-    words: Mapping[str, int],
+    labels: Mapping[str, int],
     path: epath.PathLike,
 ) -> None:
-    """Directions of prompts and words in the plane in which the last prompt's vary most (PCA).
+    """Plots directions of prompts and labels on the first two components (PCA) of the last prompt.
 
     Args:
       prompts: {name: vectors}, such as before and after training.
-      embedding: of tokens.
-      words: {word: row}, each with a mark of its own.
+      embedding: of the vocabulary; a sample of its rows is the background.
+      labels: {label: its row}.
       path: of the .png file.
     """
     last = unit(list(prompts.values())[-1])
     center = last.mean(axis=0)
-    _, _, axes_of_variation = np.linalg.svd(last - center, full_matrices=False)
-    plane = axes_of_variation[:2].T
+    _, _, components = np.linalg.svd(last - center, full_matrices=False)
 
-    def place(x):
-        return (unit(np.atleast_2d(x)) - center) @ plane
+    def project(x):
+        return ((unit(np.atleast_2d(x)) - center) @ components[:2].T).T
 
     with figures.figure(path, "first component", "second component") as axes:
-        some = place(embedding[:: max(1, len(embedding) // 1000)])
-        axes.scatter(*some.T, s=8, color="#BBBBBB", label="vocabulary")
+        sample = project(embedding[:: max(1, len(embedding) // 1000)])
+        axes.scatter(*sample, s=8, color="#BBBBBB", label="vocabulary")
         for number, (name, prompt) in enumerate(prompts.items()):
-            look = figures.style(number)
+            style = figures.style(number)
             axes.scatter(
-                *place(prompt).T, s=50, color=look["color"], marker=look["marker"], label=name
+                *project(prompt), s=50, color=style["color"], marker=style["marker"], label=name
             )
-        # In the legend, as labels are near each other: text beside them would cover points. Hollow, as
-        # vectors that started from a label stand on it.
-        for number, (word, row) in enumerate(words.items(), start=len(prompts)):
+        # Hollow markers, because vectors initialized from a label are at the same point.
+        for number, (label, row) in enumerate(labels.items(), start=len(prompts)):
             axes.scatter(
-                *place(embedding[row]).T, s=170, color="none", edgecolor="black", linewidth=2, zorder=3,
-                marker=figures.style(number)["marker"], label=f'"{word}"',
+                *project(embedding[row]), s=170, color="none", edgecolor="black", linewidth=2, zorder=3,
+                marker=figures.style(number)["marker"], label=f'"{label}"',
             )  # fmt: skip
         figures.legend(axes)

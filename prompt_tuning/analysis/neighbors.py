@@ -1,4 +1,4 @@
-"""Which words each prompt vector is near (paper section 7)."""
+"""The nearest vocabulary tokens of each prompt vector (paper section 7)."""
 
 import dataclasses
 import json
@@ -18,10 +18,13 @@ from prompt_tuning.training import reporting
 
 @dataclasses.dataclass(frozen=True)
 class Neighbor:
-    """A piece of the vocabulary and its cosine similarity to a prompt vector, or its distance."""
+    """A token of the vocabulary and its cosine similarity to a prompt vector, or its distance."""
 
-    piece: str
+    token: str
     similarity: float
+
+
+Table = list[list[Neighbor]]  # [vectors][neighbors]
 
 
 def nearest(
@@ -30,13 +33,13 @@ def nearest(
     vocabulary: vocabularies.Vocabulary,
     count: int = 5,
     metric: str = "cosine",
-) -> list[list[Neighbor]]:
-    """The `count` pieces that are nearest to each prompt vector; see `neighborhoods.nearest_ids`."""
+) -> Table:
+    """Returns the `count` nearest tokens of each vector; see `neighborhoods.nearest_ids`."""
     rows = embedding[: vocabulary.size]
-    order, near = neighborhoods.nearest_ids(prompt, rows, count, metric)
+    ids, similarities = neighborhoods.nearest_ids(prompt, rows, count, metric)
     return [
-        [Neighbor(vocabulary.piece(i), float(x)) for i, x in zip(*both, strict=True)]
-        for both in zip(order, near, strict=True)
+        [Neighbor(vocabulary.piece(i), float(x)) for i, x in zip(*pair, strict=True)]
+        for pair in zip(ids, similarities, strict=True)
     ]
 
 
@@ -50,30 +53,28 @@ def neighbors(
     labels: Sequence[str] | None = None,
     output_dir: str | None = None,
     config_text: str = "",
-) -> dict[str, list[list[Neighbor]]]:
-    """`prompt-tuning neighbors`: prints the nearest pieces of each vector of the last prompt.
+) -> dict[str, Table]:
+    """`prompt-tuning neighbors`: prints the nearest tokens of each vector of the last prompt.
 
-    Of several prompts, such as those of a run, or where there are labels, also a table of
-    `neighborhoods.Neighborhood` figures, with random vectors of the same lengths beside them.
+    With several prompts, labels or an output folder it also prints `neighborhoods.Neighborhood` of
+    each prompt and of random vectors, and writes config.gin, neighbors.json and neighbors.png.
 
     Args:
-      vocabulary: the model's.
-      checkpoint: INITIAL_CHECKPOINT_PATH, of which the token embedding is read.
-      prompt_paths: what PROMPT_FILE names, by step; of a .npz all that consists of vectors of the
-        model's width is shown, each parameter under its path.
+      vocabulary: of the model.
+      checkpoint: INITIAL_CHECKPOINT_PATH, which has the token embedding.
+      prompt_paths: files that PROMPT_FILE names, in the order of steps.
       count: NUM_NEIGHBORS.
       metric: NEIGHBOR_METRIC, "cosine" or "euclidean".
-      labels: CLASS_LABELS, to be looked for among the neighbors.
-      output_dir: OUTPUT_DIR for neighbors.json and neighbors.png; None writes nothing.
+      labels: CLASS_LABELS, to search for among the neighbors.
+      output_dir: OUTPUT_DIR; None to write nothing.
       config_text: the settings, written to config.gin.
 
     Returns:
-      {path of the parameter, "" of a .npy: its vectors' neighbors, those of [N, P, D] one after the
-      other}, of the last prompt.
+      {path of a parameter, "" for a .npy file: neighbors of its vectors}, of the last prompt.
 
     Raises:
-      FileNotFoundError: no such file or checkpoint.
-      ValueError: no prompt is named, or a file has no vectors of the model's width.
+      FileNotFoundError: a file or the checkpoint does not exist.
+      ValueError: there is no prompt, or a file has no vectors of the model's width.
     """
     if not prompt_paths:
         raise ValueError(
@@ -81,93 +82,100 @@ def neighbors(
         )
     embedding = base_model.read_embedding(checkpoint)
     vocabulary.check_fits(len(embedding))
-    tables = [_tables(path, embedding.shape[1], checkpoint) for path in prompt_paths]
-    found = {}
-    for path, vectors in tables[-1].items():
-        if path:
-            print(f"{path} {vectors.shape}")
-        rows = vectors.reshape(-1, vectors.shape[-1])
-        found[path] = _print_nearest(rows, embedding, vocabulary, count, metric)
-    if len(tables) == 1 and not labels and output_dir is None:
-        return found
-    pieces = {label: vocabulary.encode(label) for label in labels or ()}
-    rows = embedding[: vocabulary.size]
-    width = embedding.shape[1]
-    joined = [np.concatenate([x.reshape(-1, width) for x in of.values()]) for of in tables]
-    figures = {
-        name: neighborhoods.neighborhood(vectors, rows, count, pieces, start)
-        for name, vectors, start in [
-            *(
-                (epath.Path(p).stem, x, joined[0])
-                for p, x in zip(prompt_paths, joined, strict=True)
-            ),
-            ("random vectors", neighborhoods.random_like(joined[-1]), None),
-        ]
-    }
-    print(f"\n{reporting.table(_figures(figures))}")
+    prompts = [_read_vectors(path, embedding.shape[1], checkpoint) for path in prompt_paths]
+    tables = {}
+    for name, vectors in prompts[-1].items():
+        if name:
+            print(f"{name} {vectors.shape}")
+        tables[name] = nearest(_rows(vectors), embedding, vocabulary, count, metric)
+        _print_nearest(_rows(vectors), tables[name])
+    if len(prompts) == 1 and not labels and output_dir is None:
+        return tables
+    embedding = embedding[: vocabulary.size]
+    token_ids = {label: vocabulary.encode(label) for label in labels or ()}
+    joined = [np.concatenate([_rows(x) for x in prompt.values()]) for prompt in prompts]
+    names = [epath.Path(path).stem for path in prompt_paths]
+    statistics = _compare(names, joined, embedding, count, token_ids)
     if output_dir is not None:
         reporting.start_folder(output_dir, config_text, "OUTPUT_DIR")
-        told = {
-            "neighbors": {
-                path: [[dataclasses.asdict(near) for near in row] for row in of]
-                for path, of in found.items()
-            },
-            "figures": {name: dataclasses.asdict(each) for name, each in figures.items()},
-        }
-        folder = epath.Path(output_dir)
-        reporting.write_text(folder / "neighbors.json", json.dumps(told, indent=2) + "\n")
-        ends = {"first prompt": joined[0], "last prompt": joined[-1]}
-        words = {label: ids[0] for label, ids in pieces.items() if len(ids) == 1}
-        neighborhoods.plot(ends, rows, words, folder / "neighbors.png")
-    return found
+        _write(epath.Path(output_dir) / "neighbors.json", tables, statistics)
+        _plot(epath.Path(output_dir) / "neighbors.png", joined, embedding, token_ids)
+    return tables
 
 
-def _tables(path: str, width: int, checkpoint: str) -> dict[str, Float[np.ndarray, "... D"]]:
-    """All vectors of a file that are as wide as the model, by parameter."""
-    start = prompt_files.initializer(path)
-    several = isinstance(start, initializers.FromLeaves)
-    leaves = start.leaves if several else {"": start.array}
-    found = {
+def _read_vectors(path: str, width: int, checkpoint: str) -> dict[str, Float[np.ndarray, "... D"]]:
+    """Returns the parameters of a prompt file that have the model's width, by path."""
+    initializer = prompt_files.initializer(path)
+    is_single = not isinstance(initializer, initializers.FromLeaves)
+    leaves = {"": initializer.array} if is_single else initializer.leaves
+    vectors = {
         name: leaf for name, leaf in leaves.items() if leaf.ndim > 1 and leaf.shape[-1] == width
     }
-    if not found:
-        held = ", ".join(f"{name} {leaf.shape}".lstrip() for name, leaf in leaves.items())
+    if not vectors:
+        shapes = ", ".join(f"{name} {leaf.shape}".lstrip() for name, leaf in leaves.items())
         raise ValueError(
-            f"PROMPT_FILE {path} holds {held}; expected vectors of width {width}, as in "
+            f"PROMPT_FILE {path} holds {shapes}; expected vectors of width {width}, as in "
             f"INITIAL_CHECKPOINT_PATH {checkpoint}. Set INITIAL_CHECKPOINT_PATH to the prompt's "
             "base model. IA3, prefixes and MULTI_TASK_MODE='concatenate_features' have no nearest "
             "tokens."
         )
-    return found
+    return vectors
 
 
-def _print_nearest(
-    vectors: Float[np.ndarray, "P D"],
+def _rows(vectors: Float[np.ndarray, "... D"]) -> Float[np.ndarray, "n D"]:
+    return vectors.reshape(-1, vectors.shape[-1])
+
+
+def _print_nearest(vectors: Float[np.ndarray, "P D"], table: Table) -> None:
+    for index, neighbors in enumerate(table):
+        tokens = "  ".join(f"{n.token} {n.similarity:.2f}" for n in neighbors)
+        print(f"{index:4}  norm {np.linalg.norm(vectors[index]):8.2f}  {tokens}")
+
+
+def _compare(
+    names: Sequence[str],
+    prompts: Sequence[Float[np.ndarray, "P D"]],
     embedding: Float[np.ndarray, "V D"],
-    vocabulary: vocabularies.Vocabulary,
     count: int,
-    metric: str,
-) -> list[list[Neighbor]]:
-    found = nearest(vectors, embedding, vocabulary, count, metric)
-    for row, some in enumerate(found):
-        shown = "  ".join(f"{n.piece} {n.similarity:.2f}" for n in some)
-        print(f"{row:4}  norm {np.linalg.norm(vectors[row]):8.2f}  {shown}")
-    return found
+    labels: Mapping[str, Sequence[int]],
+) -> dict[str, neighborhoods.Neighborhood]:
+    """Returns and prints the statistics of prompts, and of random vectors like the last prompt."""
+    statistics = {
+        name: neighborhoods.neighborhood(prompt, embedding, count, labels, prompts[0])
+        for name, prompt in zip(names, prompts, strict=True)
+    }
+    random = neighborhoods.random_like(prompts[-1])
+    statistics["random vectors"] = neighborhoods.neighborhood(random, embedding, count, labels)
+    rows = [["prompt", "norm", "drift", "nearest", "clusters", "shared", *labels]]
+    for name, x in statistics.items():
+        drift = "" if np.isnan(x.drift) else f"{x.drift:.1f}"
+        cells = [f"{x.norm:.1f}", drift, f"{x.nearest:.3f}", f"{x.clusters:.3f}", str(x.shared)]
+        rows.append([name, *cells, *(str(x.labels[label]) for label in labels)])
+    print(f"\n{reporting.table(rows)}")
+    return statistics
 
 
-def _figures(figures: Mapping[str, neighborhoods.Neighborhood]) -> list[list[str]]:
-    labels = list(next(iter(figures.values())).labels)
-    head = ["prompt", "norm", "moved", "nearest", "clusters", "shared", *labels]
-    rows = [
-        [
-            name,
-            f"{each.norm:.1f}",
-            "" if np.isnan(each.moved) else f"{each.moved:.1f}",
-            f"{each.nearest:.3f}",
-            f"{each.clusters:.3f}",
-            str(each.shared),
-            *(str(each.labels[label]) for label in labels),
-        ]
-        for name, each in figures.items()
-    ]
-    return [head, *rows]
+def _write(
+    path: epath.Path,
+    tables: Mapping[str, Table],
+    statistics: Mapping[str, neighborhoods.Neighborhood],
+) -> None:
+    content = {
+        "neighbors": {
+            name: [[dataclasses.asdict(neighbor) for neighbor in row] for row in table]
+            for name, table in tables.items()
+        },
+        "figures": {name: dataclasses.asdict(x) for name, x in statistics.items()},
+    }
+    reporting.write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def _plot(
+    path: epath.Path,
+    prompts: Sequence[Float[np.ndarray, "P D"]],
+    embedding: Float[np.ndarray, "V D"],
+    labels: Mapping[str, Sequence[int]],
+) -> None:
+    ends = {"first prompt": prompts[0], "last prompt": prompts[-1]}
+    markers = {label: ids[0] for label, ids in labels.items() if len(ids) == 1}
+    neighborhoods.plot(ends, embedding, markers, path)

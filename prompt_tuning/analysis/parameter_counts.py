@@ -1,6 +1,6 @@
-"""How many parameters a task costs, by method (paper section 4, figure 4 and appendix table).
+"""Trainable parameters per task and method (paper section 4, figure 4 and appendix table).
 
-Each method is counted on the parameter tree of a real model, by the shapes of its kernels.
+Each method is counted from the shapes in the parameter tree of a model.
 """
 
 import json
@@ -27,28 +27,28 @@ CLASSES, BOTTLENECK, RANK, HIDDEN = 2, 64, 8, 512
 
 
 def full(shapes: Shapes, _: int) -> int:
-    """Full fine-tuning: every weight."""
+    """Full fine-tuning: all weights."""
     return sum(map(math.prod, shapes.values()))
 
 
 def prefix_tuning(shapes: Shapes, length: int) -> int:
-    """Li & Liang (2021), section 4.2: P keys and P values in each attention, P·J each; when used.
+    """Li & Liang (2021), section 4.2: P keys and P values in each attention, P·J each; at inference.
 
-    `methods.prefix`, as PEFT, has those of the decoder's self-attention only: a third where stacks are equal.
+    `methods.prefix`, as PEFT, has prefixes only in the decoder's self-attention.
     """
     return sum(length * shape[1] for shape in _kernels(shapes, "(key|value)"))
 
 
 def prefix_tuning_in_training(shapes: Shapes, length: int) -> int:
-    """Li & Liang (2021), section 4.3: P·D, and a network D → 512 → all keys and values of a token."""
+    """Li & Liang (2021), section 4.3: P·D, and an MLP D → 512 → all keys and values of a token."""
     width, out = _width(shapes), prefix_tuning(shapes, 1)
     return length * width + (width + 1) * HIDDEN + (HIDDEN + 1) * out
 
 
 def p_tuning(shapes: Shapes, length: int) -> int:
-    """Liu et al. (2021), section 3.2: P·D, a two-layer LSTM of both directions (D/2 each), two D × D layers.
+    """Liu et al. (2021), section 3.2: P·D, a two-layer bidirectional LSTM (D/2 each), two D × D layers.
 
-    When used P·D are left. An LSTM of h units on D inputs has 4(Dh + h² + 2h).
+    At inference only P·D remain. An LSTM of h units on D inputs has 4(Dh + h² + 2h).
     """
     width = _width(shapes)
     half = width // 2
@@ -57,20 +57,20 @@ def p_tuning(shapes: Shapes, length: int) -> int:
 
 
 def warp(shapes: Shapes, length: int) -> int:
-    """Hambardzumyan et al. (2021), section 3: P vectors in the input and one for each of 2 classes."""
+    """Hambardzumyan et al. (2021), section 3: P vectors in the input and one per class (2)."""
     return (length + CLASSES) * _width(shapes)
 
 
 def adapters(shapes: Shapes, _: int) -> int:
-    """Houlsby et al. (2019), section 2.1: 2·D·m + m + D behind each self-attention and feed-forward, m 64."""
-    parts = r".*/(pre_attention|pre_self_attention|pre_mlp)_layer_norm/scale"
-    places = [path for path in shapes if re.fullmatch(parts, path)]
+    """Houlsby et al. (2019), section 2.1: 2·D·m + m + D after each self-attention and MLP, m = 64."""
+    norms = r".*/(pre_attention|pre_self_attention|pre_mlp)_layer_norm/scale"
+    sublayers = [path for path in shapes if re.fullmatch(norms, path)]
     width = _width(shapes)
-    return len(places) * (2 * width * BOTTLENECK + BOTTLENECK + width)
+    return len(sublayers) * (2 * width * BOTTLENECK + BOTTLENECK + width)
 
 
 def low_rank(shapes: Shapes, _: int) -> int:
-    """LoRA, Hu et al. (2022), section 4: r·(in + out) for each query and value kernel, r 8."""
+    """LoRA, Hu et al. (2022), section 4: r·(in + out) per query and value kernel, r = 8."""
     return sum(RANK * sum(shape) for shape in _kernels(shapes, "(query|value)"))
 
 
@@ -83,8 +83,7 @@ def _width(shapes: Shapes) -> int:
     return shapes[model_lib.EncoderDecoderModel.EMBEDDING_PATH][1]
 
 
-# Methods of the literature that this package does not have, by shapes and prompt length; the last
-# ones do not depend on the length.
+# Methods that this package does not implement, as functions of shapes and prompt length.
 FORMULAS: Mapping[str, Callable[[Shapes, int], int]] = {
     "WARP": warp,
     "P-tuning, in training": p_tuning,
@@ -97,18 +96,18 @@ FORMULAS: Mapping[str, Callable[[Shapes, int], int]] = {
 
 
 def counts(model: model_lib.EncoderDecoderModel, lengths: Sequence[int]) -> Counts:
-    """{length: {method: parameters of a task}}."""
+    """Returns {length: {method: trainable parameters per task}}."""
     flat = params_lib.flatten(nn.unbox(model.abstract_params()))
     shapes = {path: leaf.shape for path, leaf in flat.items() if path not in model.adapter_paths}
     return {length: _count(model.config, shapes, length) for length in lengths}
 
 
 def _count(config: config_lib.T5Config, shapes: Shapes, length: int) -> dict[str, int]:
-    one = prompt.Prompt(length)
+    single = prompt.Prompt(length)
     methods = {
-        "prompt tuning": one,
+        "prompt tuning": single,
         "per-layer prompts (deep prompts)": combination.combine(
-            [one, per_layer.LayerPrompt(length)]
+            [single, per_layer.LayerPrompt(length)]
         ),
         "IA3": ia3.IA3(),
     }
@@ -122,31 +121,31 @@ def parameters(
     lengths: Sequence[int] = LENGTHS,
     output_dir: str | None = None,
 ) -> dict[str, Any]:
-    """`prompt-tuning parameters`: what a task costs, by method, size and length.
+    """`prompt-tuning parameters`: prints trainable parameters by method, size and length.
 
     Args:
       models: {size: network}.
-      lengths: prompt lengths; the first table has them all, the second the one before the last.
-      output_dir: OUTPUT_DIR for parameters.json and parameters.png (figure 4); None writes nothing.
+      lengths: prompt lengths; the second table and the plot show the last but one.
+      output_dir: OUTPUT_DIR for parameters.json and parameters.png (figure 4); None to write nothing.
 
     Returns:
       {size: {length: {method: parameters}}}.
     """
-    found = {size: counts(model, lengths) for size, model in models.items()}
-    print(reporting.table(_by_length(found)))
+    table = {size: counts(model, lengths) for size, model in models.items()}
+    print(reporting.table(_by_length(table)))
     print()
-    print(reporting.table(_by_method(found, lengths[-2:][0])))
+    print(reporting.table(_by_method(table, lengths[-2:][0])))
     if output_dir is not None:
         folder = epath.Path(output_dir)
-        reporting.write_text(folder / "parameters.json", json.dumps(found, indent=2) + "\n")
-        plot(found, folder / "parameters.png")
-    return found
+        reporting.write_text(folder / "parameters.json", json.dumps(table, indent=2) + "\n")
+        plot(table, folder / "parameters.png")
+    return table
 
 
-def _by_length(found: Mapping[str, Counts]) -> list[list[str]]:
+def _by_length(table: Mapping[str, Counts]) -> list[list[str]]:
     rows = [["size", "prompt length", "trained", "total", "% trained"]]
-    for size, of_lengths in found.items():
-        for length, methods in of_lengths.items():
+    for size, by_length in table.items():
+        for length, methods in by_length.items():
             trained = methods["prompt tuning"]
             total = methods["full fine-tuning"] + trained
             share = f"{100 * trained / total:.5f}"
@@ -154,36 +153,36 @@ def _by_length(found: Mapping[str, Counts]) -> list[list[str]]:
     return rows
 
 
-def _by_method(found: Mapping[str, Counts], length: int) -> list[list[str]]:
-    columns = {size: of_lengths[length] for size, of_lengths in found.items()}
+def _by_method(table: Mapping[str, Counts], length: int) -> list[list[str]]:
+    columns = {size: by_length[length] for size, by_length in table.items()}
     rows = [[f"trained, length {length}", *columns]]
     for method in next(iter(columns.values())):
         rows.append([method, *(f"{methods[method]:,}" for methods in columns.values())])
     return rows
 
 
-def plot(found: Mapping[str, Counts], path: epath.PathLike) -> None:
-    """Share of a model that a task costs against the model's size, as the paper's figure 4."""
-    lengths = list(next(iter(found.values())))
-    sizes = [next(iter(of.values()))["full fine-tuning"] for of in found.values()]
+def plot(table: Mapping[str, Counts], path: epath.PathLike) -> None:
+    """Plots trainable parameters as a share of the model's size, as in the paper's figure 4."""
+    lengths = list(next(iter(table.values())))
+    sizes = [next(iter(x.values()))["full fine-tuning"] for x in table.values()]
 
     def shares(method: str, length: int) -> list[float]:
-        pairs = zip(found.values(), sizes, strict=True)
-        return [100 * of[length][method] / size for of, size in pairs]
+        pairs = zip(table.values(), sizes, strict=True)
+        return [100 * x[length][method] / size for x, size in pairs]
 
     shown = lengths[-2:][0]
     title = f"prompt length {shown}; bands: {lengths[0]} to {lengths[-1]}"
-    with figures.figure(path, "model", "parameters of a task, % of the model's", title) as axes:
-        methods = next(iter(found.values()))[shown]
+    with figures.figure(path, "model", "trainable parameters, % of the model", title) as axes:
+        methods = next(iter(table.values()))[shown]
         for number, method in enumerate(methods):
-            look = figures.style(number)
+            style = figures.style(number)
             axes.plot(
-                sizes, shares(method, shown), label=method, zorder=len(methods) - number, **look
+                sizes, shares(method, shown), label=method, zorder=len(methods) - number, **style
             )
             if method in BANDS:
                 ends = shares(method, lengths[0]), shares(method, lengths[-1])
-                axes.fill_between(sizes, *ends, alpha=0.15, color=look["color"])
+                axes.fill_between(sizes, *ends, alpha=0.15, color=style["color"])
         axes.set(xscale="log", yscale="log")
-        axes.set_xticks(sizes, list(found))
+        axes.set_xticks(sizes, list(table))
         axes.minorticks_off()
         figures.legend(axes)

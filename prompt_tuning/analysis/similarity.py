@@ -1,7 +1,7 @@
-"""How like prompts of different tasks are: which of them to start another from.
+"""Similarity of prompts, to choose one to initialize from.
 
-SPoT (Vu et al., 2022, section 3) takes the prompts of tasks, trained on the same model, for
-embeddings of the tasks: the nearer two are, the more does one help the other.
+SPoT (Vu et al., 2022, section 3) uses prompts that are trained on the same model as embeddings of
+their tasks: the more similar two prompts are, the better one transfers to the other's task.
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ from prompt_tuning.checkpoints import prompt_files
 
 @dataclasses.dataclass(frozen=True)
 class Similarity:
-    """A prompt file, and how like another prompt it is.
+    """The similarity of a prompt file to another prompt.
 
     Attributes:
       path: of the file.
-      task: of its card; "" where no card says it.
+      task: of its card; "" if the card has none.
       of_means: see the function of this name.
       of_tokens: see the function of this name.
     """
@@ -31,12 +31,12 @@ class Similarity:
 
 
 def of_means(one: Float[np.ndarray, "P D"], other: Float[np.ndarray, "Q D"]) -> float:
-    """Cosine of the mean vectors ("cosine similarity of average tokens")."""
+    """Returns the cosine of the mean vectors ("cosine similarity of average tokens")."""
     return float((_unit(one.mean(axis=0)) * _unit(other.mean(axis=0))).sum())
 
 
 def of_tokens(one: Float[np.ndarray, "P D"], other: Float[np.ndarray, "Q D"]) -> float:
-    """Mean cosine over all pairs of vectors ("per-token average cosine similarity")."""
+    """Returns the mean cosine over all pairs of vectors ("per-token average cosine similarity")."""
     # The mean of all products is the product of the means.
     return float((_unit(one).mean(axis=0) * _unit(other).mean(axis=0)).sum())
 
@@ -45,23 +45,20 @@ def _unit(x: Float[np.ndarray, "*n D"]) -> Float[np.ndarray, "*n D"]:
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def similarity(
-    *, prompt_file: str, others: Sequence[str], config_text: str = ""
-) -> list[Similarity]:
-    """`prompt-tuning similarity`: prints a line for each other prompt, the nearest first.
+def similarity(*, prompt_file: str, others: Sequence[str]) -> list[Similarity]:
+    """`prompt-tuning similarity`: prints one line per other prompt, the most similar first.
 
     Raises:
-      FileNotFoundError: a file is not there.
-      ValueError: a file is no prompt, or one of another model's width.
+      FileNotFoundError: a file does not exist.
+      ValueError: a file is not a prompt, or has another width.
     """
-    del config_text  # nothing is written
     if isinstance(others, str) or not others:
         raise ValueError(
             f"PROMPT_FILES is {others!r}; expected a list of prompt files. Set PROMPT_FILES to one "
             "or more files."
         )
     prompt = prompt_files.load(prompt_file)
-    found = []
+    results = []
     for path in others:
         other = prompt_files.load(path)
         if other.shape[1] != prompt.shape[1]:
@@ -71,9 +68,9 @@ def similarity(
                 f"Remove {path} from PROMPT_FILES."
             )
         task = str(prompt_files.read_card(path).get("task", ""))
-        found.append(Similarity(path, task, of_means(prompt, other), of_tokens(prompt, other)))
-    found.sort(key=lambda each: -each.of_means)
+        results.append(Similarity(path, task, of_means(prompt, other), of_tokens(prompt, other)))
+    results.sort(key=lambda result: -result.of_means)
     print(f"Cosine similarity with {prompt_file}\n of means  of tokens")
-    for each in found:
-        print(f"{each.of_means:9.4f}  {each.of_tokens:9.4f}  {each.path}  {each.task}".rstrip())
-    return found
+    for x in results:
+        print(f"{x.of_means:9.4f}  {x.of_tokens:9.4f}  {x.path}  {x.task}".rstrip())
+    return results

@@ -1,7 +1,7 @@
-"""Grids of runs: bases, prompts tuned on them, scores on other data; a table and a picture.
+"""Grids of runs: base models, prompts tuned on them, scores on other data; a table and a plot.
 
-A study is made of the package's own commands. What each of them returned is kept beside what it
-wrote, so that a study that was stopped goes on with the first that is missing.
+A study runs the package's own commands and stores each result, so that an interrupted study resumes
+with the first missing run.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from prompt_tuning.analysis import summaries
 from prompt_tuning.training import counts, reporting
 from prompt_tuning.training import settings as settings_lib
 
-# A command line -> what the command returns.
+# Runs a command line, and returns the result of the command.
 Command = Callable[[Sequence[str]], Any]
 Settings = Mapping[str, Any]
 Scores = dict[str, float]
@@ -30,16 +30,16 @@ LM_ADAPTATION = {"run_files": ("runs/lm_adapt.gin",)}
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One line of a study: what its commands are given beside what all have.
+    """One line of a study: gin files and settings in addition to the study's.
 
     Attributes:
-      gin_files: after the model's and the task's, before the run's.
-      run_files: the run, and what comes after it; () trains nothing.
-      settings: macros and their values.
-      train_settings: of training alone.
-      base: the base of the study that it stands on; None for the model's own checkpoint.
-      together: its seeds are trained in one command, which weights cannot be.
-      model: its gin file of the model; None for the study's.
+      gin_files: files between the task's and the run's.
+      run_files: the run's file, and files after it; () to evaluate without training.
+      settings: {macro: value} for all commands.
+      train_settings: {macro: value} for training only.
+      base: name of a base model of the study; None for the model's checkpoint.
+      together: whether one command may train all seeds; full fine-tuning does not support this.
+      model: gin file of the model; None for the study's.
     """
 
     gin_files: Sequence[str] = ()
@@ -53,39 +53,38 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A place in the grid: which variant, at which value of the axis."""
+    """A point of the grid: a variant at a value of the axis."""
 
     variant: str
     value: Any
 
     @property
     def name(self) -> str:
-        """A folder's name."""
+        """The path of the point's folder."""
         parts = [self.variant, *([] if self.value is None else [self.value])]
         return "/".join(re.sub(r"[^\w.]+", "_", str(part)) for part in parts)
 
 
 @dataclasses.dataclass
 class Study:
-    """What is compared.
+    """A grid of runs.
 
     Attributes:
       run: runs a command line.
-      read_config: gives the gin text of a command line.
+      read_config: returns the gin text of a command line, to compare inputs of stored results.
       folder: STUDY_DIR.
-      gin_files: the model's and the task's.
+      gin_files: STUDY_FILES, of the model and the task.
       settings: of all commands.
-      train_settings: of those that train on the task.
-      base_settings: of those that make bases.
-      bases: {name: what makes a base model of another}: a variant whose run exports a model.
-      variants: {name: what is compared}.
+      train_settings: of commands that train on the task.
+      base_settings: of commands that train base models.
+      bases: {name: variant} whose runs export base models.
+      variants: {name: variant} to compare.
       axis: (macro, its values), or None.
       seeds: of each point.
-      evaluations: {name: settings of `eval`, such as another EVAL_FILE}, beside the validation
-        that training does.
-      members: prompts that are trained for each seed, to be scored one by one and as an
-        ensemble; 0 for one prompt, scored by `eval`.
-      together: False trains one prompt after the other, for what is too large side by side.
+      evaluations: {name: settings of `eval`, such as EVAL_FILE}, besides the validation split.
+      members: prompts per seed that are evaluated alone and as an ensemble; 0 for one prompt, which
+        `eval` evaluates.
+      together: whether one command trains all prompts of a point; False saves memory.
     """
 
     run: Command
@@ -104,75 +103,78 @@ class Study:
     together: bool
 
     def points(self) -> Iterator[Point]:
-        """All."""
+        """Yields all points, variant by variant."""
         values = self.axis[1] if self.axis else [None]
         for variant, value in itertools.product(self.variants, values):
             yield Point(variant, value)
 
     def base(self, name: str | None) -> Settings:
-        """The settings of a base model, which is made if it is not there."""
+        """Returns the settings that select a base model; trains it if it does not exist."""
         if name is None:
             return {}
-        own = self.bases[name]
+        base = self.bases[name]
         folder = self.folder / "bases" / name
-        given = {**self.base_settings, **self.base(own.base), **own.settings}
-        given["MODEL_DIR"] = str(folder)
-        files = [own.model or self.gin_files[0], *own.gin_files, *own.run_files]
-        result = self._kept(folder, "train", files, given)
+        settings = {**self.base_settings, **self.base(base.base), **base.settings}
+        settings["MODEL_DIR"] = str(folder)
+        files = [base.model or self.gin_files[0], *base.gin_files, *base.run_files]
+        result = self._run_once(folder, "train", files, settings)
         return {"INITIAL_CHECKPOINT_PATH": result["model"]}
 
     def rows(self, point: Point) -> Iterator[summaries.Row]:
-        """Of each seed: how many numbers were trained, and what they score."""
+        """Yields the trainable parameters and the scores of each seed."""
         variant = self.variants[point.variant]
-        given = {**self.settings, **self.base(variant.base), **variant.settings}
+        settings = {**self.settings, **self.base(variant.base), **variant.settings}
         if self.axis:
-            given[self.axis[0]] = point.value
+            settings[self.axis[0]] = point.value
         model, *tasks = self.gin_files
         files = [variant.model or model, *tasks, *variant.gin_files]
         folder = self.folder / "points" / point.name
+        for seed, trained, scores in self._scores(folder, files, settings, variant):
+            row = {"seed": seed, "trained": trained, "scores": scores}
+            yield {**dataclasses.asdict(point), **row}
 
-        def row(seed: int, trained: int, scores: Scores) -> summaries.Row:
-            return {**dataclasses.asdict(point), "seed": seed, "trained": trained, "scores": scores}
-
-        if not variant.run_files:  # What is not trained has no seed.
+    def _scores(
+        self, folder: epath.Path, files: Sequence[str], settings: Settings, variant: Variant
+    ) -> Iterator[tuple[int, int, Scores]]:
+        """Yields seed, trainable parameters and scores."""
+        if not variant.run_files:  # Without training, seeds make no difference.
             evaluations = {summaries.VALIDATION: {}, **self.evaluations}
-            yield row(self.seeds[0], 0, self._evaluated(folder, files, given, evaluations))
+            yield self.seeds[0], 0, self._evaluate(folder, files, settings, evaluations)
             return
-        seeds = list(self.seeds)
-        if self.members:
-            seeds = [seed * self.members + i for seed in seeds for i in range(self.members)]
-        results = self._trained(folder, [*files, *variant.run_files], given, variant, seeds)
-        for number, seed in enumerate(self.seeds):
+        size = self.members or 1
+        seeds = [seed * size + i for seed in self.seeds for i in range(size)]
+        results = self._train(folder, [*files, *variant.run_files], settings, variant, seeds)
+        for index, seed in enumerate(self.seeds):
+            group = results[index * size :][:size]
             if self.members:
-                some = results[number * self.members :][: self.members]
-                place = folder / "ensembles" / f"seed_{seed}"
-                scores = self._ensembled(place, files, given, [_best(each) for each in some])
-                yield row(seed, sum(each["trained"] for each in some), scores)
-                continue
-            place, result = folder / f"seed_{seed}", results[number]
-            tuned = {**given, **_settings_of(result)}
-            scores = self._evaluated(place, files, tuned, self.evaluations)
-            yield row(seed, result["trained"], {summaries.VALIDATION: result["best"], **scores})
+                prompts = [_best_prompt(result) for result in group]
+                output_dir = folder / "ensembles" / f"seed_{seed}"
+                scores = self._evaluate_ensemble(output_dir, files, settings, prompts)
+            else:
+                tuned = {**settings, **_eval_settings(group[0])}
+                scores = self._evaluate(folder / f"seed_{seed}", files, tuned, self.evaluations)
+                scores = {summaries.VALIDATION: group[0]["best"], **scores}
+            yield seed, sum(result["trained"] for result in group), scores
 
-    def _trained(
+    def _train(
         self,
         folder: epath.Path,
         files: Sequence[str],
-        given: Settings,
+        settings: Settings,
         variant: Variant,
         seeds: Sequence[int],
     ) -> list[Mapping[str, Any]]:
-        """What `train` returned of each seed."""
-        settings = {**given, **self.train_settings, **variant.train_settings}
+        """Returns the result of `train` per seed."""
+        settings = {**settings, **self.train_settings, **variant.train_settings}
         if self.together and variant.together and len(seeds) > 1:
             settings |= {"RANDOM_SEED": tuple(seeds), "MODEL_DIR": str(folder)}
-            results = self._kept(folder, "train", files, settings)
+            results = self._run_once(folder, "train", files, settings)
         else:
             results = []
             for seed in seeds:
-                place = folder / f"seed_{seed}"
-                settings |= {"RANDOM_SEED": seed, "MODEL_DIR": str(place)}
-                results.append(self._kept(place, "train", files, settings))
+                model_dir = folder / f"seed_{seed}"
+                settings |= {"RANDOM_SEED": seed, "MODEL_DIR": str(model_dir)}
+                results.append(self._run_once(model_dir, "train", files, settings))
         if any(result["best"] is None for result in results):
             raise ValueError(
                 f"the run in {folder} has no evaluation, and so no score; expected a task with a "
@@ -181,59 +183,59 @@ class Study:
             )
         return results
 
-    def _evaluated(
+    def _evaluate(
         self,
         folder: epath.Path,
         files: Sequence[str],
-        given: Settings,
+        settings: Settings,
         evaluations: Mapping[str, Settings],
     ) -> Scores:
-        """The metrics of each evaluation, on average over its tasks."""
-        found: Scores = {}
-        for name, settings in evaluations.items():
-            place = folder / "evaluations" / name
-            asking = {**given, **settings, "EVAL_OUTPUT_DIR": str(place)}
-            result = self._kept(place, "eval", [*files, "runs/eval.gin"], asking)
-            of_tasks = [metrics for metrics in result.values() if metrics]
-            if not of_tasks:
+        """Returns the metrics of each evaluation, averaged over its tasks."""
+        scores: Scores = {}
+        for name, changes in evaluations.items():
+            output_dir = folder / "evaluations" / name
+            changed = {**settings, **changes, "EVAL_OUTPUT_DIR": str(output_dir)}
+            result = self._run_once(output_dir, "eval", [*files, "runs/eval.gin"], changed)
+            tasks = [metrics for metrics in result.values() if metrics]
+            if not tasks:
                 raise ValueError(
                     f"{name!r} of STUDY_EVALUATIONS has no metrics; expected a task with metrics "
                     "and a SPLIT with targets. Change its settings."
                 )
-            shared = [key for key in of_tasks[0] if all(key in metrics for metrics in of_tasks)]
+            shared = [key for key in tasks[0] if all(key in metrics for metrics in tasks)]
             for key in shared:
                 column = name if len(shared) == 1 else f"{name} {key}"
-                found[column] = statistics.mean(metrics[key] for metrics in of_tasks)
-        return found
+                scores[column] = statistics.mean(metrics[key] for metrics in tasks)
+        return scores
 
-    def _ensembled(
-        self, folder: epath.Path, files: Sequence[str], given: Settings, prompts: Sequence[str]
+    def _evaluate_ensemble(
+        self, folder: epath.Path, files: Sequence[str], settings: Settings, prompts: Sequence[str]
     ) -> Scores:
-        """The first metric of one task: average and best of the prompts, and of all as one."""
-        asking = {**given, "PROMPT_FILE": list(prompts), "EVAL_OUTPUT_DIR": str(folder)}
-        result = self._kept(folder, "ensemble", [*files, "runs/ensemble.gin"], asking)
-        (found,) = result.values()
-        ways = ("average", "best", "majority vote", "mean log-likelihood")
-        return {way: next(iter(found[way].values())) for way in ways if way in found}
+        """Returns the first metric of a task: of the prompts alone and of their ensembles."""
+        settings = {**settings, "PROMPT_FILE": list(prompts), "EVAL_OUTPUT_DIR": str(folder)}
+        result = self._run_once(folder, "ensemble", [*files, "runs/ensemble.gin"], settings)
+        (metrics,) = result.values()
+        names = ("average", "best", "majority vote", "mean log-likelihood")
+        return {name: next(iter(metrics[name].values())) for name in names if name in metrics}
 
-    def _kept(
-        self, folder: epath.Path, verb: str, gin_files: Sequence[str], settings: Settings
+    def _run_once(
+        self, folder: epath.Path, command: str, gin_files: Sequence[str], settings: Settings
     ) -> Any:
-        """What a command returned, which is run if it has not been run with these settings."""
-        arguments = [verb, *(f"--gin_file={file}" for file in gin_files)]
+        """Returns the stored result of a command; runs the command if there is none."""
+        arguments = [command, *(f"--gin_file={file}" for file in gin_files)]
         arguments += [f"--gin.{name}={value!r}" for name, value in settings.items()]
-        # What a command writes to, its arguments say; a folder of data may hold the study itself.
+        # Outputs are compared as arguments; TASK_DATA_DIR may contain the study's folder.
         inputs = settings_lib.of_command(self.read_config(arguments), OUTPUTS)
         file = folder / "result.json"
         if file.exists():
-            kept = json.loads(file.read_text())
-            if kept["arguments"] != arguments:
+            stored = json.loads(file.read_text())
+            if stored["arguments"] != arguments:
                 raise ValueError(
                     f"{file} was made with other settings of the study; expected the same "
                     f"settings. Delete {folder}, or set another STUDY_DIR."
                 )
-            _check_inputs(file, kept.get("settings"), inputs)
-            return kept["result"]
+            _check_inputs(file, stored.get("settings"), inputs)
+            return stored["result"]
         logging.info("Study: running prompt-tuning %s", " ".join(arguments))
         result = self.run(arguments)
         settings_lib.write(file, inputs, arguments=arguments, result=result)
@@ -241,12 +243,12 @@ class Study:
 
 
 def _check_inputs(
-    file: epath.Path, kept: Mapping[str, Any] | None, inputs: settings_lib.Settings
+    file: epath.Path, stored: Mapping[str, Any] | None, inputs: settings_lib.Settings
 ) -> None:
-    """Raises ValueError where a result was made of other data, weights or gin files."""
-    if kept is None:
+    """Raises ValueError if a result depends on other data, weights or gin files."""
+    if stored is None:
         logging.warning("%s has no record of its inputs, which are not compared.", file)
-    elif lines := settings_lib.differences(settings_lib.from_json(kept), inputs):
+    elif lines := settings_lib.differences(settings_lib.from_json(stored), inputs):
         raise ValueError(
             f"{file} was made from other inputs (old -> new):\n  "
             + "\n  ".join(lines)
@@ -254,18 +256,17 @@ def _check_inputs(
         )
 
 
-def _best(result: Mapping[str, Any]) -> str:
-    """The file of the best prompt of a run."""
+def _best_prompt(result: Mapping[str, Any]) -> str:
     last = epath.Path(result["prompt_file"])
     return str(last.with_name(f"best{last.suffix}"))
 
 
-def _settings_of(result: Mapping[str, Any]) -> Settings:
-    """Settings of `eval` for what a run has trained: the best prompt, or the last model."""
+def _eval_settings(result: Mapping[str, Any]) -> Settings:
+    """Returns the settings that select the best prompt of a run, or its last model."""
     if "model" in result:
-        without = dict.fromkeys(("PROMPT", "PROMPT_FILE"))
-        return {"INITIAL_CHECKPOINT_PATH": result["model"], **without}
-    return {"PROMPT_FILE": _best(result)}
+        no_prompt = dict.fromkeys(("PROMPT", "PROMPT_FILE"))
+        return {"INITIAL_CHECKPOINT_PATH": result["model"], **no_prompt}
+    return {"PROMPT_FILE": _best_prompt(result)}
 
 
 def study(
@@ -288,34 +289,18 @@ def study(
     read_config: Callable[[Sequence[str]], str] = lambda _: "",
     config_text: str = "",
 ) -> list[summaries.Row]:
-    """`prompt-tuning study`: runs what is missing of a grid, then tells mean and deviation over seeds.
+    """`prompt-tuning study`: runs the missing runs of a grid, then prints means and deviations.
 
-    Writes to `output_dir`: config.gin, points/ and bases/ with the runs, study.json with what is
-    returned, study.md with the table and study.png.
-
-    Args:
-      run: runs a command line.
-      output_dir: STUDY_DIR.
-      gin_files: STUDY_FILES, the model's and the task's.
-      variants: {name: arguments of `Variant`}.
-      settings: see `Study`, as for the next six.
-      train_settings: see above.
-      base_settings: see above.
-      bases: {name: arguments of `Variant`}; "run_files" is LM adaptation where it is not given.
-      axis: see above.
-      seeds: see above.
-      evaluations: see above.
-      members: see above.
-      together: see above.
-      difference: two variants; the scores of the first less those of the second are told too.
-      title: of the table and the picture.
-      read_config: gives the gin text of a command line, by which a result that is kept is compared.
-      config_text: the settings, written to config.gin.
+    Writes config.gin, study.json, study.md and study.png to `output_dir`, and the runs to points/
+    and bases/ in it. Arguments are those of `Study`, but `variants` and `bases` have arguments of
+    `Variant`; by default, bases are trained by LM adaptation. `difference` names two variants to
+    compare per seed.
 
     Returns:
-      A row for each point and seed: {"variant", "value", "seed", "trained", "scores": {name:
-      score}}; "trained" counts numbers.
+      One row per point and seed: {"variant", "value", "seed", "trained", "scores": {name: score}},
+      where "trained" is the number of trainable parameters.
     """
+    bases = {name: {**LM_ADAPTATION, **arguments} for name, arguments in bases.items()}
     grid = Study(
         run=run,
         read_config=read_config,
@@ -324,8 +309,8 @@ def study(
         settings=settings or {},
         train_settings=train_settings or {},
         base_settings=base_settings or {},
-        bases={n: _variant("STUDY_BASES", n, {**LM_ADAPTATION, **of}) for n, of in bases.items()},
-        variants={n: _variant("STUDY_VARIANTS", n, of) for n, of in variants.items()},
+        bases=_make_variants("STUDY_BASES", bases),
+        variants=_make_variants("STUDY_VARIANTS", variants),
         axis=axis,
         seeds=seeds,
         evaluations=evaluations or {},
@@ -338,37 +323,46 @@ def study(
     for point in grid.points():
         rows += grid.rows(point)
         reporting.write_text(grid.folder / "study.json", json.dumps(rows, indent=2) + "\n")
-    summary = summaries.summarise(rows)
-    cells = summaries.cells(summary, axis)
-    if difference:
-        cells += summaries.difference(rows, *difference, axis)
-    reporting.write_text(grid.folder / "study.md", summaries.markdown(cells, title))
-    summaries.plot(summary, grid.folder / "study.png", title, axis)
-    print(reporting.table(cells))
+    _summarize(grid, rows, difference, title)
     return rows
 
 
-def _variant(setting: str, name: str, given: Mapping[str, Any]) -> Variant:
-    known = [field.name for field in dataclasses.fields(Variant)]
-    if unknown := sorted(given.keys() - set(known)):
-        raise ValueError(
-            f"{name!r} of {setting} has {unknown}; expected names from {known}. Correct {setting}."
-        )
-    return Variant(**given)
+def _summarize(
+    grid: Study, rows: Sequence[summaries.Row], difference: tuple[str, str] | None, title: str
+) -> None:
+    """Writes study.md and study.png, and prints the table."""
+    summary = summaries.summarise(rows)
+    cells = summaries.cells(summary, grid.axis)
+    if difference:
+        cells += summaries.difference(rows, *difference, grid.axis)
+    reporting.write_text(grid.folder / "study.md", summaries.markdown(cells, title))
+    summaries.plot(summary, grid.folder / "study.png", title, grid.axis)
+    print(reporting.table(cells))
+
+
+def _make_variants(setting: str, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Variant]:
+    fields = [field.name for field in dataclasses.fields(Variant)]
+    for name, arguments in variants.items():
+        if unknown := sorted(arguments.keys() - set(fields)):
+            raise ValueError(
+                f"{name!r} of {setting} has {unknown}; expected names from {fields}. Correct "
+                f"{setting}."
+            )
+    return {name: Variant(**arguments) for name, arguments in variants.items()}
 
 
 def _check(grid: Study, difference: tuple[str, str] | None) -> None:
-    """Raises ValueError where a study cannot be run to its end."""
-    for setting, some in (("STUDY_VARIANTS", grid.variants), ("STUDY_SEEDS", grid.seeds)):
-        if not some:
+    """Raises ValueError for a study that cannot be completed."""
+    for setting, value in (("STUDY_VARIANTS", grid.variants), ("STUDY_SEEDS", grid.seeds)):
+        if not value:
             raise ValueError(
-                f"{setting} is {some!r}; expected at least one element. Set {setting}, or include "
+                f"{setting} is {value!r}; expected at least one element. Set {setting}, or include "
                 "a file of studies/."
             )
-    for name, own in {**grid.bases, **grid.variants}.items():
-        if own.base is not None and own.base not in grid.bases:
+    for name, variant in {**grid.bases, **grid.variants}.items():
+        if variant.base is not None and variant.base not in grid.bases:
             raise ValueError(
-                f"{name!r} has the base {own.base!r}; expected one of STUDY_BASES, "
+                f"{name!r} has the base {variant.base!r}; expected one of STUDY_BASES, "
                 f"{list(grid.bases)}. Correct it, or add it to STUDY_BASES."
             )
     if unknown := set(difference or ()) - grid.variants.keys():

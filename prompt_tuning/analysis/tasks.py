@@ -1,4 +1,4 @@
-"""Which tasks there are, and what their examples look like to the model."""
+"""The list of tasks, and their examples as the model receives them."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,19 +22,18 @@ def tasks(
     """`prompt-tuning tasks`: prints a table of tasks and mixtures, or examples of one.
 
     Args:
-      source: its module is imported first; it has the folder of original files.
-      vocabulary: the model's.
-      task_feature_lengths: what objectives cut running text to.
-      pattern: of names; see `catalog.entries`. With `examples` a whole name.
-      examples: how many to show of each task; 0 for the table.
-      split: to show; None for train, or else the first that there is.
+      source: names the module to import first, and the folder of the original files.
+      vocabulary: of the model.
+      task_feature_lengths: lengths of the segments that objectives make of running text.
+      pattern: of names; see `catalog.entries`. With `examples`, a full name.
+      examples: number of examples to show per task; 0 for the table.
+      split: to show; None for the task's first split.
 
     Returns:
-      What the table has, or the entry that is shown.
+      The entries that are printed.
 
     Raises:
-      ValueError: no such name, with the nearest; no such split; a number of examples below 0; what
-        opening the data raises.
+      ValueError: unknown name or split, a negative number of examples, or an error of the data.
     """
     if examples < 0:
         raise ValueError(
@@ -43,17 +42,11 @@ def tasks(
         )
     tensorflow_import.start_tensorflow()
     source.import_module()
-    found = catalog.entries(pattern)
+    entries = catalog.entries(pattern)
     if not examples:
-        print(table(found))
-        return found
-    if pattern not in [entry.name for entry in found]:
-        names = ", ".join(entry.name for entry in found[:3])
-        raise ValueError(
-            f"--examples is set, and {pattern!r} is not the full name of a task; expected one, "
-            f"such as {names}. Pass a full name."
-        )
-    (entry,) = (entry for entry in found if entry.name == pattern)
+        print(table(entries))
+        return entries
+    entry = _find(entries, pattern)
     config = pipeline.DatasetConfig(
         source=dataclasses.replace(source, name=pattern),
         task_feature_lengths=task_feature_lengths,
@@ -65,21 +58,32 @@ def tasks(
     return [entry]
 
 
-def _split(entry: catalog.Entry, wanted: str | None) -> str:
-    if not entry.splits:  # opening it says what is missing
-        return wanted or catalog.SPLITS[0]
-    if wanted is None:
+def _find(entries: Sequence[catalog.Entry], name: str) -> catalog.Entry:
+    for entry in entries:
+        if entry.name == name:
+            return entry
+    names = ", ".join(entry.name for entry in entries[:3])
+    raise ValueError(
+        f"--examples is set, and {name!r} is not the full name of a task; expected one, such as "
+        f"{names}. Pass a full name."
+    )
+
+
+def _split(entry: catalog.Entry, split: str | None) -> str:
+    if not entry.splits:  # Opening the task reports the missing files.
+        return split or catalog.SPLITS[0]
+    if split is None:
         return entry.splits[0]
-    if wanted not in entry.splits:
+    if split not in entry.splits:
         raise ValueError(
-            f"{entry.name} has no split {wanted!r}; expected one of {', '.join(entry.splits)}. "
+            f"{entry.name} has no split {split!r}; expected one of {', '.join(entry.splits)}. "
             "Pass one of them as --split."
         )
-    return wanted
+    return split
 
 
 def table(entries: Sequence[catalog.Entry]) -> str:
-    """A line for each entry under a header, columns aligned, and the counts."""
+    """Formats the entries as aligned columns below a header, followed by the counts."""
     rows = [
         (entry.name, entry.kind, " ".join(entry.splits) or "?", " ".join(entry.metrics) or "-")
         for entry in entries
@@ -101,7 +105,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def describe(task: evaluation_task.EvaluationTask, split: str) -> Iterator[str]:
-    """Lines with the texts and ids of a task's examples, and their other features."""
+    """Yields lines with the texts and ids of a task's examples, and their other features."""
     for number, example in enumerate(task.examples):
         yield f"{task.name}, {split}, example {number}"
         for feature in ("inputs", "targets"):
@@ -110,14 +114,14 @@ def describe(task: evaluation_task.EvaluationTask, split: str) -> Iterator[str]:
             yield f"  {'':<8} {len(ids)} ids: {' '.join(map(str, ids))}"
         for name in sorted(example):
             if name.partition("_")[0] not in ("inputs", "targets"):
-                yield f"  {name:<8} {_shown(example[name])}"
+                yield f"  {name:<8} {_to_python(example[name])}"
         yield ""
 
 
-def _shown(value: Any) -> Any:
-    """A feature as Python has it, bytes as text."""
+def _to_python(value: Any) -> Any:
+    """Converts a feature to Python values, and bytes to text."""
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, Iterable):
-        return [_shown(item) for item in np.asarray(value).tolist()]
+        return [_to_python(item) for item in np.asarray(value).tolist()]
     return value

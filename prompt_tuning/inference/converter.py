@@ -1,4 +1,4 @@
-"""Prompts and adapters from and to Hugging Face PEFT: which of both it is, the input says."""
+"""Conversion of prompts and adapters to and from Hugging Face PEFT."""
 
 import dataclasses
 import logging
@@ -14,10 +14,11 @@ from prompt_tuning.checkpoints import base_model, prompt_files
 from prompt_tuning.checkpoints.formats import huggingface, peft, peft_lora, peft_prefix
 from prompt_tuning.data import vocabularies
 from prompt_tuning.inference import exporter
-from prompt_tuning.methods import attention_pattern, base, ia3, prefix
+from prompt_tuning.methods import attention_pattern, ia3, prefix
+from prompt_tuning.methods import base as base_method
 from prompt_tuning.models import model as model_lib
 
-FILES = (prompt_files.SUFFIX, prompt_files.SUFFIX_OF_LEAVES)
+SUFFIXES = (prompt_files.SUFFIX, prompt_files.SUFFIX_OF_LEAVES)
 
 
 def convert(
@@ -30,26 +31,45 @@ def convert(
     base_model_name: str | None = None,
     start_step: int | None = None,
 ) -> str:
-    """`prompt-tuning convert`: makes an adapter of a prompt file, or of an adapter what is used here.
+    """`prompt-tuning convert`: converts a prompt file to a PEFT adapter, or an adapter to a file.
 
     Args:
-      model: the network that it belongs to; what it adds to its base is left out.
-      vocabulary: of the model; a folder that a LoRA is merged into holds it.
-      checkpoint: INITIAL_CHECKPOINT_PATH, read where a LoRA is merged into it only.
+      model: the base model.
+      vocabulary: of the model, for a merged LoRA.
+      checkpoint: INITIAL_CHECKPOINT_PATH, into which a LoRA is merged.
       prompt_file: PROMPT_FILE, a .npy or .npz file, or an adapter's folder.
-      output: OUTPUT: an adapter's folder of a file; of an adapter a .npy file (a prompt), a .npz
-        file (IA3, prefix tuning), or a model's folder (LoRA).
-      base_model_name: BASE_MODEL_NAME, by which PEFT is to find the base of an adapter.
-      start_step: START_STEP, the step of a checkpoint that does not tell it.
+      output: OUTPUT, the adapter's folder; for an adapter, a .npy file (prompt), a .npz file (IA3,
+        prefix tuning) or a model's folder (LoRA).
+      base_model_name: BASE_MODEL_NAME, the adapter's `base_model_name_or_path`.
+      start_step: START_STEP, for a checkpoint without a step.
 
     Returns:
       OUTPUT.
 
     Raises:
       FileExistsError: OUTPUT exists.
-      FileNotFoundError: there is no PROMPT_FILE.
-      ValueError: the method has no counterpart there, or it is not of this model.
+      FileNotFoundError: PROMPT_FILE does not exist.
+      ValueError: PEFT or this package does not support the method, or it does not fit the model.
     """
+    _check_model_and_output(model, output)
+    if not peft.is_adapter(prompt_file):
+        prompt_files.check_file(prompt_file, "PROMPT_FILE")
+        _to_adapter(model, prompt_file, output, base_model_name)
+    elif (kind := peft.kind(prompt_file)) in peft.PROMPTS:
+        _convert_prompt(model, prompt_file, output)
+    elif kind == peft.IA3:
+        _convert_ia3(model, prompt_file, output)
+    elif kind == peft.PREFIX_TUNING:
+        _convert_prefix(model, prompt_file, output)
+    else:
+        if checkpoint is not None and start_step is None:
+            start_step = base_model.read_step(checkpoint)
+        _merge_lora(model, vocabulary, checkpoint, prompt_file, output, start_step)
+    logging.info("Converted %s to %s.", prompt_file, output)
+    return output
+
+
+def _check_model_and_output(model: model_lib.EncoderDecoderModel, output: str) -> None:
     if model.EMBEDDING_PATH != model_lib.EncoderDecoderModel.EMBEDDING_PATH:
         raise ValueError(
             "MODEL is decoder-only, which PEFT does not support; expected an encoder-decoder. Set "
@@ -59,51 +79,35 @@ def convert(
         raise FileExistsError(
             f"OUTPUT {output} exists; expected a new path. Remove it, or set another OUTPUT."
         )
-    if not peft.is_adapter(prompt_file):
-        prompt_files.check_file(prompt_file, "PROMPT_FILE")
-        _to_adapter(model, prompt_file, output, base_model_name)
-    elif (kind := peft.kind(prompt_file)) in peft.PROMPTS:
-        _prompt(model, prompt_file, output)
-    elif kind == peft.IA3:
-        _scaling(model, prompt_file, output)
-    elif kind == peft.PREFIX_TUNING:
-        _prefix(model, prompt_file, output)
-    else:
-        step = start_step
-        if checkpoint is not None and step is None:
-            step = base_model.read_step(checkpoint)
-        _merged(model, vocabulary, checkpoint, prompt_file, output, step)
-    logging.info("Converted %s to %s.", prompt_file, output)
-    return output
 
 
 def _to_adapter(
     model: model_lib.EncoderDecoderModel, prompt_file: str, output: str, name: str | None
 ) -> None:
-    _check_name(output, "", f"the adapter made from {prompt_file}")
+    _check_suffix(output, "", f"the adapter made from {prompt_file}")
     for part in model.method.parts:
         if isinstance(part, attention_pattern.AttentionPattern):
             raise ValueError(
                 "ATTENTION_PATTERN is set, but PEFT has full attention to the prompt; expected no "
                 f"pattern. Remove {part.gin_file} if the prompt was trained without it."
             )
-    config, place = model.config, prompt_files.place(prompt_file)
     if epath.Path(prompt_file).suffix == prompt_files.SUFFIX_OF_LEAVES:
         _leaves_to_adapter(model, prompt_file, output, name)
         return
     prompt = prompt_files.load(prompt_file)
     _check_width(model, prompt_file, prompt)
-    if place != "prefix":
+    position = prompt_files.place(prompt_file)
+    if position != "prefix":
         raise ValueError(
-            f"PROMPT_FILE {prompt_file} has the place {place!r} in an input, by its card; expected "
+            f"PROMPT_FILE {prompt_file} has the place {position!r} in an input, by its card; expected "
             "'prefix', the only place that PEFT supports. Train it with PROMPT_PLACE='prefix'."
         )
     peft.save_prompt(
         output,
         prompt,
         base_model=name,
-        num_layers=config.num_encoder_layers,
-        num_heads=config.num_heads,
+        num_layers=model.config.num_encoder_layers,
+        num_heads=model.config.num_heads,
     )
 
 
@@ -111,48 +115,49 @@ def _leaves_to_adapter(
     model: model_lib.EncoderDecoderModel, prompt_file: str, output: str, name: str | None
 ) -> None:
     leaves = prompt_files.load_leaves(prompt_file)
-    first = leaves.get(prefix.path_of(0, "key"))
-    method = ia3.IA3() if first is None else prefix.Prefix(len(first))
+    keys = leaves.get(prefix.path_of(0, "key"))
+    method = ia3.IA3() if keys is None else prefix.Prefix(len(keys))
     save = {peft.IA3: peft.save_scaling, peft.PREFIX_TUNING: peft_prefix.save}[method.peft_type]
     shapes, _ = _shapes(model, method)
     if lines := params_lib.mismatches(leaves, shapes):
         raise ValueError(
             f"PROMPT_FILE {prompt_file} does not match the {method.peft_type} parameters of this model:\n  "
-            + "\n  ".join(sorted(lines, reverse=True)[:5])  # what is surplus first
+            + "\n  ".join(sorted(lines, reverse=True)[:5])  # Surplus parameters first.
             + "\nExpected these parameters, or a .npy file: PEFT supports prompts, IA3 and prefix tuning. Set "
             "another PROMPT_FILE, or the gin file of its base model."
         )
     save(output, leaves, base_model=name)
 
 
-def _prompt(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
-    _check_name(output, prompt_files.SUFFIX, f"the prompt of the adapter {adapter}")
+def _convert_prompt(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
+    _check_suffix(output, prompt_files.SUFFIX, f"the prompt of the adapter {adapter}")
     prompt = peft.read_prompt(adapter)
     _check_width(model, adapter, prompt)
     card = {"length": len(prompt), "embed_dim": prompt.shape[1], "place": "prefix"}
     prompt_files.save(output, prompt, card | {"converted_from": adapter})
 
 
-def _scaling(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
-    suffix = prompt_files.SUFFIX_OF_LEAVES
-    _check_name(output, suffix, f"the IA3 factors of the adapter {adapter}")
-    added, kernels = _shapes(model, ia3.IA3())
-    sizes = [{path: leaf.shape for path, leaf in each.items()} for each in (added, kernels)]
-    leaves = peft.read_scaling(adapter, *sizes)
+def _convert_ia3(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
+    _check_suffix(
+        output, prompt_files.SUFFIX_OF_LEAVES, f"the IA3 factors of the adapter {adapter}"
+    )
+    shapes = [
+        {path: leaf.shape for path, leaf in leaves.items()} for leaves in _shapes(model, ia3.IA3())
+    ]
+    leaves = peft.read_scaling(adapter, *shapes)
     card = {"length": 0, "embed_dim": model.config.embed_dim, "converted_from": adapter}
     prompt_files.save_leaves(output, leaves, card)
 
 
-def _prefix(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
-    suffix = prompt_files.SUFFIX_OF_LEAVES
-    _check_name(output, suffix, f"the prefix of the adapter {adapter}")
+def _convert_prefix(model: model_lib.EncoderDecoderModel, adapter: str, output: str) -> None:
+    _check_suffix(output, prompt_files.SUFFIX_OF_LEAVES, f"the prefix of the adapter {adapter}")
     leaves = peft_prefix.read(adapter, model.config)
     length = len(leaves[prefix.path_of(0, "key")])
     card = {"length": length, "embed_dim": model.config.embed_dim, "converted_from": adapter}
     prompt_files.save_leaves(output, leaves, card)
 
 
-def _merged(
+def _merge_lora(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.Vocabulary,
     checkpoint: str | None,
@@ -160,19 +165,20 @@ def _merged(
     output: str,
     step: int | None,
 ) -> None:
-    """Writes a Hugging Face folder of the base with what a LoRA changed in it."""
-    _check_name(output, "", f"the model with the merged LoRA {adapter}")
-    for given, setting in ((checkpoint, "INITIAL_CHECKPOINT_PATH"), (step, "START_STEP")):
-        if given is None:
+    """Writes the base model with a merged LoRA as a Hugging Face folder."""
+    _check_suffix(output, "", f"the model with the merged LoRA {adapter}")
+    for value, setting in ((checkpoint, "INITIAL_CHECKPOINT_PATH"), (step, "START_STEP")):
+        if value is None:
             raise ValueError(
                 f"{setting} is not set; expected it, because PROMPT_FILE {adapter} is a LoRA "
                 f"adapter, which is merged into its base model and keeps its step. Set {setting}."
             )
     huggingface.check_vocabulary(vocabulary.path)
     base_model.check_config(checkpoint, model.config)
-    base = params_lib.flatten(nn.unbox(_plain(model).abstract_params()))
-    wide = {path: jax.ShapeDtypeStruct(x.shape, jnp.float32) for path, x in base.items()}
-    loaded, _ = base_model.load(checkpoint, params_lib.unflatten(wide))
+    base = dataclasses.replace(model, method=base_method.NO_METHOD)
+    shapes = params_lib.flatten(nn.unbox(base.abstract_params()))
+    float32 = {path: jax.ShapeDtypeStruct(x.shape, jnp.float32) for path, x in shapes.items()}
+    loaded, _ = base_model.load(checkpoint, params_lib.unflatten(float32))
     weights = params_lib.flatten(loaded)
     peft_lora.merge(adapter, weights)
     exporter.write(
@@ -186,16 +192,12 @@ def _merged(
     )
 
 
-def _plain(model: model_lib.EncoderDecoderModel) -> model_lib.EncoderDecoderModel:
-    return dataclasses.replace(model, method=base.NO_METHOD)
-
-
-def _shapes(model: model_lib.EncoderDecoderModel, method: base.Method) -> tuple[dict, dict]:
-    """Shapes of the parameters of a method, and of the kernels, by their paths."""
+def _shapes(model: model_lib.EncoderDecoderModel, method: base_method.Method) -> tuple[dict, dict]:
+    """Returns {path: shape} of the method's parameters, and of all kernels."""
     tuned = dataclasses.replace(model, method=method)
     shapes = params_lib.flatten(nn.unbox(tuned.abstract_params()))
-    added = {path: shapes[path] for path in sorted(tuned.adapter_paths)}
-    return added, {path: leaf for path, leaf in shapes.items() if path.endswith("/kernel")}
+    adapter = {path: shapes[path] for path in sorted(tuned.adapter_paths)}
+    return adapter, {path: leaf for path, leaf in shapes.items() if path.endswith("/kernel")}
 
 
 def _check_width(model: model_lib.EncoderDecoderModel, path: str, prompt: np.ndarray) -> None:
@@ -207,11 +209,11 @@ def _check_width(model: model_lib.EncoderDecoderModel, path: str, prompt: np.nda
         )
 
 
-def _check_name(output: str, suffix: str, content: str) -> None:
-    """Raises ValueError where OUTPUT does not end as what is written does: "" for a folder."""
-    found = epath.Path(output).suffix
-    if (found if found in FILES else "") != suffix:
-        wanted = f"a name that ends in {suffix}" if suffix else "a new folder"
+def _check_suffix(output: str, suffix: str, content: str) -> None:
+    """Raises ValueError if OUTPUT does not end in `suffix`; the suffix of a folder is ""."""
+    actual = epath.Path(output).suffix
+    if (actual if actual in SUFFIXES else "") != suffix:
+        expected = f"a name that ends in {suffix}" if suffix else "a new folder"
         raise ValueError(
-            f"OUTPUT is {output!r}; expected {wanted} for {content}. Set OUTPUT to one."
+            f"OUTPUT is {output!r}; expected {expected} for {content}. Set OUTPUT to one."
         )

@@ -1,4 +1,4 @@
-"""Which prompts are evaluated in a folder already, and with what: see `prompt-tuning eval`."""
+"""The record of evaluated prompts and their settings; see `prompt-tuning eval`."""
 
 import logging
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ class EvaluatedPrompts:
     Attributes:
       folder: of metrics and predictions.
       has_several: whether there are several prompts.
-      waiting: (path, step) of the prompts to evaluate.
-      last_done: the step of the last prompt that is not; -1 where all are.
+      pending: (path, step) of the prompts to evaluate.
+      last_step: step of the last evaluated prompt; -1 if there is none.
     """
 
     def __init__(
@@ -30,37 +30,37 @@ class EvaluatedPrompts:
         settings: settings_lib.Settings,
         model: model_lib.EncoderDecoderModel,
     ):
-        """One prompt is always evaluated again, several as far as they are not done.
+        """Reads the record. A single prompt is always pending.
 
-        A prompt is done if its file has the content that was evaluated, with these settings.
+        One of several is pending unless the same content was evaluated with the same settings.
         """
         root = epath.Path(output_dir)
         self._path, self.folder = root / f"eval.{name}.ckpt", root / "inference_eval"
         self._record, self._settings = root / f"eval.{name}.settings.json", settings
-        self.waiting: list[tuple[str, int | None]] = [
+        self.pending: list[tuple[str, int | None]] = [
             (path, paths_lib.step_of(path)) for path in paths
         ] or [("", None)]
         self.has_several = len(paths) > 1
-        self.last_done, self._done = -1, dict[str, str]()
+        self.last_step, self._done = -1, dict[str, str]()
         self._digests = {path: _digest(path, model) for path in paths}
         if not self.has_several:
             return
-        steps = [step for _, step in self.waiting]
+        steps = [step for _, step in self.pending]
         if None in steps or len(set(steps)) < len(steps):
             raise ValueError(
                 f"PROMPT_FILE matches prompts of the steps {steps}; expected one prompt per step, "
                 "because results are stored by step. Evaluate prompts of the same step with "
                 "another EVAL_OUTPUT_DIR."
             )
-        kept = self._kept()
-        while self.waiting and kept.get(self.waiting[0][0]) == self._digests[self.waiting[0][0]]:
-            path, self.last_done = self.waiting.pop(0)
-            self._done[path] = kept[path]
-        if not self.waiting:
+        done = self._read_done()
+        while self.pending and done.get(self.pending[0][0]) == self._digests[self.pending[0][0]]:
+            path, self.last_step = self.pending.pop(0)
+            self._done[path] = done[path]
+        if not self.pending:
             logging.info("All prompts of PROMPT_FILE are already evaluated in %s.", output_dir)
 
-    def _kept(self) -> dict[str, str]:
-        """{path: digest} of the prompts that were evaluated with these settings."""
+    def _read_done(self) -> dict[str, str]:
+        """Returns {path: digest} of the prompts that were evaluated with these settings."""
         record = settings_lib.read_file(self._record)
         if not record:
             return {}
@@ -74,14 +74,14 @@ class EvaluatedPrompts:
         return record.get("prompts", {})
 
     def add(self, path: str) -> None:
-        """Records that a prompt is evaluated."""
+        """Records an evaluated prompt."""
         if path:
             self._done[path] = self._digests[path]
         settings_lib.write(self._record, self._settings, prompts=self._done)
-        reporting.write_text(self._path, "".join(f"{each}\n" for each in self._done))
+        reporting.write_text(self._path, "".join(f"{done}\n" for done in self._done))
 
 
 def _digest(path: str, model: model_lib.EncoderDecoderModel) -> str:
-    """The identity of a prompt file: its values, and its place in an input."""
+    """Returns the identity of a prompt file: its values and its position in an input."""
     (digest,) = settings_lib.prompt_contents(prompt_files.initializer(path), model).values()
     return f"{digest} {prompt_files.place(path)}"

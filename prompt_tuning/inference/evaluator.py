@@ -1,4 +1,4 @@
-"""Metrics of tasks: during training, and of the command `eval`."""
+"""Metrics of tasks, during training and of `prompt-tuning eval`."""
 
 import collections
 import itertools
@@ -16,15 +16,15 @@ from prompt_tuning.inference import evaluated_prompts, majority, predictor_confi
 from prompt_tuning.inference import predictor as predictor_lib
 from prompt_tuning.training import counts, reporting, state
 
-# Settings that change no metric. Each prompt of PROMPT_FILE has its own identity.
+# Settings that do not change metrics. `EvaluatedPrompts` compares PROMPT_FILE per prompt.
 FREE = ("EVAL_OUTPUT_DIR", "NUM_PARTITIONS", "PROMPT_FILE", "RESTORE_MODE")
 
 
 class Evaluator:
-    """Evaluates a model on tasks at several steps, and logs it. Use as a context manager.
+    """Evaluates a model on tasks at several steps, and logs metrics. Use as a context manager.
 
     Attributes:
-      loss: of the targets in the last evaluation, the mean over the tasks; None where it has none.
+      loss: teacher-forced loss of the last evaluation, averaged over the tasks; None if not computed.
     """
 
     def __init__(
@@ -38,17 +38,17 @@ class Evaluator:
         written_examples: int | None = None,
         losses: tuple[epath.PathLike, int] | None = None,
     ):
-        """Drops what a run left of later steps in `folder`.
+        """Opens the logs in `folder`, and removes entries of later steps.
 
         Args:
           predictor: of the model.
           tasks: to evaluate.
-          batch_size: examples predicted at once.
+          batch_size: examples per batch.
           folder: for {task}-metrics.jsonl, {task}-{step}.jsonl and TensorBoard's {task}/.
-          after_step: the last step that is evaluated already.
-          written_examples: predictions of a task to write; None for all.
-          losses: another folder, and how many batches of each task give the loss of the targets
-            that is written there; None or 0 batches for no such loss.
+          after_step: last evaluated step.
+          written_examples: number of predictions to write per task; None for all.
+          losses: folder for teacher-forced losses, and number of batches per task; None or 0
+            batches to compute no loss.
         """
         self._predictor, self._tasks, self._batch_size = predictor, tasks, batch_size
         self._folder, self._written = epath.Path(folder), written_examples
@@ -78,7 +78,7 @@ class Evaluator:
     def _evaluate_task(
         self, predictor: predictor_lib.Predictor, task: evaluation_task.EvaluationTask, step: int
     ) -> dict[str, float | str]:
-        """Writes the predictions of a task; returns its metrics, samples of text among them."""
+        """Writes the predictions of a task; returns its metrics and samples of text."""
         predictions = predictor.predict(
             task,
             self._batch_size,
@@ -164,22 +164,22 @@ def evaluate(
     written_examples: int | None = None,
     config_text: str = "",
 ) -> dict[str, dict[str, float]]:
-    """`prompt-tuning eval`: evaluates a base model with one prompt, or with several in turn.
+    """`prompt-tuning eval`: evaluates a model with one or several prompts.
 
-    Prompts that are evaluated in `output_dir` already are skipped, unless they, settings, data or
-    weights have changed.
+    Of several prompts, those that have been evaluated in `output_dir` are skipped, unless the
+    prompt, settings, data or weights have changed.
 
     Args:
-      config: the model; its prompt is evaluated where `prompt_paths` has not several.
+      config: the model, with its prompt if `prompt_paths` has at most one.
       dataset: the split of a task.
       output_dir: EVAL_OUTPUT_DIR; gin/runs/eval.gin lists its files.
-      prompt_paths: the files that PROMPT_FILE names, by step.
+      prompt_paths: files that PROMPT_FILE names, in the order of steps.
       num_examples: examples of each task; None for all.
-      written_examples: predictions of each task to write; None for all.
+      written_examples: number of predictions to write per task; None for all.
       config_text: the settings, written to config.gin.
 
     Returns:
-      {task: {metric: value}}, of the last prompt.
+      {task: {metric: value}} of the last prompt.
     """
     reporting.check_folder(output_dir, "EVAL_OUTPUT_DIR")
     counts.check("EVALUATOR_NUM_EXAMPLES", num_examples, 1, none="all")
@@ -190,7 +190,7 @@ def evaluate(
     record = evaluated_prompts.EvaluatedPrompts(
         output_dir, dataset.name or tasks[0].name, prompt_paths, settings, config.model
     )
-    if record.waiting:
+    if record.pending:
         _evaluate_prompts(config, record, tasks, dataset.batch_size, written_examples, config_text)
     return _print_metrics(tasks, record.folder)
 
@@ -206,9 +206,9 @@ def _evaluate_prompts(
     predictor = config.load()
     loaded = predictor.loaded
     reporting.start_folder(record.folder.parent, config_text, "EVAL_OUTPUT_DIR")
-    settings = {"after_step": record.last_done, "written_examples": written_examples}
+    settings = {"after_step": record.last_step, "written_examples": written_examples}
     with Evaluator(predictor, tasks, batch_size, record.folder, **settings) as evaluator:
-        for path, step in record.waiting:
+        for path, step in record.pending:
             if record.has_several:
                 loaded = state.with_added(loaded, prompt_files.initializer(path))
             evaluator.evaluate(loaded.params, (loaded.step or 0) if step is None else step)

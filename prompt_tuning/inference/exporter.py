@@ -1,4 +1,4 @@
-"""Complete models, of a checkpoint or of a run that trained weights, written for other programs."""
+"""Export of models, from a checkpoint or from a run that trained weights."""
 
 import logging
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def export(
     Args:
       model: the network.
       vocabulary: of the model; a Hugging Face folder holds it.
-      checkpoint: INITIAL_CHECKPOINT_PATH, in any format; None where the run trained all weights.
+      checkpoint: INITIAL_CHECKPOINT_PATH, in any format; None if the run trained all weights.
       output_dir: EXPORT_DIR.
       model_dir: MODEL_DIR of a run, whose trained weights replace the checkpoint's; or None.
       export_format: EXPORT_FORMAT, "t5x" (native) or "huggingface".
@@ -47,25 +47,23 @@ def export(
 
     Raises:
       FileExistsError: the folder exists.
-      ValueError: a setting is not known, or run, checkpoint and model do not belong together.
+      ValueError: unknown format or dtype, or the run, checkpoint and model do not match.
     """
     _check(export_format, dtype, vocabulary, model)
     shapes = _base_shapes(model, dtype)
     if checkpoint is not None:
         base_model.check_config(checkpoint, model.config)
-    step, trained = start_step, {}
+    trained = {}
     if model_dir is not None:
-        step, trained = _trained(model_dir, shapes, checkpoint)
-    elif checkpoint is not None and step is None:
-        step = base_model.read_step(checkpoint)
-    _check_source(checkpoint, step, is_complete=shapes.keys() == trained.keys())
+        start_step, trained = _open_trained(model_dir, shapes, checkpoint)
+    elif checkpoint is not None and start_step is None:
+        start_step = base_model.read_step(checkpoint)
+    step = _check_source(checkpoint, start_step, is_complete=shapes.keys() == trained.keys())
     folder = epath.Path(output_dir) / f"{NAMES[export_format]}_{step}"
     if atomic.is_writer():
         _make_parent(folder)
-        weights = _weights(shapes, trained, checkpoint)
-        write(
-            folder, weights, model, vocabulary, export_format=export_format, step=step, dtype=dtype
-        )
+        settings = {"export_format": export_format, "step": step, "dtype": dtype}
+        write(folder, _read_weights(shapes, trained, checkpoint), model, vocabulary, **settings)
     atomic.wait_for_writer(f"exported {folder}")
     logging.info("Exported the model to %s.", folder)
     return str(folder)
@@ -81,8 +79,8 @@ def _base_shapes(model: model_lib.EncoderDecoderModel, dtype: str) -> dict[str, 
     }
 
 
-def _check_source(checkpoint: str | None, step: int | None, *, is_complete: bool) -> None:
-    """Raises ValueError without a checkpoint for what a run did not train, or without a step."""
+def _check_source(checkpoint: str | None, step: int | None, *, is_complete: bool) -> int:
+    """Returns the step. Raises ValueError if weights are missing, or the step is unknown."""
     if checkpoint is None and not is_complete:
         raise ValueError(
             "there is no model to export: INITIAL_CHECKPOINT_PATH is not set, and MODEL_DIR is "
@@ -95,6 +93,7 @@ def _check_source(checkpoint: str | None, step: int | None, *, is_complete: bool
             "exported folder's name; expected START_STEP. Set it to the pre-training steps of the "
             "model."
         )
+    return step
 
 
 def write(
@@ -109,12 +108,12 @@ def write(
 ) -> None:
     """Writes {path: array} as a model of a format, atomically.
 
-    T5X scales logits where they are tied, and only there: other networks get an output layer that has
-    the same logits in T5X.
+    T5X scales logits if and only if they are tied. For T5X, other networks get an output layer with
+    equal logits.
 
     Raises:
       FileExistsError: the folder exists.
-      ValueError: the format has no place for the network or its vocabulary.
+      ValueError: the format does not support the network or its vocabulary.
     """
     if export_format == T5X:
         weights = _with_output_layer(weights, model)
@@ -137,7 +136,7 @@ def write(
 def _with_output_layer(
     weights: Mapping[str, Any], model: model_lib.EncoderDecoderModel
 ) -> Mapping[str, Any]:
-    """Returns the weights, with a separate output layer where T5X would scale logits otherwise."""
+    """Returns the weights, with a separate output layer if T5X scales logits differently."""
     config, path = model.config, "decoder/logits_dense/kernel"
     if config.scale_decoder_outputs == config.logits_via_embedding:
         return weights
@@ -149,7 +148,7 @@ def _with_output_layer(
 
 
 def _make_parent(folder: epath.Path) -> None:
-    """Makes the parent of a folder. Raises OSError where it cannot be written, or the folder exists."""
+    """Makes the parent of a new folder. Raises OSError if the folder exists or cannot be written."""
     if folder.exists():
         raise FileExistsError(
             f"{folder} exists; expected a new folder. Remove it, or set another EXPORT_DIR."
@@ -188,7 +187,7 @@ def _check(
             )
 
 
-def _trained(
+def _open_trained(
     model_dir: str, shapes: Shapes, checkpoint: str | None
 ) -> tuple[int, dict[str, lazy_arrays.LazyArray]]:
     """Returns the step and the trained weights of a run's last state, without its adapter."""
@@ -218,7 +217,7 @@ def _trained(
         if leaf.shape != shapes[path].shape:
             raise ValueError(
                 f"{path} of the run in MODEL_DIR {model_dir} has shape {leaf.shape}; expected "
-                f"{shapes[path].shape}, as the model has. Set the model's gin file of that run."
+                f"{shapes[path].shape}, the shape in the model. Set the model's gin file of that run."
             )
     return step, weights
 
@@ -226,17 +225,17 @@ def _trained(
 def _digest(
     trained: Mapping[str, lazy_arrays.LazyArray], shapes: Shapes, checkpoint: str | None
 ) -> str | None:
-    """Returns the identity of a run that trained these paths on a checkpoint; see `Run.digest`."""
+    """Returns the digest of a run that trained these paths on a checkpoint; see `Run.digest`."""
     if checkpoint is None:
         return None
     base = base_model.digest(checkpoint, params_lib.unflatten(shapes))
     return params_lib.structure_digest(params_lib.unflatten(trained), base)
 
 
-def _weights(
+def _read_weights(
     shapes: Shapes, trained: Mapping[str, lazy_arrays.LazyArray], checkpoint: str | None
 ) -> dict[str, Any]:
-    """Returns {path: array}: the trained weights of the run, the others of the checkpoint."""
+    """Returns {path: array}: the run's trained weights, and other weights of the checkpoint."""
     weights: dict[str, np.ndarray] = {}
     if shapes.keys() - trained.keys():
         weights = params_lib.flatten(base_model.load(checkpoint, params_lib.unflatten(shapes))[0])

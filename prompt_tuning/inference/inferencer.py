@@ -6,17 +6,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etils import epath
-
 from prompt_tuning.checkpoints import atomic
 from prompt_tuning.data import evaluation_task, pipeline
 from prompt_tuning.inference import prediction_file, predictor_config, truncation
 from prompt_tuning.inference import predictor as predictor_lib
 from prompt_tuning.training import counts, reporting
 
-# Settings that change no prediction of a file.
+# Settings that do not change the predictions of a file.
 FREE = ("INFER_OUTPUT_DIR", "NUM_PARTITIONS", "NUM_SHARDS", "SHARD_ID")
-# Decodes that each mode keeps of an example; None for all.
+# Number of decodes per example that each mode keeps; None for all.
 MODES = {"predict": 1, "predict_with_aux": None, "score": 0}
 
 
@@ -33,33 +31,34 @@ def infer(
 ) -> list[str]:
     """`prompt-tuning infer`: writes <task>-<mode>.jsonl-<shard>-of-<shards> for each task.
 
-    A partial file is resumed, and a complete one left alone; see `PredictionFile`.
+    Partial files are resumed, and complete files are kept; see `PredictionFile`.
 
     Args:
       config: the model with its prompt.
       dataset: the inputs.
       output_dir: INFER_OUTPUT_DIR.
       mode: MODE, one of MODES.
-      num_shards: NUM_SHARDS, commands that predict a part each.
-      shard_id: SHARD_ID, the part of this command: every NUM_SHARDS-th example from it.
-      seed: RANDOM_SEED, of decoders that sample.
+      num_shards: NUM_SHARDS, the number of commands that share the examples.
+      shard_id: SHARD_ID of this command: every NUM_SHARDS-th example from SHARD_ID.
+      seed: RANDOM_SEED, for decoders that sample.
       config_text: the settings, written to config.gin.
 
     Returns:
       The paths of the files.
     """
     reporting.check_folder(output_dir, "INFER_OUTPUT_DIR")
-    _check_mode(mode, num_shards, shard_id, seed)
-    _ = dataset.max_lengths  # Raises without lengths, which limit predictions.
+    _check_settings(mode, num_shards, shard_id, seed, dataset)
     tasks, settings = config.open_with_settings(
         dataset, config_text, FREE, in_memory=False, shard=slice(shard_id, None, num_shards)
     )
     if mode == "score":
         _check_targets(tasks, dataset)
     suffix = f"{mode}.jsonl-{shard_id:05d}-of-{num_shards:05d}"
-    paths = [epath.Path(output_dir) / f"{task.name}-{suffix}" for task in tasks]
     window = evaluation_task.WINDOW * dataset.batch_size
-    files = [prediction_file.PredictionFile(path, settings, window) for path in paths]
+    files = [
+        prediction_file.PredictionFile(f"{output_dir}/{task.name}-{suffix}", settings, window)
+        for task in tasks
+    ]
     predictor = config.load(seed)
     reporting.start_folder(output_dir, config_text, "INFER_OUTPUT_DIR")
     for task, file in zip(tasks, files, strict=True):
@@ -67,10 +66,13 @@ def infer(
             _predict(predictor, task, dataset.batch_size, file, mode)
         file.mark_completed()
     atomic.wait_for_writer(f"predicted in {output_dir}")
-    return [str(path) for path in paths]
+    return [str(file.path) for file in files]
 
 
-def _check_mode(mode: str, num_shards: int, shard_id: int, seed: int) -> None:
+def _check_settings(
+    mode: str, num_shards: int, shard_id: int, seed: int, dataset: pipeline.DatasetConfig
+) -> None:
+    _ = dataset.max_lengths  # Raises without TASK_FEATURE_LENGTHS, which limits predictions.
     counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
     if mode not in MODES:
         raise ValueError(
@@ -104,7 +106,7 @@ def _predict(
     file: prediction_file.PredictionFile,
     mode: str,
 ) -> None:
-    """Appends the predictions that a file lacks, each window when it is complete."""
+    """Appends the missing predictions of a file, one complete window at a time."""
     start, total, window = file.num_kept, len(task.examples), evaluation_task.WINDOW * batch_size
     is_truncated, lines = collections.Counter[bool](), dict[int, str]()
     batches = predictor.predict_batches(
@@ -129,9 +131,9 @@ def _to_line(
     prediction: predictor_lib.Prediction,
     mode: str,
 ) -> dict[str, Any]:
-    """Returns {"inputs", "prediction"}, "aux" in mode "predict_with_aux"; in mode "score" {"inputs", "score"}.
+    """Returns a line with T5X's names: "inputs", and "score" or "prediction" and "aux".
 
-    Names are T5X's. "inputs" has the example's texts; the targets where it has such.
+    "inputs" has the texts of the example, with its targets if there are any.
     """
     texts = {f"{name}_pretokenized": task.text(example, name) for name in ("inputs", "targets")}
     inputs = {name: text for name, text in texts.items() if text or name.startswith("inputs")}

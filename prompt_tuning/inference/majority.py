@@ -1,4 +1,4 @@
-"""The accuracy of a constant prediction, and warnings where an evaluation is no better than that."""
+"""The accuracy of a constant prediction, and warnings if an evaluation is not better."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ ADVICE = (
 
 
 def share(task: evaluation_task.EvaluationTask) -> float:
-    """Percent of the most common target: what always predicting it would score."""
+    """Returns the share of the most common target in percent, the accuracy of always predicting it."""
     return _share(_count_targets(task))
 
 
@@ -30,7 +30,7 @@ def _share(counts: Counter[str]) -> float:
 
 
 def warn_of_single_label(tasks: Sequence[evaluation_task.EvaluationTask]) -> None:
-    """Logs which tasks have the same target in all examples; one without targets has none."""
+    """Warns of tasks whose examples all have the same target."""
     for task in tasks:
         counts = _count_targets(task)
         if len(counts) == 1 < len(task.examples) and postprocessors.UNKNOWN not in counts:
@@ -45,18 +45,18 @@ def warn_of_single_label(tasks: Sequence[evaluation_task.EvaluationTask]) -> Non
 def warn_of_majority(
     tasks: Sequence[evaluation_task.EvaluationTask], folder: epath.PathLike, *, after_step: int
 ) -> None:
-    """Logs which tasks of labels have no accuracy above that of the most common label.
+    """Warns of classification tasks whose accuracy does not exceed the majority class.
 
     Args:
       tasks: that were evaluated.
       folder: with their {task}-metrics.jsonl.
-      after_step: evaluations up to this step do not count, such as that before the first step.
+      after_step: evaluations up to this step are ignored, such as the one before training.
     """
     for task in tasks if atomic.is_writer() else ():
         path, counts = epath.Path(folder) / f"{task.name}-metrics.jsonl", _count_targets(task)
         lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
         values = [x[ACCURACY] for x in lines if ACCURACY in x and x["step"] > after_step]
-        # Targets that recur are labels.
+        # Targets are labels if they recur.
         if not values or not 1 < len(counts) <= len(task.examples) // 2:
             continue
         if max(values) <= _share(counts):

@@ -1,4 +1,4 @@
-"""A file of predictions, which is written in windows and resumed after the last complete one."""
+"""Prediction files that are written in windows, and resumed after the last complete window."""
 
 import contextlib
 import logging
@@ -13,21 +13,21 @@ from prompt_tuning.training import settings as settings_lib
 
 
 class PredictionFile:
-    """A file that has its name when it is complete, and until then lies in `<name>.partial`.
+    """A prediction file, `<name>.partial` until it is complete.
 
-    Of several processes the first one writes. `<name>.settings.json` has what the predictions depend on.
+    Only the first process writes. `<name>.settings.json` records the inputs of the predictions.
 
     Attributes:
       path: of the complete file.
-      is_complete: whether it was there at the start.
-      num_kept: lines of the partial file at the start, in complete windows.
+      is_complete: whether the complete file existed at the start.
+      num_kept: lines in complete windows of the partial file at the start.
     """
 
     def __init__(self, path: epath.PathLike, settings: settings_lib.Settings, window: int):
-        """Reads what is there; a window has `window` lines.
+        """Reads the existing files; a window has `window` lines.
 
         Raises:
-          ValueError: the file, or its partial file, has predictions of other settings.
+          ValueError: the file or its partial file has predictions of other settings.
         """
         path = epath.Path(path)
         self.path, self.settings = path, settings
@@ -61,7 +61,7 @@ class PredictionFile:
             )
 
     def _find_complete_windows(self, window: int) -> tuple[int, int]:
-        """Returns how many lines and bytes of the partial file are complete windows."""
+        """Returns the numbers of lines and bytes in complete windows of the partial file."""
         count = size = kept = kept_size = 0
         if self._partial.exists():
             with self._partial.open("rb") as file:
@@ -73,7 +73,7 @@ class PredictionFile:
 
     @contextlib.contextmanager
     def append(self) -> Iterator[Callable[[str], None]]:
-        """Yields a function that appends text; behind the block the file has its name."""
+        """Yields a function that appends text; renames the file after the block."""
         if not atomic.is_writer():
             yield lambda text: None
             return
@@ -86,7 +86,7 @@ class PredictionFile:
                 out.flush()
 
             yield write
-            if os.path.isfile(self._partial):  # What has the final name is on the disk before.
+            if os.path.isfile(self._partial):  # Durable before it has its final name.
                 os.fsync(out.fileno())
         self._partial.replace(self.path)
 
@@ -95,7 +95,7 @@ class PredictionFile:
             return
         if os.path.isfile(self._partial):
             os.truncate(self._partial, self._kept_size)
-        else:  # A file in a bucket is written anew.
+        else:  # Files in a bucket cannot be truncated.
             self._partial.write_bytes(self._partial.read_bytes()[: self._kept_size])
 
     def mark_completed(self) -> None:

@@ -1,4 +1,4 @@
-"""Predictions of a model, with its adapter parameters, for the examples of tasks."""
+"""Predictions of a model with its adapter parameters for the examples of tasks."""
 
 import copy
 import dataclasses
@@ -19,14 +19,14 @@ from prompt_tuning.training import reporting, state
 
 
 class Prediction(NamedTuple):
-    """What a model predicts for one example.
+    """The prediction for one example.
 
     Attributes:
-      texts: of its decodes, best first: beams, samples, or all labels of a LabelRanking.
+      texts: of the decodes, best first: beams, samples, or all labels of a LabelRanking.
       scores: of `texts`, by which the decoder ranks them: log-likelihoods, unless the decoder
         normalizes them.
-      is_truncated: of each of `texts`, whether it reaches the maximum length without an end token.
-      target_score: log-likelihood of the targets; None where it was not asked for.
+      is_truncated: for each text, whether it reaches the maximum length without an end token.
+      target_score: log-likelihood of the targets; None if not requested.
     """
 
     texts: Sequence[str] = ("",)
@@ -38,11 +38,11 @@ class Prediction(NamedTuple):
 class Predictor:
     """Decodes examples and scores their targets.
 
-    Each process computes the rows of its devices, and gets the predictions of all.
+    Each process computes the rows of its devices, and receives all predictions.
     """
 
     def __init__(self, loaded: state.LoadedModel, seed: int = 0):
-        """Takes a model with its parameters; `seed` matters where the decoder samples."""
+        """Compiles nothing yet. `seed` is for decoders that sample."""
         self.loaded, self._seed = loaded, seed
         model, everywhere = loaded.model, partitioning.replicated(loaded.mesh)
         self._decode = jax.jit(model.predict, static_argnums=2, out_shardings=everywhere)
@@ -54,7 +54,7 @@ class Predictor:
             self._label_ids = labels.label_ids(model.decoder.labels, loaded.vocabulary)
 
     def with_seed(self, seed: int) -> "Predictor":
-        """Returns a predictor with other randomness, which shares the compiled programs."""
+        """Returns a predictor with another seed, which shares the compiled programs."""
         other = copy.copy(self)
         other._seed = seed
         return other
@@ -73,12 +73,12 @@ class Predictor:
         num_decodes: int | None = None,
         scores_targets: bool = False,
     ) -> list[Prediction]:
-        """Predicts all examples of a task, in their order. Arguments as `predict_batches`."""
+        """Predicts all examples of a task, in their order; see `predict_batches`."""
         predictions = [Prediction()] * len(task.examples)
         settings = {"num_decodes": num_decodes, "scores_targets": scores_targets}
-        for numbers, _, batch in self.predict_batches(task, batch_size, **settings):
-            for number, prediction in zip(numbers, batch, strict=True):
-                predictions[number] = prediction
+        for indices, _, batch in self.predict_batches(task, batch_size, **settings):
+            for index, prediction in zip(indices, batch, strict=True):
+                predictions[index] = prediction
         return predictions
 
     def predict_batches(
@@ -93,17 +93,17 @@ class Predictor:
         """Predicts the examples of a task, batch by batch.
 
         Args:
-          task: whose examples are predicted.
-          batch_size: examples of a batch.
-          num_decodes: decodes to keep of an example; None for all, 0 for no decoding.
-          scores_targets: whether the targets are scored.
-          start: the first example, a multiple of WINDOW batches.
+          task: with the examples to predict.
+          batch_size: examples per batch.
+          num_decodes: decodes to keep per example; None for all, 0 for no decoding.
+          scores_targets: whether to score the targets.
+          start: index of the first example, a multiple of WINDOW batches.
 
         Yields:
-          Numbers of examples, the examples, and their predictions, in the order of `task.windows`.
+          Indices of examples, the examples, and their predictions, in the order of `task.windows`.
         """
         for window in task.windows(batch_size, self.loaded.soft_tokens, start):
-            # The randomness of a batch follows from its number.
+            # The seed of a batch depends on its index.
             for index, (which, batch) in enumerate(window.batches, window.start // batch_size):
                 examples = [window.examples[i] for i in which]
                 predictions = [Prediction()] * len(examples)
@@ -120,12 +120,12 @@ class Predictor:
     def decode_batch(
         self, batch: batching.Batch, max_length: int, index: int = 0
     ) -> tuple[Int[np.ndarray, "B N L"], Float[np.ndarray, "B N"]]:
-        """Returns tokens and scores of N decodes of each row, best first.
+        """Returns tokens and scores of N decodes per row, best first.
 
         Args:
           batch: the rows.
           max_length: L; a LabelRanking returns N labels of any length.
-          index: of the batch; varies the randomness.
+          index: of the batch; changes the seed.
         """
         params, ids = self.loaded.params, batch["encoder_input_tokens"]
         rng = jax.random.fold_in(jax.random.key(self._seed), index)
@@ -137,7 +137,7 @@ class Predictor:
             return jax.device_get(self._rank(params, ids, self._label_ids, neutral_ids))
 
     def score_batch(self, batch: batching.Batch) -> Float[np.ndarray, " B"]:
-        """Returns the log-likelihood of the targets of each row."""
+        """Returns the log-likelihood of the targets per row."""
         with partitioning.use(self.loaded.mesh):
             return jax.device_get(self._score(self.loaded.params, self._shard(batch)))
 

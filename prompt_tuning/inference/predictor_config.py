@@ -1,4 +1,4 @@
-"""The settings of a Predictor: a base model, its adapter, and the devices."""
+"""The configuration of a Predictor: a base model, its adapter, and the devices."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -16,14 +16,14 @@ from prompt_tuning.training import state
 
 @dataclasses.dataclass(frozen=True)
 class PredictorConfig:
-    """What `eval`, `infer` and `ensemble` predict with. No weights are read before `load`.
+    """The model that `eval`, `infer` and `ensemble` predict with. `load` reads the weights.
 
     Attributes:
       model: network with its prompt and decoder.
       vocabulary: of the model.
       checkpoint: INITIAL_CHECKPOINT_PATH.
       prompt_initializer: reads the adapter parameters; None for a model without adapter.
-      labels: {prompt: labels} of the cards of prompts; see `prompt_files.labels`.
+      labels: {prompt: labels} from the prompts' cards; see `prompt_files.labels`.
       num_partitions: devices that share one copy of the weights.
     """
 
@@ -35,13 +35,13 @@ class PredictorConfig:
     num_partitions: int = 1
 
     def check_batch_size(self, rows: int) -> None:
-        """Raises ValueError where the devices cannot divide a batch of `rows` rows."""
+        """Raises ValueError if a batch of `rows` rows cannot be divided among the devices."""
         partitioning.check_batch_size(rows, partitioning.make_mesh(self.num_partitions))
 
     def open_tasks(
         self, dataset: pipeline.DatasetConfig, limit: int | None = None, *, in_memory: bool = True
     ) -> list[evaluation_task.EvaluationTask]:
-        """Opens the tasks of a data set; see `pipeline.evaluation_tasks`."""
+        """Opens the tasks of a dataset; see `pipeline.evaluation_tasks`."""
         return pipeline.evaluation_tasks(
             dataset,
             self.vocabulary,
@@ -61,18 +61,18 @@ class PredictorConfig:
         in_memory: bool = True,
         shard: slice = slice(None),
     ) -> tuple[list[evaluation_task.EvaluationTask], settings_lib.Settings]:
-        """Opens the tasks, and reads the settings, data and weights that their predictions depend on.
+        """Opens the tasks, and identifies the settings, data and weights of their predictions.
 
         Args:
           dataset: to open.
-          config_text: gin's text.
-          free: settings that change no prediction, or are compared elsewhere.
+          config_text: the gin configuration.
+          free: settings to leave out, because they do not change predictions.
           limit: examples of each task; None for all.
           in_memory: whether all examples are kept in memory.
           shard: the examples to keep of each task.
 
         Raises:
-          ValueError: the devices cannot divide a batch.
+          ValueError: a batch cannot be divided among the devices.
         """
         self.check_batch_size(dataset.batch_size)
         files = settings_lib.data_files(dataset)
@@ -91,7 +91,7 @@ class PredictorConfig:
         return tasks, settings
 
     def load(self, seed: int = 0) -> predictor.Predictor:
-        """Reads the weights onto the devices. `seed` matters where the decoder samples."""
+        """Reads the weights onto the devices. `seed` is for decoders that sample."""
         loaded = state.load_model(
             self.model,
             self.vocabulary,
@@ -103,7 +103,7 @@ class PredictorConfig:
 
 
 def ranking_settings(model: model_lib.EncoderDecoderModel) -> dict[str, Any]:
-    """Returns the arguments of `pipeline.evaluation_tasks` for a decoder that ranks labels, else {}."""
+    """Returns arguments of `pipeline.evaluation_tasks` for a LabelRanking; {} for other decoders."""
     decoder = model.decoder
     if not isinstance(decoder, decoding.LabelRanking):
         return {}

@@ -1,4 +1,4 @@
-"""Several prompts in one pass: each answers as it does alone; votes and their table."""
+"""Ensembles: predictions equal to those of each prompt alone, votes, and metrics."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def prediction(*texts_and_likelihoods):
     ("of_prompts", "voted"),
     [
         ([prediction(("a", -3.0)), prediction(("b", -1.0)), prediction(("a", -4.0))], "a"),
-        # As many votes: the likelier on average of those who voted for it.
+        # Ties go to the highest mean score.
         ([prediction(("a", -3.0)), prediction(("b", -1.0))], "b"),
         (
             [
@@ -40,7 +40,7 @@ def test_majority(of_prompts, voted):
     assert ensembling.majority(of_prompts) == voted
 
 
-def test_likeliest_may_be_what_few_vote_for():
+def test_likeliest_may_differ_from_the_majority():
     of_prompts = [
         prediction(("a", -1.0), ("b", -1.1)),
         prediction(("a", -1.0), ("b", -1.1)),
@@ -52,7 +52,7 @@ def test_likeliest_may_be_what_few_vote_for():
 
 @pytest.fixture(scope="module")
 def prompt_paths(tmp_path_factory, tiny):
-    """Three prompts that are far from each other."""
+    """Three dissimilar prompts."""
     folder, rng = tmp_path_factory.mktemp("prompts"), np.random.default_rng(1)
     for number in range(3):
         prompt = rng.normal(scale=4.0, size=(4, 16)).astype(np.float32)
@@ -60,8 +60,8 @@ def prompt_paths(tmp_path_factory, tiny):
     return [folder / f"{number}.npy" for number in range(3)]
 
 
-def test_a_batch_of_several_prompts_answers_as_each_alone(tiny_job, prompt_paths, tmp_path):
-    """Also through the commands: `eval` of each, `ensemble` of all, by generation and by labels."""
+def test_ensemble_predicts_the_same_as_each_prompt_alone(tiny_job, prompt_paths, tmp_path):
+    """By command: `eval` of each prompt and `ensemble` of all, by generation and label ranking."""
     for labels in ({}, {"LABELS": ["good", "bad"]}):
         decoder = ["decoding/labels.gin"] if labels else []
         alone = []
@@ -74,24 +74,24 @@ def test_a_batch_of_several_prompts_answers_as_each_alone(tiny_job, prompt_paths
             alone.append((scores["eval"], [line["prediction"] for line in lines]))
         folder = tmp_path / f"all{len(labels)}"
         settings = {"PROMPT_FILE": [str(path) for path in prompt_paths], "EVAL_OUTPUT_DIR": folder}
-        found = cli.run(
+        results = cli.run(
             tiny_job.command("ensemble", *decoder, "runs/ensemble.gin", **settings, **labels)
         )
         lines = [
             json.loads(line) for line in (folder / "eval-ensemble.jsonl").read_text().splitlines()
         ]
         for number, (scores, texts) in enumerate(alone):
-            assert found["eval"][f"prompt {number}"] == scores
+            assert results["eval"][f"prompt {number}"] == scores
             assert [line["predictions"][number] for line in lines] == texts
-        assert json.loads((folder / "eval-ensemble.json").read_text()) == found["eval"]
+        assert json.loads((folder / "eval-ensemble.json").read_text()) == results["eval"]
         accuracies = [scores["accuracy"] for scores, _ in alone]
-        assert found["eval"]["average"]["accuracy"] == pytest.approx(np.mean(accuracies))
-        assert found["eval"]["deviation"]["accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
-        assert found["eval"]["best"]["accuracy"] == max(accuracies)
-        assert ("mean log-likelihood" in found["eval"]) == bool(labels)
+        assert results["eval"]["average"]["accuracy"] == pytest.approx(np.mean(accuracies))
+        assert results["eval"]["deviation"]["accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
+        assert results["eval"]["best"]["accuracy"] == max(accuracies)
+        assert ("mean log-likelihood" in results["eval"]) == bool(labels)
 
 
-def test_likelihoods_are_those_of_each_prompt_alone(tiny, prompt_paths):
+def test_mixed_batch_scores_equal_those_of_each_prompt_alone(tiny, prompt_paths):
     names = ("x", "y", "z")
     model = dataclasses.replace(
         tiny.model, method=dataclasses.replace(tiny.model.method, names=names)
@@ -114,13 +114,15 @@ def test_likelihoods_are_those_of_each_prompt_alone(tiny, prompt_paths):
         start = initializers.FromArray(prompt_files.load(files[name]))
         alone = state.load_model(tiny.model, tiny.vocabulary, prompt_initializer=start, **settings)
         inputs = alone.soft_tokens.insert({"inputs": ids[row][ids[row] > 0]})["inputs"]
-        own = np.tile(np.pad(inputs, (0, 7 - len(inputs))), (8, 1))
-        _, found = predictor.Predictor(alone).decode_batch({"encoder_input_tokens": own}, 4)
-        np.testing.assert_allclose(mixed[row], found[0], atol=1e-5)
+        row_inputs = np.tile(np.pad(inputs, (0, 7 - len(inputs))), (8, 1))
+        _, results = predictor.Predictor(alone).decode_batch(
+            {"encoder_input_tokens": row_inputs}, 4
+        )
+        np.testing.assert_allclose(mixed[row], results[0], atol=1e-5)
     assert len(set(np.round(mixed[:3, 0], 4))) == 3
 
 
-def test_rows_name_their_prompt_in_infer(tiny_job, prompt_paths, tmp_path):
+def test_infer_selects_prompts_by_column(tiny_job, prompt_paths, tmp_path):
     texts = (tiny_job.folder / "infer.jsonl").read_text().splitlines()[:6]
     rows = [{**json.loads(text), "who": "xyz"[i % 3]} for i, text in enumerate(texts)]
     asked = tmp_path / "asked.jsonl"
@@ -143,7 +145,7 @@ def test_rows_name_their_prompt_in_infer(tiny_job, prompt_paths, tmp_path):
     assert len(set(mixed)) > 3
 
 
-def test_prompts_that_do_not_fit_together(prompt_paths, tmp_path):
+def test_prompts_with_different_positions_are_refused(prompt_paths, tmp_path):
     other = tmp_path / "other.npy"
     prompt_files.save(other, np.ones((4, 16), np.float32), {"place": "suffix"})
     with pytest.raises(
@@ -152,7 +154,7 @@ def test_prompts_that_do_not_fit_together(prompt_paths, tmp_path):
         prompt_files.initializer({"a": prompt_paths[0], "b": other})
 
 
-def test_a_row_that_names_no_prompt(tiny_job, prompt_paths, tmp_path):
+def test_row_without_a_prompt_name_is_refused(tiny_job, prompt_paths, tmp_path):
     files = {name: str(path) for name, path in zip("xyz", prompt_paths, strict=True)}
     arguments = tiny_job.command("infer", PROMPT_FILE=files, INFER_OUTPUT_DIR=tmp_path)
     with pytest.raises(
@@ -161,15 +163,15 @@ def test_a_row_that_names_no_prompt(tiny_job, prompt_paths, tmp_path):
         cli.run(arguments)
 
 
-def test_a_split_without_answers(tiny_job, prompt_paths, tmp_path):
+def test_split_without_targets_is_refused(tiny_job, prompt_paths, tmp_path):
     settings = {"PROMPT_FILE": [str(path) for path in prompt_paths], "EVAL_OUTPUT_DIR": tmp_path}
     unknown = tmp_path / "unknown.tsv"
     unknown.write_text("text\tlabel\nshe liked the film\t<unk>\n")
-    with pytest.raises(ValueError, match="unknown has no metrics, by which prompts are compared"):
+    with pytest.raises(ValueError, match="unknown has no metrics to compare prompts with"):
         cli.run(tiny_job.command("ensemble", EVAL_FILE=unknown, **settings))
 
 
-def test_an_ensemble_of_one(tiny_job, prompt_paths, tmp_path):
+def test_ensemble_of_one_prompt_is_refused(tiny_job, prompt_paths, tmp_path):
     settings = {"PROMPT_FILE": str(prompt_paths[0]), "EVAL_OUTPUT_DIR": tmp_path}
     with pytest.raises(ValueError, match="PROMPT_FILE matches 1 prompt; expected at least two"):
         cli.run(tiny_job.command("ensemble", **settings))

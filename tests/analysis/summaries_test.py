@@ -1,4 +1,4 @@
-"""Means, deviations and differences of made-up scores."""
+"""Means, deviations and differences of scores."""
 
 import pytest
 
@@ -26,22 +26,22 @@ def test_means_and_sample_deviations():
     ]
 
 
-def test_a_difference_is_seed_by_seed():
-    # 1 - 3 and 2 - 3: the third seed has no other.
-    told = summaries.difference(ROWS, "a", "b", ("P", [1]))
-    assert told == [["a − b", "1", "", "-1.5 ± 0.7"]]
-    told = summaries.difference([*rows("a", None, 5.0), *rows("c", None, 4.0)], "a", "c", None)
-    assert told == [["a − c", "", "+1.0"]]
+def test_difference_is_computed_per_seed():
+    # 1 - 3 and 2 - 3: the third seed has no counterpart.
+    cells = summaries.difference(ROWS, "a", "b", ("P", [1]))
+    assert cells == [["a − b", "1", "", "-1.5 ± 0.7"]]
+    cells = summaries.difference([*rows("a", None, 5.0), *rows("c", None, 4.0)], "a", "c", None)
+    assert cells == [["a − c", "", "+1.0"]]
 
 
-def test_a_table_has_a_title():
+def test_markdown_has_a_title_if_set():
     table = "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
     assert summaries.markdown([["a", "b"], ["1", "2"]], "T") == f"T\n\n{table}"
     assert summaries.markdown([["a", "b"], ["1", "2"]], "") == table
 
 
 @pytest.mark.parametrize("axis", [("P", [1]), None])
-def test_a_picture(tmp_path, axis):
+def test_plot_is_written(tmp_path, axis):
     value = 1 if axis else None
     summary = summaries.summarise([*rows("a", value, 5.0, 6.0), *rows("b", value, 4.0)])
     summaries.plot(summary, tmp_path / "study.png", "T", axis)

@@ -1,4 +1,4 @@
-"""The table of tasks, and their examples as the model gets them."""
+"""The table of tasks, and their examples as the model receives them."""
 
 import json
 
@@ -18,13 +18,13 @@ NAME = "squad_v010_allanswers_examples"
 
 @pytest.fixture
 def folder(tmp_path):
-    """SQuAD with three questions."""
+    """Returns the flag of a folder of SQuAD with three questions."""
     for name in ("train-v1.1.json", "dev-v1.1.json"):
         (tmp_path / name).write_text(json.dumps(SQUAD))
     return f"--gin.TASK_DATA_DIR='{tmp_path}'"
 
 
-def test_columns_are_aligned_and_counted():
+def test_table_has_aligned_columns_and_counts():
     entries = [
         catalog.Entry("a", "mixture of 12", ["train", "test"], []),
         catalog.Entry("long_name", "task", ["test"], ["em", "f1"]),
@@ -40,18 +40,18 @@ def test_columns_are_aligned_and_counted():
     ]
 
 
-def test_the_command_lists_without_a_gin_file(capsys):
-    found = cli.run(["tasks", "squad_*"])
+def test_command_lists_tasks_without_a_gin_file(capsys):
+    entries = cli.run(["tasks", "squad_*"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:-2]] == [entry.name for entry in found]
+    assert [line.split()[0] for line in lines[1:-2]] == [entry.name for entry in entries]
     assert lines[0].split() == ["name", "kind", "splits", "metrics"]
     assert f"{NAME} " in "\n".join(lines) and lines[-1] == "1 task, 7 mixtures"
 
 
-def test_the_command_shows_texts_and_ids(folder, tiny_job, vocabulary, capsys):
+def test_command_shows_texts_and_ids(folder, tiny_job, vocabulary, capsys):
     command = tiny_job.command("tasks", "runs/tasks.gin", TRAIN_FILE=None, EVAL_FILE=None)
-    given = [NAME, "--examples=2", "--split=validation", folder, "--gin.INFER_FILE=None"]
-    cli.run([*command, *given])
+    arguments = [NAME, "--examples=2", "--split=validation", folder, "--gin.INFER_FILE=None"]
+    cli.run([*command, *arguments])
     shown = capsys.readouterr().out.splitlines()
     ids = [*vocabulary.encode("question: Who ? context: Ann won . "), 1]
     answer = [*vocabulary.encode("Ann"), 1]
@@ -68,7 +68,7 @@ def test_the_command_shows_texts_and_ids(folder, tiny_job, vocabulary, capsys):
     assert shown[8] == f"{NAME}, validation, example 1" and len(shown) == 16
 
 
-def test_the_vocabulary_is_that_of_t5_mini_where_no_model_is_given(folder, capsys):
+def test_default_vocabulary_is_that_of_t5_mini(folder, capsys):
     cli.run(["tasks", NAME, "--examples=1", folder])
     shown = capsys.readouterr().out
     assert shown.startswith(f"{NAME}, train, example 0")
@@ -91,6 +91,6 @@ def test_the_vocabulary_is_that_of_t5_mini_where_no_model_is_given(folder, capsy
         (["squad_to_drop_examples", "--examples=1", "--split=validation"], r"dev/DROP\.jsonl"),
     ],
 )
-def test_mistakes(folder, arguments, message):
+def test_invalid_arguments_are_refused(folder, arguments, message):
     with pytest.raises((ValueError, OSError), match=message):
         cli.run(["tasks", *arguments, folder])

@@ -1,4 +1,4 @@
-"""Prompts and adapters to and from PEFT: the same logits there and here, and what has no counterpart."""
+"""Conversion to and from PEFT: equal logits, equal files, and unsupported methods."""
 
 import json
 
@@ -39,7 +39,7 @@ SUFFIXES = (
 
 @pytest.fixture
 def convert(vocabulary, tmp_path):
-    """(config, input, name of the output, settings) -> path of the output."""
+    """Returns a function of config, prompt file, output name and settings: the output's path."""
 
     def make(config, prompt_file, name, **settings):
         defaults = {
@@ -55,26 +55,29 @@ def convert(vocabulary, tmp_path):
 
 
 def assert_same_logits(model, weights, batch, expected):
-    """At targets: what is padded sees other positions there."""
+    """Compares logits at targets; PEFT attends to other positions at padding."""
     real = batch["decoder_target_tokens"] > 0
-    told = np.asarray(jax.jit(model.logits)(weights, batch))
-    np.testing.assert_allclose(told[real], expected[real], atol=2e-5)
+    logits = np.asarray(jax.jit(model.logits)(weights, batch))
+    np.testing.assert_allclose(logits[real], expected[real], atol=2e-5)
 
 
 def with_prompt(batch, config, length):
-    """The batch with soft tokens in front of each row."""
+    """Returns the batch with soft tokens at the start of each row."""
     ids = batch["encoder_input_tokens"]
     soft = np.tile(config.vocab_size + np.arange(length, dtype=np.int32), (len(ids), 1))
     return batch | {"encoder_input_tokens": np.concatenate([soft, ids], axis=1)}
 
 
 @pytest.mark.parametrize(("base", "name"), PROMPTS)
-def test_a_prompt_of_peft_gives_the_same_logits(peft_adapter, convert, base, name):
+def test_converted_prompt_has_the_logits_of_peft(peft_adapter, convert, base, name):
     adapter = peft_adapter(base, name)
     config = adapter.base.config
-    found = convert(config, adapter.folder, "prompt.npy")
-    prompt = prompt_files.load(found, (4, config.embed_dim))
-    assert prompt_files.read_card(found)["length"] == 4 and prompt_files.place(found) == "prefix"
+    converted = convert(config, adapter.folder, "prompt.npy")
+    prompt = prompt_files.load(converted, (4, config.embed_dim))
+    assert (
+        prompt_files.read_card(converted)["length"] == 4
+        and prompt_files.place(converted) == "prefix"
+    )
     model = model_lib.EncoderDecoderModel(config, prompt_method.Prompt(4))
     added = params.unflatten({model.prompt_path: prompt})
     batch = with_prompt(adapter.batch, config, 4)
@@ -82,44 +85,50 @@ def test_a_prompt_of_peft_gives_the_same_logits(peft_adapter, convert, base, nam
 
 
 @pytest.mark.parametrize(("base", "name"), SCALINGS)
-def test_ia3_of_peft_gives_the_same_logits(peft_adapter, convert, base, name):
+def test_converted_ia3_has_the_logits_of_peft(peft_adapter, convert, base, name):
     adapter = peft_adapter(base, name)
-    found = convert(adapter.base.config, adapter.folder, "scaling.npz")
+    converted = convert(adapter.base.config, adapter.folder, "scaling.npz")
     model = model_lib.EncoderDecoderModel(adapter.base.config, ia3.IA3())
-    start = prompt_files.initializer(found)
-    assert isinstance(start, initializers.FromLeaves) and start.leaves.keys() == model.adapter_paths
-    assert prompt_files.length(found) == 0
-    added = params.unflatten(dict(start.leaves))
+    initializer = prompt_files.initializer(converted)
+    assert (
+        isinstance(initializer, initializers.FromLeaves)
+        and initializer.leaves.keys() == model.adapter_paths
+    )
+    assert prompt_files.length(converted) == 0
+    added = params.unflatten(dict(initializer.leaves))
     assert_same_logits(
         model, params.merge(adapter.base.params, added), adapter.batch, adapter.logits
     )
 
 
 @pytest.mark.parametrize(("base", "name"), PREFIXES)
-def test_a_prefix_of_peft_gives_the_same_logits_and_comes_back(
+def test_converted_prefix_has_the_logits_of_peft_and_round_trips(
     peft_adapter, convert, tmp_path, base, name
 ):
     adapter = peft_adapter(base, name)
     config = adapter.base.config
-    found = convert(config, adapter.folder, "prefix.npz")
+    converted = convert(config, adapter.folder, "prefix.npz")
     model = model_lib.EncoderDecoderModel(config, prefix.Prefix(4))
-    start = prompt_files.initializer(found)
-    assert isinstance(start, initializers.FromLeaves) and start.leaves.keys() == model.adapter_paths
-    assert prompt_files.length(found) == 4
-    added = params.unflatten(dict(start.leaves))
+    initializer = prompt_files.initializer(converted)
+    assert (
+        isinstance(initializer, initializers.FromLeaves)
+        and initializer.leaves.keys() == model.adapter_paths
+    )
+    assert prompt_files.length(converted) == 4
+    added = params.unflatten(dict(initializer.leaves))
     assert_same_logits(
         model, params.merge(adapter.base.params, added), adapter.batch, adapter.logits
     )
-    convert(config, found, "written", base_model_name="google/t5")
+    convert(config, converted, "written", base_model_name="google/t5")
     again = prompt_files.load_leaves(convert(config, tmp_path / "written", "again.npz"))
-    assert again.keys() == start.leaves.keys()
+    assert again.keys() == initializer.leaves.keys()
     for path, leaf in again.items():
-        np.testing.assert_array_equal(leaf, start.leaves[path], strict=True)
+        np.testing.assert_array_equal(leaf, initializer.leaves[path], strict=True)
 
 
 @pytest.fixture
 def saved(vocabulary, tmp_path):
-    """(golden) -> its model as a Hugging Face folder of step 7."""
+    """Returns a function that saves a golden as a Hugging Face folder of step 7."""
 
     def save(golden):
         folder, settings = tmp_path / "base", {"step": 7, "dtype": "float32"}
@@ -133,22 +142,24 @@ def saved(vocabulary, tmp_path):
 
 
 @pytest.mark.parametrize(("base", "name"), LORAS)
-def test_a_lora_of_peft_is_merged_into_its_base(peft_adapter, convert, saved, base, name):
+def test_merged_lora_has_the_logits_of_peft(peft_adapter, convert, saved, base, name):
     adapter = peft_adapter(base, name)
     config, checkpoint = adapter.base.config, saved(adapter.base)
-    found = convert(config, adapter.folder, "merged", checkpoint=checkpoint)
-    base_model.check_config(found, config)
-    assert base_model.read_step(found) == 7
-    loaded, _ = base_model.load(found, params.shapes(adapter.base.params))
+    converted = convert(config, adapter.folder, "merged", checkpoint=checkpoint)
+    base_model.check_config(converted, config)
+    assert base_model.read_step(converted) == 7
+    loaded, _ = base_model.load(converted, params.shapes(adapter.base.params))
     assert_same_logits(model_lib.EncoderDecoderModel(config), loaded, adapter.batch, adapter.logits)
 
 
 @pytest.mark.parametrize(("base", "name"), [PROMPTS[1], SCALINGS[0]])
-def test_what_is_written_is_what_peft_writes(peft_adapter, convert, tmp_path, base, name):
+def test_written_adapter_equals_the_file_that_peft_writes(
+    peft_adapter, convert, tmp_path, base, name
+):
     adapter = peft_adapter(base, name)
     suffix = SUFFIXES[base, name]
-    ours = convert(adapter.base.config, adapter.folder, f"ours{suffix}")
-    written = convert(adapter.base.config, ours, "written", base_model_name="google/t5")
+    converted = convert(adapter.base.config, adapter.folder, f"converted{suffix}")
+    written = convert(adapter.base.config, converted, "written", base_model_name="google/t5")
     texts = [
         json.loads((x / peft.CONFIG).read_text()) for x in (adapter.folder, tmp_path / "written")
     ]
@@ -165,7 +176,7 @@ def test_what_is_written_is_what_peft_writes(peft_adapter, convert, tmp_path, ba
 
 
 @pytest.mark.parametrize(("base", "name"), SUFFIXES)
-def test_an_output_of_another_kind_is_told(peft_adapter, convert, tmp_path, base, name):
+def test_output_suffix_must_match_the_content(peft_adapter, convert, tmp_path, base, name):
     adapter = peft_adapter(base, name)
     for suffix in {".npy", ".npz", ""} - {SUFFIXES[base, name]}:
         with pytest.raises(ValueError, match=r"OUTPUT is '.*'; expected .* for the .* Set OUTPUT"):
@@ -181,7 +192,7 @@ def prompt_file(tmp_path, width=8, **card):
     return tmp_path / "p.npy"
 
 
-def test_what_peft_has_no_place_for_is_told(convert, tmp_path):
+def test_methods_that_peft_does_not_support_are_refused(convert, tmp_path):
     file = prompt_file(tmp_path, place="suffix")
     with pytest.raises(
         ValueError, match=r"has the place 'suffix' .*expected 'prefix'.*PROMPT_PLACE"
@@ -210,7 +221,7 @@ def test_what_peft_has_no_place_for_is_told(convert, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_does_not_belong_together_is_told(peft_adapter, convert, saved, tmp_path):
+def test_adapters_of_another_model_are_refused(peft_adapter, convert, saved, tmp_path):
     adapter = peft_adapter(GATED, "prompt")
     with pytest.raises(
         ValueError, match=r"vectors of width 24; expected 8, the width of the model"
@@ -220,11 +231,13 @@ def test_what_does_not_belong_together_is_told(peft_adapter, convert, saved, tmp
         convert(CONFIG, prompt_file(tmp_path, 24), "out")
     for name, output in (("ia3", "out.npz"), ("lora", "out")):
         other = peft_adapter(GATED, name)
-        # Of another size; of fewer layers.
+        # A smaller model; a model with fewer layers.
         for config in (CONFIG, other.base.config):
-            kept = config is not CONFIG
+            same_width = config is not CONFIG
             config = (
-                config_lib.dataclasses.replace(config, num_decoder_layers=1) if kept else config
+                config_lib.dataclasses.replace(config, num_decoder_layers=1)
+                if same_width
+                else config
             )
             weights = jax.jit(model_lib.EncoderDecoderModel(config).init)(jax.random.key(0))
             checkpoint = saved(other.base._replace(params=weights, config=config))
@@ -234,7 +247,7 @@ def test_what_does_not_belong_together_is_told(peft_adapter, convert, saved, tmp
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_lora_needs_its_base_and_a_step(peft_adapter, convert, saved, tmp_path, monkeypatch):
+def test_lora_requires_a_checkpoint_and_a_step(peft_adapter, convert, saved, tmp_path, monkeypatch):
     adapter = peft_adapter(GATED, "lora")
     config, checkpoint = adapter.base.config, saved(adapter.base)
     with pytest.raises(ValueError, match=r"INITIAL_CHECKPOINT_PATH is not set.*Set INITIAL_CHECK"):
@@ -243,11 +256,11 @@ def test_a_lora_needs_its_base_and_a_step(peft_adapter, convert, saved, tmp_path
     with pytest.raises(ValueError, match=r"START_STEP is not set.*Set START_STEP"):
         convert(config, adapter.folder, "out", checkpoint=checkpoint)
     assert not (tmp_path / "out").exists()
-    found = convert(config, adapter.folder, "out", checkpoint=checkpoint, start_step=11)
-    assert huggingface.read_step(found) == 11
+    converted = convert(config, adapter.folder, "out", checkpoint=checkpoint, start_step=11)
+    assert huggingface.read_step(converted) == 11
 
 
-def test_an_output_that_is_there_is_left_as_it_is(convert, tmp_path):
+def test_existing_output_is_not_changed(convert, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(FileExistsError, match="set another OUTPUT"):
@@ -255,7 +268,7 @@ def test_an_output_that_is_there_is_left_as_it_is(convert, tmp_path):
     assert [x.name for x in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_nothing_half_written_stays(convert, tmp_path, monkeypatch):
+def test_failed_write_leaves_no_files(convert, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("the disk is full")
 
@@ -265,15 +278,15 @@ def test_nothing_half_written_stays(convert, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("out*"))
 
 
-def test_the_command_goes_there_and_back_and_answers_with_the_adapter(tiny_job, tmp_path, rng):
+def test_command_converts_both_ways_and_evaluates_the_adapter(tiny_job, tmp_path, rng):
     table = rng.normal(size=(4, 16)).astype(np.float32)
     prompt_files.save(tmp_path / "p.npy", table, {})
-    there = {"PROMPT_FILE": tmp_path / "p.npy", "OUTPUT": tmp_path / "adapter"}
-    assert cli.run(tiny_job.command("convert", **there)) == str(tmp_path / "adapter")
+    to_adapter = {"PROMPT_FILE": tmp_path / "p.npy", "OUTPUT": tmp_path / "adapter"}
+    assert cli.run(tiny_job.command("convert", **to_adapter)) == str(tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / peft.CONFIG).read_text())
     assert config["base_model_name_or_path"].endswith("/model")
-    back = {"PROMPT_FILE": tmp_path / "adapter", "OUTPUT": tmp_path / "back.npy"}
-    cli.run(tiny_job.command("convert", **back))
+    from_adapter = {"PROMPT_FILE": tmp_path / "adapter", "OUTPUT": tmp_path / "back.npy"}
+    cli.run(tiny_job.command("convert", **from_adapter))
     np.testing.assert_array_equal(np.load(tmp_path / "back.npy"), table)
     scores = [
         cli.run(
@@ -286,7 +299,7 @@ def test_the_command_goes_there_and_back_and_answers_with_the_adapter(tiny_job, 
     assert scores[0] == scores[1]
 
 
-def test_adapters_below_prompt_file_are_named(convert, tmp_path):
+def test_adapters_in_subfolders_are_listed(convert, tmp_path):
     for name in ("letters", "reviews"):
         folder = tmp_path / "run/checkpoint-40" / name
         peft.save_prompt(

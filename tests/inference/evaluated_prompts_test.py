@@ -1,4 +1,4 @@
-"""Which of several prompts are evaluated again; by command: evaluator_test.py."""
+"""The record of evaluated prompts. The command is tested in evaluator_test.py."""
 
 import json
 
@@ -13,8 +13,8 @@ SETTINGS = settings_lib.Settings({"BATCH_SIZE": 8, "EVAL_FILE": "a"}, {"EVAL_FIL
 
 
 @pytest.fixture
-def waiting(tiny, tmp_path):
-    """The steps that wait of prompts 3, 5 and 7, all of which were evaluated with SETTINGS."""
+def pending(tiny, tmp_path):
+    """Returns a function: pending steps of prompts 3, 5 and 7, all evaluated with SETTINGS."""
     paths = [str(tmp_path / f"prompt_{step}.npy") for step in (3, 5, 7)]
     for path in paths:
         prompt_files.save(path, np.ones((4, 16)), {})
@@ -23,24 +23,24 @@ def waiting(tiny, tmp_path):
         return evaluated_prompts.EvaluatedPrompts(tmp_path, "task", paths, settings, tiny.model)
 
     first = record()
-    for path, _ in first.waiting:
+    for path, _ in first.pending:
         first.add(path)
-    return lambda settings=SETTINGS: [step for _, step in record(settings).waiting]
+    return lambda settings=SETTINGS: [step for _, step in record(settings).pending]
 
 
-def test_what_is_done_is_not_done_again(waiting, tmp_path):
-    assert waiting() == []
+def test_evaluated_prompts_are_skipped(pending, tmp_path):
+    assert pending() == []
     assert (tmp_path / "eval.task.ckpt").read_text().count("prompt_") == 3
 
 
-def test_a_prompt_that_was_tuned_again_is_evaluated_again(waiting, tmp_path):
+def test_changed_prompt_and_later_ones_are_evaluated_again(pending, tmp_path):
     prompt_files.save(tmp_path / "prompt_5.npy", np.full((4, 16), 2.0), {})
-    assert waiting() == [5, 7]  # the metrics are in the order of steps
+    assert pending() == [5, 7]  # Metrics are stored in the order of steps.
 
 
-def test_a_prompt_of_another_place_is_evaluated_again(waiting, tmp_path):
+def test_prompt_with_another_position_is_evaluated_again(pending, tmp_path):
     prompt_files.save(tmp_path / "prompt_7.npy", np.ones((4, 16)), {"place": "suffix"})
-    assert waiting() == [7]
+    assert pending() == [7]
 
 
 @pytest.mark.parametrize(
@@ -50,20 +50,20 @@ def test_a_prompt_of_another_place_is_evaluated_again(waiting, tmp_path):
         settings_lib.Settings(SETTINGS.values, {"EVAL_FILE": "1" * 16}),
     ],
 )
-def test_with_other_settings_or_data_all_are_evaluated_again(waiting, other, caplog):
-    assert waiting(other) == [3, 5, 7]
+def test_changed_settings_or_data_reset_the_record(pending, other, caplog):
+    assert pending(other) == [3, 5, 7]
     assert "because these settings changed (old -> new):" in caplog.text
     assert "BATCH_SIZE: 8 -> 4" in caplog.text or "(content 00000000 -> 11111111)" in caplog.text
 
 
-def test_prompts_that_are_done_stay_in_the_record(tiny, waiting, tmp_path):
+def test_prompts_that_are_done_stay_in_the_record(tiny, pending, tmp_path):
     """The second call evaluates the last prompt alone; the third nothing."""
     prompt_files.save(tmp_path / "prompt_7.npy", np.full((4, 16), 2.0), {})
     paths = [str(tmp_path / f"prompt_{step}.npy") for step in (3, 5, 7)]
     record = evaluated_prompts.EvaluatedPrompts(tmp_path, "task", paths, SETTINGS, tiny.model)
-    assert (record.waiting, record.last_done) == ([(paths[2], 7)], 5)
+    assert (record.pending, record.last_step) == ([(paths[2], 7)], 5)
     record.add(paths[2])
-    assert waiting() == []
+    assert pending() == []
 
 
 def test_a_single_prompt_is_evaluated_again(tiny, tmp_path):
@@ -72,14 +72,14 @@ def test_a_single_prompt_is_evaluated_again(tiny, tmp_path):
     for paths, expected in (([path], (path, 3)), ([], ("", None))):
         for _ in range(2):
             record = evaluated_prompts.EvaluatedPrompts(tmp_path, "a", paths, SETTINGS, tiny.model)
-            assert (record.waiting, record.last_done) == ([expected], -1)
+            assert (record.pending, record.last_step) == ([expected], -1)
             record.add(expected[0])
 
 
 @pytest.mark.parametrize(
     "names", [("prompt_3.npy", "a/prompt_3.npy"), ("prompt_3.npy", "mine.npy")]
 )
-def test_prompts_without_a_step_of_their_own_are_refused(tiny, tmp_path, names):
+def test_prompts_without_distinct_steps_are_refused(tiny, tmp_path, names):
     paths = [str(tmp_path / name) for name in names]
     for path in paths:
         prompt_files.save(path, np.ones((4, 16)), {})
@@ -88,10 +88,10 @@ def test_prompts_without_a_step_of_their_own_are_refused(tiny, tmp_path, names):
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", json.dumps({"prompts": {}})])
-def test_without_a_record_all_are_evaluated_again(waiting, tmp_path, content):
+def test_missing_or_invalid_record_resets_the_evaluation(pending, tmp_path, content):
     file = tmp_path / "eval.task.settings.json"
     if content is None:
         file.unlink()
     else:
         file.write_text(content)
-    assert waiting() == [3, 5, 7]
+    assert pending() == [3, 5, 7]

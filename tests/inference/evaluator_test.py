@@ -24,7 +24,7 @@ ROWS = [("a good film", "good"), ("a bad film", "bad"), ("a long story", "bad")]
 
 
 def task_of(vocabulary, rows=ROWS, score_metrics=(), name="films"):
-    """An EvaluationTask without seqio's reading."""
+    """Returns an EvaluationTask without a registered task."""
     examples = [
         {
             "inputs": np.array([*vocabulary.encode(text), 1]),
@@ -40,12 +40,12 @@ def task_of(vocabulary, rows=ROWS, score_metrics=(), name="films"):
         predict_with_aux_metric_fns=[],
         score_metric_fns=list(score_metrics),
     )
-    room = batching.MaxLengths(12, 6)
-    return evaluation_task.EvaluationTask(name, examples, room, task, vocabulary)
+    max_lengths = batching.MaxLengths(12, 6)
+    return evaluation_task.EvaluationTask(name, examples, max_lengths, task, vocabulary)
 
 
 class FixedPredictions:
-    """In place of a Predictor."""
+    """A predictor that returns fixed texts."""
 
     def __init__(self, *texts):
         self.texts = list(texts)
@@ -58,7 +58,7 @@ class FixedPredictions:
 
 
 def evaluate_tasks(predictor, params, tasks, batch_size, folder, step=0, **settings):
-    """Metrics of an evaluation, which is written to `folder`."""
+    """Returns the metrics of an evaluation that is written to `folder`."""
     settings = {"after_step": step - 1, **settings}
     with evaluator.Evaluator(predictor, tasks, batch_size, folder, **settings) as evaluation:
         return evaluation.evaluate(params, step)
@@ -74,7 +74,7 @@ def predictor(loaded):
     return predictor_lib.Predictor(loaded)
 
 
-def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, predictor, tmp_path):
+def test_score_metrics_receive_log_likelihoods_of_targets(loaded, predictor, tmp_path):
     seen = []
 
     def rank(targets, scores):
@@ -82,9 +82,9 @@ def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, predict
         return {"rank": seqio.metrics.Scalar(2.5)}
 
     task = task_of(loaded.vocabulary, score_metrics=[rank])
-    ((name, found),) = evaluate_tasks(predictor, loaded.params, [task], 4, tmp_path).items()
+    ((name, results),) = evaluate_tasks(predictor, loaded.params, [task], 4, tmp_path).items()
     (targets, scores) = seen[0]
-    assert (name, found["rank"], targets) == ("films", 2.5, ["good", "bad", "bad"])
+    assert (name, results["rank"], targets) == ("films", 2.5, ["good", "bad", "bad"])
     assert len(scores) == 3 and max(scores) < 0
     ((which, batch),) = task.batches(4, loaded.soft_tokens)
     with partitioning.use(loaded.mesh):
@@ -92,7 +92,7 @@ def test_metrics_of_scores_get_the_log_likelihood_of_the_targets(loaded, predict
     np.testing.assert_allclose(np.array(scores)[which], expected[:3], rtol=1e-5)
 
 
-def test_nothing_is_decoded_where_only_scores_matter(loaded, tmp_path, caplog):
+def test_score_metrics_alone_need_no_decoding(loaded, tmp_path, caplog):
     class Scores(predictor_lib.Predictor):
         def decode_batch(self, *_):
             raise AssertionError("decodes")
@@ -106,7 +106,7 @@ def test_nothing_is_decoded_where_only_scores_matter(loaded, tmp_path, caplog):
     assert "every prediction" not in caplog.text
 
 
-def test_predictions_are_written_beside_their_inputs(vocabulary, tmp_path):
+def test_predictions_are_written_with_their_inputs(vocabulary, tmp_path):
     task, other = task_of(vocabulary), task_of(vocabulary, ROWS[:1], name="other")
     fixed = FixedPredictions("good", "bad", "good")
     results = evaluate_tasks(fixed, None, [task, other], 2, tmp_path, step=7)
@@ -120,19 +120,17 @@ def test_predictions_are_written_beside_their_inputs(vocabulary, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answers", "rows", "warns"),
+    ("predictions", "rows", "warns"),
     [
         (("bad",) * 3, ROWS, True),
         (("good", "bad", "bad"), ROWS, False),
-        (("bad",) * 2, ROWS[1:], False),  # there is one right answer
+        (("bad",) * 2, ROWS[1:], False),  # Only one distinct target.
         (("good",), ROWS[:1], False),
     ],
 )
-def test_warns_where_every_prediction_is_the_same(
-    vocabulary, caplog, tmp_path, answers, rows, warns
-):
+def test_warns_if_all_predictions_are_equal(vocabulary, caplog, tmp_path, predictions, rows, warns):
     task = task_of(vocabulary, rows)
-    evaluate_tasks(FixedPredictions(*answers), None, [task], 2, tmp_path)
+    evaluate_tasks(FixedPredictions(*predictions), None, [task], 2, tmp_path)
     assert ("films: every prediction is 'bad' (3 examples)" in caplog.text) == warns
     assert any(record.levelname == "WARNING" for record in caplog.records) == warns
 
@@ -147,15 +145,15 @@ def test_each_task_is_logged(vocabulary, tmp_path, caplog):
             caplog.at_level("INFO"),
         ):
             for step in steps:
-                found = evaluation.evaluate(None, step)
-    assert found == {"films": {"accuracy": 100.0}, "other": {"accuracy": 50.0}}
+                results = evaluation.evaluate(None, step)
+    assert results == {"films": {"accuracy": 100.0}, "other": {"accuracy": 50.0}}
     lines = (tmp_path / "other-metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
     assert "step 3  films: accuracy 100.00" in caplog.text
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"films", "other"}
 
 
-def test_samples_of_text_are_for_tensorboard_only(vocabulary, tmp_path, caplog):
+def test_text_samples_are_logged_to_tensorboard_only(vocabulary, tmp_path, caplog):
     task = task_of(vocabulary)
     task.task.predict_metric_fns.append(lambda targets, predictions: {"sample": "one\ntwo"})
     fixed = FixedPredictions("good", "bad", "bad")
@@ -166,7 +164,7 @@ def test_samples_of_text_are_for_tensorboard_only(vocabulary, tmp_path, caplog):
     assert b"one\n\ntwo" in next((tmp_path / "films").iterdir()).read_bytes()
 
 
-def test_scores_and_the_number_of_written_predictions(loaded, predictor, tmp_path):
+def test_written_examples_limits_the_written_predictions(loaded, predictor, tmp_path):
     task = task_of(loaded.vocabulary, score_metrics=[lambda targets, scores: {}])
     settings = {"step": 3, "written_examples": 2}
     evaluate_tasks(predictor, loaded.params, [task], 4, tmp_path, **settings)
@@ -175,10 +173,15 @@ def test_scores_and_the_number_of_written_predictions(loaded, predictor, tmp_pat
     assert all(line["score"] < 0 for line in lines)
 
 
-def test_losses_are_logged_beside_the_predictions(loaded, predictor, tmp_path):
+def test_losses_are_logged_in_their_folder(loaded, predictor, tmp_path):
     task = task_of(loaded.vocabulary, 3 * ROWS)
     with evaluator.Evaluator(
-        predictor, [task], 2, tmp_path / "answers", after_step=0, losses=(tmp_path / "losses", 3)
+        predictor,
+        [task],
+        2,
+        tmp_path / "predictions",
+        after_step=0,
+        losses=(tmp_path / "losses", 3),
     ) as evaluation:
         evaluation.evaluate(loaded.params, 5)
     (line,) = read_lines(tmp_path / "losses" / "films-metrics.jsonl")
@@ -192,7 +195,7 @@ def test_losses_are_logged_beside_the_predictions(loaded, predictor, tmp_path):
     assert line["loss_per_nonpadding_target_token"] == pytest.approx(total / tokens, rel=1e-5)
     assert line["loss"] == pytest.approx(total / 3, rel=1e-5)
     assert (tmp_path / "losses" / "films").is_dir()
-    assert [x["step"] for x in read_lines(tmp_path / "answers" / "films-metrics.jsonl")] == [5]
+    assert [x["step"] for x in read_lines(tmp_path / "predictions" / "films-metrics.jsonl")] == [5]
 
 
 def read_lines(path):
@@ -201,7 +204,7 @@ def read_lines(path):
 
 @pytest.fixture
 def evaluate(tiny, tiny_job, tmp_path):
-    """Evaluates prompts on ten examples; gives back what `evaluate` returns."""
+    """Returns a function that runs `evaluate` on ten examples."""
     dataset = pipeline.DatasetConfig(
         sources.TaskSource(eval_file=str(tiny_job.folder / "eval.tsv")),
         {"inputs": 40, "targets": 8},
@@ -234,9 +237,9 @@ def test_evaluate_writes_metrics_and_predictions(evaluate, tiny_job, tmp_path, c
     folder = tmp_path / "out" / "inference_eval"
     assert results.keys() == {"eval"} and results["eval"].keys() == {"accuracy"}
     assert read_lines(folder / "eval-metrics.jsonl") == [{"step": 1000, **results["eval"]}]
-    answers = read_lines(folder / "eval-001000.jsonl")
+    predictions = read_lines(folder / "eval-001000.jsonl")
     rows = (tiny_job.folder / "eval.tsv").read_text().splitlines()[1:11]
-    assert ["\t".join(list(answer.values())[:2]) for answer in answers] == rows
+    assert ["\t".join(list(answer.values())[:2]) for answer in predictions] == rows
     assert (tmp_path / "out" / "config.gin").read_text() == "A = 1\n"
     shown = capsys.readouterr().out
     assert "1000" in shown and "majority class: 60.00 %" in shown
@@ -245,28 +248,28 @@ def test_evaluate_writes_metrics_and_predictions(evaluate, tiny_job, tmp_path, c
 
 @pytest.fixture(scope="module")
 def read_once(tiny):
-    """The model, on which Reader looks for the prompt only."""
+    """The tiny model, loaded once for the module."""
     return state.load_model(tiny.model, tiny.vocabulary, checkpoint=tiny.checkpoint)
 
 
 def predicting(monkeypatch, loaded):
-    """Predicts with the first number of the prompt; the prompts that are asked."""
-    asked = []
+    """Makes the first value of a prompt its number of correct predictions; returns these values."""
+    evaluated = []
     monkeypatch.setattr(state, "load_model", lambda *_, **__: loaded)
 
     def predict(self, task, batch_size, **_):
-        asked.append(float(self.loaded.params["encoder"]["prompt"]["prompt"][0, 0]))
+        evaluated.append(float(self.loaded.params["encoder"]["prompt"]["prompt"][0, 0]))
         return [
-            predictor_lib.Prediction([task.text(example, "targets") if i < asked[-1] else ""])
+            predictor_lib.Prediction([task.text(example, "targets") if i < evaluated[-1] else ""])
             for i, example in enumerate(task.examples)
         ]
 
     monkeypatch.setattr(predictor_lib.Predictor, "predict", predict)
-    return asked
+    return evaluated
 
 
-def test_several_prompts_are_evaluated_once(evaluate, read_once, tmp_path, monkeypatch, capsys):
-    asked = predicting(monkeypatch, read_once)
+def test_evaluated_prompts_are_skipped(evaluate, read_once, tmp_path, monkeypatch, capsys):
+    evaluated = predicting(monkeypatch, read_once)
     paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5, 7)]
     for path, right in zip(paths, (2, 9, 4), strict=True):
         prompt_files.save(path, np.full((4, 16), right), {})
@@ -276,7 +279,7 @@ def test_several_prompts_are_evaluated_once(evaluate, read_once, tmp_path, monke
     assert record.read_text() == f"{paths[0]}\n{paths[1]}\n"
     capsys.readouterr()
     assert evaluate(paths) == {"eval": {"accuracy": 40.0}}
-    assert asked == [2.0, 9.0, 4.0]
+    assert evaluated == [2.0, 9.0, 4.0]
     assert [(x["step"], x["accuracy"]) for x in read_lines(metrics)] == [(3, 20), (5, 90), (7, 40)]
     assert [line.split() for line in capsys.readouterr().out.splitlines()[:4]] == [
         ["eval", "step", "accuracy"],
@@ -284,12 +287,12 @@ def test_several_prompts_are_evaluated_once(evaluate, read_once, tmp_path, monke
         ["5", "90.00"],
         ["7", "40.00"],
     ]
-    monkeypatch.setattr(state, "load_model", None)  # nothing is left to do
+    monkeypatch.setattr(state, "load_model", None)  # No prompt is pending.
     assert evaluate(paths) == {"eval": {"accuracy": 40.0}}
     monkeypatch.undo()
-    asked = predicting(monkeypatch, read_once)
-    evaluate(paths, config_text="A = 2\n")  # of other settings nothing is kept
-    assert asked == [2.0, 9.0, 4.0] and len(read_lines(metrics)) == 3
+    evaluated = predicting(monkeypatch, read_once)
+    evaluate(paths, config_text="A = 2\n")  # Other settings reset the record.
+    assert evaluated == [2.0, 9.0, 4.0] and len(read_lines(metrics)) == 3
 
 
 @pytest.mark.parametrize(
@@ -300,7 +303,7 @@ def test_several_prompts_are_evaluated_once(evaluate, read_once, tmp_path, monke
     ],
     ids=["card", "LABELS"],
 )
-def test_labels_are_restored(evaluate, read_once, tmp_path, monkeypatch, settings):
+def test_labels_are_restored_from_predictions(evaluate, read_once, tmp_path, monkeypatch, settings):
     """The vocabulary has neither capitals nor "_"."""
     ids = np.array([*read_once.vocabulary.encode("Good_One"), 1])
     monkeypatch.setattr(state, "load_model", lambda *_, **__: read_once)
@@ -316,16 +319,16 @@ def test_labels_are_restored(evaluate, read_once, tmp_path, monkeypatch, setting
 
 
 def test_prompts_with_other_labels_are_evaluated_again(evaluate, read_once, tmp_path, monkeypatch):
-    asked = predicting(monkeypatch, read_once)
+    evaluated = predicting(monkeypatch, read_once)
     paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5)]
     for path in paths:
         prompt_files.save(path, np.ones((4, 16)), {})
     for label, count in (("good", 2), ("good", 2), ("Good", 4)):
         evaluate(paths, labels={None: [label, "bad"]})
-        assert len(asked) == count
+        assert len(evaluated) == count
 
 
-def test_an_evaluation_below_the_majority_is_reported(
+def test_warns_of_accuracy_below_the_majority_class(
     evaluate, read_once, tmp_path, monkeypatch, caplog
 ):
     predicting(monkeypatch, read_once)
@@ -336,34 +339,34 @@ def test_an_evaluation_below_the_majority_is_reported(
     assert "eval: accuracy 40.00 % is not above 60.00 %" in caplog.text
 
 
-def test_an_evaluation_that_was_stopped_goes_on(evaluate, read_once, tmp_path, monkeypatch):
+def test_interrupted_evaluation_resumes(evaluate, read_once, tmp_path, monkeypatch):
     paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5, 7)]
     for path in paths:
         prompt_files.save(path, np.ones((4, 16)), {})
-    asked = predicting(monkeypatch, read_once)
+    evaluated = predicting(monkeypatch, read_once)
     with monkeypatch.context() as patch:
-        predict = stopping(predictor_lib.Predictor.predict, asked)
+        predict = stopping(predictor_lib.Predictor.predict, evaluated)
         patch.setattr(predictor_lib.Predictor, "predict", predict)
         with pytest.raises(KeyboardInterrupt):
             evaluate(paths)
     evaluate(paths)
-    assert len(asked) == 1 + 2
+    assert len(evaluated) == 1 + 2
     lines = read_lines(tmp_path / "out" / "inference_eval" / "eval-metrics.jsonl")
     assert [line["step"] for line in lines] == [3, 5, 7]
 
 
-def stopping(predict, asked):
-    """As Ctrl-C at the second prompt."""
+def stopping(predict, evaluated):
+    """Returns `predict` with a KeyboardInterrupt at the second prompt."""
 
     def stop(self, task, batch_size, **settings):
-        if asked:
+        if evaluated:
             raise KeyboardInterrupt
         return predict(self, task, batch_size, **settings)
 
     return stop
 
 
-def test_prompts_of_one_step_are_not_told_apart(evaluate, tmp_path):
+def test_prompts_with_equal_steps_are_refused(evaluate, tmp_path):
     paths = [tmp_path / name for name in ("a.npy", "b.npy")]
     for path in paths:
         prompt_files.save(path, np.ones((4, 16)), {"step": 3})
@@ -372,14 +375,14 @@ def test_prompts_of_one_step_are_not_told_apart(evaluate, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_each_of_several_prompts_is_of_the_same_place_and_base(
+def test_prompts_must_share_their_position_and_base_model(
     evaluate, read_once, tmp_path, monkeypatch, caplog
 ):
     paths = [tmp_path / f"prompt_{step}.npy" for step in (3, 5)]
-    for path, place, base in zip(paths, ("prefix", "suffix"), (None, "another"), strict=True):
-        prompt_files.save(path, np.ones((4, 16)), {"place": place, "base_model_digest": base})
+    for path, position, base in zip(paths, ("prefix", "suffix"), (None, "another"), strict=True):
+        prompt_files.save(path, np.ones((4, 16)), {"place": position, "base_model_digest": base})
     with monkeypatch.context() as patch:
-        patch.setattr(state, "load_model", None)  # nothing is loaded
+        patch.setattr(state, "load_model", None)  # Weights must not be loaded.
         with pytest.raises(ValueError, match="PROMPT_FILE lists prompts with different places"):
             evaluate(paths)
     prompt_files.save(

@@ -1,4 +1,4 @@
-"""A whole model leaves in each format and is the same model; what does not belong together is told."""
+"""Exported models equal their source in each format; mismatched settings are refused."""
 
 import dataclasses
 import shutil
@@ -33,14 +33,14 @@ def export(tiny, tmp_path):
 
 @pytest.fixture
 def finished(tiny, tmp_path):
-    """(patterns, settings) -> MODEL_DIR of a run on the tiny model, and its parameters."""
+    """Returns a function that saves a run of the tiny model: its MODEL_DIR and parameters."""
 
     def make(make_run, trainable, name="run"):
         loaded = state.load_model(tiny.model, tiny.vocabulary, checkpoint=tiny.checkpoint)
         tuning = make_run(loaded, folder=name, trainable=trainable)
-        moved = jax.tree.map(lambda x: x + 1.0, tuning.state.trainable)
+        changed = jax.tree.map(lambda x: x + 1.0, tuning.state.trainable)
         step = jnp.asarray(1003)
-        tuning.state = tuning.state._replace(step=step, trainable=moved)
+        tuning.state = tuning.state._replace(step=step, trainable=changed)
         tuning.save()
         return str(tuning.model_dir), params.flatten(jax.device_get(tuning.params()))
 
@@ -56,30 +56,30 @@ def read(folder, tiny, dtype="float32"):
 @pytest.mark.parametrize(
     ("name", "folder"), [("t5x", "checkpoint_1000"), ("huggingface", "model_1000")]
 )
-def test_a_base_leaves_in_each_format(export, tiny, tmp_path, name, folder, dtype):
-    found = export(export_format=name, dtype=dtype)
-    assert found == str(tmp_path / "out" / folder)
-    assert {"t5x": t5x, "huggingface": huggingface}[name].is_checkpoint(found)
-    assert base_model.read_step(found) == 1000
-    with base_model.opened(found) as stored:
+def test_base_model_is_exported_in_each_format(export, tiny, tmp_path, name, folder, dtype):
+    exported = export(export_format=name, dtype=dtype)
+    assert exported == str(tmp_path / "out" / folder)
+    assert {"t5x": t5x, "huggingface": huggingface}[name].is_checkpoint(exported)
+    assert base_model.read_step(exported) == 1000
+    with base_model.opened(exported) as stored:
         assert {str(leaf.dtype) for leaf in stored.values()} == {dtype}
     for path, array in params.flatten(tiny.base).items():
-        np.testing.assert_array_equal(read(found, tiny, dtype)[path], array.astype(dtype))
+        np.testing.assert_array_equal(read(exported, tiny, dtype)[path], array.astype(dtype))
     with pytest.raises(FileExistsError, match="EXPORT_DIR"):
         export(export_format=name)
 
 
-def test_trained_weights_stand_in_for_the_bases(export, finished, make_run, tiny):
+def test_trained_weights_replace_those_of_the_base(export, finished, make_run, tiny):
     folder, trained = finished(make_run, ("decoder/.*", ".*/prompt/.*"))
-    found = read(export(model_dir=folder), tiny)
-    assert found.keys() == params.flatten(tiny.base).keys()
-    for path, array in found.items():
+    exported = read(export(model_dir=folder), tiny)
+    assert exported.keys() == params.flatten(tiny.base).keys()
+    for path, array in exported.items():
         np.testing.assert_array_equal(array, trained[path])
-        moved = not np.array_equal(array, params.flatten(tiny.base)[path])
-        assert moved == path.startswith("decoder/"), path
+        changed = not np.array_equal(array, params.flatten(tiny.base)[path])
+        assert changed == path.startswith("decoder/"), path
 
 
-def test_a_run_of_all_weights_needs_no_base(export, finished, make_run, tiny):
+def test_fully_trained_model_needs_no_checkpoint(export, finished, make_run, tiny):
     folder, trained = finished(make_run, (".*",))
     result = export(model_dir=folder, checkpoint=None, export_format="huggingface")
     assert result.endswith("model_1003")
@@ -87,16 +87,14 @@ def test_a_run_of_all_weights_needs_no_base(export, finished, make_run, tiny):
         np.testing.assert_array_equal(array, trained[path])
 
 
-def test_of_a_prompt_the_base_is_exported_and_the_prompt_stays_apart(
-    export, finished, make_run, tiny
-):
+def test_export_of_a_prompt_run_contains_the_base_only(export, finished, make_run, tiny):
     folder, _ = finished(make_run, (".*/prompt/.*",))
-    found = read(export(model_dir=folder), tiny)
+    exported = read(export(model_dir=folder), tiny)
     for path, array in params.flatten(tiny.base).items():
-        np.testing.assert_array_equal(found[path], array)
+        np.testing.assert_array_equal(exported[path], array)
 
 
-def test_what_does_not_belong_together_is_told(export, finished, make_run, tiny, tmp_path):
+def test_mismatched_settings_are_refused(export, finished, make_run, tiny, tmp_path):
     folder, _ = finished(make_run, ("decoder/.*",))
     copy = shutil.copytree(tiny.checkpoint, tmp_path / "another")
     weights = safetensors.numpy.load_file(copy / "model.safetensors")
@@ -120,24 +118,22 @@ def test_what_does_not_belong_together_is_told(export, finished, make_run, tiny,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_copy_of_the_base_is_the_base(export, finished, make_run, tiny, tmp_path):
+def test_copied_checkpoint_is_the_same_base(export, finished, make_run, tiny, tmp_path):
     folder, trained = finished(make_run, ("decoder/.*",))
     copy = shutil.copytree(tiny.checkpoint, tmp_path / "copy")
-    found = read(export(model_dir=folder, checkpoint=str(copy)), tiny)
+    exported = read(export(model_dir=folder, checkpoint=str(copy)), tiny)
     path = "decoder/decoder_norm/scale"
-    np.testing.assert_array_equal(found[path], trained[path])
+    np.testing.assert_array_equal(exported[path], trained[path])
 
 
-def test_what_cannot_be_written_is_told_before_the_weights_are_read(
-    export, tiny, tmp_path, monkeypatch
-):
+def test_settings_are_checked_before_weights_are_read(export, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(base_model, "load", lambda *_: pytest.fail("the weights were read"))
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write to EXPORT_DIR .*file"):
         export(output_dir=str(tmp_path / "file" / "out"))
-    pieces = tmp_path / "with_sentinels.model"
-    pieces.write_bytes(b"pieces <extra_id_0>")
-    vocabulary = dataclasses.replace(tiny.vocabulary, path=str(pieces))
+    tokenizer = tmp_path / "with_sentinels.model"
+    tokenizer.write_bytes(b"tokenizer <extra_id_0>")
+    vocabulary = dataclasses.replace(tiny.vocabulary, path=str(tokenizer))
     with pytest.raises(ValueError, match="already contains the extra ids"):
         export(vocabulary=vocabulary, export_format="huggingface")
     config = dataclasses.replace(tiny.model.config, num_encoder_layers=0)
@@ -146,14 +142,14 @@ def test_what_cannot_be_written_is_told_before_the_weights_are_read(
         export(model=decoder, export_format="huggingface")
 
 
-def test_a_step_that_is_not_told_is_a_setting(export, tiny, tmp_path, monkeypatch):
+def test_checkpoint_without_a_step_requires_start_step(export, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(base_model, "read_step", lambda path: None)
     with pytest.raises(ValueError, match=r"does not contain its step.* expected START_STEP"):
         export()
     assert export(start_step=7).endswith("checkpoint_7")
 
 
-def test_a_run_of_another_size_is_told(export, finished, make_run, tiny):
+def test_run_of_another_model_size_is_refused(export, finished, make_run, tiny):
     folder, _ = finished(make_run, (".*",))
     config = dataclasses.replace(tiny.model.config, mlp_dim=32)
     wider = dataclasses.replace(tiny.model, config=config)
@@ -196,7 +192,7 @@ def test_logits_are_the_same_in_each_format(tiny, tmp_path, rng, is_tied, is_sca
             **settings,
         )
         read = base_model.read_config(folder)
-        if export_format == exporter.T5X:  # T5X scales tied logits, and no others.
+        if export_format == exporter.T5X:  # T5X scales only tied logits.
             read = dataclasses.replace(
                 config, logits_via_embedding=is_tied and is_scaled, scale_decoder_outputs=None
             )

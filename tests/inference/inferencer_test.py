@@ -1,4 +1,4 @@
-"""Answer files: in the input's order, whole, and gone on with where they were begun."""
+"""Prediction files: order, resumption, and comparison of their inputs."""
 
 import dataclasses
 import json
@@ -15,16 +15,16 @@ from prompt_tuning.inference import predictor as predictor_lib
 from prompt_tuning.methods import initializers
 from prompt_tuning.training import state
 
-# Two windows of two batches; inside each the shorter ones are answered first.
+# Two windows of two batches; shorter inputs come first within a window.
 TEXTS = ["film 00000", "film 1", "film 2", "film 30000", "film 444", "film 5", "film 666"]
-BATCH_OF_EACH = (2, 1, 1, 2, 3, 3, 4)
+BATCH_NUMBERS = (2, 1, 1, 2, 3, 3, 4)
 
 
 ADAPTER = {"prompt_initializer", "labels"}
 
 
 def make_config(tiny, **adapter):
-    """A config of the tiny model on 8 devices."""
+    """Returns a config of the tiny model on 8 devices."""
     adapter = {"prompt_initializer": initializers.SampledVocabulary(), **adapter}
     return predictor_config.PredictorConfig(
         tiny.model, tiny.vocabulary, tiny.checkpoint, num_partitions=8, **adapter
@@ -32,10 +32,10 @@ def make_config(tiny, **adapter):
 
 
 class Echo(predictor_lib.Predictor):
-    """Predicts 1 ... N for each row, marked with the batch's number."""
+    """Predicts the batch number and 1 ... N for each row."""
 
     decodes = 1
-    batches: list[int]  # that were asked for
+    batches: list[int]  # Indices of the decoded batches.
 
     def __init__(self, loaded, seed=0):
         self.loaded = loaded
@@ -57,7 +57,7 @@ class Echo(predictor_lib.Predictor):
 
 @pytest.fixture(scope="module")
 def loaded(tiny):
-    """The model, which Echo does not run."""
+    """The tiny model; Echo does not run it."""
     return state.load_model(
         tiny.model, tiny.vocabulary, checkpoint=tiny.checkpoint, num_partitions=8
     )
@@ -65,14 +65,14 @@ def loaded(tiny):
 
 @pytest.fixture
 def infer(tiny, loaded, tmp_path, monkeypatch):
-    """Answers TEXTS in batches of 8 / NUM_PARTITIONS rows and gives back the file."""
+    """Returns a function that predicts TEXTS in batches of two and returns the file."""
     monkeypatch.setattr(state, "load_model", lambda *_, **__: loaded)
     monkeypatch.setattr(predictor_lib, "Predictor", Echo)
     monkeypatch.setattr(evaluation_task, "WINDOW", 2)
-    asked = tmp_path / "asked.jsonl"
-    asked.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    inputs_file = tmp_path / "asked.jsonl"
+    inputs_file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     dataset = pipeline.DatasetConfig(
-        sources.TaskSource(infer_file=str(asked)), {"inputs": 20, "targets": 4}, "infer", 2
+        sources.TaskSource(infer_file=str(inputs_file)), {"inputs": 20, "targets": 4}, "infer", 2
     )
 
     def run(config_text="A = 1\n", **settings):
@@ -93,7 +93,7 @@ def infer(tiny, loaded, tmp_path, monkeypatch):
 def expected():
     return [
         {"inputs": {"inputs_pretokenized": text}, "prediction": f"{batch}1"}
-        for text, batch in zip(TEXTS, BATCH_OF_EACH, strict=True)
+        for text, batch in zip(TEXTS, BATCH_NUMBERS, strict=True)
     ]
 
 
@@ -101,7 +101,7 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_line_for_each_input_in_order(infer):
+def test_writes_one_line_per_input_in_order(infer):
     path = infer()
     assert lines(path) == expected()
     assert sorted(p.name for p in path.parent.iterdir()) == [
@@ -112,7 +112,7 @@ def test_a_line_for_each_input_in_order(infer):
     ]
 
 
-def test_rows_without_text_are_answered_and_blank_lines_are_none(infer, tmp_path):
+def test_empty_texts_are_predicted_and_blank_lines_skipped(infer, tmp_path):
     texts = [*TEXTS[:3], "", *TEXTS[4:]]
     rows = [json.dumps({"text": text or None}) + "\n" for text in texts]
     (tmp_path / "asked.jsonl").write_text("\n".join(rows))
@@ -120,7 +120,7 @@ def test_rows_without_text_are_answered_and_blank_lines_are_none(infer, tmp_path
 
 
 @pytest.mark.parametrize("decodes", [1, 2])
-def test_scores_and_several_decodes(infer, monkeypatch, decodes):
+def test_aux_has_scores_and_all_decodes(infer, monkeypatch, decodes):
     monkeypatch.setattr(Echo, "decodes", decodes)
     path = infer(mode="predict_with_aux")
     assert path.name == "asked-predict_with_aux.jsonl-00000-of-00001"
@@ -138,36 +138,38 @@ def test_targets_are_scored(tiny, tiny_job, tmp_path):
         sources.TaskSource(eval_file=str(path)), {"inputs": 20, "targets": 9}, "validation", 2
     )
     settings = {"config": make_config(tiny), "mode": "score"}
-    (found,) = inferencer.infer(dataset=dataset, output_dir=str(tmp_path / "out"), **settings)
-    assert found.endswith("asked-score.jsonl-00000-of-00001")
-    first, second = lines(pathlib.Path(found))
+    (predictions,) = inferencer.infer(dataset=dataset, output_dir=str(tmp_path / "out"), **settings)
+    assert predictions.endswith("asked-score.jsonl-00000-of-00001")
+    first, second = lines(pathlib.Path(predictions))
     assert first["inputs"] == {
         "inputs_pretokenized": "she saw the film .",
         "targets_pretokenized": "good",
     }
     assert second["score"] < first["score"] < 0 and first.keys() == {"inputs", "score"}
-    asked = dataclasses.replace(
+    without_targets = dataclasses.replace(
         dataset,
         source=sources.TaskSource(infer_file=str(tiny_job.folder / "infer.jsonl")),
         split="infer",
     )
     with pytest.raises(ValueError, match=r"MODE='score' scores targets.*Set SPLIT"):
-        inferencer.infer(dataset=asked, output_dir=str(tmp_path / "none"), **settings)
+        inferencer.infer(dataset=without_targets, output_dir=str(tmp_path / "none"), **settings)
     assert not (tmp_path / "none").exists()
 
 
-def test_an_empty_input_is_told_too(infer, monkeypatch):
+def test_empty_inputs_are_written(infer, monkeypatch):
     monkeypatch.setattr(evaluation_task.EvaluationTask, "text", lambda *_: "")
     assert [line["inputs"] for line in lines(infer())] == [{"inputs_pretokenized": ""}] * 7
 
 
-def test_shards_answer_a_part_each(infer):
+def test_shards_partition_the_inputs(infer):
     paths = [infer(f"NUM_SHARDS = 3\nSHARD_ID = {i}\n", num_shards=3, shard_id=i) for i in range(3)]
     assert [path.name for path in paths] == [
         f"asked-predict.jsonl-{i:05d}-of-00003" for i in range(3)
     ]
-    found = [[line["inputs"]["inputs_pretokenized"] for line in lines(path)] for path in paths]
-    assert found == [TEXTS[i::3] for i in range(3)]
+    predictions = [
+        [line["inputs"]["inputs_pretokenized"] for line in lines(path)] for path in paths
+    ]
+    assert predictions == [TEXTS[i::3] for i in range(3)]
     assert infer("NUM_SHARDS = 3\nSHARD_ID = 1\n", num_shards=3, shard_id=1) == paths[1]
     assert Echo.batches == []
 
@@ -188,7 +190,7 @@ def test_modes_and_shards_are_checked(infer, settings, part):
 
 
 @pytest.mark.parametrize(
-    ("kept", "torn", "asked"),
+    ("kept", "torn", "batches"),
     [
         (0, "", [0, 1, 2, 3]),
         (3, "", [0, 1, 2, 3]),
@@ -197,38 +199,38 @@ def test_modes_and_shards_are_checked(infer, settings, part):
         (4, "", [2, 3]),
     ],
 )
-def test_a_file_that_was_begun_is_gone_on_with(infer, kept, torn, asked):
-    whole = infer()
-    text = whole.read_text()
-    whole.unlink()
-    partial = whole.with_name(f"{whole.name}.partial")
+def test_partial_file_resumes_after_its_last_complete_window(infer, kept, torn, batches):
+    complete = infer()
+    text = complete.read_text()
+    complete.unlink()
+    partial = complete.with_name(f"{complete.name}.partial")
     partial.write_text("".join(text.splitlines(keepends=True)[:kept]) + torn)
     assert infer().read_text() == text
-    # Answered again: whole windows, since a batch's randomness follows its number.
-    assert Echo.batches == asked
+    # Complete windows are predicted again, because the seed depends on the batch index.
+    assert Echo.batches == batches
     assert not partial.exists()
 
 
-def test_what_is_whole_is_kept_where_it_is(infer):
-    """A file of a GB is not written anew each time; what is on it is not looked at either."""
+def test_resume_appends_to_the_partial_file(infer):
+    """Large files are not rewritten, and complete windows are not read."""
     path = infer()
-    whole = path.read_bytes().splitlines(keepends=True)
+    complete = path.read_bytes().splitlines(keepends=True)
     partial = path.with_name(f"{path.name}.partial")
     path.unlink()
-    partial.write_bytes(b"kept\n" * 4 + b"".join(whole[4:6]) + whole[6][:-3])
+    partial.write_bytes(b"kept\n" * 4 + b"".join(complete[4:6]) + complete[6][:-3])
     kept = partial.stat().st_ino
-    assert infer().read_bytes() == b"kept\n" * 4 + b"".join(whole[4:])
+    assert infer().read_bytes() == b"kept\n" * 4 + b"".join(complete[4:])
     assert path.stat().st_ino == kept
 
 
-def test_a_whole_file_is_left_alone(infer):
+def test_complete_file_is_kept(infer):
     path = infer()
     path.write_text("mine\n")
     assert infer().read_text() == "mine\n"
     assert Echo.batches == []
 
 
-def test_what_is_answered_is_written_before_the_end(infer, monkeypatch):
+def test_interrupted_run_keeps_complete_windows(infer, monkeypatch):
     decode_batch = Echo.decode_batch
 
     def stopping(self, batch, max_length, index=0):
@@ -245,7 +247,7 @@ def test_what_is_answered_is_written_before_the_end(infer, monkeypatch):
 
 
 @pytest.mark.parametrize("suffix", ["", ".partial"])
-def test_answers_of_other_settings_are_not_mixed(infer, suffix):
+def test_predictions_of_other_settings_are_refused(infer, suffix):
     path = infer()
     path.rename(path.with_name(path.name + suffix))
     with pytest.raises(ValueError, match=r"(?s)of other inputs.*A: 1 -> 2\n.*another INFER_OUT"):
@@ -256,14 +258,16 @@ def test_answers_of_other_settings_are_not_mixed(infer, suffix):
 
 @pytest.mark.parametrize("suffix", ["", ".partial"])
 @pytest.mark.parametrize("changed", ["INFER_FILE", "PROMPT_FILE", "INITIAL_CHECKPOINT_PATH"])
-def test_answers_of_other_inputs_are_not_mixed(infer, tmp_path, suffix, changed, monkeypatch):
+def test_predictions_of_other_inputs_are_refused(infer, tmp_path, suffix, changed, monkeypatch):
     prompt = initializers.FromArray(np.ones((4, 16)))
     path = infer(prompt_initializer=prompt)
     kept = path.read_bytes()
     path.rename(path.with_name(path.name + suffix))
     if changed == "INFER_FILE":
-        asked = tmp_path / "asked.jsonl"
-        asked.write_text(asked.read_text().replace("444", "445"))  # a name and size as before
+        inputs_file = tmp_path / "asked.jsonl"
+        inputs_file.write_text(
+            inputs_file.read_text().replace("444", "445")
+        )  # The name and size do not change.
     elif changed == "PROMPT_FILE":
         prompt = initializers.FromArray(np.full((4, 16), 2.0))
     else:
@@ -280,8 +284,8 @@ def test_answers_of_other_inputs_are_not_mixed(infer, tmp_path, suffix, changed,
 
 
 def test_an_interrupted_command_resumes_with_the_same_inputs_only(tiny_job, tmp_path, monkeypatch):
-    """By command, in three windows of 8 rows, of which the first is written."""
-    asked, prompt, predict = (
+    """By command, with three windows of 8 rows, interrupted after the first."""
+    inputs_file, prompt, predict = (
         tmp_path / "asked.jsonl",
         tmp_path / "p.npy",
         predictor_lib.Predictor.decode_batch,
@@ -290,13 +294,13 @@ def test_an_interrupted_command_resumes_with_the_same_inputs_only(tiny_job, tmp_
     monkeypatch.setattr(evaluation_task, "WINDOW", 1)
 
     def write(path, content):
-        if path == asked:
+        if path == inputs_file:
             path.write_text(content)
         else:
             prompt_files.save(path, np.full((4, 16), content), {})
 
     def infer(name):
-        settings = {"INFER_FILE": asked, "PROMPT_FILE": prompt, "BATCH_SIZE": 8}
+        settings = {"INFER_FILE": inputs_file, "PROMPT_FILE": prompt, "BATCH_SIZE": 8}
         (path,) = cli.run(tiny_job.command("infer", INFER_OUTPUT_DIR=tmp_path / name, **settings))
         return pathlib.Path(path).read_bytes()
 
@@ -305,7 +309,7 @@ def test_an_interrupted_command_resumes_with_the_same_inputs_only(tiny_job, tmp_
             raise KeyboardInterrupt
         return predict(predictor, batch, max_length, index)
 
-    write(asked, rows)
+    write(inputs_file, rows)
     write(prompt, 1.0)
     uninterrupted = infer("uninterrupted")
     with monkeypatch.context() as patch:
@@ -316,11 +320,11 @@ def test_an_interrupted_command_resumes_with_the_same_inputs_only(tiny_job, tmp_
     begun = partial.read_bytes()
     assert begun and uninterrupted.startswith(begun)
     for path, other, same in (
-        (asked, rows.replace("the", "a"), rows),
+        (inputs_file, rows.replace("the", "a"), rows),
         (prompt, 2.0, 1.0),
     ):
         write(path, other)
-        name = "INFER_FILE" if path == asked else "PROMPT_FILE"
+        name = "INFER_FILE" if path == inputs_file else "PROMPT_FILE"
         with pytest.raises(
             ValueError,
             match=rf"{name}: .* \(content \w+ -> \w+\)\nExpected the same inputs. Delete it, or",
@@ -331,7 +335,7 @@ def test_an_interrupted_command_resumes_with_the_same_inputs_only(tiny_job, tmp_
     assert infer("out") == uninterrupted
 
 
-def test_answers_with_other_labels_of_the_card_are_not_mixed(infer):
+def test_predictions_with_other_labels_are_refused(infer):
     path = infer(labels={None: ["good", "bad"]})
     expected = (
         r"labels of PROMPT_FILE: \['bad', 'good'\] -> \['Good', 'bad'\]\nExpected .* Delete it"
@@ -343,7 +347,7 @@ def test_answers_with_other_labels_of_the_card_are_not_mixed(infer):
         infer(labels={"a": ["good"]})
 
 
-def test_answers_without_a_record_are_not_taken_for_these(infer):
+def test_predictions_without_a_record_are_refused(infer):
     path = infer()
     path.with_name(f"{path.name}.settings.json").unlink()
     with pytest.raises(
@@ -352,13 +356,13 @@ def test_answers_without_a_record_are_not_taken_for_these(infer):
         infer()
 
 
-def test_a_file_that_moved_has_the_same_answers(infer, tmp_path):
+def test_paths_do_not_affect_recorded_settings(infer, tmp_path):
     path = infer("INFER_FILE = 'a'\nNUM_PARTITIONS = 8\nTRAIN_FILE = 'a'\nINFER_OUTPUT_DIR = 'a'\n")
     path.write_text("mine\n")
     assert infer("INFER_FILE = 'b'\nNUM_PARTITIONS = 1\n").read_text() == "mine\n"
 
 
-def test_a_file_that_changes_while_it_is_opened_is_an_error(infer, tmp_path, monkeypatch):
+def test_file_that_changes_while_it_is_read_is_an_error(infer, tmp_path, monkeypatch):
     tasks = pipeline.evaluation_tasks
 
     def changing(*arguments, **settings):
@@ -371,7 +375,7 @@ def test_a_file_that_changes_while_it_is_opened_is_an_error(infer, tmp_path, mon
     assert not (tmp_path / "out").exists()
 
 
-def test_without_lengths_nobody_knows_how_long_answers_are(tiny, tmp_path):
+def test_task_feature_lengths_are_required(tiny, tmp_path):
     dataset = pipeline.DatasetConfig(sources.TaskSource(infer_file="a.jsonl"), None, "infer", 8)
     with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS is None; expected"):
         inferencer.infer(
@@ -379,16 +383,20 @@ def test_without_lengths_nobody_knows_how_long_answers_are(tiny, tmp_path):
         )
 
 
-def test_the_labels_of_the_card_are_restored(infer, caplog):
-    """The vocabulary writes full-width digits as others."""
+def test_labels_of_the_card_are_restored(infer, caplog):
+    """The vocabulary normalizes full-width digits."""
     caplog.set_level("INFO")
     path = infer(labels={None: ["\uff11\uff11", "good"]})
-    found = [json.loads(line)["prediction"] for line in path.read_text().splitlines()]
-    assert found == ["\uff11\uff11" if each == 1 else f"{each}1" for each in BATCH_OF_EACH]
+    predictions = [json.loads(line)["prediction"] for line in path.read_text().splitlines()]
+    assert predictions == [
+        "\uff11\uff11" if number == 1 else f"{number}1" for number in BATCH_NUMBERS
+    ]
     assert "predictions are mapped back to the labels" in caplog.text
 
 
-def test_predictions_at_the_maximum_length_are_reported(infer, caplog):
+def test_warns_of_truncated_predictions(infer, caplog):
     infer()
-    told = "asked: 7 of 7 predictions are truncated: they reach the maximum length, TASK_FEATURE_"
-    assert told in caplog.text
+    message = (
+        "asked: 7 of 7 predictions are truncated: they reach the maximum length, TASK_FEATURE_"
+    )
+    assert message in caplog.text
