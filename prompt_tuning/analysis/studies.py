@@ -370,7 +370,7 @@ def _check(grid: Study, difference: tuple[str, str] | None) -> None:
             f"STUDY_DIFFERENCE has {sorted(unknown)}; expected names of STUDY_VARIANTS, "
             f"{list(grid.variants)}. Correct STUDY_DIFFERENCE."
         )
-    counts.check("STUDY_ENSEMBLE", grid.members, 0)
+    counts.validate_int("STUDY_ENSEMBLE", grid.members, 0)
     if grid.members == 1 or (grid.members and grid.evaluations):
         raise ValueError(
             f"STUDY_ENSEMBLE is {grid.members}, and STUDY_EVALUATIONS is {grid.evaluations}; "

@@ -312,7 +312,7 @@ class Model:
         if not prompts:
             return predictor
         initializer = prompt_lib.as_initializer(prompts, self._loaded.digest)
-        return predictor.with_params(state.with_added(predictor.loaded, initializer).params)
+        return predictor.with_params(state.with_adapter(predictor.loaded, initializer).params)
 
     def _make_predictor(self, method: base.Method, decoder: Decoder) -> predictor_lib.Predictor:
         model = dataclasses.replace(self._loaded.model, method=method, decoder=decoder)

@@ -21,7 +21,7 @@ from prompt_tuning.data.text import labels
 from prompt_tuning.data.tokenizers import vocabulary_checks
 from prompt_tuning.methods import initializers
 from prompt_tuning.methods import prompt as prompt_method
-from prompt_tuning.training import nan_guard, state, tuner
+from prompt_tuning.training import example_trainer, nan_guard, state
 from prompt_tuning.training import settings as settings_lib
 
 # Where a checkpoint does not say its step: those of public T5s are 1,000,000 to 1,100,000.
@@ -139,8 +139,8 @@ def tune(
         weights_dtype=config.weights_dtype,
     )
     with _folder(model_dir) as folder:
-        file = tuner.tune(
-            state.with_added(base, start, seed),
+        file = example_trainer.train(
+            state.with_adapter(base, start, seed),
             tokenized,
             dataset,
             labels=tuple(found),
@@ -179,7 +179,7 @@ def _folder(model_dir: epath.PathLike | None) -> Iterator[epath.PathLike]:
     try:
         yield folder
     except Exception:
-        if not nan_guard.kept(folder):
+        if not nan_guard.saved_batches(folder):
             shutil.rmtree(folder)
         raise
     shutil.rmtree(folder)

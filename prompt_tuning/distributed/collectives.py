@@ -1,4 +1,4 @@
-"""The collectives of a compiled program: what its devices exchange, read from XLA's text of it."""
+"""The collectives of a compiled program, parsed from its HLO text."""
 
 import dataclasses
 import functools
@@ -29,14 +29,14 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
 class HloArray(NamedTuple):
-    """An array as XLA writes it: f32[4,612,1024]."""
+    """An array in HLO: f32[4,612,1024]."""
 
     dtype: str
     shape: Shape
 
     @property
     def bytes(self) -> int:
-        """Its size."""
+        """Size in bytes."""
         bits = 8 if self.dtype == "pred" else int(re.search(r"\d+", self.dtype)[0])
         return math.prod(self.shape) * bits // 8
 
@@ -46,15 +46,14 @@ class HloArray(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One exchange between the devices of a group.
+    """One collective of the devices of a group.
 
     Attributes:
       kind: "all-reduce", "all-gather", ...
-      axis: of the mesh that the group lies along: "data", "model" or "data+model".
-      arrays: each whole on one device: what is reduced or sent, or what a gather gives.
-      times: it happens in one run of the program. In a loop whose length the compiler
-        does not know, once.
-      source: the operation of the JAX program that it comes from.
+      axis: mesh axis of the group: "data", "model" or "data+model".
+      arrays: complete arrays on one device: operands, or the results of a gather.
+      times: executions per run of the program; a loop of unknown length counts once.
+      source: operation of the JAX program.
     """
 
     kind: str
@@ -65,42 +64,42 @@ class Collective:
 
     @property
     def bytes(self) -> int:
-        """Of its arrays, each time together. What crosses a link is up to the algorithm."""
+        """Bytes of its arrays in all executions; traffic per link depends on the algorithm."""
         return self.times * sum(array.bytes for array in self.arrays)
 
     @property
     def largest(self) -> HloArray:
-        """The largest of its arrays."""
+        """The largest array."""
         return max(self.arrays, key=lambda array: array.bytes)
 
 
 def read(compiled: jax.stages.Compiled, mesh: Mesh) -> list[Collective]:
-    """The collectives of a program that was compiled for `mesh` (data × model).
+    """Returns the collectives of a program that was compiled for `mesh` (data × model).
 
     Raises:
-      ValueError: the text names groups of devices in a way that is not known here.
+      ValueError: the format of the device groups is unknown.
     """
     lines, entry = _computations(compiled.as_text())
 
     @functools.cache
     def within(name: str) -> tuple[Collective, ...]:
-        found = []
+        result = []
         for line in lines.get(name, ()):
             trips = _TRIPS.search(line)
             times = int(trips[1]) if trips else 1
             for called in _CALLED.findall(line):
-                for each in re.findall(r"[\w.-]+", called):
-                    inner = within(each)
-                    found += [dataclasses.replace(c, times=times * c.times) for c in inner]
+                for callee in re.findall(r"[\w.-]+", called):
+                    inner = within(callee)
+                    result += [dataclasses.replace(c, times=times * c.times) for c in inner]
             if match := _COLLECTIVE.search(line):
-                found += _collective(match, line, mesh)
-        return tuple(found)
+                result += _collective(match, line, mesh)
+        return tuple(result)
 
     return list(within(entry))
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation by its name, and the name of the first to run."""
+    """Returns the lines of the computations by name, and the name of the entry computation."""
     lines: dict[str, list[str]] = {}
     entry = name = ""
     for line in text.splitlines():
@@ -115,11 +114,11 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 def _collective(match: re.Match, line: str, mesh: Mesh) -> Iterator[Collective]:
     groups = _groups(line, mesh.size)
     if groups.shape[1] < 2:
-        return  # each device with itself
+        return  # groups of one device
     arrays = [
         HloArray(dtype, tuple(_numbers(shape))) for dtype, shape in _ARRAY.findall(match["result"])
     ]
-    # A started one gives what goes in, then what comes out, then perhaps marks.
+    # The result of a -start operation is (operands, results, perhaps contexts).
     if match["start"] and match["kind"] == "collective-permute":
         arrays = arrays[1:2]
     elif match["start"] and match["kind"] == "all-gather":
@@ -138,16 +137,18 @@ def _collective(match: re.Match, line: str, mesh: Mesh) -> Iterator[Collective]:
 
 
 def _axis(groups: np.ndarray, mesh: Mesh) -> str:
-    """Which coordinates differ within a group; devices are numbered row by row."""
+    """Returns the mesh axes along which a group extends; device ids are in row-major order."""
     coordinates = np.divmod(groups, mesh.shape[partitioning.MODEL])
     names = (partitioning.DATA, partitioning.MODEL)
     return "+".join(
-        name for name, each in zip(names, coordinates, strict=True) if (each != each[:, :1]).any()
+        name
+        for name, index in zip(names, coordinates, strict=True)
+        if (index != index[:, :1]).any()
     )
 
 
 def _groups(line: str, devices: int) -> np.ndarray:
-    """The groups of a collective's line, [groups, devices of a group]."""
+    """Parses the groups of a collective, [groups, devices per group]."""
     if match := re.search(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}", line):
         rows = [_numbers(row) for row in re.findall(r"\{([\d,]+)\}", match[1])]
         return np.array(rows or [range(devices)], int)
@@ -166,56 +167,56 @@ def _numbers(text: str) -> list[int]:
 
 
 def _iota(shape: str, order: str | None) -> np.ndarray:
-    """All devices in the order that [2,4]T(1,0) means: numbered as 2 × 4, then transposed."""
+    """Returns the device ids of an iota such as [2,4]T(1,0): a 2 × 4 range, transposed."""
     ids = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
     return ids.transpose(_numbers(order)) if order else ids
 
 
 def _mesh_groups(mesh: str, ids: np.ndarray, along: str) -> np.ndarray:
-    """The groups along 'a','b' of a mesh 'a'=2,'b'=8; of 'b':(2)4, a part of b, as if b were 2 × 4."""
-    sizes, moved = [], []
+    """Returns the groups along axes 'a','b' of a mesh 'a'=2,'b'=8; 'b':(2)4 splits b into 2 × 4."""
+    sizes, group_axes = [], []
     for name, size in re.findall(r"'([^']+)'=(\d+)", mesh):
         match = re.search(rf"'{name}'(?::\((\d+)\)(\d+))?", along)
         before, part = (1, int(size)) if match else (int(size), 1)
         if match and match[1]:
             before, part = int(match[1]), int(match[2])
-        moved.append(len(sizes) + 1)
+        group_axes.append(len(sizes) + 1)
         sizes += [before, part, int(size) // (before * part)]
-    rows = np.moveaxis(ids.reshape(sizes), moved, range(-len(moved), 0))
-    return rows.reshape(-1, math.prod(sizes[i] for i in moved))
+    rows = np.moveaxis(ids.reshape(sizes), group_axes, range(-len(group_axes), 0))
+    return rows.reshape(-1, math.prod(sizes[i] for i in group_axes))
 
 
-def of_weights(found: Iterable[Collective], weights: Iterable[Shape]) -> list[Collective]:
-    """Those over `model` of an array as large as a whole weight, which sharding was to spare.
+def weight_exchanges(exchanges: Iterable[Collective], weights: Iterable[Shape]) -> list[Collective]:
+    """Returns the collectives over `model` of complete weights, which sharding should avoid.
 
     Args:
-      found: collectives of a step.
-      weights: whole shapes of weights that are sharded over `model`; transposed is the same.
+      exchanges: collectives of a step.
+      weights: complete shapes of weights that are sharded over `model`; transposes match too.
     """
-    known = {_turned(shape) for shape in weights}
+    shapes = {_sorted_dims(shape) for shape in weights}
     return [
-        each
-        for each in found
-        if partitioning.MODEL in each.axis
-        and any(_turned(array.shape) in known for array in each.arrays)
+        collective
+        for collective in exchanges
+        if partitioning.MODEL in collective.axis
+        and any(_sorted_dims(array.shape) in shapes for array in collective.arrays)
     ]
 
 
-def _turned(shape: Shape) -> Shape:
+def _sorted_dims(shape: Shape) -> Shape:
     return tuple(sorted(n for n in shape if n > 1))
 
 
-def summary(found: Sequence[Collective]) -> list[dict[str, Any]]:
-    """One row for each kind and axis, most bytes first: "kind", "axis", "count", "bytes", "largest"."""
+def summarize(exchanges: Sequence[Collective]) -> list[dict[str, Any]]:
+    """Returns one row per kind and axis, by bytes: "kind", "axis", "count", "bytes", "largest"."""
 
-    def key(each: Collective) -> tuple[str, str]:
-        return each.kind, each.axis
+    def key(collective: Collective) -> tuple[str, str]:
+        return collective.kind, collective.axis
 
     rows = []
-    for (kind, axis), group in itertools.groupby(sorted(found, key=key), key):
-        some = list(group)
-        row = {"kind": kind, "axis": axis, "count": sum(each.times for each in some)}
-        row["bytes"] = sum(each.bytes for each in some)
-        largest = max((each.largest for each in some), key=lambda array: array.bytes)
+    for (kind, axis), group in itertools.groupby(sorted(exchanges, key=key), key):
+        members = list(group)
+        row = {"kind": kind, "axis": axis, "count": sum(member.times for member in members)}
+        row["bytes"] = sum(member.bytes for member in members)
+        largest = max((member.largest for member in members), key=lambda array: array.bytes)
         rows.append({**row, "largest": str(largest)})
     return sorted(rows, key=lambda row: -row["bytes"])

@@ -1,4 +1,4 @@
-"""The training step compiled for devices that need not be there: no weight is allocated."""
+"""The training step, compiled for simulated devices without allocating weights."""
 
 import logging
 import math
@@ -19,12 +19,12 @@ from prompt_tuning.training import state
 from prompt_tuning.training import step as step_lib
 
 Tree = Mapping[str, Any]
-# What the processor's instructions look like changes neither memory nor collectives.
-QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# Code generation options, which change neither memory nor collectives.
+FAST_COMPILATION = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Arguments(NamedTuple):
-    """What a step takes, as shapes with shardings."""
+    """The arguments of a step, as shapes with shardings."""
 
     state: state.TrainState
     frozen: Tree
@@ -32,7 +32,7 @@ class Arguments(NamedTuple):
     rng: jax.ShapeDtypeStruct
 
 
-def arguments(
+def abstract_arguments(
     model: model_lib.EncoderDecoderModel,
     trainable: Sequence[str],
     optimizer: optax.GradientTransformation,
@@ -41,21 +41,21 @@ def arguments(
     batch_size: int,
     lengths: batching.MaxLengths,
 ) -> Arguments:
-    """The arguments of the step that a run on `mesh` would take.
+    """Returns the arguments of the training step of a run on `mesh`.
 
     Args:
       model: network with its prompt.
       trainable: TRAINABLE.
-      optimizer: of the trainable tree.
+      optimizer: optimizer of the trainable tree.
       mesh: data × model.
-      batch_size: examples of a step, one a row; the data axis divides it.
-      lengths: of an example; the prompt comes on top of the inputs.
+      batch_size: examples per step; a multiple of the data axis.
+      lengths: maximum lengths of an example, without the prompt.
     """
     boxed = model.abstract_params()
-    params = _placed(nn.unbox(boxed), partitioning.shardings(boxed, mesh))
+    params = _with_shardings(nn.unbox(boxed), partitioning.shardings(boxed, mesh))
     tuned, frozen = params_lib.split(params, trainable)
     slots = jax.eval_shape(optimizer.init, tuned)
-    slots = _placed(slots, partitioning.slot_shardings(slots, tuned, mesh))
+    slots = _with_shardings(slots, partitioning.slot_shardings(slots, tuned, mesh))
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=partitioning.replicated(mesh))
     inputs = len(state.soft_tokens(model)) + lengths.inputs
     rows = NamedSharding(mesh, PartitionSpec(partitioning.DATA))
@@ -64,12 +64,12 @@ def arguments(
     return Arguments(
         state.TrainState(number, tuned, slots),
         frozen,
-        _placed(batch, dict.fromkeys(batch, rows)),
+        _with_shardings(batch, dict.fromkeys(batch, rows)),
         jax.ShapeDtypeStruct(rng.shape, rng.dtype, sharding=partitioning.replicated(mesh)),
     )
 
 
-def _placed(tree: Any, shardings: Any) -> Any:
+def _with_shardings(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, shardings
     )
@@ -79,48 +79,50 @@ def compile_step(
     model: model_lib.EncoderDecoderModel,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    given: Arguments,
+    arguments: Arguments,
     num_microbatches: int = 1,
 ) -> jax.stages.Compiled:
-    """The step of the trainer, compiled for these arguments. Tells that it will take a while."""
-    where = jax.tree.map(lambda x: x.sharding, given.state)
-    count = params_lib.count(given.frozen) + params_lib.count(given.state.trainable)
+    """Compiles the training step for these arguments."""
+    where = jax.tree.map(lambda x: x.sharding, arguments.state)
+    count = params_lib.count(arguments.frozen) + params_lib.count(arguments.state.trainable)
     logging.info(
         "Compiling the training step of %s parameters for %d simulated devices.",
         f"{count:,}",
         mesh.size,
     )
     with partitioning.use(mesh):
-        lowered = step_lib.make_step(model, optimizer, where, num_microbatches).lower(*given)
-        return lowered.compile(compiler_options=QUICKLY)
+        lowered = step_lib.make_step(model, optimizer, where, num_microbatches).lower(*arguments)
+        return lowered.compile(compiler_options=FAST_COMPILATION)
 
 
-def device_bytes(given: Arguments, compiled: jax.stages.Compiled) -> dict[str, int]:
-    """What one device holds while the step runs.
+def device_bytes(arguments: Arguments, compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Returns the memory of one device during the step, in bytes.
 
     Returns:
-      {"weights": frozen, "trained": what is trained with its optimizer, "batch",
-      "temporary": activations and all else that is gone after the step, "total"}.
-      Only "temporary" is the compiler's to decide.
+      {"weights": frozen weights, "trained": trainable parameters and optimizer state, "batch",
+      "temporary": activations and other buffers of the step, "total"}. Only "temporary" depends
+      on the compiler.
     """
     used = compiled.memory_analysis()
     parts = {
-        "weights": _bytes(given.frozen),
-        "trained": _bytes(given.state),
-        "batch": _bytes((given.batch, given.rng)),
-        # The new state takes the old one's place.
+        "weights": _bytes(arguments.frozen),
+        "trained": _bytes(arguments.state),
+        "batch": _bytes((arguments.batch, arguments.rng)),
+        # The new state reuses the buffers of the old one.
         "temporary": used.temp_size_in_bytes + used.output_size_in_bytes - used.alias_size_in_bytes,
     }
     return {**parts, "total": sum(parts.values())}
 
 
 def _bytes(tree: Any) -> int:
-    """Of the shards of one device."""
+    """Returns the bytes of the shards of one device."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
 
 
-def sharded_weights(given: Arguments) -> list[tuple[int, ...]]:
-    """Whole shapes of the frozen weights that the model axis shares out."""
-    return [x.shape for x in jax.tree.leaves(given.frozen) if partitioning.MODEL in x.sharding.spec]
+def sharded_weights(arguments: Arguments) -> list[tuple[int, ...]]:
+    """Returns the complete shapes of the frozen weights that are sharded over the model axis."""
+    return [
+        x.shape for x in jax.tree.leaves(arguments.frozen) if partitioning.MODEL in x.sharding.spec
+    ]

@@ -1,4 +1,4 @@
-"""What a run would hold in memory and on disk, without allocating a weight."""
+"""The memory and disk space that a run needs, computed without allocating weights."""
 
 import dataclasses
 import json
@@ -43,8 +43,8 @@ def describe(
       batch_size: BATCH_SIZE of the step that is compiled for `mesh`.
       num_microbatches: NUM_MICROBATCHES of that step; None for 1.
       task_feature_lengths: TASK_FEATURE_LENGTHS of that step.
-      mesh: data × model; the process has that many devices. None compiles no step.
-      as_json: one JSON object in place of a table.
+      mesh: data × model, for as many devices as the process has; None compiles no step.
+      as_json: prints a JSON object instead of a table.
 
     Returns:
       {"total_params", "trainable_params", "percent_trainable", "weights_bytes",
@@ -53,8 +53,8 @@ def describe(
     """
     params = nn.unbox(model.abstract_params())
     tuned, _ = params_lib.split(params, trainable)
-    tuner = optimizers.for_trainable(optimizer(start_step=0), tuple(trainable))
-    slots = jax.tree.leaves(jax.eval_shape(tuner.init, tuned))
+    transformation = optimizers.for_trainable(optimizer(start_step=0), tuple(trainable))
+    slots = jax.tree.leaves(jax.eval_shape(transformation.init, tuned))
     optimizer_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in slots)
     facts = {
         "total_params": params_lib.count(params),
@@ -67,7 +67,7 @@ def describe(
     if mesh is not None:
         lengths = batching.MaxLengths.from_features(task_feature_lengths)
         parts = 1 if num_microbatches is None else num_microbatches
-        facts["mesh"] = _on_mesh(model, trainable, tuner, mesh, batch_size, parts, lengths)
+        facts["mesh"] = _on_mesh(model, trainable, transformation, mesh, batch_size, parts, lengths)
     print(json.dumps(facts) if as_json else _table(facts))
     return facts
 
@@ -81,13 +81,13 @@ def _on_mesh(
     num_microbatches: int,
     lengths: batching.MaxLengths,
 ) -> dict[str, Any]:
-    """A training step on a mesh, of which nothing is run.
+    """Compiles a training step for a mesh and describes it.
 
     Returns:
-      {"data", "model": devices along each axis, "batch_size", "num_microbatches", "lengths": of the text,
+      {"data", "model": devices along each axis, "batch_size", "num_microbatches", "lengths",
       "activation_dtype", "device_bytes": see `compiled_step.device_bytes`,
-      "collectives": [{"kind", "axis", "count", "bytes", "largest"}], of a step and a device,
-      "weights_exchanged": ["kind, array, source" of each collective that moves a whole weight]}.
+      "collectives": [{"kind", "axis", "count", "bytes", "largest"}], per step and device,
+      "weights_exchanged": ["kind, array, source" per collective of a complete weight]}.
     """
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(
@@ -101,23 +101,23 @@ def _on_mesh(
             f"has started with. Pass a --mesh whose product is {mesh.size}."
         )
     step_lib.check_batch(batch_size, num_microbatches, mesh)
-    given = compiled_step.arguments(
+    arguments = compiled_step.abstract_arguments(
         model, trainable, optimizer, mesh, batch_size=batch_size, lengths=lengths
     )
-    compiled = compiled_step.compile_step(model, optimizer, mesh, given, num_microbatches)
-    found = collectives.read(compiled, mesh)
-    weights = compiled_step.sharded_weights(given)
+    compiled = compiled_step.compile_step(model, optimizer, mesh, arguments, num_microbatches)
+    exchanges = collectives.read(compiled, mesh)
+    weights = compiled_step.sharded_weights(arguments)
     return {
         **mesh.shape,
         "batch_size": batch_size,
         "num_microbatches": num_microbatches,
         "lengths": dataclasses.asdict(lengths),
         "activation_dtype": model.config.dtype,
-        "device_bytes": compiled_step.device_bytes(given, compiled),
-        "collectives": collectives.summary(found),
+        "device_bytes": compiled_step.device_bytes(arguments, compiled),
+        "collectives": collectives.summarize(exchanges),
         "weights_exchanged": [
-            f"{each.kind}, {each.largest}, {each.source}"
-            for each in collectives.of_weights(found, weights)
+            f"{exchange.kind}, {exchange.largest}, {exchange.source}"
+            for exchange in collectives.weight_exchanges(exchanges, weights)
         ],
     }
 
@@ -166,7 +166,7 @@ def _mesh_table(facts: Mapping[str, Any]) -> str:
             reporting.table(exchanged or [("none", "")]),
             "frozen weights exchanged over model: "
             + ("none" if not facts["weights_exchanged"] else ""),
-            *(f"  {each}" for each in facts["weights_exchanged"]),
+            *(f"  {line}" for line in facts["weights_exchanged"]),
             ESTIMATE,
         ]
     )

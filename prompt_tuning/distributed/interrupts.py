@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: between training steps, never within one."""
+"""SIGTERM and Ctrl-C, which stop training only between steps."""
 
 import contextlib
 import logging
@@ -9,44 +9,43 @@ from collections.abc import Iterator
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came, and what was to be saved is. What handles Ctrl-C handles it too."""
+    """Raised after SIGTERM, when the state is saved. Handled like Ctrl-C."""
 
 
 def catch() -> None:
-    """From here on either ends a command at once where nothing is to be saved."""
+    """Installs handlers that exit at once, for code that has nothing to save."""
     signal.signal(signal.SIGTERM, _end)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as by `nohup`
         signal.signal(signal.SIGINT, _end)
 
 
 def raise_control_c() -> None:
-    """From here on Ctrl-C is an exception again, of which other processes are told."""
+    """Makes Ctrl-C raise KeyboardInterrupt again, so that it is reported to other processes."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _end(number: int, _) -> None:
-    # No exception: raised while a module is read, an object goes, or JAX is told that garbage was
-    # collected, it is lost or another error; and what threads still compile would abort a process
-    # that tidies up.
-    told = "terminated" if number == signal.SIGTERM else "interrupted"
-    os.write(2, f"prompt-tuning: {told}\n".encode())
+    # No exception: during an import, a finalizer or a callback of JAX it is lost or becomes another
+    # error; and threads that still compile would abort the process during its normal exit.
+    reason = "terminated" if number == signal.SIGTERM else "interrupted"
+    os.write(2, f"prompt-tuning: {reason}\n".encode())
     os._exit(128 + number)
 
 
 class DeferredSignals:
-    """Defers both signals; a second one acts at once. Use as a context manager.
+    """Defers the first signal; a second one acts at once. Use as a context manager.
 
-    Within a step, buffers of the old state are given away and the new state is not
-    there yet: nothing could be saved. Several processes stop where JAX's preemption
-    service says, so that all stop after the same step; it has SIGTERM's handler then.
+    Within a step nothing can be saved: the old state is donated and the new one does not exist
+    yet. Several processes stop at the sync point of JAX's preemption service, which handles
+    SIGTERM then, so that all stop after the same step.
 
     Attributes:
-      received: the exception of the signal that was received, KeyboardInterrupt or Terminated; None before.
+      received: the exception of the received signal, KeyboardInterrupt or Terminated; None before.
     """
 
     def __init__(self):
-        # Reading JAX takes a second, and a command asks this file for its handler first.
+        # Importing JAX takes a second, and commands install the handlers first.
         import jax
 
         self._several = jax.process_count() > 1
@@ -55,7 +54,7 @@ class DeferredSignals:
         self.received: type[KeyboardInterrupt] | None = None
 
     def stops_at(self, step: int) -> bool:
-        """Whether to stop after this step; of several processes each is to ask at each step."""
+        """Returns whether to stop after this step. All processes must call it at each step."""
         if self._several:
             from jax.experimental import multihost_utils
 
@@ -65,7 +64,7 @@ class DeferredSignals:
 
     @contextlib.contextmanager
     def undeferred(self) -> Iterator[None]:
-        """Within it the first signal acts at once: for what gives nothing away, and takes long."""
+        """Lets the first signal act at once, in long code that donates no buffers."""
         self._undeferred = not self._several
         try:
             yield
@@ -75,12 +74,11 @@ class DeferredSignals:
     def _note(self, number: int, _) -> None:
         self._restore()
         if self._several:
-            os.kill(
-                os.getpid(), signal.SIGTERM
-            )  # to the preemption service, which tells the others
+            # The preemption service notifies the other processes.
+            os.kill(os.getpid(), signal.SIGTERM)
         else:
             self.received = Terminated if number == signal.SIGTERM else KeyboardInterrupt
-        # Where the signal has come while a line was written, there is none about it.
+        # Writing is not reentrant: no log line if the signal interrupted another one.
         with contextlib.suppress(RuntimeError):
             logging.warning(
                 "Received a signal: stopping when this step is saved. A second signal stops at "
@@ -90,13 +88,15 @@ class DeferredSignals:
             raise self.received
 
     def __enter__(self) -> "DeferredSignals":
-        # Another thread gets no signals, and another's handler is theirs.
-        ours = {signal.SIGINT: (_end, signal.default_int_handler), signal.SIGTERM: (_end,)}
+        # Only the main thread gets signals, and foreign handlers are kept.
+        replaceable = {signal.SIGINT: (_end, signal.default_int_handler), signal.SIGTERM: (_end,)}
         if self._several:
-            del ours[signal.SIGTERM]
+            del replaceable[signal.SIGTERM]
         if threading.current_thread() is threading.main_thread():
-            now = {number: signal.getsignal(number) for number in ours}
-            self._handlers = {number: how for number, how in now.items() if how in ours[number]}
+            now = {number: signal.getsignal(number) for number in replaceable}
+            self._handlers = {
+                number: how for number, how in now.items() if how in replaceable[number]
+            }
         for number in self._handlers:
             signal.signal(number, self._note)
         return self

@@ -1,7 +1,6 @@
-"""The mesh of devices, and which dimension of what lies along which of its axes.
+"""The device mesh, data × model, and the sharding of parameters and batches.
 
-The mesh is data × model. Parameters and activations carry logical axis names; the
-rules, T5X's, send them to mesh axes.
+Parameters and activations have logical axis names, which T5X's rules map to mesh axes.
 """
 
 import contextlib
@@ -37,14 +36,14 @@ RULES: tuple[tuple[str, str | None], ...] = (
 
 
 def make_mesh(num_partitions: int | None = 1) -> Mesh:
-    """All devices as (devices / num_partitions) × num_partitions; None for 1.
+    """Returns a mesh of all devices, (devices / num_partitions) × num_partitions; None for 1.
 
     Raises:
       ValueError: `num_partitions` (NUM_PARTITIONS) does not divide the devices.
     """
     devices, num_partitions = jax.device_count(), 1 if num_partitions is None else num_partitions
-    whole = isinstance(num_partitions, int) and num_partitions > 0
-    if not whole or devices % num_partitions:
+    is_valid = isinstance(num_partitions, int) and num_partitions > 0
+    if not is_valid or devices % num_partitions:
         raise ValueError(
             f"NUM_PARTITIONS is {num_partitions!r}; expected a divisor of the {devices} devices. "
             "Set NUM_PARTITIONS=1 where the weights fit on one device."
@@ -55,19 +54,19 @@ def make_mesh(num_partitions: int | None = 1) -> Mesh:
 
 
 def activation_dtype() -> annotations.Dtype:
-    """The dtype that the devices compute fastest in: float32 on a CPU, else bfloat16."""
+    """Returns the fastest dtype of the devices: float32 on a CPU, else bfloat16."""
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 @contextlib.contextmanager
 def use(mesh: Mesh) -> Iterator[None]:
-    """Within it, logical axis names of activations mean axes of this mesh."""
+    """Maps the logical axis names of activations to axes of this mesh."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield
 
 
 def shardings(boxed: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
-    """A sharding for each parameter.
+    """Returns the shardings of parameters.
 
     Args:
       boxed: abstract parameters with their logical axes (model.abstract_params()).
@@ -89,12 +88,12 @@ def shardings(boxed: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
 
 
 def slot_shardings(slots: Any, params: Mapping[str, Any], mesh: Mesh) -> Any:
-    """A sharding for each optimizer slot: its parameter's where it has that path and shape.
+    """Returns the shardings of optimizer slots: those of parameters with the same path and shape.
 
     Args:
-      slots: abstract state of an optimizer, with the parameters' paths inside.
-      params: on the mesh.
-      mesh: the devices; what is no parameter's is the same on all.
+      slots: abstract optimizer state, whose paths end with those of parameters.
+      params: parameters on the mesh.
+      mesh: the devices; other slots are replicated.
     """
     placed = params_lib.flatten(params)
 
@@ -110,12 +109,12 @@ def slot_shardings(slots: Any, params: Mapping[str, Any], mesh: Mesh) -> Any:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """Returns the sharding of an array that is replicated on all devices."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def check_batch_size(rows: int, mesh: Mesh, setting: str = "BATCH_SIZE") -> None:
-    """Raises ValueError where the mesh cannot divide a batch."""
+    """Raises ValueError unless the data axis of the mesh divides a batch."""
     shards = mesh.shape[DATA]
     if rows % shards:
         raise ValueError(
@@ -125,9 +124,9 @@ def check_batch_size(rows: int, mesh: Mesh, setting: str = "BATCH_SIZE") -> None
 
 
 def place_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts a batch on the mesh, its rows along the data axis. All processes have the whole batch."""
+    """Shards a batch over the data axis of the mesh. All processes have the complete batch."""
     where = NamedSharding(mesh, PartitionSpec(DATA))
-    return {name: place(array, where) for name, array in batch.items()}
+    return {name: device_put(array, where) for name, array in batch.items()}
 
 
 def to_host(tree: Any) -> Any:
@@ -137,10 +136,10 @@ def to_host(tree: Any) -> Any:
     return jax.device_get(tree)
 
 
-def place(array: Any, where: NamedSharding) -> jax.Array:
-    """Puts an array on devices, of which each process serves its own. All have the whole array."""
+def device_put(array: Any, where: NamedSharding) -> jax.Array:
+    """Shards an array over devices of all processes. All processes have the complete array."""
     if where.is_fully_addressable:
         return jax.device_put(array, where)
-    # device_put would compare the processes' arrays, an exchange for each.
+    # jax.device_put would compare the arrays of the processes, one exchange per array.
     array = np.asarray(array)
     return jax.make_array_from_callback(array.shape, where, lambda box: array[box])

@@ -1,4 +1,4 @@
-"""Several processes become one run: they meet, compare what they run, and watch each other."""
+"""Start of a run with several processes: connection, comparison of settings, heartbeats."""
 
 import contextlib
 import difflib
@@ -24,12 +24,12 @@ from prompt_tuning.data.files import tables
 from prompt_tuning.distributed import interrupts, watch
 
 INITIALIZATION_TIMEOUT, HEARTBEAT_TIMEOUT = 300, 100  # seconds; JAX's own
-HELLO_TIMEOUT = 10  # seconds in which one that has come says who it is
+HELLO_TIMEOUT = 10  # seconds for a new connection to send its first message
 ADDRESS_BYTES = 1024
-MESSAGE_BYTES = 2**24  # settings have some kilobytes
-LINES_TOLD = 10
+MESSAGE_BYTES = 2**24  # settings have a few kilobytes
+MAX_LINES = 10
 VERSIONS = ("jax", "jaxlib", "numpy", "flax", "optax", "seqio", "tensorflow", "tensorflow-datasets")
-Facts = Mapping[str, str]  # what processes have in common; "settings" has many lines
+Facts = Mapping[str, str]  # must be equal on all processes; "settings" has many lines
 
 
 @contextlib.contextmanager
@@ -43,22 +43,22 @@ def together(
     initialization_timeout: int | None = None,
     heartbeat_timeout: int | None = None,
 ) -> Iterator[None]:
-    """Within it JAX computes with the devices of all processes.
+    """Initializes JAX for the devices of all processes, until the context ends.
 
-    To be entered before the first array is made, and once in a process. A process that is
-    gone ends the others, see `watch`; they also end where one raises an error.
+    Enter it once per process, before the first array is created. If a process fails or raises an
+    error, the others exit; see `watch`.
 
     Args:
-      settings: gin's text.
-      preemption: JAX's preemption service takes SIGTERM, and is asked at each step of training.
-      coordinator_address: where process 0 listens, "host:port"; None where the cluster tells.
-      process_count: of the run; None where the cluster tells.
-      process_index: of this process; None where the cluster tells.
-      initialization_timeout: seconds that processes wait for each other; None for 300.
-      heartbeat_timeout: seconds that a process may be silent; None for 100.
+      settings: gin config.
+      preemption: whether JAX's preemption service handles SIGTERM (in training).
+      coordinator_address: "host:port" of process 0; None to detect the cluster.
+      process_count: number of processes; None to detect the cluster.
+      process_index: index of this process; None to detect the cluster.
+      initialization_timeout: seconds to wait for other processes; None for 300.
+      heartbeat_timeout: seconds after which a silent process has failed; None for 100.
 
     Raises:
-      ValueError: another process runs other code, or has other settings or devices.
+      ValueError: another process has other code, settings or devices.
       OSError: another process cannot be reached.
     """
     wait = initialization_timeout or INITIALIZATION_TIMEOUT
@@ -69,8 +69,8 @@ def together(
         "with the same --coordinator_address and --process_count, and with --process_index 0, 1, "
         "…, or raise --initialization_timeout."
     )
-    # JAX aborts, and does not say why: its limits are later than ours.
-    late = threading.Timer(wait, watch.leave, (absent, watch.MENDABLE))
+    # JAX aborts without naming the reason, so its timeouts are later than these.
+    late = threading.Timer(wait, watch.leave, (absent, watch.EXIT_USER_ERROR))
     late.start()
     jax.config.update("jax_enable_preemption_service", preemption)
     try:
@@ -84,10 +84,10 @@ def together(
         if jax.process_count() > 1:
             interrupts.raise_control_c()
         elif preemption:
-            interrupts.catch()  # JAX has taken SIGTERM, which it tells other processes
+            interrupts.catch()  # the preemption service has replaced the handler of SIGTERM
         _check_devices()
-        given = (coordinator_address or "").rpartition(":")[0].strip("[]")
-        links = _meet(given or _own_address(), settings, wait)
+        host = (coordinator_address or "").rpartition(":")[0].strip("[]")
+        links = _connect(host or _local_address(), settings, wait)
     finally:
         late.cancel()
     watching = watch.Watch(_name(), links, limit)
@@ -95,7 +95,7 @@ def together(
         yield
     except BaseException as error:
         if isinstance(error, interrupts.Terminated):
-            watching.end()  # all have stopped after the same step
+            watching.end()  # all processes have stopped after the same step
         else:
             watching.fail(error)
         raise
@@ -107,66 +107,67 @@ def _name() -> str:
 
 
 def _check_devices() -> None:
-    """Raises ValueError where processes have different numbers of devices, which JAX does not share."""
+    """Raises ValueError if processes have different numbers of devices."""
     devices = Counter(device.process_index for device in jax.devices())
     if len(set(devices.values())) > 1:
-        told = ", ".join(f"process {i} has {n}" for i, n in sorted(devices.items()))
+        device_counts = ", ".join(f"process {i} has {n}" for i, n in sorted(devices.items()))
         raise ValueError(
-            f"processes have different numbers of devices: {told}; expected the same number on "
+            f"processes have different numbers of devices: {device_counts}; expected the same number on "
             "each. Start each on machines with the same devices."
         )
 
 
-def _own_address() -> str:
-    """This machine's towards others; its name where it has no way out. Nothing is sent."""
+def _local_address() -> str:
+    """Returns the address of this machine's default route, or its host name; sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outward:
         try:
-            outward.connect(("192.0.2.1", 9))  # of RFC 5737: nobody's
+            outward.connect(("192.0.2.1", 9))  # TEST-NET-1 of RFC 5737
         except OSError:
             return socket.gethostname()
         return outward.getsockname()[0]
 
 
-def _meet(host: str, settings: str, wait: float) -> dict[str, socket.socket]:
-    """Links process 0, which others reach as `host`, with each other one, if all run the same.
+def _connect(host: str, settings: str, wait: float) -> dict[str, socket.socket]:
+    """Connects process 0, at `host`, with the others, and compares their facts.
 
-    Returns the links by name, of process 0 to all, of the others to process 0. Raises as `together`.
+    Returns sockets by process name: to all processes from process 0, else to process 0. Raises as
+    `together`.
     """
     first = jax.process_index() == 0
     both = (
         {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
     )
     with socket.create_server(("", 0), **both) if first else contextlib.nullcontext() as server:
-        place = {}
+        address = {}
         if first:
-            place = {"host": host, "port": server.getsockname()[1], "token": secrets.token_hex()}
-        place = json.loads(_from_first(json.dumps(place)))
-        mine = {"name": _name(), "facts": facts(settings), "token": place["token"]}
+            address = {"host": host, "port": server.getsockname()[1], "token": secrets.token_hex()}
+        address = json.loads(_from_first(json.dumps(address)))
+        greeting = {"name": _name(), "facts": facts(settings), "token": address["token"]}
         if first:
             server.settimeout(wait)
-            return _gather(server, mine)
-    return _join((place["host"], place["port"]), mine, wait)
+            return _accept_all(server, greeting)
+    return _join((address["host"], address["port"]), greeting, wait)
 
 
 def _from_first(text: str) -> str:
-    """What process 0 says, on all."""
+    """Broadcasts a text of process 0."""
     padded = np.frombuffer(text.encode().ljust(ADDRESS_BYTES), np.uint8)
     return bytes(multihost_utils.broadcast_one_to_all(padded).astype(np.uint8)).decode()
 
 
-def _gather(server: socket.socket, mine: Mapping) -> dict[str, socket.socket]:
-    """Hears every other process, and tells each whether it may go on."""
+def _accept_all(server: socket.socket, greeting: Mapping) -> dict[str, socket.socket]:
+    """Accepts all other processes, and answers whether their facts agree."""
     links, wrong = {}, []
     while len(links) < jax.process_count() - 1:
         link, _ = server.accept()
         link.settimeout(HELLO_TIMEOUT)
         hello = _receive(link)
-        if hello.get("token") != mine["token"]:  # somebody else
+        if hello.get("token") != greeting["token"]:  # not a process of this run
             link.close()
             continue
         links[hello["name"]] = link
-        if differences := differing(mine["facts"], hello["facts"]):
-            lines = [f"{hello['name']} differs from {mine['name']}:", *differences]
+        if differences := differing(greeting["facts"], hello["facts"]):
+            lines = [f"{hello['name']} differs from {greeting['name']}:", *differences]
             wrong.append("\n  ".join(lines))
     advice = (
         "Expected the same installation, flags and gin files for all processes. Start all of them "
@@ -174,7 +175,7 @@ def _gather(server: socket.socket, mine: Mapping) -> dict[str, socket.socket]:
     )
     refused = "\n".join([*wrong, advice]) if wrong else ""
     for link in links.values():
-        _send(link, {"name": mine["name"], "refused": refused})
+        _send(link, {"name": greeting["name"], "refused": refused})
         if refused:
             link.close()
     if refused:
@@ -182,17 +183,17 @@ def _gather(server: socket.socket, mine: Mapping) -> dict[str, socket.socket]:
     return links
 
 
-def _join(place: tuple[str, int], mine: Mapping, wait: float) -> dict[str, socket.socket]:
-    """Tells process 0 what this one runs, and hears whether it may go on."""
+def _join(address: tuple[str, int], greeting: Mapping, wait: float) -> dict[str, socket.socket]:
+    """Sends the facts of this process to process 0, and returns the socket if they agree."""
     try:
-        link = socket.create_connection(place, wait)
+        link = socket.create_connection(address, wait)
     except OSError as error:
         raise OSError(
-            f"{mine['name']} cannot connect to process 0 at {place[0]}, port {place[1]}: {error}. "
+            f"{greeting['name']} cannot connect to process 0 at {address[0]}, port {address[1]}: {error}. "
             "Expected a network in which the machines of a run can connect to each other at any "
             "port. Check firewalls and addresses."
         ) from error
-    _send(link, mine)
+    _send(link, greeting)
     answer = _receive(link)
     if answer and not answer["refused"]:
         return {answer["name"]: link}
@@ -200,7 +201,7 @@ def _join(place: tuple[str, int], mine: Mapping, wait: float) -> dict[str, socke
     if answer:
         raise ValueError(answer["refused"])
     raise OSError(
-        f"process 0 has exited, or did not reply to {mine['name']} within {wait} s; expected a "
+        f"process 0 has exited, or did not reply to {greeting['name']} within {wait} s; expected a "
         "reply. See the log of process 0, and start all processes again."
     )
 
@@ -210,7 +211,7 @@ def _send(link: socket.socket, message: Mapping) -> None:
 
 
 def _receive(link: socket.socket) -> dict:
-    """A line of JSON, which is all that is sent until it is answered; {} where it is no object."""
+    """Receives one line of JSON; {} if it is not an object."""
     with link.makefile("rb") as lines:
         try:
             message = tables.parse_json(lines.readline(MESSAGE_BYTES), "a message")
@@ -220,23 +221,23 @@ def _receive(link: socket.socket) -> dict:
 
 
 def facts(settings: str) -> Facts:
-    """What all processes must have in common: versions, code, settings."""
+    """Returns what must be equal on all processes: versions, code, settings."""
     package = pathlib.Path(prompt_tuning.__file__).parent
     files = {str(file.relative_to(package)): file for file in sorted(package.rglob("*.py"))}
-    found = {
+    result = {
         "Python": platform.python_version(),
         "prompt_tuning": f"{prompt_tuning.__version__}, {_digest(files)}",
         "settings": settings,
     }
     for name in VERSIONS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    # Modules of the user's that gin files import.
+            result[name] = importlib.metadata.version(name)
+    # User modules that gin files import.
     for name in re.findall(r"^(?:import|from) (\S+)", settings, re.MULTILINE):
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and not name.startswith("prompt_tuning"):
-            found[f"module {name}"] = _digest({name: pathlib.Path(file)})
-    return found
+            result[f"module {name}"] = _digest({name: pathlib.Path(file)})
+    return result
 
 
 def _digest(files: Mapping[str, pathlib.Path]) -> str:
@@ -246,15 +247,15 @@ def _digest(files: Mapping[str, pathlib.Path]) -> str:
     return f"files {total.hexdigest()[:12]}"
 
 
-def differing(expected: Facts, given: Facts) -> list[str]:
-    """A line for each fact that differs, and for each line of the settings."""
+def differing(expected: Facts, actual: Facts) -> list[str]:
+    """Returns one line per fact, and per line of the settings, that differs."""
     lines = [
-        f"{name}: {given.get(name)}, expected {expected.get(name)}"
-        for name in sorted(expected.keys() | given.keys())
-        if name != "settings" and given.get(name) != expected.get(name)
+        f"{name}: {actual.get(name)}, expected {expected.get(name)}"
+        for name in sorted(expected.keys() | actual.keys())
+        if name != "settings" and actual.get(name) != expected.get(name)
     ]
-    texts = (facts["settings"].splitlines() for facts in (expected, given))
+    texts = (facts["settings"].splitlines() for facts in (expected, actual))
     for line in difflib.ndiff(*texts):
         if line[:2] in ("+ ", "- "):
             lines.append(f"settings: {line[2:]}{', expected' * (line[0] == '-')}")
-    return [*lines[:LINES_TOLD], *(["…"] if len(lines) > LINES_TOLD else [])]
+    return [*lines[:MAX_LINES], *(["…"] if len(lines) > MAX_LINES else [])]

@@ -182,8 +182,8 @@ def evaluate(
       {task: {metric: value}} of the last prompt.
     """
     reporting.check_folder(output_dir, "EVAL_OUTPUT_DIR")
-    counts.check("EVALUATOR_NUM_EXAMPLES", num_examples, 1, none="all")
-    counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
+    counts.validate_int("EVALUATOR_NUM_EXAMPLES", num_examples, 1, none="all")
+    counts.validate_int("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
     paths_lib.check_places(prompt_paths)
     tasks, settings = config.open_with_settings(dataset, config_text, FREE, limit=num_examples)
     majority.warn_of_single_label(tasks)
@@ -210,7 +210,7 @@ def _evaluate_prompts(
     with Evaluator(predictor, tasks, batch_size, record.folder, **settings) as evaluator:
         for path, step in record.pending:
             if record.has_several:
-                loaded = state.with_added(loaded, prompt_files.initializer(path))
+                loaded = state.with_adapter(loaded, prompt_files.initializer(path))
             evaluator.evaluate(loaded.params, (loaded.step or 0) if step is None else step)
             record.add(path)
     atomic.wait_for_writer(f"evaluated in {record.folder}")

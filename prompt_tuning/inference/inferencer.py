@@ -73,13 +73,13 @@ def _check_settings(
     mode: str, num_shards: int, shard_id: int, seed: int, dataset: pipeline.DatasetConfig
 ) -> None:
     _ = dataset.max_lengths  # Raises without TASK_FEATURE_LENGTHS, which limits predictions.
-    counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
+    counts.validate_int("RANDOM_SEED", seed, 0, counts.MAX_SEED)
     if mode not in MODES:
         raise ValueError(
             f"MODE is {mode!r}; expected one of {', '.join(MODES)}. Set MODE to one of them."
         )
-    counts.check("NUM_SHARDS", num_shards, 1)
-    counts.check("SHARD_ID", shard_id, 0)
+    counts.validate_int("NUM_SHARDS", num_shards, 1)
+    counts.validate_int("SHARD_ID", shard_id, 0)
     if not 0 <= shard_id < num_shards:
         raise ValueError(
             f"SHARD_ID is {shard_id} and NUM_SHARDS is {num_shards}; expected 0 <= SHARD_ID < "

@@ -66,7 +66,7 @@ class Model:
           ValueError: the checkpoint is not in T5X's format, or the vocabulary not the model's.
         """
         vocabulary.check_fits(model.config.vocab_size)
-        counts.check("RANDOM_SEED", seed, 0, counts.MAX_SEED)
+        counts.validate_int("RANDOM_SEED", seed, 0, counts.MAX_SEED)
         if checkpoint is not None and huggingface.is_checkpoint(epath.Path(checkpoint)):
             raise ValueError(
                 f"INITIAL_CHECKPOINT_PATH {checkpoint} is in Hugging Face's format; expected "
@@ -146,7 +146,7 @@ class Model:
         embedding = jnp.asarray(base_model.read_embedding(self.checkpoint))
         rng = jax.random.key(self._seed)
         state.warn_of_another_base(self._start, self.checkpoint, self.base_digest)
-        made = state.added_to(
+        made = state.init_adapter(
             self.model, self._start, shapes, rng, self.vocabulary.encode, embedding
         )
         return jax.device_get(made)

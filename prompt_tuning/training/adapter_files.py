@@ -1,4 +1,4 @@
-"""Files in a run's folder of what a model adds to its base, such as a prompt, each with its card."""
+"""Adapter files, such as a prompt, in the folder of a run, each with its card."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from prompt_tuning.training import state
 def locate(
     model_dir: epath.PathLike, name: str, model: model_lib.EncoderDecoderModel
 ) -> epath.Path:
-    """Where `name` lies: a .npy file where a prompt is all that is added, else a .npz file."""
+    """Returns the path of an adapter file: .npy for a single prompt, .npz for other adapters."""
     suffix = prompt_files.SUFFIX if _adds_one_prompt(model) else prompt_files.SUFFIX_OF_LEAVES
     return epath.Path(model_dir) / "prompts" / f"{name}{suffix}"
 
@@ -27,14 +27,14 @@ def save(
     model: model_lib.EncoderDecoderModel,
     **card: Any,
 ) -> None:
-    """Writes what a model adds to its base, with a card; nothing where it adds nothing.
+    """Writes the adapter parameters of a model with a card; nothing if it has none.
 
     Args:
-      model_dir: of the run.
-      name: of the file.
-      leaves: {path: values}.
-      model: that they are of.
-      **card: what else the card holds: base_model, base_model_digest, task, step, metrics.
+      model_dir: folder of the run.
+      name: name of the file without suffix.
+      leaves: adapter parameters, {path: values}.
+      model: model of the parameters.
+      **card: other entries of the card: base_model, base_model_digest, task, step, metrics.
     """
     if not leaves:
         return

@@ -1,4 +1,4 @@
-"""A call that goes on beside others."""
+"""A function call on a background thread."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ Result = TypeVar("Result")
 
 
 class Background(Generic[Result]):
-    """Starts a call on a thread of its own, which does not keep the process from ending."""
+    """Starts a call on a daemon thread, which does not keep the process alive."""
 
     def __init__(self, call: Callable[[], Result]):
         self._call = call
@@ -24,7 +24,7 @@ class Background(Generic[Result]):
             self._error = error
 
     def result(self) -> Result:
-        """Waits for the call; returns what it returned, raises what it raised."""
+        """Waits for the call and returns its result, or raises its exception."""
         self._thread.join()
         if self._error is not None:
             raise self._error

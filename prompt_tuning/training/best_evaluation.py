@@ -1,4 +1,4 @@
-"""Which evaluation of a run is its best: by metric, then by loss, then the later one."""
+"""The best evaluation of a run: highest metric, then lowest loss, then latest step."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Loss(NamedTuple):
-    """A loss per target token, and which one it is, such as "training loss"."""
+    """A loss per target token with its name, such as "training loss"."""
 
     name: str
     value: float
@@ -15,15 +15,15 @@ class Loss(NamedTuple):
 
 @dataclasses.dataclass
 class BestEvaluation:
-    """The best evaluation so far. The untrained prompt is best only where its metric is higher.
+    """The best evaluation so far. The untrained prompt is best only if its metric is higher.
 
     Attributes:
-      metric: the highest mean of the tasks' first metrics; None before there is one.
-      step: of the best evaluation.
-      loss: of the best evaluation, [name, value]; None where none is known.
-      untrained_metric: of the untrained prompt; None where it was not evaluated.
-      evaluations: how many evaluations of a trained prompt there were.
-      equal: how many of them have the highest metric.
+      metric: highest mean of the first metric of each task; None before the first evaluation.
+      step: step of the best evaluation.
+      loss: loss of the best evaluation, [name, value]; None if unknown.
+      untrained_metric: metric of the untrained prompt; None if it was not evaluated.
+      evaluations: number of evaluations of a trained prompt.
+      equal: number of these with the highest metric.
       is_untrained: whether the best prompt is the untrained one.
     """
 
@@ -36,11 +36,11 @@ class BestEvaluation:
     is_untrained: bool = False
 
     def add(self, step: int, metric: float, loss: Loss | None, *, is_untrained: bool) -> bool:
-        """Takes an evaluation; returns whether it is the best so far. A NaN metric never is.
+        """Adds an evaluation; returns whether it is the best so far. A NaN metric never is.
 
-        Losses of different names are not compared: then the later evaluation is better.
+        Losses of different names are not compared; the later evaluation wins then.
         """
-        # A correlation of predictions that are all the same is NaN.
+        # The correlation of constant predictions is NaN.
         if math.isnan(metric):
             return False
         if is_untrained:
@@ -58,12 +58,12 @@ class BestEvaluation:
         return True
 
     def _is_lower(self, loss: Loss | None) -> bool:
-        """Whether a loss is at most that of the best evaluation, or cannot be compared with it."""
+        """Returns whether a loss is at most the best evaluation's, or not comparable with it."""
         comparable = loss and self.loss and loss.name == self.loss.name
         return not comparable or loss.value <= self.loss.value
 
     def describe(self) -> str | None:
-        """What the metric did not decide; None where it decided, or nothing was compared."""
+        """Describes ties and an untrained best prompt; None if the metric decides."""
         if not self.evaluations:
             return None
         if self.is_untrained:
@@ -92,7 +92,7 @@ class BestEvaluation:
 
 
 def from_json(content: Mapping[str, Any] | float | None) -> BestEvaluation:
-    """What `dataclasses.asdict` of one became in a state; of older versions the metric alone."""
+    """Restores `dataclasses.asdict` of a BestEvaluation; older versions stored only the metric."""
     if not isinstance(content, Mapping):
         return BestEvaluation(content)
     loss = None if content["loss"] is None else Loss(*content["loss"])

@@ -1,20 +1,22 @@
-"""Settings that are whole numbers."""
+"""Validation of integer settings."""
 
 from typing import Any
 
 MAX_STEP = 2**31 - 1  # steps are int32 arrays
-MAX_SEED = 2**32 - 1  # jax.random.key leaves out further bits
+MAX_SEED = 2**32 - 1  # jax.random.key ignores higher bits
 
 
-def check(setting: str, value: Any, least: int, most: int | None = None, *, none: str = "") -> None:
-    """Raises ValueError where `value` is no whole number from `least` to `most`.
+def validate_int(
+    setting: str, value: Any, least: int, most: int | None = None, *, none: str = ""
+) -> None:
+    """Raises ValueError unless `value` is an integer from `least` to `most`.
 
     Args:
       setting: name of the macro.
-      value: what it is set to.
-      least: the lowest that has a meaning.
-      most: the highest; None for any.
-      none: what None means; "" where it means nothing.
+      value: value of the macro.
+      least: lowest valid value.
+      most: highest valid value; None for no limit.
+      none: meaning of None; "" if None is invalid.
     """
     if value is None and none:
         return

@@ -1,7 +1,7 @@
-"""TensorBoard's files of events, written where they are told of.
+"""TensorBoard event files, written by the calling thread.
 
-tensorboardX's own writer has a thread and a queue: where the disk is full the thread ends with a
-traceback, and the run waits for it for ever.
+The writer of tensorboardX has a thread and a queue: on a full disk the thread ends with a
+traceback, and the run waits for it forever.
 """
 
 import os
@@ -13,33 +13,33 @@ from tensorboardX.proto import event_pb2
 
 
 class EventFile:
-    """A new file of events of a run that goes on from a step."""
+    """A new event file of a run that resumes from a step."""
 
     def __init__(self, folder: epath.PathLike, after_step: int):
-        """What earlier files in `folder` have after `after_step` is hidden."""
+        """Hides the events after `after_step` of earlier files in `folder`."""
         epath.Path(folder).mkdir(parents=True, exist_ok=True)
-        # The rest of the name is the second.
+        # The writer adds the time to the name.
         prefix, suffix = os.path.join(folder, "events"), f".{after_step}"
         self._file = event_file_writer.EventsWriter(prefix, suffix)
         started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write(after_step + 1, session_log=started)
 
     def add(self, tag: str, value: float | str, step: int) -> None:
-        """A number, or a text, which TensorBoard reads as Markdown."""
+        """Adds a scalar, or a text in Markdown."""
         if isinstance(value, str):
-            # One line break of Markdown is none.
-            told = summary.text(tag, value.replace("\n", "\n\n"))
+            # Markdown joins lines that a single line break separates.
+            content = summary.text(tag, value.replace("\n", "\n\n"))
         else:
-            told = summary.scalar(tag, value)
-        self._write(step, summary=told)
+            content = summary.scalar(tag, value)
+        self._write(step, summary=content)
 
     def _write(self, step: int, **content) -> None:
         self._file.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
 
     def flush(self) -> None:
-        """Hands what was added to the disk. Raises OSError where it is full."""
+        """Writes added events to the disk. Raises OSError if it is full."""
         self._file.flush()
 
     def close(self) -> None:
-        """Flushes and ends the file."""
+        """Flushes and closes the file."""
         self._file.close()

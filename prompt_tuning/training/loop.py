@@ -1,4 +1,4 @@
-"""The loop around the training step: evaluate, save, stop, go on."""
+"""The training loop: steps, evaluations, checkpoints and signals."""
 
 import functools
 import itertools
@@ -11,27 +11,27 @@ import jax
 from prompt_tuning.data import pipeline
 from prompt_tuning.distributed import interrupts, partitioning
 from prompt_tuning.inference import evaluator as evaluator_lib
-from prompt_tuning.training import background, optimizers, prefetch, reporting, stack
+from prompt_tuning.training import background, multi_seed, optimizers, prefetch, reporting
 from prompt_tuning.training import run as run_lib
 from prompt_tuning.training import step as step_lib
 
 
 def train_loop(
-    run: run_lib.Run | stack.Stack,
-    batches: pipeline.Batches | stack.Batches,
-    evaluator: evaluator_lib.Evaluator | stack.Evaluator,
+    run: run_lib.Run | multi_seed.MultiSeedRun,
+    batches: pipeline.Batches | multi_seed.Batches,
+    evaluator: evaluator_lib.Evaluator | multi_seed.Evaluator,
     seed: int | tuple[int, ...],
     step: step_lib.Step,
     learning_rate: optimizers.Schedule | None = None,
     until: int | None = None,
 ) -> None:
-    """Takes a run from where it is to its end, or to a step, or until a signal; each is saved.
+    """Trains a run to its last step, to `until`, or until a signal, and saves its state.
 
-    A stack of runs has a list where a run has one of something.
+    For a MultiSeedRun, batches, sums and results are lists with one element per seed.
 
     Raises:
-      KeyboardInterrupt: after Ctrl-C; after SIGTERM, interrupts.Terminated, which is one too.
-      ValueError: the loss is no number; what it led to is not saved.
+      KeyboardInterrupt: after Ctrl-C; after SIGTERM its subclass interrupts.Terminated.
+      ValueError: non-finite loss; the state after it is not saved.
     """
     last = until or run.schedule.train_steps
     new = run.position is None
@@ -40,9 +40,9 @@ def train_loop(
     if new:
         run.position = batches.position
     batches.position = run.position
-    place = functools.partial(_placed, mesh=run.loaded.mesh)
+    put = functools.partial(_put_on_mesh, mesh=run.loaded.mesh)
     rng = jax.tree.map(jax.random.key, seed)
-    with run.log(learning_rate) as log, prefetch.Prefetch(batches, place) as ahead:
+    with run.log(learning_rate) as log, prefetch.Prefetch(batches, put) as ahead:
         first = next(ahead)
         compiling = background.Background(lambda: _compile(step, run, first[0], rng))
         _evaluate_if_needed(run, evaluator)
@@ -52,32 +52,35 @@ def train_loop(
 
 
 def _evaluate_if_needed(
-    run: run_lib.Run | stack.Stack, evaluator: evaluator_lib.Evaluator | stack.Evaluator
+    run: run_lib.Run | multi_seed.MultiSeedRun,
+    evaluator: evaluator_lib.Evaluator | multi_seed.Evaluator,
 ) -> None:
-    """Before the first step, and where a run was stopped within an evaluation."""
+    """Evaluates before the first step, or if a signal stopped the last evaluation."""
     if run.needs_eval:
         run.record(evaluator.evaluate(run.params(), run.step), evaluator.loss)
         run.save(run.unlogged)
 
 
-def _placed(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+def _put_on_mesh(batch: Any, mesh: jax.sharding.Mesh) -> Any:
     if isinstance(batch, list):
-        return [partitioning.place_batch(each, mesh) for each in batch]
+        return [partitioning.place_batch(member, mesh) for member in batch]
     return partitioning.place_batch(batch, mesh)
 
 
-def _compile(step: step_lib.Step, run: run_lib.Run | stack.Stack, batch: Any, rng: Any) -> None:
-    """Compiles what the first step would wait for."""
+def _compile(
+    step: step_lib.Step, run: run_lib.Run | multi_seed.MultiSeedRun, batch: Any, rng: Any
+) -> None:
+    """Compiles the step while the first evaluation runs."""
     with partitioning.use(run.loaded.mesh):
         step.lower(run.state, run.frozen, batch, rng).compile()
 
 
 def _take_steps(
-    run: run_lib.Run | stack.Stack,
+    run: run_lib.Run | multi_seed.MultiSeedRun,
     step: step_lib.Step,
     batches: Iterator[tuple[Any, Any]],
-    evaluator: evaluator_lib.Evaluator | stack.Evaluator,
-    log: reporting.StepLog | stack.Logs,
+    evaluator: evaluator_lib.Evaluator | multi_seed.Evaluator,
+    log: reporting.StepLog | multi_seed.Logs,
     rng: Any,
     last: int,
 ) -> None:
@@ -92,9 +95,9 @@ def _take_steps(
             evaluates, stops = run.evaluates_at(done), signals.stops_at(done)
             logs, saves = evaluates or run.logs_at(done), evaluates or stops or done == last
             if logs or saves:
-                guard.settle()
+                guard.flush()
             if logs:
-                run.training_loss = log.write(done, run.moved())
+                run.training_loss = log.write(done, run.prompt_drift())
             if evaluates and not stops:
                 _evaluate(run, evaluator, signals)
             if saves:
@@ -109,11 +112,11 @@ def _take_steps(
 
 
 def _evaluate(
-    run: run_lib.Run | stack.Stack,
-    evaluator: evaluator_lib.Evaluator | stack.Evaluator,
+    run: run_lib.Run | multi_seed.MultiSeedRun,
+    evaluator: evaluator_lib.Evaluator | multi_seed.Evaluator,
     signals: interrupts.DeferredSignals,
 ) -> None:
-    """Evaluates, unless a signal comes: then the run owes it."""
+    """Evaluates, unless a signal is received: the evaluation is repeated on resume then."""
     try:
         with signals.undeferred():
             results = evaluator.evaluate(run.params(), run.step)

@@ -24,7 +24,7 @@ def learning_rate_schedule(
     step_offset: int = 0,
     min_learning_rate: annotations.NonNegativeFloat = LEAST_RATE,
 ) -> Schedule:
-    """The product of named factors of a step, as T5X's create_learning_rate_scheduler.
+    """Returns T5X's create_learning_rate_scheduler: a product of named factors of the step.
 
     Args:
       factors: LEARNING_RATE_FACTORS, names joined by "*", of a step s counted from

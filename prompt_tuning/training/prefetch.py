@@ -1,4 +1,4 @@
-"""Batches made ready on a thread, while the device computes."""
+"""Prefetching of batches to the devices on a background thread."""
 
 import queue
 import threading
@@ -16,16 +16,16 @@ AHEAD = 2
 class Prefetch:
     """Yields (batch on the devices, position after it). Use as a context manager.
 
-    The batches and their order are those of the iterator; what it raises is raised here.
+    Yields the batches of the iterator in order, and raises its exceptions.
     """
 
     def __init__(
         self,
         batches: pipeline.Batches,
-        place: Callable[[batching.Batch], Mapping[str, jax.Array]],
+        put: Callable[[batching.Batch], Mapping[str, jax.Array]],
     ):
-        """`place` puts a batch on the devices; `batches` is this thread's until the exit."""
-        self._batches, self._place = batches, place
+        """`put` moves a batch to the devices; only the thread may use `batches` until the exit."""
+        self._batches, self._put = batches, put
         self._ready: queue.Queue[tuple[Any, Any, BaseException | None]] = queue.Queue(AHEAD)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="prefetch", daemon=True)
@@ -33,8 +33,8 @@ class Prefetch:
     def _fill(self) -> None:
         while not self._stopped.is_set():
             try:
-                item = self._place(next(self._batches)), self._batches.position, None
-            except BaseException as error:  # raised again where the batch is asked for
+                item = self._put(next(self._batches)), self._batches.position, None
+            except BaseException as error:  # raised again by __next__
                 item = None, None, error
             self._ready.put(item)
             if item[2] is not None:
@@ -56,7 +56,7 @@ class Prefetch:
     def __exit__(self, *_) -> None:
         self._stopped.set()
         while self._thread.is_alive():
-            try:  # The thread may be waiting for room.
+            try:  # The thread may be waiting for the full queue.
                 self._ready.get(timeout=0.01)
             except queue.Empty:
                 continue

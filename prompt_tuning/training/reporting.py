@@ -1,4 +1,4 @@
-"""What a run tells: log lines, a progress bar, TensorBoard, JSON lines."""
+"""Reports of a run: log lines, a progress bar, TensorBoard and JSON lines."""
 
 import json
 import logging
@@ -22,20 +22,20 @@ LOSS = "loss_per_nonpadding_target_token"  # T5X's name
 
 
 class MetricWriter:
-    """Writes metrics of one kind of a run to TensorBoard, and the numbers to a JSON-lines file.
+    """Writes metrics to TensorBoard, and their scalars to a JSON-lines file.
 
-    A run that goes on from a step first drops what is after it, so that nothing is
-    there twice.
+    A run that resumes from a step first drops later lines, so that no step is
+    listed twice.
     """
 
     def __init__(
         self, jsonl: epath.PathLike, *, events: epath.PathLike, after_step: int, prefix: str
     ):
-        """Reads `jsonl` if it is there; `events` is TensorBoard's folder, `prefix` starts its tags."""
+        """Reads `jsonl` if it exists; `events` is TensorBoard's folder, `prefix` that of its tags."""
         self._jsonl, self._folder = epath.Path(jsonl), epath.Path(events)
         self._prefix, self._after_step = prefix, after_step
         self._events: event_file.EventFile | None = None
-        # Behind the last line break is what a run was stopped in.
+        # An interrupted run leaves an incomplete last line.
         read = self._jsonl.read_bytes() if self._jsonl.exists() else b""
         lines = read.decode(errors="replace").split("\n")[:-1]
         steps = [_step(line) for line in lines]
@@ -49,7 +49,7 @@ class MetricWriter:
         self._appends = False
 
     def write(self, step: int, metrics: Mapping[str, float | str]) -> None:
-        """Adds a line, and an event for each number and text."""
+        """Adds one line per step, and one event per scalar and text."""
         if not atomic.is_writer():
             return
         if self._events is None:
@@ -61,26 +61,26 @@ class MetricWriter:
         self._add(json.dumps({"step": step, **scalars}))
 
     def _add(self, line: str) -> None:
-        """The first line of a run drops what is after its step; others are appended.
+        """Rewrites the file with the first line, to drop later steps, and appends the others.
 
-        What is stored under an address cannot be appended to, and is written anew.
+        Files in cloud storage cannot be appended to; they are rewritten each time.
         """
         if self._appends:
             with self._jsonl.open("a") as file:
                 file.write(f"{line}\n")
             return
         self._lines.append(line)
-        write_text(self._jsonl, "".join(f"{each}\n" for each in self._lines))
+        write_text(self._jsonl, "".join(f"{kept}\n" for kept in self._lines))
         self._appends = "://" not in str(self._jsonl)
 
     def close(self) -> None:
-        """Ends the file of events."""
+        """Closes the event file."""
         if self._events is not None:
             self._events.close()
 
 
 def _step(line: str) -> int | None:
-    """Of a line of metrics; None where it is damaged."""
+    """Parses the step of a line of metrics; None if the line is damaged."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, TypeError, KeyError):
@@ -88,7 +88,7 @@ def _step(line: str) -> int | None:
 
 
 class StepLog:
-    """Tells how training goes: a progress bar, log lines, `folder`. Use as a context manager."""
+    """Reports steps by a progress bar, log lines and files. Use as a context manager."""
 
     def __init__(
         self,
@@ -101,10 +101,16 @@ class StepLog:
         bar: bool = True,
         unwritten: Sequence[Mapping[str, float]] = (),
     ):
-        """A run from `first_step` to `last_step` that is at `step`.
+        """Opens the log of a run from `first_step` to `last_step` that is at `step`.
 
-        `unwritten` are the sums of the steps since the last line, where the run goes on. The names of what is told are T5X's; `learning_rate` is told of the last step taken. Of
-        several logs that are open together only one may have a bar.
+        Args:
+          folder: gets metrics.jsonl and event files, with the metric names of T5X.
+          first_step: absolute step that training began at.
+          step: absolute step that the run is at.
+          last_step: absolute step to end at.
+          learning_rate: schedule, logged for the last step.
+          bar: whether to show a progress bar; at most one can be shown at a time.
+          unwritten: sums of the steps since the last line, for a resumed run.
         """
         folder, self._learning_rate = epath.Path(folder), learning_rate
         self._writer = MetricWriter(
@@ -115,27 +121,27 @@ class StepLog:
         self.restart()
 
     def restart(self) -> None:
-        """Starts the clock; what took time before is not the steps'."""
+        """Restarts the clock, so that evaluations do not count as time of steps."""
         self._untimed, self._since = len(self._waiting), time.monotonic()
 
     def add(self, sums: Mapping[str, jax.Array]) -> None:
-        """Takes the sums of a step; does not wait for the device."""
+        """Adds the sums of a step without waiting for the device."""
         self._waiting.append(sums)
         self._bar.advance(0)
 
     def unwritten(self) -> list[dict[str, float]]:
-        """The sums of the steps since the last line; JSON keeps them as they are."""
+        """Returns the sums of the steps since the last line, as floats for JSON."""
         sums = jax.device_get(self._waiting)
-        return [{name: float(x) for name, x in each.items()} for each in sums]
+        return [{name: float(x) for name, x in of_step.items()} for of_step in sums]
 
     def write(self, step: int, others: Mapping[str, float]) -> float | None:
-        """Tells the means over the steps since the last time, and `others`; returns the loss.
+        """Logs means over the steps since the last line, and `others`; returns the mean loss.
 
-        Steps that were left out, as their numbers are not finite, are in no mean; None of none.
+        Skipped (non-finite) steps are not in the means. Returns None if all were skipped.
         """
         everything = self.unwritten()
         seconds, timed = time.monotonic() - self._since, everything[self._untimed :]
-        sums = [each for each in everything if not each["skipped"]]
+        sums = [of_step for of_step in everything if not of_step["skipped"]]
         self._waiting = []
         self.restart()
         if not sums:
@@ -152,10 +158,10 @@ class StepLog:
         self._writer.write(step, {**means, **others})
         note = f"loss {means[LOSS]:.3f}"
         self._bar.update(0, note=note)
-        moved = "".join(f"  {name} {value:.2f}" for name, value in others.items())
+        other_metrics = "".join(f"  {name} {value:.2f}" for name, value in others.items())
         logging.info(
             "step %d  %s  accuracy %.3f%s  %.2f steps/s",
-            step, note, means["accuracy"], moved, means["timing/steps_per_second"],
+            step, note, means["accuracy"], other_metrics, means["timing/steps_per_second"],
         )  # fmt: skip
         return means[LOSS]
 
@@ -169,8 +175,8 @@ class StepLog:
 
 
 def mean_losses(sums: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """T5X's metrics of the sums over batches that `model.loss` gives."""
-    total = {name: sum(float(each[name]) for each in sums) for name in sums[0]}
+    """Returns T5X's metrics, from sums per batch as returned by `model.loss`."""
+    total = {name: sum(float(of_batch[name]) for of_batch in sums) for name in sums[0]}
     tokens = max(total["tokens"], 1.0)
     penalty = {"penalty": total["penalty"] / len(sums)} if "penalty" in total else {}
     return {
@@ -184,12 +190,12 @@ def mean_losses(sums: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
-    """Writes a file so that it is never there by halves."""
+    """Writes a file atomically."""
     atomic.write(path, text.encode())
 
 
 def check_folder(folder: Any, setting: str) -> None:
-    """Raises ValueError where `setting` is not the path of a folder, before anything is read."""
+    """Raises ValueError unless the value of `setting` is the path of a folder, new or not."""
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder).strip():
         raise ValueError(
             f"{setting} is {folder!r}; expected the path of a folder. Set {setting} to one."
@@ -204,17 +210,19 @@ def check_folder(folder: Any, setting: str) -> None:
 def start_folder(
     folder: epath.PathLike, config_text: str, setting: str, step: int | None = None
 ) -> None:
-    """Writes config.gin, a run's first file: what is wrong with `setting`, the folder, shows here.
+    """Writes config.gin; keeps a different one, used up to `step`, as config_<step>.gin.
 
-    The config.gin of a run that was trained with it up to `step` is kept as config_<step>.gin. All of
-    several processes have read what is there before the first of them writes.
+    With several processes, all have read the folder before the first process writes.
+
+    Raises:
+      OSError: `folder`, the value of `setting`, is not writable.
     """
     atomic.wait_for_writer(f"start {folder}")
     config = epath.Path(folder) / "config.gin"
     try:
         if step is not None and config.exists() and (text := config.read_text()) != config_text:
             kept = config.with_name(f"config_{step}.gin")
-            if not kept.exists():  # else nothing was trained with the later one
+            if not kept.exists():  # else no step was trained with the later config
                 write_text(kept, text)
         write_text(config, config_text)
     except OSError as error:
@@ -243,15 +251,15 @@ def progress(
 
 
 class _Stderr(logging.Handler):
-    """Writes to what sys.stderr is now: while a bar is shown, that is rich's, which moves the bar."""
+    """Writes to the current sys.stderr, which rich replaces while it shows a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr, flush=True)
 
 
 def set_up_logging() -> None:
-    """One plain line a message, on standard error; the chatter of libraries off."""
-    # TensorFlow reads it when it is imported, later.
+    """Logs one line per message to standard error, and only warnings of libraries."""
+    # TensorFlow reads it when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     handler = _Stderr()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -261,7 +269,7 @@ def set_up_logging() -> None:
 
 
 def model_info(trainable: Tree, params: Tree) -> str:
-    """One line a parameter (T5X's model-info.txt): trained or not, path, size, shape, partition."""
+    """Returns T5X's model-info.txt, one line per parameter: trainable, path, size, shape, sharding."""
     trained = params_lib.flatten(trainable)
     lines = []
     for path, leaf in params_lib.flatten(params).items():
@@ -274,7 +282,7 @@ def model_info(trainable: Tree, params: Tree) -> str:
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
-    """Aligned columns."""
+    """Formats rows as aligned columns."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (

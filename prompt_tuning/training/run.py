@@ -1,4 +1,4 @@
-"""A run in progress: when it does what, its state, and its folder."""
+"""A training run: its schedule, its state and its folder."""
 
 import contextlib
 import dataclasses
@@ -36,14 +36,15 @@ class TrainConfig:
     """How long a run trains, and how often it evaluates, saves and logs, in steps.
 
     Attributes:
-      train_steps: TRAIN_STEPS, the absolute step to end at; None where `train_steps_relative` says it.
-      start_step: START_STEP, where counting begins; None for the checkpoint's own step.
+      train_steps: TRAIN_STEPS, the absolute step to end at; None with `train_steps_relative`.
+      start_step: START_STEP, the absolute first step; None for the checkpoint's own step.
       eval_period: EVAL_PERIOD, also how often prompt and state are saved.
       log_period: LOG_PERIOD; None for `eval_period`.
-      keep: KEEP, states kept; None for all.
-      train_steps_relative: TRAIN_STEPS_RELATIVE, steps to train from where counting begins, in
-        place of `train_steps`; None for that one.
-      nan_tolerance: NAN_TOLERANCE, steps in a row whose loss may be no number before the run stops.
+      keep: KEEP, number of latest states to keep; None for all.
+      train_steps_relative: TRAIN_STEPS_RELATIVE, number of steps to train, instead of
+        `train_steps`.
+      nan_tolerance: NAN_TOLERANCE, consecutive non-finite steps that are skipped before the
+        run stops.
     """
 
     train_steps: int | None
@@ -62,27 +63,27 @@ class TrainConfig:
                 "absolute last step."
             )
         most, relative = counts.MAX_STEP, self.train_steps_relative
-        counts.check("TRAIN_STEPS", self.train_steps, 0, most, none="TRAIN_STEPS_RELATIVE")
-        counts.check("TRAIN_STEPS_RELATIVE", relative, 1, most, none="TRAIN_STEPS")
-        counts.check("START_STEP", self.start_step, 0, most, none="the checkpoint's")
-        counts.check("EVAL_PERIOD", self.eval_period, 1)
-        counts.check("LOG_PERIOD", self.log_period, 1, none="EVAL_PERIOD")
-        counts.check("KEEP", self.keep, 1, none="all")
-        counts.check("NAN_TOLERANCE", self.nan_tolerance, 0)
+        counts.validate_int("TRAIN_STEPS", self.train_steps, 0, most, none="TRAIN_STEPS_RELATIVE")
+        counts.validate_int("TRAIN_STEPS_RELATIVE", relative, 1, most, none="TRAIN_STEPS")
+        counts.validate_int("START_STEP", self.start_step, 0, most, none="the checkpoint's")
+        counts.validate_int("EVAL_PERIOD", self.eval_period, 1)
+        counts.validate_int("LOG_PERIOD", self.log_period, 1, none="EVAL_PERIOD")
+        counts.validate_int("KEEP", self.keep, 1, none="all")
+        counts.validate_int("NAN_TOLERANCE", self.nan_tolerance, 0)
 
-    def settled(self, checkpoint_step: int | None) -> "TrainConfig":
-        """With the absolute steps of a start from `checkpoint_step`. Raises as `first_step`."""
+    def resolve(self, checkpoint_step: int | None) -> "TrainConfig":
+        """Returns the config with absolute steps, for a checkpoint's step. Raises as `first_step`."""
         first, last = self._start(checkpoint_step), self.train_steps
         if self.train_steps_relative is not None:
             last = first + self.train_steps_relative
-        settled = dataclasses.replace(
+        resolved = dataclasses.replace(
             self, train_steps=last, train_steps_relative=None, start_step=first
         )
-        settled.first_step(first)
-        return settled
+        resolved.first_step(first)
+        return resolved
 
     def first_step(self, checkpoint_step: int | None) -> int:
-        """The absolute step that training begins at. Raises ValueError where there is nothing to do."""
+        """Returns the absolute first step. Raises ValueError unless it is below the last step."""
         first = self._start(checkpoint_step)
         if self.train_steps <= first:
             raise ValueError(
@@ -102,21 +103,21 @@ class TrainConfig:
 
 
 class Run:
-    """A model in training: what changes, what does not, and how far it is.
+    """A model in training.
 
     Attributes:
-      loaded: the model that training starts from.
-      optimizer: moves what is trained.
-      state: what a step changes.
-      frozen: the parameters that no step changes.
-      position: in the data, where the next batch begins; None before the first.
-      first_step: the absolute step that training began at.
+      loaded: model that training starts from.
+      optimizer: optimizer of the trainable parameters.
+      state: step, trainable parameters and optimizer state.
+      frozen: parameters that are not trained.
+      position: data position of the next batch; None before the first.
+      first_step: absolute step that training began at.
       best: the best evaluation so far; its prompt is prompts/best.
-      metrics: of the last evaluation, {} before the first.
-      evaluated_step: of the last evaluation, None before the first.
-      unlogged: sums of the steps that no log line had told of when the state was saved.
-      training_loss: of the last log line, None where there is none.
-      skipped: steps in a row, up to the last, that were left out: see NAN_TOLERANCE.
+      metrics: metrics of the last evaluation, {} before the first.
+      evaluated_step: step of the last evaluation, None before the first.
+      unlogged: sums of the steps since the last log line when the state was saved.
+      training_loss: loss of the last log line, None before the first.
+      skipped: number of consecutive steps, up to the last, that were skipped (NAN_TOLERANCE).
     """
 
     def __init__(
@@ -132,10 +133,10 @@ class Run:
         settings: settings_lib.Settings | None = None,
         allow_changed_settings: bool = False,
     ):
-        """Splits the parameters and makes the first state; see `resume`.
+        """Splits the parameters and initializes the state; `resume` restores a saved one.
 
-        `labels` are the task's, for the prompt's card. `settings` are kept in each state, and compared
-        with those of the state that is resumed from.
+        `labels` of the task are written to the prompt's card. `settings` are saved in each state,
+        and compared with those of the state that the run resumes from.
         """
         self._settings = settings and settings.with_checkpoint(loaded.checkpoint, loaded.digest)
         self._allow_changed_settings = allow_changed_settings
@@ -152,7 +153,7 @@ class Run:
         )
         slots = jax.jit(self.optimizer.init, out_shardings=where)(tuned)
         step = np.asarray(self.first_step, np.int32)
-        step = partitioning.place(step, partitioning.replicated(loaded.mesh))
+        step = partitioning.device_put(step, partitioning.replicated(loaded.mesh))
         self.state = state.TrainState(step, tuned, slots)
         self.position: Mapping[str, int] | None = None
         self.best = best_evaluation.BestEvaluation()
@@ -162,61 +163,61 @@ class Run:
         self.training_loss: float | None = None
         self.skipped = 0
         self._saved_step: int | None = None
-        self._initial = self.added()
+        self._initial = self.adapter_params()
 
     @property
     def step(self) -> int:
-        """Steps done, absolute."""
+        """The absolute number of steps done."""
         return int(self.state.step)
 
     @property
     def trains_weights(self) -> bool:
-        """Whether base weights are trained, so that a model is to be exported."""
+        """Whether base weights are trained, so that the model is exported at the end."""
         trainable = params_lib.flatten(self.state.trainable)
         return not trainable.keys() <= self.loaded.model.adapter_paths
 
     def evaluates_at(self, step: int) -> bool:
-        """Whether tasks are evaluated and the state is saved after this step."""
+        """Returns whether tasks are evaluated and the state is saved after this step."""
         return self._is_due(step, self.schedule.eval_period)
 
     def logs_at(self, step: int) -> bool:
-        """Whether the numbers of the steps are told after this one."""
+        """Returns whether means are logged after this step."""
         return self._is_due(step, self.schedule.log_period or self.schedule.eval_period)
 
     @property
     def needs_eval(self) -> bool:
-        """Whether an evaluation is due now: nothing is done yet, or the run was stopped within one."""
+        """Whether an evaluation is due: before the first step, or if the last was interrupted."""
         return self.evaluates_at(self.step) and self.evaluated_step != self.step
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing is left to be trained or evaluated."""
+        """Whether all steps and evaluations are done."""
         return self.step == self.schedule.train_steps and not self.needs_eval
 
     def _is_due(self, step: int, period: int) -> bool:
         return (step - self.first_step) % period == 0 or step == self.schedule.train_steps
 
     def params(self) -> Tree:
-        """Trainable and frozen parameters in one tree."""
+        """Merges trainable and frozen parameters into one tree."""
         return params_lib.merge(self.state.trainable, self.frozen)
 
-    def added(self) -> dict[str, np.ndarray]:
-        """What is added to the base, as it is now: {path: values}, such as a prompt [P, D]."""
+    def adapter_params(self) -> dict[str, np.ndarray]:
+        """Returns the current adapter parameters on the host, {path: values}, such as a prompt [P, D]."""
         flat, paths = params_lib.flatten(self.params()), sorted(self.loaded.model.adapter_paths)
         return {path: np.asarray(jax.device_get(flat[path]), np.float32) for path in paths}
 
-    def moved(self) -> dict[str, float]:
-        """How far the prompt, or what is in its place, has gone: mean distance of its rows."""
+    def prompt_drift(self) -> dict[str, float]:
+        """Returns the mean L2 distance of the rows of the adapter parameters from their start."""
         distances = [
             np.linalg.norm(now - self._initial[path], axis=-1).ravel()
-            for path, now in self.added().items()
+            for path, now in self.adapter_params().items()
         ]
         return {"prompt_distance": float(np.mean(np.concatenate(distances)))} if distances else {}
 
     def log(
         self, learning_rate: optimizers.Schedule | None = None, bar: bool = True
     ) -> reporting.StepLog:
-        """What tells of the steps from here on; see `reporting.StepLog`."""
+        """Returns the log of the next steps; see `reporting.StepLog`."""
         return reporting.StepLog(
             self.model_dir / "train",
             first_step=self.first_step,
@@ -228,24 +229,24 @@ class Run:
         )
 
     def guard(self) -> nan_guard.NanGuard:
-        """What looks at the numbers of each step."""
+        """Returns the guard against non-finite steps."""
         return nan_guard.NanGuard([self], self.schedule.nan_tolerance)
 
     def digest(self) -> str:
-        """Identity of what is trained on what."""
+        """Returns the identity of base model and trainable parameters."""
         return params_lib.structure_digest(self.state.trainable, self.loaded.digest)
 
     def resume(self) -> None:
-        """Takes the latest state in MODEL_DIR that is what was saved, if there is any at all.
+        """Restores the latest undamaged state in MODEL_DIR, if the folder has states.
 
         Raises:
-          ValueError: the folder holds a run with another model, other trainable parameters or other
-            settings, or one beyond TRAIN_STEPS; or all its states are damaged.
+          ValueError: the run in the folder has another model, other trainable parameters or other
+            settings, or is beyond TRAIN_STEPS; or all its states are damaged.
         """
         damaged = []
         for step in reversed(train_state.steps(self.model_dir)):
             try:
-                self._take(step)
+                self._restore(step)
                 logging.info("%s", self._describe_start())
                 break
             except train_state.DamagedError as error:
@@ -258,22 +259,22 @@ class Run:
                     + "\n  ".join(damaged)
                     + "\nExpected a readable state. Remove these folders, or set another MODEL_DIR."
                 )
-        # A process that could read another state than the others ends here.
+        # Fails if processes restored different states.
         atomic.wait_for_writer(f"begin at step {self.step} in {self.model_dir}")
 
-    def _take(self, latest: int) -> None:
-        """Goes on from a state. Raises as `resume`, and train_state.DamagedError."""
-        kept, changed = train_state.read_metadata(self.model_dir, latest), False
+    def _restore(self, latest: int) -> None:
+        """Restores a state. Raises as `resume`, and train_state.DamagedError."""
+        metadata, changed = train_state.read_metadata(self.model_dir, latest), False
         if self._settings is not None:
             changed = settings_lib.check_state(
                 self.model_dir,
                 latest,
-                kept.get("settings"),
+                metadata.get("settings"),
                 self._settings,
                 allow_changed=self._allow_changed_settings,
             )
-        # Versions that recorded no settings had another identity of the base model.
-        if "settings" in kept and kept["digest"] != self.digest() and not changed:
+        # Versions that recorded no settings computed the digest differently.
+        if "settings" in metadata and metadata["digest"] != self.digest() and not changed:
             raise ValueError(
                 f"MODEL_DIR {self.model_dir} holds a run with another base model or other "
                 "trainable parameters; expected the same. Set another MODEL_DIR, or the "
@@ -283,18 +284,18 @@ class Run:
             raise ValueError(
                 f"TRAIN_STEPS is {self.schedule.train_steps}, less than step {latest}, which the "
                 f"run in MODEL_DIR {self.model_dir} has reached. Set TRAIN_STEPS above {latest} or "
-                f"TRAIN_STEPS_RELATIVE above {latest - kept['first_step']} to continue it, or another MODEL_DIR."
+                f"TRAIN_STEPS_RELATIVE above {latest - metadata['first_step']} to continue it, or another MODEL_DIR."
             )
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.state
         )
         tree, _ = train_state.restore(self.model_dir, latest, abstract._asdict())
         self.state = state.TrainState(**tree)
-        self.position, self.first_step = kept["position"], kept["first_step"]
-        self.best = best_evaluation.from_json(kept["best"])
-        self.training_loss = kept.get("training_loss")
-        self.metrics, self.evaluated_step = kept["metrics"], kept["evaluated_step"]
-        self.unlogged, self.skipped = kept["unlogged"], kept["skipped"]
+        self.position, self.first_step = metadata["position"], metadata["first_step"]
+        self.best = best_evaluation.from_json(metadata["best"])
+        self.training_loss = metadata.get("training_loss")
+        self.metrics, self.evaluated_step = metadata["metrics"], metadata["evaluated_step"]
+        self.unlogged, self.skipped = metadata["unlogged"], metadata["skipped"]
         self._saved_step = latest
         if changed and latest < self.schedule.train_steps:  # Earlier metrics may be of other data.
             self.best, self.evaluated_step = best_evaluation.BestEvaluation(), None
@@ -308,14 +309,14 @@ class Run:
         )
 
     def save(self, unlogged: Sequence[Mapping[str, float]] = ()) -> None:
-        """Writes what is added to the base with its card, and the state.
+        """Writes the adapter file with its card, then the state.
 
-        In this order: a run that goes on from a state writes no prompt of its step. `unlogged` are
-        the sums of steps that no log line has told of.
+        The order matters: a run that resumes from a state does not write the prompt of that step
+        again. `unlogged` are the sums of the steps since the last log line.
         """
-        self._save_added(f"prompt_{self.step}")
+        self._save_adapter(f"prompt_{self.step}")
         if self._saved_step == self.step:
-            return  # Before an evaluation that the run was stopped in.
+            return  # It was saved before an evaluation that was interrupted.
         self.unlogged = unlogged
         metadata = {
             "position": dict(self.position or {}),
@@ -335,47 +336,47 @@ class Run:
         self._saved_step = self.step
 
     def record(self, results: Mapping[str, Mapping[str, float]], loss: float | None = None) -> None:
-        """Takes an evaluation; keeps the prompt apart where it is the best so far.
+        """Records an evaluation, and saves the prompt as "best" if it is the best so far.
 
-        Among equal metrics `loss`, that of the evaluated targets, decides; else the training loss.
+        Ties are decided by `loss`, of the evaluation targets, or by the training loss without it.
         """
         self.metrics = {task: dict(values) for task, values in results.items()}
         self.evaluated_step = self.step
         firsts = [next(iter(values.values())) for values in results.values() if values]
         mean = sum(firsts) / len(firsts) if firsts else math.nan
         named = (("evaluation loss", loss), ("training loss", self.training_loss))
-        losses = (best_evaluation.Loss(*each) for each in named if each[1] is not None)
+        losses = (best_evaluation.Loss(name, x) for name, x in named if x is not None)
         is_untrained = self.step == self.first_step
         if self.best.add(self.step, mean, next(losses, None), is_untrained=is_untrained):
-            self._save_added("best")
+            self._save_adapter("best")
 
-    def _save_added(self, name: str) -> None:
+    def _save_adapter(self, name: str) -> None:
         adapter_files.save(
             self.model_dir,
             name,
-            self.added(),
+            self.adapter_params(),
             self.loaded.model,
             base_model=self.loaded.checkpoint,
             base_model_digest=self.loaded.digest,
             task=self.task,
             labels=list(self.labels),
             step=self.step,
-            # Those of an earlier step are not this prompt's.
+            # Metrics of an earlier step do not describe this prompt.
             metrics=self.metrics if self.evaluated_step == self.step else {},
         )
 
     def prompt_file(self, name: str) -> epath.Path:
-        """Where the file `name` of what is added to the base lies."""
+        """Returns the path of the adapter file `name`."""
         return adapter_files.locate(self.model_dir, name, self.loaded.model)
 
 
 @contextlib.contextmanager
 def failing(folders: Sequence[epath.PathLike]) -> Iterator[None]:
-    """Around training in these folders: an OSError, as of a full disk, tells what is left."""
+    """Adds the last saved steps of these folders to the message of an OSError (a full disk)."""
     try:
         yield
     except OSError as error:
-        last = {str(each): train_state.latest_step(each) for each in folders}
+        last = {str(folder): train_state.latest_step(folder) for folder in folders}
         left = ", ".join(
             f"{folder} has no state" if step is None else f"{folder} has the state of step {step}"
             for folder, step in last.items()
@@ -387,7 +388,7 @@ def failing(folders: Sequence[epath.PathLike]) -> Iterator[None]:
 
 
 def _check_dtypes(trainable: Tree) -> None:
-    """Raises ValueError for what no step would move."""
+    """Raises ValueError for trainable parameters that are not float32."""
     for path, leaf in params_lib.flatten(trainable).items():
         if leaf.dtype != jnp.float32:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""The settings that a run or an output was made with, to be compared before it is continued.
+"""The settings of a run or an output, which are compared before it is continued.
 
-A value is compared as gin or Python has it, and what it names (a data file, a prompt, the weights)
-by content: a file that was moved is the same, one that was edited in its place is another.
+Files that a setting names (data, prompts, weights) are compared by content, so a file may move but
+not change. Other values are compared as gin or Python parses them.
 """
 
 import ast
@@ -23,8 +23,7 @@ from prompt_tuning.data.tokenizers import tokenizer_folder
 from prompt_tuning.methods import initializers
 from prompt_tuning.models import model as model_lib
 
-# Settings of a run that may change at any time: how long it trains, what it logs and keeps, and how
-# the computation is divided. The rest is what it trains, and what its evaluations mean.
+# Settings that may change between sessions of a run, because they do not change its result.
 FREE = (
     *("ALLOW_CHANGED_SETTINGS", "EVAL_PERIOD", "EVAL_STEPS", "JSON_WRITE_N_RESULTS", "KEEP"),
     *("LOG_PERIOD", "MODEL_DIR", "NAN_TOLERANCE", "NUM_MICROBATCHES", "NUM_PARTITIONS"),
@@ -33,19 +32,19 @@ FREE = (
 TASK = "MIXTURE_OR_TASK_NAME"
 CHECKPOINT = "INITIAL_CHECKPOINT_PATH"
 NOT_SET = "not set"
-# Macros that stand for arguments which gin files set otherwise.
+# Macros of arguments that gin files do not set by a plain reference.
 MACROS = {"trainer.train.train_dataset": "TRAIN_FILE", "trainer.train.eval_dataset": "EVAL_FILE"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a result depends on.
+    """Settings that a result depends on.
 
     Attributes:
-      values: {setting: value}, of JSON.
-      contents: {setting: digest of what its value names}.
-      version: of the package that recorded them.
-      macros: {argument that gin sets: the macro that it is set to}.
+      values: {setting: value}; values are JSON.
+      contents: {setting: digest of the files that it names}.
+      version: package version that recorded them.
+      macros: {argument: macro that gin sets it to}.
     """
 
     values: Mapping[str, Any]
@@ -54,40 +53,40 @@ class Settings:
     macros: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("values", "contents"):  # as a file gives them back
+        for name in ("values", "contents"):  # as they are read back from a file
             text = json.dumps(getattr(self, name), default=_plain)
             object.__setattr__(self, name, json.loads(text))
 
     def with_values(self, **values: Any) -> "Settings":
-        """The same with other values of some settings."""
+        """Returns a copy with other values of settings."""
         return dataclasses.replace(self, values={**self.values, **values})
 
     def with_contents(self, contents: Mapping[str, str | None]) -> "Settings":
-        """The same with more contents."""
+        """Returns a copy with more digests of contents."""
         return dataclasses.replace(self, contents={**self.contents, **contents})
 
     def with_tasks(
         self, digests: Mapping[str, str], tasks: Sequence[evaluation_task.EvaluationTask]
     ) -> "Settings":
-        """The same with the identity of registered tasks: {task: digest}, and the examples of some."""
+        """Returns a copy with {task: digest} of registered tasks and the examples to evaluate."""
         evaluated = {f"evaluated {t.name}": fingerprints.of_examples(t.examples) for t in tasks}
         return self.with_contents({TASK: fingerprints.of_arrays({**digests, **evaluated})})
 
     def with_labels(self, labels: Mapping[str | None, Sequence[str]] | None) -> "Settings":
-        """The same with the labels in prompts' cards, which predictions are restored to."""
-        of_card = {name or "": sorted(each) for name, each in (labels or {}).items() if each}
+        """Returns a copy with the labels from the cards of prompts."""
+        of_card = {name or "": sorted(x) for name, x in (labels or {}).items() if x}
         return self.with_values(**{"labels of PROMPT_FILE": of_card.get("", of_card)})
 
     def with_checkpoint(self, path: str | None, digest: str) -> "Settings":
-        """The same with the identity of the base model."""
+        """Returns a copy with path and digest of the base model."""
         return self.with_values(**{CHECKPOINT: path}).with_contents({CHECKPOINT: digest})
 
 
 def parse(config_text: str, free: Collection[str]) -> dict[str, Any]:
-    """The bindings of gin's text, {name: value}, a reference as its text.
+    """Parses the bindings of a gin config, {name: value}; references stay text.
 
-    Left out are `free` ones, those that only pass a macro on, and names of packaged files, whose
-    content is compared.
+    Omits the settings in `free`, bindings to a macro, and names of packaged files, which are
+    compared by content.
     """
     values: dict[str, Any] = {}
     for name, text in re.findall(r"^([\w./]+) = (.*(?:\n {4}.*)*)", config_text, re.MULTILINE):
@@ -97,19 +96,19 @@ def parse(config_text: str, free: Collection[str]) -> dict[str, Any]:
         try:
             values[name] = ast.literal_eval(text)
             json.dumps(values[name], default=_plain)
-        except (ValueError, SyntaxError, TypeError):  # a reference, or what JSON does not have
+        except (ValueError, SyntaxError, TypeError):  # a reference, or not a JSON value
             values[name] = text
     return values
 
 
 def parse_macros(config_text: str) -> dict[str, str]:
-    """{argument: macro} of the arguments that gin's text sets to a macro."""
+    """Parses the bindings to macros of a gin config, {argument: macro}."""
     lines = re.finditer(r"^([\w/]+\.[\w.]+) =(?: \\\n)? +%(\w+)$", config_text, re.MULTILINE)
     return {line[1]: line[2] for line in lines}
 
 
 def data_files(*datasets: pipeline.DatasetConfig | None) -> dict[str, list[str]]:
-    """{setting: the paths of the files that it names and these data sets read}."""
+    """Returns {setting: paths} of the files that the data sets read."""
     files: dict[str, list[str]] = {}
     for dataset in datasets:
         if isinstance(getattr(dataset, "source", None), sources.TaskSource | sources.TextSource):
@@ -125,28 +124,28 @@ def read(
     initializer: Any,
     model: model_lib.EncoderDecoderModel,
 ) -> Settings:
-    """The settings of a command: gin's bindings, and the content of what they name.
+    """Reads the settings of a command: gin bindings, and digests of the files that they name.
 
     Args:
-      config_text: gin's text.
-      free: settings that may change, beside those of data files that are not read.
+      config_text: gin config.
+      free: settings that may change, besides those of unused data files.
       files: see `data_files`.
-      vocabulary: of the model.
-      initializer: PROMPT_INITIALIZER, of which the arrays are compared.
-      model: whose prompt has names and a position.
+      vocabulary: vocabulary of the model.
+      initializer: PROMPT_INITIALIZER; its arrays are compared.
+      model: model with the names and the position of its prompt.
     """
     contents = {setting: fingerprints.of_files(paths) for setting, paths in files.items()}
     if vocabulary.path is not None:
         contents["VOCABULARY_FILE"] = fingerprints.of_files(_tokenizer_files(vocabulary.path))
     contents |= prompt_contents(initializer, model)
     unread = {*sources.SPLIT_SETTINGS.values(), "TEXT_FILES"} - files.keys()
-    # Of TASK_DATA_DIR the examples that are read from it are compared.
+    # The examples that are read from TASK_DATA_DIR are compared.
     values = parse(config_text, {*free, *unread, "TASK_DATA_DIR"})
     return Settings(values, contents, macros=parse_macros(config_text))
 
 
 def _tokenizer_files(path: str) -> list[epath.Path]:
-    """The files of a vocabulary: itself, or those of a tokenizer's folder."""
+    """Returns the files of a vocabulary: one file, or those of a tokenizer folder."""
     file = epath.Path(path)
     if not file.is_dir():
         return [file]
@@ -154,7 +153,7 @@ def _tokenizer_files(path: str) -> list[epath.Path]:
 
 
 def of_command(config_text: str, free: Collection[str]) -> Settings:
-    """The settings of a command that is not run: gin's bindings, and the content of local paths."""
+    """Returns settings from a gin config alone: bindings, and digests of local paths."""
     values, contents = parse(config_text, free), {}
     for name, value in values.items():
         paths = [value] if isinstance(value, str) else value
@@ -170,9 +169,9 @@ def of_command(config_text: str, free: Collection[str]) -> Settings:
 def prompt_contents(
     initializer: Any, model: model_lib.EncoderDecoderModel
 ) -> dict[str, str | None]:
-    """{setting: digest} of the arrays that an initializer has from a file; {} where it has none."""
+    """Returns {setting: digest} of the arrays of an initializer; {} if it has none."""
     if isinstance(initializer, initializers.FromArray):
-        # Which prompt an example gets, and its position, are the file's too.
+        # The file also determines task names and position of its prompts.
         soft = model.method.soft_tokens
         card = repr([soft.names, soft.place])
         arrays = {"prompt": initializer.array, "card": card}
@@ -185,15 +184,14 @@ def prompt_contents(
 
 
 def differences(kept: Settings, now: Settings) -> list[str]:
-    """A line for each setting that differs: old and new value.
+    """Returns one line per setting that differs: old and new value.
 
-    Of settings that only one of two versions of the package knows nothing is said.
+    Ignores settings that only one of two package versions has.
     """
     lines, unknown = [], object()
     for name in sorted({*kept.values, *now.values, *kept.contents, *now.contents}):
         old, new = (
-            each.values.get(name, each.values.get(each.macros.get(name, ""), unknown))
-            for each in (kept, now)
+            x.values.get(name, x.values.get(x.macros.get(name, ""), unknown)) for x in (kept, now)
         )
         if kept.version != now.version and unknown in (old, new):
             continue
@@ -210,7 +208,7 @@ def differences(kept: Settings, now: Settings) -> list[str]:
 
 
 def _shown_name(name: str, kept: Settings, now: Settings) -> str:
-    """An argument with the macro that users set it by."""
+    """Formats an argument with the macro that sets it."""
     macros = MACROS | kept.macros | now.macros
     macro = macros.get(name) or macros.get(name.rpartition("/")[2])
     return f"{macro} ({name})" if macro else name
@@ -226,18 +224,18 @@ def _is_reference(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has in place of a numpy number, a set or a path."""
+    """Converts a numpy number, a set or a path to JSON."""
     return value.item() if hasattr(value, "item") else str(value)
 
 
 def write(path: epath.PathLike, settings: Settings, **others: Any) -> None:
-    """Writes settings, and `others`, as a JSON object."""
+    """Writes settings and `others` as a JSON object."""
     text = json.dumps({"settings": dataclasses.asdict(settings), **others}, indent=1)
     atomic.write(path, f"{text}\n".encode())
 
 
 def read_file(path: epath.PathLike) -> dict[str, Any]:
-    """What `write` wrote, with Settings; {} where there is no such file, or not one of these."""
+    """Reads a file of `write`; {} if it does not exist or is not one."""
     path = epath.Path(path)
     if not path.exists():
         return {}
@@ -249,7 +247,7 @@ def read_file(path: epath.PathLike) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any] | None) -> Settings | None:
-    """What `dataclasses.asdict` of Settings became in a file; None of none."""
+    """Restores `dataclasses.asdict` of Settings; None for None."""
     return None if content is None else Settings(**content)
 
 
@@ -261,10 +259,10 @@ def check_state(
     *,
     allow_changed: bool,
 ) -> bool:
-    """Whether a run's settings differ from those that its state at `step` was saved with.
+    """Returns whether the settings of a run differ from those of its state at `step`.
 
-    Raises ValueError where they do and `allow_changed` is False; a state of a version that
-    recorded none is taken with a warning.
+    Raises ValueError if they do and `allow_changed` is False. Warns about a state without
+    settings (of an old version), which is accepted.
     """
     if kept is None:
         logging.warning(
@@ -290,7 +288,7 @@ def check_state(
 
 
 def check_folder(model_dir: epath.PathLike, now: Settings) -> None:
-    """`check_state` of the last state in a folder, if there is one, before weights are read."""
+    """Applies `check_state` to the last readable state in a folder, if any, without weights."""
     for step in reversed(train_state.steps(model_dir)):
         try:
             kept = train_state.read_metadata(model_dir, step).get("settings")

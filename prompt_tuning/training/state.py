@@ -1,4 +1,4 @@
-"""What a run changes (TrainState), and the model it works on (LoadedModel)."""
+"""The state of a training step (TrainState) and a model with its weights (LoadedModel)."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ PromptInitializer = initializers.Initializer | initializers.FromLeaves
 
 
 class TrainState(NamedTuple):
-    """What a step changes and a checkpoint keeps: the frozen weights are not in it."""
+    """What a training step updates and a state on disk contains: no frozen weights."""
 
     step: jax.Array
     trainable: Tree
@@ -38,12 +38,12 @@ class LoadedModel:
 
     Attributes:
       model: network, loss and decoder.
-      vocabulary: that it was trained with.
-      params: all parameters, those added to the base among them, placed on the mesh.
+      vocabulary: vocabulary of the model.
+      params: all parameters, adapters included, on the mesh.
       mesh: the devices.
-      checkpoint: where the base came from, or None for random weights.
-      step: of the checkpoint, or None where it does not say.
-      digest: identity of the base.
+      checkpoint: path of the base model, or None for random weights.
+      step: step of the checkpoint, or None if unknown.
+      digest: identity of the base model.
     """
 
     model: model_lib.EncoderDecoderModel
@@ -56,19 +56,19 @@ class LoadedModel:
 
     @property
     def soft_tokens(self) -> soft_tokens_lib.SoftTokens:
-        """See the function of this name."""
+        """The soft tokens of the method; see the function `soft_tokens`."""
         return soft_tokens(self.model, self.vocabulary)
 
 
 def soft_tokens(
     model: model_lib.EncoderDecoderModel, vocabulary: vocabularies.Vocabulary | None = None
 ) -> soft_tokens_lib.SoftTokens:
-    """The ids, from V on, that the method of a model inserts into an input; none for most methods.
+    """Returns the ids, from V on, that the method of a model inserts into inputs, if any.
 
     Args:
-      model: with its method.
-      vocabulary: whose sentinels name the task, where there is a prompt for each; only a
-        length can be asked without it.
+      model: model with its method.
+      vocabulary: vocabulary whose sentinels select the prompt of a task; without it only the
+        number of soft tokens is valid.
     """
     soft = model.method.soft_tokens
     return soft_tokens_lib.SoftTokens(
@@ -89,21 +89,21 @@ def load_model(
     num_partitions: int = 1,
     seed: int = 0,
 ) -> LoadedModel:
-    """Reads the base, makes what is added to it, and places both on the devices.
+    """Loads the base model, initializes the adapter parameters, and puts both on the devices.
 
-    What can be wrong with the settings is looked at before the weights are read.
+    Settings are checked before the weights are read.
 
     Args:
-      model: what to fill.
-      vocabulary: its vocabulary.
+      model: model to load.
+      vocabulary: vocabulary of the model.
       checkpoint: INITIAL_CHECKPOINT_PATH, a T5X or Hugging Face folder; None for random
-        weights, which only pre-training wants.
-      prompt_initializer: see `added_to`.
+        weights (pre-training).
+      prompt_initializer: see `init_adapter`.
       num_partitions: devices that share one copy of the weights.
-      seed: of what is random.
+      seed: seed of random weights and of the initialization of adapter parameters.
     """
     vocabulary.check_fits(model.config.vocab_size)
-    soft_tokens(model, vocabulary)  # raises where the prompt's place is wrong
+    soft_tokens(model, vocabulary)  # checks the prompt's position
     if checkpoint is not None:
         base_model.check_config(checkpoint, model.config)
     mesh = partitioning.make_mesh(num_partitions)
@@ -112,14 +112,14 @@ def load_model(
     base = params_lib.unflatten({p: x for p, x in abstract.items() if p not in model.adapter_paths})
     where = partitioning.shardings(boxed, mesh)
     shapes = {path: abstract[path] for path in sorted(model.adapter_paths)}
-    added = functools.partial(
-        added_to, model, prompt_initializer, shapes, jax.random.key(seed), vocabulary.encode
+    initialize = functools.partial(
+        init_adapter, model, prompt_initializer, shapes, jax.random.key(seed), vocabulary.encode
     )
-    jax.eval_shape(added, abstract[model.EMBEDDING_PATH])
+    jax.eval_shape(initialize, abstract[model.EMBEDDING_PATH])
     jax.eval_shape(model.method.penalty, nn.unbox(boxed))
     if checkpoint is None:
         logging.info("Initializing random weights, because INITIAL_CHECKPOINT_PATH is not set.")
-        # Each device makes its part only.
+        # Each device initializes only its shards.
         params = jax.jit(model.init, out_shardings=where)(jax.random.key(seed))
         step = 0
         digest = params_lib.structure_digest(base, f"random {seed}")
@@ -128,15 +128,15 @@ def load_model(
         digest = base_model.digest(checkpoint, base)
     warn_of_another_base(prompt_initializer, checkpoint, digest)
     flat = params_lib.flatten(params)
-    places = {path: leaf for path, leaf in params_lib.flatten(where).items() if path in shapes}
-    # Under jit, as several processes may share the embedding.
-    leaves = jax.jit(added, out_shardings=places)(flat[model.EMBEDDING_PATH])
+    adapter_shardings = {p: x for p, x in params_lib.flatten(where).items() if p in shapes}
+    # Under jit, because several processes may share the embedding.
+    leaves = jax.jit(initialize, out_shardings=adapter_shardings)(flat[model.EMBEDDING_PATH])
     params = params_lib.unflatten({**flat, **leaves})
     return LoadedModel(model, vocabulary, params, mesh, checkpoint, step, digest)
 
 
 def base_digest(model: model_lib.EncoderDecoderModel, checkpoint: str | None) -> str:
-    """The identity of a base model, `LoadedModel.digest`, without its weights on the devices."""
+    """Computes `LoadedModel.digest` without loading the weights."""
     if checkpoint is None:
         return "random"
     base_model.check_config(checkpoint, model.config)
@@ -145,11 +145,13 @@ def base_digest(model: model_lib.EncoderDecoderModel, checkpoint: str | None) ->
     return base_model.digest(checkpoint, params_lib.unflatten(base))
 
 
-def with_added(loaded: LoadedModel, start: PromptInitializer | None, seed: int = 0) -> LoadedModel:
-    """The same model with what `start` gives as what is added to its base, in place of all before.
+def with_adapter(
+    loaded: LoadedModel, start: PromptInitializer | None, seed: int = 0
+) -> LoadedModel:
+    """Replaces the adapter parameters of a model by those of an initializer.
 
-    `seed` is of what is random, as in `load_model`. Raises as `added_to`; warns as `load_model` of
-    another base.
+    `seed` is used as in `load_model`. Raises as `init_adapter`; warns as `load_model` about another
+    base model.
     """
     warn_of_another_base(start, loaded.checkpoint, loaded.digest)
     flat, model = params_lib.flatten(loaded.params), loaded.model
@@ -157,20 +159,20 @@ def with_added(loaded: LoadedModel, start: PromptInitializer | None, seed: int =
     abstract = params_lib.flatten(nn.unbox(boxed))
     where = params_lib.flatten(partitioning.shardings(boxed, loaded.mesh))
     shapes = {path: abstract[path] for path in sorted(model.adapter_paths)}
-    places = {path: where[path] for path in shapes}
-    added = functools.partial(
-        added_to, model, start, shapes, jax.random.key(seed), loaded.vocabulary.encode
+    adapter_shardings = {path: where[path] for path in shapes}
+    initialize = functools.partial(
+        init_adapter, model, start, shapes, jax.random.key(seed), loaded.vocabulary.encode
     )
-    placed = jax.jit(added, out_shardings=places)(flat[model.EMBEDDING_PATH])
-    return dataclasses.replace(loaded, params=params_lib.unflatten({**flat, **placed}))
+    leaves = jax.jit(initialize, out_shardings=adapter_shardings)(flat[model.EMBEDDING_PATH])
+    return dataclasses.replace(loaded, params=params_lib.unflatten({**flat, **leaves}))
 
 
 def warn_of_another_base(
     start: PromptInitializer | None, checkpoint: str | None, digest: str | None
 ) -> None:
-    """Logs where what `start` gives was trained with another model than the checkpoint's."""
+    """Warns if the parameters of `start` were trained with another base model."""
     if getattr(start, "base_model_digest", None) not in (None, digest):
-        # No error: a prompt may be tried with a model that is nearly the same.
+        # No error: a prompt may be tried with a similar model.
         logging.warning(
             "PROMPT_FILE was trained with another base model than INITIAL_CHECKPOINT_PATH %s, by "
             "its card. Predictions will be wrong unless the models are equal: set the base model "
@@ -179,7 +181,7 @@ def warn_of_another_base(
         )
 
 
-def added_to(
+def init_adapter(
     model: model_lib.EncoderDecoderModel,
     start: PromptInitializer | None,
     shapes: Mapping[str, jax.ShapeDtypeStruct],
@@ -187,13 +189,13 @@ def added_to(
     encode: initializers.Encode,
     embedding: jax.Array,
 ) -> dict[str, jax.Array]:
-    """What is added to a base, {path: values}.
+    """Initializes the adapter parameters, {path: values}.
 
-    All of it where `start` holds all; else the prompt from `start`, by default sampled from
-    the vocabulary, and the rest as its modules initialise it.
+    `start` gives either all of them (FromLeaves) or the prompt, which is sampled from the
+    vocabulary by default; others use their default initializers.
 
     Raises:
-      ValueError: `start` does not fit.
+      ValueError: the parameters of `start` do not fit the model.
     """
     if isinstance(start, initializers.FromLeaves):
         return start.fit(shapes)
@@ -205,7 +207,7 @@ def added_to(
         )
     values = {}
     if shapes.keys() - {model.prompt_path}:
-        # Under jit those that are not returned are not computed.
+        # Under jit, parameters that are not returned are not computed.
         initialized = params_lib.flatten(model.init_adapter(jax.random.fold_in(rng, 2)))
         values = {path: initialized[path] for path in shapes}
     if model.prompt_path is not None:

@@ -1,4 +1,4 @@
-"""The training step: a gradient for what is trained, one update, and sums to report."""
+"""The training step: gradients of the trainable parameters, one update, sums to report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
@@ -15,7 +15,7 @@ from prompt_tuning.models import model as model_lib
 from prompt_tuning.training import counts, state
 
 Tree = Mapping[str, Any]
-# Computing again what the backward pass needs only when it needs it: a tenth less memory.
+# Schedules rematerialization late: a tenth less memory.
 CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 Step = Callable[..., tuple[state.TrainState, dict[str, jax.Array]]]
 
@@ -26,18 +26,17 @@ def make_step(
     shardings: state.TrainState,
     num_microbatches: int = 1,
 ) -> Step:
-    """The jitted step (state, frozen, batch, rng) -> (state, sums).
+    """Returns the jitted step (state, frozen, batch, rng) -> (state, sums).
 
-    The gradient is taken for the trainable tree only. The state's buffers are reused.
-    With microbatches, gradients and sums are those of the whole batch. Where loss, gradient or what
-    they make of the trainable tree is not finite, it and the optimizer stay as they are: "skipped"
-    is 1 among the sums.
+    Only the trainable tree has gradients. The buffers of the state are donated. With microbatches,
+    gradients and sums are those of the complete batch. If the loss, the gradient or the updated
+    parameters are not finite, parameters and optimizer state stay unchanged, and "skipped" is 1.
 
     Args:
       model: network and loss.
-      optimizer: of the trainable tree.
-      shardings: where each leaf of the state lies, before the step and after it.
-      num_microbatches: parts of a batch that are computed one after the other.
+      optimizer: optimizer of the trainable tree.
+      shardings: shardings of the state, before and after the step.
+      num_microbatches: number of sequential parts of a batch.
     """
     return _jitted(_step(model, optimizer, num_microbatches), shardings)
 
@@ -48,10 +47,10 @@ def make_stacked_step(
     shardings: Sequence[state.TrainState],
     num_microbatches: int = 1,
 ) -> Step:
-    """The step of several runs over the same frozen weights, in one program that fills an accelerator.
+    """Returns one program for the steps of several runs that share frozen weights.
 
-    Of states, batches of one shape, and rngs it takes lists, and it gives a list of states and
-    one of sums; each run is moved as `make_step` moves it.
+    It takes lists of states, batches of one shape and rngs, and returns lists of states and sums.
+    Each run is updated as by `make_step`; one program uses an accelerator better.
     """
     one = _step(model, optimizer, num_microbatches)
 
@@ -61,46 +60,46 @@ def make_stacked_step(
             for trees in (states, batches, rngs)
         ]
 
-        def move(of_run: Sequence[Any]):
+        def step_of_run(of_run: Sequence[Any]):
             return one(of_run[0], frozen, *of_run[1:])
 
-        found = jax.vmap(move)(stacked)
+        results = jax.vmap(step_of_run)(stacked)
         return tuple(
             [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(len(states))]
-            for tree in found
+            for tree in results
         )
 
     return _jitted(step, list(shardings))
 
 
 class ThreadedStep:
-    """The step of several runs over the same frozen weights on a CPU: two of them at a time.
+    """The step of several runs that share frozen weights on a CPU, two runs at a time.
 
-    Takes and gives what `make_stacked_step`'s does, and computes each run with `one`, of `make_step`,
-    as it is alone: by itself a step of a small model leaves cores idle.
+    Has the interface of `make_stacked_step`, and computes each run with `one`, a step of `make_step`.
+    Two at a time, because a single step of a small model leaves cores idle.
     """
 
     def __init__(self, one: Step, mesh: Mesh):
         self._one, self._mesh = one, mesh
-        # Each takes the memory of a step. Programs of several devices wait for each other for ever
-        # where two run at once in different orders.
+        # Each thread needs the memory of a step. Programs of several devices can deadlock if two
+        # run at the same time.
         self._threads = futures.ThreadPoolExecutor(2 if mesh.size == 1 else 1, "step")
 
     def __call__(self, states, frozen, batches, rngs):
-        def move(each):
-            with partitioning.use(self._mesh):  # which is a thread's own
-                return jax.block_until_ready(self._one(each[0], frozen, *each[1:]))
+        def step_of_run(state, batch, rng):
+            with partitioning.use(self._mesh):  # the mesh context is thread-local
+                return jax.block_until_ready(self._one(state, frozen, batch, rng))
 
-        found = self._threads.map(move, zip(states, batches, rngs, strict=True))
-        return tuple(map(list, zip(*found, strict=True)))
+        results = list(self._threads.map(step_of_run, states, batches, rngs))
+        return tuple(map(list, zip(*results, strict=True)))
 
     def lower(self, states, frozen, batches, rngs):
-        """Of one run, as jax.jit's: the others have the same program."""
+        """Lowers the step of one run; the others have the same program."""
         return self._one.lower(states[0], frozen, batches[0], rngs[0])
 
 
 def _jitted(step: Step, shardings: Any) -> Step:
-    # A state that comes out as it went in, or the next step would be compiled anew.
+    # The state keeps its shardings, or the next step would be compiled again.
     return jax.jit(
         step,
         donate_argnums=0,
@@ -125,7 +124,7 @@ def _step(
     def accumulate(trainable: Tree, frozen: Tree, batch: Tree, rng: jax.Array):
         if num_microbatches == 1:
             return gradients(trainable, frozen, batch, rng)
-        # Every n-th row, so that each device has rows in each part.
+        # Every n-th example, so that each device has examples in each part.
         parts = jax.tree.map(
             lambda x: x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1), batch
         )
@@ -142,21 +141,21 @@ def _step(
     def step(old: state.TrainState, frozen: Tree, batch: Tree, rng: jax.Array):
         rng = jax.random.fold_in(rng, old.step)
         grads, sums = accumulate(old.trainable, frozen, batch, rng)
-        # After the sum over microbatches: their tokens differ in number.
-        whole = model.normalizer(batch)
-        grads = jax.tree.map(lambda g: g / whole, grads)
+        # After the sum over microbatches, which differ in their number of tokens.
+        normalizer = model.normalizer(batch)
+        grads = jax.tree.map(lambda g: g / normalizer, grads)
 
         def penalty(tree):
             return model.method.penalty(params_lib.merge(tree, frozen))
 
         if jax.eval_shape(penalty, old.trainable) is not None:
-            sums["penalty"], more = jax.value_and_grad(penalty)(old.trainable)
-            grads = jax.tree.map(jnp.add, grads, more)
+            sums["penalty"], penalty_grads = jax.value_and_grad(penalty)(old.trainable)
+            grads = jax.tree.map(jnp.add, grads, penalty_grads)
         sums["gradient_norm"] = optax.tree.norm(grads)
         updates, slots = optimizer.update(grads, old.optimizer, old.trainable)
         trainable = optax.apply_updates(old.trainable, updates)
-        told = [sums["loss"], sums["gradient_norm"], optax.tree.norm(trainable)]
-        finite = jnp.isfinite(jnp.stack(told)).all()
+        checked = [sums["loss"], sums["gradient_norm"], optax.tree.norm(trainable)]
+        finite = jnp.isfinite(jnp.stack(checked)).all()
         sums["skipped"] = 1.0 - finite.astype(jnp.float32)
         trainable, slots = jax.tree.map(
             lambda new, before: jnp.where(finite, new, before),
@@ -169,8 +168,8 @@ def _step(
 
 
 def check_batch(size: int, num_microbatches: int, mesh: Mesh) -> None:
-    """Raises ValueError where BATCH_SIZE cannot be divided among microbatches and devices."""
-    counts.check("NUM_MICROBATCHES", num_microbatches, 1, none="1")
+    """Raises ValueError unless microbatches and devices divide BATCH_SIZE."""
+    counts.validate_int("NUM_MICROBATCHES", num_microbatches, 1, none="1")
     if size % num_microbatches:
         raise ValueError(
             f"NUM_MICROBATCHES is {num_microbatches}; expected a divisor of BATCH_SIZE={size}. Set "

@@ -1,4 +1,4 @@
-"""`prompt-tuning train`: trains from settings to results; a run is its TrainState, base and settings."""
+"""`prompt-tuning train`: checks settings, loads model and data, trains, and exports."""
 
 import contextlib
 import dataclasses
@@ -28,9 +28,9 @@ from prompt_tuning.training import (
     background,
     counts,
     loop,
+    multi_seed,
     optimizers,
     reporting,
-    stack,
     state,
     writer_lock,
 )
@@ -62,150 +62,172 @@ def train(
     allow_changed_settings: bool = False,
     config_text: str = "",
 ) -> dict[str, Any] | list[dict[str, Any]]:
-    """`prompt-tuning train`: tunes what `trainable` names and leaves the rest as it is.
+    """`prompt-tuning train`: trains the parameters that `trainable` matches.
+
+    Resumes the run in `model_dir` if there is one. With several seeds, trains one adapter per seed
+    together, in the folders seed_<seed>; each result equals that of a single run up to rounding.
 
     Args:
-      model: network with its prompt, loss and decoder.
-      vocabulary: of the model.
+      model: network with its method, loss and decoder.
+      vocabulary: vocabulary of the model.
       checkpoint: INITIAL_CHECKPOINT_PATH; None for random weights (pre-training).
-      prompt_initializer: how the prompt starts.
-      train_dataset: what to learn from.
-      eval_dataset: what to evaluate on every EVAL_PERIOD, before the first and after the
-        last step; None for nothing.
+      prompt_initializer: PROMPT_INITIALIZER.
+      train_dataset: training data.
+      eval_dataset: data to evaluate before the first step and every EVAL_PERIOD; None for none.
       trainable: TRAINABLE, patterns of parameter paths.
       optimizer: called with start_step=.
-      model_dir: MODEL_DIR. A run that is there is resumed, if it has the same settings. Runs of
-        several seeds lie in seed_<seed> each. Another process that trains there is an error.
-      schedule: how long, how often.
-      learning_rate: the optimizer's, of the absolute step, to be told beside the loss.
-      eval_examples: examples of each task to evaluate; None for all.
-      written_examples: answers to write at each evaluation; None for all.
-      eval_steps: batches of each task whose loss is told at each evaluation.
-      num_partitions: devices that share one copy of the weights; None for 1.
-      num_microbatches: parts of a batch that are computed one after the other; None for 1.
-      seed: RANDOM_SEED, of dropout, data order and initialisation. Of several, a prompt is tuned
-        with each, all together: each as it would be alone, up to rounding.
-      allow_changed_settings: ALLOW_CHANGED_SETTINGS, resumes a run that has other settings.
-      config_text: the settings, written to MODEL_DIR/config.gin, and compared with those of a run
-        that is there.
+      model_dir: MODEL_DIR.
+      schedule: numbers of steps and periods.
+      learning_rate: schedule of the optimizer, for the log.
+      eval_examples: EVALUATOR_NUM_EXAMPLES, per task; None for all.
+      written_examples: JSON_WRITE_N_RESULTS, predictions per evaluation; None for all.
+      eval_steps: EVAL_STEPS, batches per task for the loss on evaluation targets.
+      num_partitions: NUM_PARTITIONS, devices per copy of the weights; None for 1.
+      num_microbatches: NUM_MICROBATCHES, sequential parts of a batch; None for 1.
+      seed: RANDOM_SEED, of dropout, data order and initialization.
+      allow_changed_settings: ALLOW_CHANGED_SETTINGS, resumes a run with other settings.
+      config_text: gin config, written to config.gin and compared with that of a run.
 
     Returns:
-      {"step", "metrics", "best", "trained", "prompt_file", "model"}: "trained" counts numbers, and
-      the last two are where there is such. Of several seeds a list of these.
+      {"step", "metrics", "best", "trained", "prompt_file", "model"}: "trained" is the number of
+      trainable parameters, and the last two are optional. A list of these for several seeds.
     """
-    # What can be wrong with the settings is looked at before the weights are read.
+    # Settings are checked before the weights are read.
     reporting.check_folder(model_dir, "MODEL_DIR")
     folders = seeds_lib.folders(seed, model_dir)
-    seeds = [*folders]
+    first_seed = next(iter(folders))
     params_lib.check_trainable(trainable)
-    counts.check("EVAL_STEPS", eval_steps, 0)
-    counts.check("EVALUATOR_NUM_EXAMPLES", eval_examples, 1, none="all")
-    counts.check("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
+    counts.validate_int("EVAL_STEPS", eval_steps, 0)
+    counts.validate_int("EVALUATOR_NUM_EXAMPLES", eval_examples, 1, none="all")
+    counts.validate_int("JSON_WRITE_N_RESULTS", written_examples, 0, none="all")
     num_microbatches = 1 if num_microbatches is None else num_microbatches
-    mesh = partitioning.make_mesh(num_partitions)
-    step_lib.check_batch(train_dataset.batch_size, num_microbatches, mesh)
-    rows = num_microbatches * mesh.shape[partitioning.DATA]
-    _check_loss(model, train_dataset.pack)
     eval_size = 0 if eval_dataset is None else eval_dataset.batch_size
-    partitioning.check_batch_size(eval_size, mesh)
-    schedule = schedule.settled(0 if checkpoint is None else base_model.read_step(checkpoint))
-    _tell_rate(learning_rate, schedule)
+    rows = _check_batches(model, train_dataset, eval_size, num_microbatches, num_partitions)
+    schedule = schedule.resolve(0 if checkpoint is None else base_model.read_step(checkpoint))
+    _warn_of_zero_learning_rate(learning_rate, schedule)
     files = settings_lib.data_files(train_dataset, eval_dataset)
     with fingerprints.unchanged(files):
         settings = settings_lib.read(
             config_text, settings_lib.FREE, files, vocabulary, prompt_initializer, model
         ).with_values(START_STEP=schedule.start_step)
         if not allow_changed_settings:
-            for own, folder in folders.items():
-                settings_lib.check_folder(folder, settings.with_values(RANDOM_SEED=own))
-        loading = background.Background(
-            functools.partial(
-                state.load_model,
-                model,
-                vocabulary,
-                checkpoint=checkpoint,
-                prompt_initializer=prompt_initializer,
-                num_partitions=num_partitions,
-                seed=seeds[0],
-            )
-        )
-        soft = state.soft_tokens(model, vocabulary)
-        train_dataset = dataclasses.replace(train_dataset, seed=seeds[0])
-        batches = pipeline.TrainBatches(train_dataset, vocabulary, soft, rows)
-        if eval_dataset is not None:
-            eval_dataset = dataclasses.replace(eval_dataset, seed=seeds[0])
-        tasks = evaluated(
-            eval_dataset,
+            for run_seed, folder in folders.items():
+                settings_lib.check_folder(folder, settings.with_values(RANDOM_SEED=run_seed))
+        load = functools.partial(
+            state.load_model,
+            model,
             vocabulary,
-            eval_examples,
-            known_labels={None: tuple(batches.labels)},
-            **predictor_config.ranking_settings(model),
+            checkpoint=checkpoint,
+            prompt_initializer=prompt_initializer,
+            num_partitions=num_partitions,
+            seed=first_seed,
         )
-        majority.warn_of_single_label(tasks)
-        _check_labels(batches.labels, train_dataset, tasks, model, vocabulary)
+        loading = background.Background(load)
+        datasets = [
+            d and dataclasses.replace(d, seed=first_seed) for d in (train_dataset, eval_dataset)
+        ]
+        batches, tasks = _read_data(model, vocabulary, *datasets, eval_examples, rows)
     loaded = loading.result()
-    predictor = predictor_lib.Predictor(loaded, seeds[0])
+    predictor = predictor_lib.Predictor(loaded, first_seed)
     if train_dataset.name is not None:
         settings = settings.with_tasks(batches.digests, tasks)
 
-    def training(own: int, folder: epath.PathLike) -> Training:
-        start = loaded
-        if own != seeds[0]:
-            start = state.with_added(loaded, prompt_initializer, own)
+    def make_training(run_seed: int, folder: epath.Path) -> Training:
+        is_first = run_seed == first_seed
         run = run_lib.Run(
-            start,
+            loaded if is_first else state.with_adapter(loaded, prompt_initializer, run_seed),
             schedule,
             folder,
             trainable=trainable,
             optimizer=optimizer,
             task=batches.name,
             labels=tuple(batches.labels),
-            settings=settings.with_values(RANDOM_SEED=own),
+            settings=settings.with_values(RANDOM_SEED=run_seed),
             allow_changed_settings=allow_changed_settings,
         )
-        run.resume()
-        _check_trained(run, vocabulary, several=not isinstance(seed, int))
-        if not run.is_complete:
-            reporting.start_folder(folder, config_text, "MODEL_DIR", run.step)
-        info = reporting.model_info(run.state.trainable, loaded.params)
-        reporting.write_text(run.model_dir / "model-info.txt", info)
+        _open_run(run, config_text, several=not isinstance(seed, int))
         evaluator = evaluator_lib.Evaluator(
-            predictor.with_seed(own),
+            predictor.with_seed(run_seed),
             tasks,
             eval_size,
             run.model_dir / "inference_eval",
-            # What is evaluated anew is told anew.
+            # A repeated evaluation replaces the lines of the interrupted one.
             after_step=run.step - run.needs_eval,
             written_examples=written_examples,
             losses=(run.model_dir / "training_eval", eval_steps),
         )
-        return Training(run, batches.with_seed(own), evaluator, own)
+        return Training(run, batches.with_seed(run_seed), evaluator, run_seed)
 
     with writer_lock.hold(model_dir), run_lib.failing([*folders.values()]):
-        trainings = [training(*each) for each in folders.items()]
+        trainings = [make_training(*item) for item in folders.items()]
         with partitioning.use(loaded.mesh), contextlib.ExitStack() as logs:
-            for each in trainings:
-                logs.enter_context(each.evaluator)
+            for training in trainings:
+                logs.enter_context(training.evaluator)
             _train(trainings, num_microbatches, learning_rate)
-        for each in trainings:
-            folder, first = each.run.model_dir / "inference_eval", each.run.first_step
-            majority.warn_of_majority(tasks, folder, after_step=first)
-        results = [_finish(each.run) for each in trainings]
+        results = [_finish(training.run, tasks) for training in trainings]
     return results[0] if isinstance(seed, int) else results
 
 
-class Training(NamedTuple):
-    """A run, or a stack of several, with what it is trained and evaluated with."""
+def _check_batches(
+    model: model_lib.EncoderDecoderModel,
+    dataset: pipeline.DatasetConfig,
+    eval_size: int,
+    num_microbatches: int,
+    num_partitions: int | None,
+) -> int:
+    """Checks the batch settings; returns the number that divides the rows of a batch."""
+    mesh = partitioning.make_mesh(num_partitions)
+    step_lib.check_batch(dataset.batch_size, num_microbatches, mesh)
+    _check_loss(model, dataset.pack)
+    partitioning.check_batch_size(eval_size, mesh)
+    return num_microbatches * mesh.shape[partitioning.DATA]
 
-    run: run_lib.Run | stack.Stack
-    batches: pipeline.Batches | stack.Batches
-    evaluator: evaluator_lib.Evaluator | stack.Evaluator
+
+def _read_data(
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.Vocabulary,
+    train_dataset: pipeline.DatasetConfig,
+    eval_dataset: pipeline.DatasetConfig | None,
+    eval_examples: int | None,
+    rows: int,
+) -> tuple[pipeline.TrainBatches, list[evaluation_task.EvaluationTask]]:
+    """Opens the training batches and reads the evaluation tasks; compares their labels."""
+    soft = state.soft_tokens(model, vocabulary)
+    batches = pipeline.TrainBatches(train_dataset, vocabulary, soft, rows)
+    tasks = evaluation_tasks(
+        eval_dataset,
+        vocabulary,
+        eval_examples,
+        known_labels={None: tuple(batches.labels)},
+        **predictor_config.ranking_settings(model),
+    )
+    majority.warn_of_single_label(tasks)
+    _check_labels(batches.labels, train_dataset, tasks, model, vocabulary)
+    return batches, tasks
+
+
+def _open_run(run: run_lib.Run, config_text: str, *, several: bool) -> None:
+    """Resumes a run, and writes the first files of its folder."""
+    run.resume()
+    _check_trained(run, several=several)
+    if not run.is_complete:
+        reporting.start_folder(run.model_dir, config_text, "MODEL_DIR", run.step)
+    info = reporting.model_info(run.state.trainable, run.loaded.params)
+    reporting.write_text(run.model_dir / "model-info.txt", info)
+
+
+class Training(NamedTuple):
+    """The arguments of `loop.train_loop`, for one run or for several seeds."""
+
+    run: run_lib.Run | multi_seed.MultiSeedRun
+    batches: pipeline.Batches | multi_seed.Batches
+    evaluator: evaluator_lib.Evaluator | multi_seed.Evaluator
     seed: int | tuple[int, ...]
 
 
-def _check_trained(run: run_lib.Run, vocabulary: vocabularies.Vocabulary, *, several: bool) -> None:
-    """Raises ValueError where weights are trained that could not be exported."""
-    _tell_export(run)
+def _check_trained(run: run_lib.Run, *, several: bool) -> None:
+    """Raises ValueError if weights are trained that cannot be exported."""
+    _warn_of_adapter_export(run)
     if not run.trains_weights:
         return
     if several:
@@ -214,7 +236,7 @@ def _check_trained(run: run_lib.Run, vocabulary: vocabularies.Vocabulary, *, sev
             "weights. Set a single RANDOM_SEED, or TRAINABLE to the prompt."
         )
     if not _is_decoder_only(run.loaded.model):
-        huggingface.check_vocabulary(vocabulary.path)
+        huggingface.check_vocabulary(run.loaded.vocabulary.path)
 
 
 def _train(
@@ -222,37 +244,37 @@ def _train(
     num_microbatches: int,
     learning_rate: optimizers.Schedule | None,
 ) -> None:
-    """Takes all to the end; those that were stopped before others, or in an evaluation, catch up first."""
+    """Trains all runs to the last step; runs that are behind the others catch up first."""
     run = trainings[0].run
     settings = run.loaded.model, run.optimizer
-    where = [jax.tree.map(lambda x: x.sharding, each.run.state) for each in trainings]
-    alone = step_lib.make_step(*settings, where[0], num_microbatches)
+    shardings = [jax.tree.map(lambda x: x.sharding, member.run.state) for member in trainings]
+    single_step = step_lib.make_step(*settings, shardings[0], num_microbatches)
     if len(trainings) == 1:
-        return loop.train_loop(*trainings[0], alone, learning_rate)
-    reached = [(each.run.step, each.run.position is not None) for each in trainings]
-    for each, own in zip(trainings, reached, strict=True):
-        if own < max(reached) or (own[1] and each.run.needs_eval):
-            loop.train_loop(*each, alone, learning_rate, until=max(reached)[0])
+        return loop.train_loop(*trainings[0], single_step, learning_rate)
+    progress = [(member.run.step, member.run.position is not None) for member in trainings]
+    for member, (step, has_started) in zip(trainings, progress, strict=True):
+        if (step, has_started) < max(progress) or (has_started and member.run.needs_eval):
+            loop.train_loop(*member, single_step, learning_rate, until=max(progress)[0])
     runs, batches, evaluators, seeds = zip(*trainings, strict=True)
     together = Training(
-        stack.Stack(runs, run.model_dir.parent),
-        stack.Batches(batches),
-        stack.Evaluator({r.model_dir.name: e for r, e in zip(runs, evaluators, strict=True)}),
+        multi_seed.MultiSeedRun(runs, run.model_dir.parent),
+        multi_seed.Batches(batches),
+        multi_seed.Evaluator({r.model_dir.name: e for r, e in zip(runs, evaluators, strict=True)}),
         seeds,
     )
-    step: step_lib.Step = step_lib.ThreadedStep(alone, run.loaded.mesh)
+    joint_step: step_lib.Step = step_lib.ThreadedStep(single_step, run.loaded.mesh)
     if jax.default_backend() != "cpu":
-        step = step_lib.make_stacked_step(*settings, where, num_microbatches)
-    return loop.train_loop(*together, step, learning_rate)
+        joint_step = step_lib.make_stacked_step(*settings, shardings, num_microbatches)
+    return loop.train_loop(*together, joint_step, learning_rate)
 
 
-def evaluated(
+def evaluation_tasks(
     dataset: pipeline.DatasetConfig | None,
     vocabulary: vocabularies.Vocabulary,
     limit: int | None = None,
     **settings: Any,
 ) -> list[evaluation_task.EvaluationTask]:
-    """What is evaluated while training: nothing where no task has the split, as in T5X.
+    """Returns the tasks to evaluate during training; none if no task has the split, as in T5X.
 
     See `pipeline.evaluation_tasks`.
     """
@@ -272,7 +294,7 @@ def _check_labels(
     model: model_lib.EncoderDecoderModel,
     vocabulary: vocabularies.Vocabulary,
 ) -> None:
-    """Compares the labels of the training data with LABELS and with those of the tasks.
+    """Compares the labels of the training data with LABELS and with the labels of the tasks.
 
     Raises:
       ValueError: LABEL_LOSS cannot score a label of the training data.
@@ -286,13 +308,15 @@ def _check_labels(
             f"{labels_lib.join_labels(unlisted)}; expected every target in LABELS, because "
             "LABEL_LOSS scores only these. Add them to LABELS, or correct the targets."
         )
-    if dataset.file:  # Of other tasks only a sample is read.
+    if dataset.file:  # The labels of other data come from a sample.
         for task in tasks:
             task.warn_of_unlisted_labels(labels, dataset.file, "the prompt does not learn them")
 
 
-def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.TrainConfig) -> None:
-    """Warns where the schedule is over before the run starts."""
+def _warn_of_zero_learning_rate(
+    learning_rate: optimizers.Schedule | None, schedule: run_lib.TrainConfig
+) -> None:
+    """Warns if the learning rate is zero throughout the run."""
     first, last = schedule.start_step or 0, schedule.train_steps - 1
     steps = jnp.asarray([first, (first + last) // 2, last])
     if learning_rate is not None and jnp.all(learning_rate(steps) <= optimizers.LEAST_RATE):
@@ -303,8 +327,8 @@ def _tell_rate(learning_rate: optimizers.Schedule | None, schedule: run_lib.Trai
         )  # fmt: skip
 
 
-def _tell_export(run: run_lib.Run) -> None:
-    """Warns where what is trained together is kept apart."""
+def _warn_of_adapter_export(run: run_lib.Run) -> None:
+    """Warns if base weights and an adapter are trained: they are saved separately."""
     if run.trains_weights and run.loaded.model.adapter_paths:
         logging.warning(
             "TRAINABLE includes weights, and the model also has %s: model_<step> is exported "
@@ -326,8 +350,9 @@ def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:
         )
 
 
-def _finish(run: run_lib.Run) -> dict[str, Any]:
-    """Exports weights that were trained beside the prompt, and says where everything lies."""
+def _finish(run: run_lib.Run, tasks: Sequence[evaluation_task.EvaluationTask]) -> dict[str, Any]:
+    """Exports trained weights, and logs and returns the results of a run."""
+    majority.warn_of_majority(tasks, run.model_dir / "inference_eval", after_step=run.first_step)
     trained = params_lib.count(run.state.trainable)
     result = {"step": run.step, "metrics": run.metrics, "best": run.best.metric, "trained": trained}
     if text := run.best.describe():
@@ -348,9 +373,9 @@ def _is_decoder_only(model: model_lib.EncoderDecoderModel) -> bool:
 
 
 def _export(run: run_lib.Run) -> str:
-    """Exports the weights without the prompt: for Hugging Face, or for T5X if that has no such model.
+    """Exports the base weights for Hugging Face, or for T5X if transformers has no such model.
 
-    The first process writes them; all gather them and wait for it.
+    All processes gather the weights; the first one writes them.
     """
     target, model = run.model_dir / f"model_{run.step}", run.loaded.model
     params = params_lib.flatten(partitioning.to_host(run.params()))
@@ -375,7 +400,7 @@ def _export(run: run_lib.Run) -> str:
 
 
 def _check_export(target: epath.Path, weights: Mapping[str, np.ndarray], run: run_lib.Run) -> None:
-    """Raises ValueError where a folder of this name holds other weights than those of the run."""
+    """Raises ValueError if the existing folder has other weights than the run."""
     shapes = {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in weights.items()}
     exported = params_lib.flatten(base_model.load(target, params_lib.unflatten(shapes))[0])
     if any(not np.array_equal(exported[path], x) for path, x in weights.items()):

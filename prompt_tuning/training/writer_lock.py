@@ -1,7 +1,7 @@
-"""A lock on MODEL_DIR: a second `train` in the same folder is refused.
+"""A lock on MODEL_DIR, which prevents two processes from training in the same folder.
 
-The operating system holds the lock (flock), so the lock of a process that has died is free. On NFS it
-applies to all machines. Addresses such as gs:// have no locks: nothing is refused there.
+The operating system holds the lock (flock) and releases it when the process ends. On NFS it applies
+to all machines. Cloud storage such as gs:// has no locks and is not protected.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from etils import epath
 from prompt_tuning.checkpoints import atomic
 
 LOCK, HOLDER = "writer.lock", "writer.txt"
-# What file systems without locks answer, such as Lustre without its option.
+# Errors of file systems without locks, such as Lustre mounted without its option.
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -55,7 +55,7 @@ def hold(model_dir: epath.PathLike) -> Iterator[None]:
 
 
 def _remove_empty(folders: Sequence[pathlib.Path]) -> None:
-    """Removes folders, innermost first, up to one that is not empty: a refused run leaves none."""
+    """Removes empty folders, innermost first, that a refused run has created."""
     with contextlib.suppress(OSError):
         for folder in folders:
             folder.rmdir()

@@ -134,7 +134,7 @@ def test_a_loss_that_is_not_finite_names_what_there_is(model, tmp_path):
     )
     with pytest.raises(ValueError, match=message):
         pt.tune(model, PAIRS, **FEW, learning_rate=1e38, model_dir=tmp_path)
-    assert nan_guard.kept(tmp_path)
+    assert nan_guard.saved_batches(tmp_path)
 
 
 def test_a_run_that_is_beyond_the_steps_is_named(model, tmp_path):

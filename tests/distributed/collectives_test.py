@@ -128,7 +128,7 @@ def test_rows_of_the_summary_add_up(mesh):
         "f32[1]{0} all-reduce(%p), replica_groups={}",
     ]
     found = [each for line in lines for each in of_line(line, mesh)]
-    assert [tuple(row.values()) for row in collectives.summary(found)] == [
+    assert [tuple(row.values()) for row in collectives.summarize(found)] == [
         ("all-gather", "model", 1, 32, "f32[8]"),
         ("all-reduce", "model", 2, 32, "f32[3,2]"),
         ("all-reduce", "data+model", 1, 4, "f32[1]"),
@@ -147,5 +147,5 @@ def test_a_weight_that_is_gathered_is_found(mesh):
         found = collectives.read(program, mesh)
         assert [(each.kind, each.axis) for each in found] == [("all-gather", "model")]
         for shape in ((16, 32), (32, 16), (32, 1, 16)):
-            assert len(collectives.of_weights(found, [(9, 9), shape])) == count
-        assert not collectives.of_weights(found, [(16, 16)])
+            assert len(collectives.weight_exchanges(found, [(9, 9), shape])) == count
+        assert not collectives.weight_exchanges(found, [(16, 16)])

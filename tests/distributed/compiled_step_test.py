@@ -33,11 +33,11 @@ def compiled(load):
         loaded = load(shape)
         settings = {f.name: getattr(loaded.model, f.name) for f in dataclasses.fields(loaded.model)}
         tuner = optimizers.for_trainable(optimizers.adafactor(0.3), trainable)
-        given = compiled_step.arguments(
+        arguments = compiled_step.abstract_arguments(
             kind(**settings), trainable, tuner, loaded.mesh, batch_size=8, lengths=LENGTHS
         )
-        step = compiled_step.compile_step(kind(**settings), tuner, loaded.mesh, given)
-        return given, step, loaded.mesh
+        step = compiled_step.compile_step(kind(**settings), tuner, loaded.mesh, arguments)
+        return arguments, step, loaded.mesh
 
     return make
 
@@ -53,14 +53,14 @@ def on_first_device(tree):
 
 @pytest.mark.parametrize("trainable", [PROMPT_ONLY, (".*",)])
 def test_arguments_and_bytes_are_those_of_a_run(load, make_run, make_batches, compiled, trainable):
-    given, step, mesh = compiled((2, 4), trainable)
+    arguments, step, mesh = compiled((2, 4), trainable)
     run = make_run(load((2, 4)), trainable=trainable)
     batch = partitioning.place_batch(next(make_batches()), mesh)
-    assert facts(given.state) == facts(run.state)
-    assert facts(given.frozen) == facts(run.frozen)
-    assert facts(given.batch) == facts(batch)
-    assert given.rng.dtype == jax.random.key(3).dtype
-    found, used = compiled_step.device_bytes(given, step), step.memory_analysis()
+    assert facts(arguments.state) == facts(run.state)
+    assert facts(arguments.frozen) == facts(run.frozen)
+    assert facts(arguments.batch) == facts(batch)
+    assert arguments.rng.dtype == jax.random.key(3).dtype
+    found, used = compiled_step.device_bytes(arguments, step), step.memory_analysis()
     assert found["weights"] == on_first_device(run.frozen)
     assert found["trained"] == on_first_device(run.state)
     arguments = found["weights"] + found["trained"] + found["batch"]
@@ -79,11 +79,11 @@ def test_says_that_it_compiles(load, compiled, caplog, monkeypatch):
     def compiling(*_):
         raise CompilingError
 
-    given, _, mesh = compiled((2, 4))
+    arguments, _, mesh = compiled((2, 4))
     monkeypatch.setattr(compiled_step.step_lib, "make_step", compiling)
     caplog.set_level("INFO")
     with pytest.raises(CompilingError):
-        compiled_step.compile_step(load().model, None, mesh, given)
+        compiled_step.compile_step(load().model, None, mesh, arguments)
     count = params.count(load().params)
     assert (
         f"Compiling the training step of {count:,} parameters for 8 simulated devices"
@@ -93,17 +93,17 @@ def test_says_that_it_compiles(load, compiled, caplog, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(4, 2), (2, 4), (1, 8)])
 def test_no_frozen_weight_is_gathered(compiled, shape):
-    given, step, mesh = compiled(shape)
-    weights = compiled_step.sharded_weights(given)
+    arguments, step, mesh = compiled(shape)
+    weights = compiled_step.sharded_weights(arguments)
     assert len(weights) == 22 and (256, 16) in weights
     found = collectives.read(step, mesh)
     assert {each.kind for each in found if each.axis == "model"} >= {"all-reduce"}
-    assert collectives.of_weights(found, weights) == []
+    assert collectives.weight_exchanges(found, weights) == []
 
 
 def test_frozen_weights_that_are_gathered_are_noticed(compiled):
-    given, step, mesh = compiled((2, 4), kind=Gathering)
-    weights = compiled_step.sharded_weights(given)
-    moved = collectives.of_weights(collectives.read(step, mesh), weights)
+    arguments, step, mesh = compiled((2, 4), kind=Gathering)
+    weights = compiled_step.sharded_weights(arguments)
+    moved = collectives.weight_exchanges(collectives.read(step, mesh), weights)
     assert {each.kind for each in moved} == {"all-gather"}
     assert sum(len(each.arrays) for each in moved) == len(weights)

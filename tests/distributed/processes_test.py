@@ -32,7 +32,7 @@ def test_what_differs_is_named():
         "settings: B = 3",
     ]
     many = processes.differing(mine, processes.facts("\n".join(map(str, range(30)))))
-    assert len(many) == processes.LINES_TOLD + 1 and many[-1] == "…"
+    assert len(many) == processes.MAX_LINES + 1 and many[-1] == "…"
 
 
 def test_code_is_compared_ours_and_the_users(tmp_path, monkeypatch):
@@ -59,7 +59,7 @@ def test_code_is_compared_ours_and_the_users(tmp_path, monkeypatch):
 
 @pytest.fixture
 def met(monkeypatch):
-    """(settings of the others) -> what `_gather` and each `_join` returned, or raised."""
+    """(settings of the others) -> what `_accept_all` and each `_join` returned, or raised."""
     opened = contextlib.ExitStack()
 
     def meet(*others):
@@ -74,7 +74,7 @@ def met(monkeypatch):
             facts = processes.facts(settings)
             return {"name": f"process {index}", "facts": facts, "token": "a"}
 
-        calls = [background.Background(lambda: processes._gather(server, hello(0, SETTINGS)))]
+        calls = [background.Background(lambda: processes._accept_all(server, hello(0, SETTINGS)))]
         for index, settings in enumerate(others, 1):
             message = hello(index, settings)
             calls.append(background.Background(lambda m=message: processes._join(place, m, 10)))
@@ -128,8 +128,8 @@ def test_a_first_process_that_goes_before_it_answers():
             call.result()
 
 
-def test_a_machine_is_reached_at_its_own_address():
-    with socket.create_server((processes._own_address(), 0)) as server:
+def test_a_machine_is_reached_at_its_local_address():
+    with socket.create_server((processes._local_address(), 0)) as server:
         socket.create_connection(server.getsockname()).close()
 
 

@@ -72,7 +72,7 @@ def test_one_that_is_gone_is_named_here_and_to_the_others(hub, left):
     one.close()
     joined(watching)
     (message, code), *_ = left
-    assert code == watch.GONE == 75
+    assert code == watch.EXIT_PEER_FAILED == 75
     assert message.startswith("process 1 has exited: it was killed") and "MODEL_DIR" in message
     (told,) = heard(two)
     assert told["end"] == "process 1" and "has exited" in told["why"] and told["code"] == 75
@@ -93,7 +93,9 @@ def test_one_that_is_silent_is_named(hub, left):
     watching, _, two = hub(limit=0.3)
     two.sendall(b'{"end": "process 2"}\n')
     joined(watching)
-    assert "process 1 has not responded for 0 s" in left[0][0] and left[0][1] == watch.GONE
+    assert (
+        "process 1 has not responded for 0 s" in left[0][0] and left[0][1] == watch.EXIT_PEER_FAILED
+    )
 
 
 def test_two_hear_of_each_other_until_both_are_done(left):

@@ -94,7 +94,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     loop(third, shared_step(None), make_batches(pack=True))
     assert third.position == whole.position == {"epoch": 5, "examples": 6}
     np.testing.assert_array_equal(
-        third.added()[prompt_method.PATH], whole.added()[prompt_method.PATH]
+        third.adapter_params()[prompt_method.PATH], whole.adapter_params()[prompt_method.PATH]
     )
     jax.tree.map(np.testing.assert_array_equal, third.state, whole.state)
     same = ("step", "loss", "accuracy", "prompt_distance")

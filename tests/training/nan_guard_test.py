@@ -22,14 +22,14 @@ def test_one_in_a_row_is_passed_and_two_are_not(tmp_path, caplog):
     guard = nan_guard.NanGuard([run_in(tmp_path)], 1)
     for step, skipped in enumerate((1, 0, 1, 0, 0)):
         taken(guard, step, float(skipped))
-    guard.settle()
+    guard.flush()
     assert caplog.text.count("of at most NAN_TOLERANCE=1 steps") == 2
     taken(guard, 5, 1.0)
     taken(guard, 6, 1.0)
     with pytest.raises(
         ValueError, match=r"step 6 in .* \(loss nan, gradient norm 2\.0\); .*nan_step_6"
     ):
-        guard.settle()
+        guard.flush()
     with np.load(tmp_path / "nan_step_6.npz") as kept:
         np.testing.assert_array_equal(kept["ids"], np.full((2, 3), 60))
 
@@ -46,9 +46,9 @@ def test_each_of_several_runs_counts_for_itself(tmp_path):
     guard = nan_guard.NanGuard([run_in(tmp_path / "a"), run_in(tmp_path / "b")], 1)
     taken(guard, 1, 1.0, 0.0)
     taken(guard, 2, 0.0, 1.0)
-    guard.settle()
+    guard.flush()
     taken(guard, 3, 0.0, 1.0)
     with pytest.raises(ValueError, match=r"step 3 in .*b: non-finite loss"):
-        guard.settle()
+        guard.flush()
     with np.load(tmp_path / "b" / "nan_step_3.npz") as kept:
         np.testing.assert_array_equal(kept["ids"], np.full((2, 3), 31))

@@ -56,7 +56,7 @@ def test_periods_are_positive(setting):
 
 
 def test_none_is_t5xs_default():
-    assert run.TrainConfig(None, train_steps_relative=7).settled(3).train_steps == 10
+    assert run.TrainConfig(None, train_steps_relative=7).resolve(3).train_steps == 10
     with pytest.raises(ValueError, match="EVAL_PERIOD is None; expected an integer"):
         run.TrainConfig(10, eval_period=None)
     with pytest.raises(ValueError, match="TRAIN_STEPS and TRAIN_STEPS_RELATIVE are not set"):
@@ -65,12 +65,12 @@ def test_none_is_t5xs_default():
 
 def test_relative_steps_count_from_the_start():
     schedule = run.TrainConfig(10, train_steps_relative=7)
-    assert schedule.settled(1000) == run.TrainConfig(1007, 1000)
-    assert run.TrainConfig(10, 3).settled(1000) == run.TrainConfig(10, 3)
+    assert schedule.resolve(1000) == run.TrainConfig(1007, 1000)
+    assert run.TrainConfig(10, 3).resolve(1000) == run.TrainConfig(10, 3)
     with pytest.raises(
         ValueError, match="TRAIN_STEPS=10 is not greater than the starting step 1000"
     ):
-        run.TrainConfig(10).settled(1000)
+        run.TrainConfig(10).resolve(1000)
 
 
 def test_stops_count_from_the_first_step_and_the_last_is_one(make_run):
@@ -228,15 +228,17 @@ def test_what_a_method_adds_is_saved_with_its_paths(make_run, load, shifted):
     tuning.state = tuning.state._replace(
         trainable=jax.tree.map(lambda x: x + 2.0, tuning.state.trainable)
     )
-    np.testing.assert_allclose(tuning.moved()["prompt_distance"], 8.0, rtol=1e-6)
+    np.testing.assert_allclose(tuning.prompt_drift()["prompt_distance"], 8.0, rtol=1e-6)
 
 
 def test_a_prompt_moves_from_its_start(make_run):
     tuning = make_run()
-    assert tuning.moved() == {"prompt_distance": 0.0}
+    assert tuning.prompt_drift() == {"prompt_distance": 0.0}
     moved = jax.tree.map(lambda x: x + 2.0, tuning.state.trainable)
     tuning.state = tuning.state._replace(trainable=moved)
-    np.testing.assert_allclose(tuning.moved()["prompt_distance"], 8.0, rtol=1e-6)  # 2 sqrt(16)
+    np.testing.assert_allclose(
+        tuning.prompt_drift()["prompt_distance"], 8.0, rtol=1e-6
+    )  # 2 sqrt(16)
 
 
 def test_a_folder_of_another_run_is_not_gone_on_with(make_run, load):
@@ -278,7 +280,7 @@ def test_the_state_before_a_damaged_one_is_taken_and_saves_go_on(make_run, caplo
     empty(folder / "checkpoint_1006")
     again = make_run(steps=9)
     again.resume()
-    assert (again.step, again.added()[prompt_method.PATH][0, 0]) == (1004, 1004.0)
+    assert (again.step, again.adapter_params()[prompt_method.PATH][0, 0]) == (1004, 1004.0)
     assert "checkpoint_1006 is damaged or is not the state of a run" in caplog.text
     again.state = again.state._replace(step=jnp.asarray(1006))
     again.save()

@@ -54,7 +54,7 @@ def test_any_mesh_gives_the_same_losses(load, make_run, make_step, make_batches,
 
     counting = Counting(**{f.name: getattr(model, f.name) for f in dataclasses.fields(model)})
     run.loaded = dataclasses.replace(run.loaded, model=counting)
-    frozen, prompt = jax.device_get(run.frozen), run.added()[prompt_method.PATH]
+    frozen, prompt = jax.device_get(run.frozen), run.adapter_params()[prompt_method.PATH]
     step = make_step(run)
     losses = go(run, step, make_batches())
     reference.append(losses)
@@ -64,7 +64,7 @@ def test_any_mesh_gives_the_same_losses(load, make_run, make_step, make_batches,
     for path, leaf in params.flatten(frozen).items():
         np.testing.assert_array_equal(after[path], leaf, err_msg=path)
     # Each step moves the prompt by an RMS of 0.3.
-    assert 0.3 < np.sqrt(np.mean((run.added()[prompt_method.PATH] - prompt) ** 2)) <= 1.5
+    assert 0.3 < np.sqrt(np.mean((run.adapter_params()[prompt_method.PATH] - prompt) ** 2)) <= 1.5
     assert run.step == 1005
 
 
@@ -82,9 +82,9 @@ def gradient(load, make_run, make_step, make_batches, factor, num_microbatches, 
     method = combination.combine([loaded.model.method, method])
     model = dataclasses.replace(loaded.model, loss_normalizing_factor=factor, method=method)
     run = make_run(dataclasses.replace(loaded, model=model), optimizer=sgd)
-    before = run.added()[prompt_method.PATH]
+    before = run.adapter_params()[prompt_method.PATH]
     losses = go(run, make_step(run, num_microbatches), make_batches(), 1)
-    return before - run.added()[prompt_method.PATH], losses
+    return before - run.adapter_params()[prompt_method.PATH], losses
 
 
 def test_microbatches_give_the_gradient_of_the_whole_batch(load, make_run, make_step, make_batches):
@@ -142,7 +142,7 @@ def test_packed_examples_give_the_loss_and_gradient_of_rows_of_their_own(
         run = make_run(load(**STILL), optimizer=sgd)
         batches = make_batches(pack)
         losses = go(run, make_step(run), batches, 1)
-        found.append((run.added()[prompt_method.PATH], losses))
+        found.append((run.adapter_params()[prompt_method.PATH], losses))
     rows = make_batches(True).__next__()["encoder_segment_ids"]
     assert rows.max() > 1 and (rows.max(axis=1) > 0).sum() < 8
     np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-5)

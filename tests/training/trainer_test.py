@@ -19,13 +19,13 @@ def test_a_task_without_validation_is_trained_on(vocabulary, tmp_path, caplog, s
     (tmp_path / "train.jsonl").write_text(json.dumps(row))
     source = sources.TaskSource("super_glue_wsc_v102_simple_train", data_dir=str(tmp_path))
     config = pipeline.DatasetConfig(source, {"inputs": 40, "targets": 10}, split, 1)
-    assert len(trainer.evaluated(config, vocabulary)) == count
+    assert len(trainer.evaluation_tasks(config, vocabulary)) == count
     told = "Training without evaluation: super_glue_wsc_v102_simple_train has no split"
     assert (told in caplog.text) == (count == 0)
 
 
 def test_nothing_is_evaluated_where_nothing_is_asked_for(vocabulary):
-    assert trainer.evaluated(None, vocabulary) == []
+    assert trainer.evaluation_tasks(None, vocabulary) == []
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_schedule_that_is_over_before_the_run_is_told(factors, offset, told, c
     schedule = run_lib.TrainConfig(1_100_100, 1_100_000)
     settings = {"warmup_steps": 10, "decay_factor": 0.02, "step_offset": offset}
     rate = optimizers.learning_rate_schedule(factors, **settings)
-    trainer._tell_rate(rate, schedule)
+    trainer._warn_of_zero_learning_rate(rate, schedule)
     assert ("STEP_OFFSET=1100000" in caplog.text) == told
 
 

@@ -1,4 +1,4 @@
-"""Tunes what is added to a model that is loaded already, on examples in memory."""
+"""Training of a loaded model on examples in memory, for `prompt_tuning.tune`."""
 
 import functools
 import os
@@ -16,13 +16,13 @@ from prompt_tuning.training import run as run_lib
 from prompt_tuning.training import settings as settings_lib
 from prompt_tuning.training import step as step_lib
 
-# As gin/optimizers/prompt.gin and gin/runs/train.gin have it.
+# The defaults of gin/optimizers/prompt.gin and gin/runs/train.gin.
 TRAINABLE = (".*/prompt/.*",)
 WEIGHT_DECAY_RATE = 1e-5
 LOG_PERIOD = 100
 
 
-def tune(
+def train(
     loaded: state.LoadedModel,
     examples: Sequence[batching.Example],
     dataset: pipeline.DatasetConfig,
@@ -34,21 +34,21 @@ def tune(
     settings: settings_lib.Settings | None = None,
     allow_changed_settings: bool = False,
 ) -> epath.Path:
-    """Trains the prompt of a model and leaves the rest as it is; a run in `model_dir` is resumed.
+    """Trains the prompt of a model; resumes a run in `model_dir`.
 
     Args:
-      loaded: a model with its prompt; the optimizer counts from its step.
-      examples: ids, with their end tokens.
-      dataset: how they are put into batches; its source and split are not read.
-      labels: of the examples, for the prompt's card.
-      steps: of training.
-      learning_rate: constant.
-      model_dir: gets what `prompt-tuning train` writes but evaluations.
-      settings: to be recorded, and compared with those of a run in `model_dir`; None for no record.
-      allow_changed_settings: resumes a run that has other settings.
+      loaded: model with its prompt; the optimizer counts from its step.
+      examples: token ids that end with EOS.
+      dataset: batch settings; its source and split are unused.
+      labels: labels of the examples, for the prompt's card.
+      steps: number of training steps.
+      learning_rate: constant learning rate.
+      model_dir: gets the files of `prompt-tuning train`, without evaluations.
+      settings: recorded, and compared with those of a run in `model_dir`; None to skip both.
+      allow_changed_settings: resumes a run with other settings.
 
     Returns:
-      The file of the last prompt.
+      The path of the last prompt.
 
     Raises:
       ValueError: the run in `model_dir` has other settings.

@@ -1,7 +1,7 @@
-"""Several runs of one model, each with its own seed, as one: the loop takes them for a run.
+"""Runs of one model with several seeds, trained together by one loop.
 
-What each gives to the loop, and gets from it, is a list with an element for each run; its
-folder holds what it would hold if it ran alone.
+The classes have the interfaces of a single run, with lists of one element per seed. The folder of
+a seed has the same files as that of a single run.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from prompt_tuning.training import run as run_lib
 from prompt_tuning.training import state as state_lib
 
 
-class Stack:
-    """Runs that are at the same step, with the interface of `run.Run`."""
+class MultiSeedRun:
+    """Runs of several seeds at the same step, with the interface of `run.Run`."""
 
     def __init__(self, runs: Sequence[run_lib.Run], model_dir: epath.PathLike):
-        """`model_dir` holds the folders of the runs."""
+        """`model_dir` is the parent of the folders of the runs."""
         self.runs, self.model_dir = runs, epath.Path(model_dir)
         self.loaded, self.schedule = runs[0].loaded, runs[0].schedule
         self.frozen = runs[0].frozen
@@ -33,98 +33,98 @@ class Stack:
 
     @property
     def step(self) -> int:
-        """Steps done, absolute."""
+        """The absolute number of steps done."""
         return self.runs[0].step
 
     @property
     def needs_eval(self) -> bool:
-        """Whether the runs are to be evaluated now; see `run.Run`."""
+        """Whether an evaluation of the runs is due; see `run.Run`."""
         return self.runs[0].needs_eval
 
     @property
     def unlogged(self) -> list[Sequence[Mapping[str, float]]]:
-        """Of each run."""
+        """Unlogged sums, per run."""
         return [run.unlogged for run in self.runs]
 
     @property
     def state(self) -> list[state_lib.TrainState]:
-        """Of each run."""
+        """States, per run."""
         return [run.state for run in self.runs]
 
     @state.setter
     def state(self, states: Sequence[state_lib.TrainState]) -> None:
-        for run, own in zip(self.runs, states, strict=True):
-            run.state = own
+        for run, state in zip(self.runs, states, strict=True):
+            run.state = state
 
     @property
     def position(self) -> list[Mapping[str, int]] | None:
-        """Of each run in its data; None before the first batch."""
+        """Data positions, per run; None before the first batch."""
         positions = [run.position for run in self.runs]
         return None if None in positions else positions
 
     @position.setter
     def position(self, positions: Sequence[Mapping[str, int]]) -> None:
-        for run, own in zip(self.runs, positions, strict=True):
-            run.position = own
+        for run, position in zip(self.runs, positions, strict=True):
+            run.position = position
 
     def params(self) -> list[Any]:
-        """Of each run; the frozen ones are the same arrays."""
+        """Returns the parameters per run, which share the frozen arrays."""
         return [run.params() for run in self.runs]
 
-    def moved(self) -> list[dict[str, float]]:
-        """Of each run."""
-        return [run.moved() for run in self.runs]
+    def prompt_drift(self) -> list[dict[str, float]]:
+        """Returns `Run.prompt_drift` per run."""
+        return [run.prompt_drift() for run in self.runs]
 
     def log(self, learning_rate: optimizers.Schedule | None) -> "Logs":
-        """Of each run; one bar for all."""
+        """Returns the logs per run, with one progress bar."""
         bars = [True] + [False] * (len(self.runs) - 1)
         logs = [run.log(learning_rate, bar) for run, bar in zip(self.runs, bars, strict=True)]
         return Logs({run.model_dir.name: log for run, log in zip(self.runs, logs, strict=True)})
 
     @property
     def training_loss(self) -> list[float | None]:
-        """Of each run."""
+        """Losses of the last log line, per run."""
         return [run.training_loss for run in self.runs]
 
     @training_loss.setter
     def training_loss(self, losses: Sequence[float | None]) -> None:
-        for run, own in zip(self.runs, losses, strict=True):
-            run.training_loss = own
+        for run, loss in zip(self.runs, losses, strict=True):
+            run.training_loss = loss
 
     def record(
         self,
         results: Sequence[Mapping[str, Mapping[str, float]]],
         losses: Sequence[float | None],
     ) -> None:
-        """Takes an evaluation of each run."""
-        for run, own, loss in zip(self.runs, results, losses, strict=True):
-            run.record(own, loss)
+        """Records one evaluation per run."""
+        for run, result, loss in zip(self.runs, results, losses, strict=True):
+            run.record(result, loss)
 
     def guard(self) -> nan_guard.NanGuard:
-        """Of all runs: one that stops stops the others."""
+        """Returns one guard for all runs: an error of one stops all."""
         return nan_guard.NanGuard(self.runs, self.schedule.nan_tolerance)
 
     def save(self, unlogged: Sequence[Sequence[Mapping[str, float]]]) -> None:
         """Saves each run, one after the other."""
-        for run, own in zip(self.runs, unlogged, strict=True):
-            run.save(own)
+        for run, sums in zip(self.runs, unlogged, strict=True):
+            run.save(sums)
 
 
 class Batches:
-    """A list of batches at a time, padded to one shape. Use as `pipeline.Batches`."""
+    """Yields lists of batches, padded to one shape, with the interface of `pipeline.Batches`."""
 
     def __init__(self, members: Sequence[pipeline.Batches]):
         self._members = members
 
     @property
     def position(self) -> list[Mapping[str, int]]:
-        """Where the next batch of each begins."""
+        """Positions of the next batches, per seed."""
         return [member.position for member in self._members]
 
     @position.setter
     def position(self, positions: Sequence[Mapping[str, int]]) -> None:
-        for member, own in zip(self._members, positions, strict=True):
-            member.position = own
+        for member, position in zip(self._members, positions, strict=True):
+            member.position = position
 
     def __iter__(self) -> Iterator[list[batching.Batch]]:
         return self
@@ -136,7 +136,7 @@ class Batches:
 
 
 def _padded(array: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """With zeros behind: padding of ids, segments, positions and weights alike."""
+    """Pads with zeros: the padding of ids, segments, positions and weights."""
     missing = shape - array.shape
     return np.pad(array, [(0, n) for n in missing]) if missing.any() else array
 
@@ -145,20 +145,20 @@ class Evaluator:
     """Evaluates one run after the other, with the interface of `evaluator.Evaluator`."""
 
     def __init__(self, members: Mapping[str, evaluator_lib.Evaluator]):
-        """{name of the run: its own}."""
+        """`members` is {name of the run: evaluator}."""
         self._members = members
 
     @property
     def loss(self) -> list[float | None]:
-        """Of each run."""
+        """Losses of the evaluation targets, per run."""
         return [member.loss for member in self._members.values()]
 
     def evaluate(self, params: Sequence[Any], step: int) -> list[dict[str, dict[str, float]]]:
-        """Metrics of each run."""
+        """Returns the metrics per run."""
         results = []
-        for (name, member), own in zip(self._members.items(), params, strict=True):
+        for (name, member), of_run in zip(self._members.items(), params, strict=True):
             logging.info("%s:", name)
-            results.append(member.evaluate(own, step))
+            results.append(member.evaluate(of_run, step))
         return results
 
     def __enter__(self) -> "Evaluator":
@@ -170,33 +170,33 @@ class Evaluator:
 
 
 class Logs:
-    """The log of each run, with the interface of `reporting.StepLog`."""
+    """One log per run, with the interface of `reporting.StepLog`."""
 
     def __init__(self, members: Mapping[str, reporting.StepLog]):
-        """{name of the run: its own}."""
+        """`members` is {name of the run: log}."""
         self._members = members
         self._open = contextlib.ExitStack()
 
     def restart(self) -> None:
-        """Starts all clocks."""
+        """Restarts all clocks."""
         for member in self._members.values():
             member.restart()
 
     def add(self, sums: Sequence[Mapping[str, jax.Array]]) -> None:
-        """Takes the sums of a step of each run."""
-        for member, own in zip(self._members.values(), sums, strict=True):
-            member.add(own)
+        """Adds the sums of a step, per run."""
+        for member, of_run in zip(self._members.values(), sums, strict=True):
+            member.add(of_run)
 
     def unwritten(self) -> list[list[dict[str, float]]]:
-        """Of each run."""
+        """Returns the unwritten sums per run."""
         return [member.unwritten() for member in self._members.values()]
 
     def write(self, step: int, others: Sequence[Mapping[str, float]]) -> list[float | None]:
-        """Tells the means of each run; returns their losses."""
+        """Logs the means of each run; returns their losses."""
         losses = []
-        for (name, member), own in zip(self._members.items(), others, strict=True):
+        for (name, member), metrics in zip(self._members.items(), others, strict=True):
             logging.info("%s:", name)
-            losses.append(member.write(step, own))
+            losses.append(member.write(step, metrics))
         return losses
 
     def __enter__(self) -> "Logs":

@@ -7,8 +7,8 @@ import pytest
 
 from prompt_tuning.checkpoints import prompt_files, train_state
 from prompt_tuning.cli import main as cli
+from prompt_tuning.training import multi_seed
 from prompt_tuning.training import run as run_lib
-from prompt_tuning.training import stack
 
 SEEDS = (3, 4)
 SETTINGS = {"TRAIN_STEPS": 1006, "EVAL_PERIOD": 2, "LOG_PERIOD": 1, "BATCH_SIZE": 8}
@@ -94,7 +94,7 @@ class Of:
 
 
 def test_batches_get_one_shape():
-    batches = stack.Batches([Of(2, 5), Of(2, 8)])
+    batches = multi_seed.Batches([Of(2, 5), Of(2, 8)])
     small, large = next(batches)
     assert small["ids"].shape == large["ids"].shape == (2, 8) and (large["ids"] == 7).all()
     np.testing.assert_array_equal(small["ids"][0], [7] * 5 + [0] * 3)

@@ -7,8 +7,8 @@ import pytest
 
 from prompt_tuning.checkpoints import prompt_files, train_state
 from prompt_tuning.data import pipeline, vocabularies
+from prompt_tuning.training import example_trainer
 from prompt_tuning.training import run as run_lib
-from prompt_tuning.training import tuner
 
 
 def tune(loaded, folder, vocabulary, steps=2, **settings):
@@ -18,7 +18,9 @@ def tune(loaded, folder, vocabulary, steps=2, **settings):
         for target in ["good", "bad"] * 3
     ]
     dataset = pipeline.DatasetConfig(None, **defaults | settings)
-    return tuner.tune(loaded, examples, dataset, steps=steps, learning_rate=0.3, model_dir=folder)
+    return example_trainer.train(
+        loaded, examples, dataset, steps=steps, learning_rate=0.3, model_dir=folder
+    )
 
 
 def test_a_run_is_left_as_the_command_leaves_it(load, vocabulary, tmp_path, monkeypatch):
