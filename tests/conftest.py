@@ -28,7 +28,7 @@ from jax.sharding import AxisType
 from prompt_tuning import params
 from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.cli import main as cli
-from prompt_tuning.data import vocabularies
+from prompt_tuning.data import pipeline, vocabularies
 from prompt_tuning.data.batches import batching, soft_tokens
 from prompt_tuning.distributed import partitioning
 from prompt_tuning.methods import base
@@ -217,9 +217,22 @@ def compilation_cache(tmp_path_factory) -> None:
     """What one test has compiled no other compiles again, nor a process that a test starts."""
     folder = str(tmp_path_factory.mktemp("compiled"))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_sample():
+    """Check at most 256 examples: tf.data restarts a small file for each pass over it.
+
+    More than the tiny job has, so that processes started by a test pack in the same shapes.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "CHECKED_EXAMPLES", 256)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,8 @@ from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import atomic, base_model, lazy_arrays, train_state
 from prompt_tuning.checkpoints.formats import huggingface, t5x
 from prompt_tuning.data import vocabularies
+from prompt_tuning.distributed import partitioning
+from prompt_tuning.models import decoder_only_model
 from prompt_tuning.models import model as model_lib
 
 T5X, HUGGING_FACE = "t5x", "huggingface"
@@ -242,3 +244,44 @@ def _read_weights(
     return weights | {
         path: lazy_arrays.read(leaf, shapes[path].dtype) for path, leaf in trained.items()
     }
+
+
+def export_run(
+    model_dir: epath.Path,
+    step: int,
+    params: Mapping[str, Any],
+    model: model_lib.EncoderDecoderModel,
+    vocabulary: vocabularies.Vocabulary,
+) -> str:
+    """Exports trained base weights to MODEL_DIR/model_<step>, and returns the folder.
+
+    The format is that of Hugging Face, or of T5X if transformers has no such model. All processes
+    gather the weights; the first one writes them.
+
+    Raises:
+      ValueError: the folder exists with other weights.
+    """
+    target, export_format = model_dir / f"model_{step}", HUGGING_FACE
+    flat = params_lib.flatten(partitioning.to_host(params))
+    base = {path: x for path, x in flat.items() if path not in model.adapter_paths}
+    if isinstance(model, decoder_only_model.DecoderOnlyModel):
+        export_format, target = T5X, target / f"checkpoint_{step}"
+    if atomic.is_writer() and target.exists():
+        _check_same_weights(target, base, step)
+    elif atomic.is_writer():
+        write(
+            target, base, model, vocabulary, export_format=export_format, step=step, dtype="float32"
+        )
+    atomic.wait_for_writer(f"export {target}")
+    return str(target)
+
+
+def _check_same_weights(target: epath.Path, weights: Mapping[str, np.ndarray], step: int) -> None:
+    """Raises ValueError if the existing folder has other weights than the run."""
+    shapes = {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in weights.items()}
+    exported = params_lib.flatten(base_model.load(target, params_lib.unflatten(shapes))[0])
+    if any(not np.array_equal(exported[path], x) for path, x in weights.items()):
+        raise ValueError(
+            f"{target} exists with other weights than the run at step {step}; expected a new "
+            "folder, or the export of this run. Remove it and start the same command again."
+        )

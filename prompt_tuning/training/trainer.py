@@ -4,16 +4,15 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import atomic, base_model
+from prompt_tuning.checkpoints import base_model
 from prompt_tuning.checkpoints.formats import huggingface
 from prompt_tuning.data import evaluation_task, pipeline, sources, vocabularies
 from prompt_tuning.data.files import fingerprints
@@ -164,7 +163,10 @@ def train(
             for training in trainings:
                 logs.enter_context(training.evaluator)
             _train(trainings, num_microbatches, learning_rate)
-        results = [_finish(training.run, tasks) for training in trainings]
+        for run in (training.run for training in trainings):
+            folder = run.model_dir / "inference_eval"
+            majority.warn_of_majority(tasks, folder, after_step=run.first_step)
+        results = [_finish(training.run) for training in trainings]
     return results[0] if isinstance(seed, int) else results
 
 
@@ -235,7 +237,7 @@ def _check_trained(run: run_lib.Run, *, several: bool) -> None:
             "RANDOM_SEED has several seeds, whose runs share the weights, but TRAINABLE includes "
             "weights. Set a single RANDOM_SEED, or TRAINABLE to the prompt."
         )
-    if not _is_decoder_only(run.loaded.model):
+    if not isinstance(run.loaded.model, decoder_only_model.DecoderOnlyModel):
         huggingface.check_vocabulary(run.loaded.vocabulary.path)
 
 
@@ -350,9 +352,8 @@ def _check_loss(model: model_lib.EncoderDecoderModel, pack: bool) -> None:
         )
 
 
-def _finish(run: run_lib.Run, tasks: Sequence[evaluation_task.EvaluationTask]) -> dict[str, Any]:
+def _finish(run: run_lib.Run) -> dict[str, Any]:
     """Exports trained weights, and logs and returns the results of a run."""
-    majority.warn_of_majority(tasks, run.model_dir / "inference_eval", after_step=run.first_step)
     trained = params_lib.count(run.state.trainable)
     result = {"step": run.step, "metrics": run.metrics, "best": run.best.metric, "trained": trained}
     if text := run.best.describe():
@@ -363,48 +364,8 @@ def _finish(run: run_lib.Run, tasks: Sequence[evaluation_task.EvaluationTask]) -
         if run.best.step is not None:
             logging.info("Best prompt: %s (step %d)", run.prompt_file("best"), run.best.step)
     if run.trains_weights:
-        result["model"] = _export(run)
+        result["model"] = exporter.export_run(
+            run.model_dir, run.step, run.params(), run.loaded.model, run.loaded.vocabulary
+        )
         logging.info("Model: %s", result["model"])
     return result
-
-
-def _is_decoder_only(model: model_lib.EncoderDecoderModel) -> bool:
-    return isinstance(model, decoder_only_model.DecoderOnlyModel)
-
-
-def _export(run: run_lib.Run) -> str:
-    """Exports the base weights for Hugging Face, or for T5X if transformers has no such model.
-
-    All processes gather the weights; the first one writes them.
-    """
-    target, model = run.model_dir / f"model_{run.step}", run.loaded.model
-    params = params_lib.flatten(partitioning.to_host(run.params()))
-    base = {path: x for path, x in params.items() if path not in model.adapter_paths}
-    export_format = exporter.HUGGING_FACE
-    if _is_decoder_only(model):
-        export_format, target = exporter.T5X, target / f"checkpoint_{run.step}"
-    if atomic.is_writer() and target.exists():
-        _check_export(target, base, run)
-    elif atomic.is_writer():
-        exporter.write(
-            target,
-            base,
-            model,
-            run.loaded.vocabulary,
-            export_format=export_format,
-            step=run.step,
-            dtype="float32",
-        )
-    atomic.wait_for_writer(f"export {target}")
-    return str(target)
-
-
-def _check_export(target: epath.Path, weights: Mapping[str, np.ndarray], run: run_lib.Run) -> None:
-    """Raises ValueError if the existing folder has other weights than the run."""
-    shapes = {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in weights.items()}
-    exported = params_lib.flatten(base_model.load(target, params_lib.unflatten(shapes))[0])
-    if any(not np.array_equal(exported[path], x) for path, x in weights.items()):
-        raise ValueError(
-            f"{target} exists with other weights than the run at step {run.step}; expected a new "
-            "folder, or the export of this run. Remove it and start the same command again."
-        )

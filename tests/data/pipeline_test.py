@@ -398,6 +398,19 @@ def test_without_lengths_the_longest_example_fits(vocabulary, caplog):
         train(vocabulary, make_task(), task_feature_lengths=None)
 
 
+@pytest.mark.parametrize("known_labels", [None, {"named": ["good"]}])
+def test_detokenizes_ranked_labels_of_prompts_without_a_card(vocabulary, known_labels):
+    """The vocabulary has no capitals."""
+    (task,) = pipeline.evaluation_tasks(
+        config(make_task(), split="validation"),
+        vocabulary,
+        known_labels=known_labels,
+        ranked_labels=["Good"],
+    )
+    ids = vocabulary.encode("Good")
+    assert vocabulary.decode(ids) != "Good" == task.detokenize(np.array(ids))
+
+
 def test_another_task_than_the_source_has(vocabulary):
     source = sources.TaskSource("none", module="prompt_tuning.data.tasks.glue")
     asked = pipeline.DatasetConfig(source, LENGTHS, "train", 4)

@@ -86,8 +86,10 @@ def test_a_prompt_learns_to_rank(tiny, few_steps, rng, kind):
     losses, _ = few_steps(model, start, batch)
     assert losses[-1] < 0.9 * losses[0]
     params = jax.jit(model.init)(jax.random.key(0))
-    _, sums = model.loss(params, batch)
-    labels, scores = model.rank_labels(params, batch["encoder_input_tokens"], loss.padded())
+    _, sums = jax.jit(model.loss)(params, batch)
+    labels, scores = jax.jit(model.rank_labels)(
+        params, batch["encoder_input_tokens"], loss.padded()
+    )
     assert float(sums["tokens"]) == 3  # rows
     lengths = np.count_nonzero(labels, axis=-1)
     best = np.argmax(np.asarray(scores) / lengths, axis=-1)

@@ -129,7 +129,7 @@ def t5x_step(model):
 def parity(load_script, tmp_path_factory):
     """The script, its model and its batches."""
     script = load_script("t5x_parity")
-    model = script.wrapped(str(tmp_path_factory.mktemp("parity")))
+    model = script.make_model(str(tmp_path_factory.mktemp("parity")))
     return script, model, script.read_batches(model)
 
 
@@ -149,7 +149,7 @@ def test_losses_of_twenty_steps_are_those_of_t5x(parity, t5x):
 
 def test_our_trainer_has_the_losses_of_t5x(parity, tmp_path):
     script, model, batches = parity
-    losses = script.losses_of_ours(model, batches, str(tmp_path))
+    losses = script.losses_of_prompt_tuning(model, batches, str(tmp_path))
     np.testing.assert_allclose(losses, GOLDEN["losses"], rtol=1e-4)
 
 

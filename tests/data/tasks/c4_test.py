@@ -60,36 +60,34 @@ def test_every_objective_is_registered_with_source_and_splits():
         assert task.source.name == "c4/en:2.2.0" and tuple(task.splits) == ("train", "validation")
 
 
+def is_text(ids, vocabulary):
+    words = vocabulary.encode("she liked the good film in the park . a long story song town")
+    return set(ids[:-1]) <= set(words)
+
+
+def is_subsequence(ids, of):
+    remaining = iter(of)
+    return all(token in remaining for token in ids)
+
+
+EXPECTED = {
+    "prefix_lm": lambda i, t, v: is_text(t[:1], v) and len(i) > 1,
+    "bart_token_deletion": lambda i, t, v: is_text(t, v) and is_subsequence(i, t),
+    "bart_text_infilling": lambda i, t, v: is_text(t, v) and v.size - 1 in i,
+    "span_corruption": lambda i, t, v: v.size - 1 in i and t[0] == v.size - 1,
+    "random_positive_negative_targets": lambda i, t, v: v.decode(t) in ("positive", "negative"),
+}
+
+
 @pytest.mark.parametrize("objective", c4.OBJECTIVES)
-def test_examples_fit_and_end_with_eos(folder, vocabulary, objective):
+def test_examples_fit_end_with_eos_and_have_the_form_of_the_objective(
+    folder, vocabulary, objective
+):
     pairs = examples(objective, folder, vocabulary)
     assert len(pairs) > 2
     for inputs, targets in pairs:
         assert inputs[-1] == targets[-1] == 1
         assert max(len(inputs), len(targets)) <= 24
-
-
-@pytest.mark.parametrize("objective", sorted(c4.OBJECTIVES.keys() - {"span_corruption"}))
-def test_only_span_corruption_concatenates_documents(folder, vocabulary, objective):
-    for inputs, targets in examples(objective, folder, vocabulary):
-        assert 1 not in inputs[:-1] and 1 not in targets[:-1]
-
-
-def test_inputs_and_targets_of_each_objective(folder, vocabulary):
-    words = set(vocabulary.encode("she liked the good film in the park . a long story song town"))
-
-    def is_text(ids):
-        return set(ids[:-1]) <= words
-
-    for inputs, targets in examples("prefix_lm", folder, vocabulary):
-        assert is_text(targets[:1]) and len(inputs) > 1
-    for inputs, targets in examples("bart_token_deletion", folder, vocabulary):
-        remaining = iter(targets)
-        assert is_text(targets) and all(token in remaining for token in inputs)
-    for inputs, targets in examples("bart_text_infilling", folder, vocabulary):
-        assert is_text(targets) and vocabulary.size - 1 in inputs
-    for inputs, targets in examples("span_corruption", folder, vocabulary):
-        assert vocabulary.size - 1 in inputs and targets[0] == vocabulary.size - 1
-    labels = [[*vocabulary.encode(label), 1] for label in ("positive", "negative")]
-    for _, targets in examples("random_positive_negative_targets", folder, vocabulary):
-        assert targets in labels
+        assert EXPECTED[objective](inputs, targets, vocabulary)
+        if objective != "span_corruption":
+            assert 1 not in inputs[:-1] and 1 not in targets[:-1], "documents are concatenated"

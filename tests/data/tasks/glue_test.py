@@ -12,7 +12,6 @@ from prompt_tuning.data import pipeline, seqio_tasks, sources
 from prompt_tuning.data.batches import soft_tokens
 from prompt_tuning.data.files import glue_files
 from prompt_tuning.data.tasks import glue  # noqa: F401
-from prompt_tuning.data.text import formats
 
 NAMES = (
     "cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "mnli_mismatched", "mnli_matched", "qnli", "rte",
@@ -116,21 +115,6 @@ def test_text_ids_and_metrics_of_an_example(vocabulary, name):
     assert names == metrics
 
 
-def test_tasks_with_samples_keep_their_metrics():
-    task = seqio.TaskRegistry.get("taskless_glue_mrpc_v002_examples")
-    example = {"inputs_pretokenized": b"sentence1: a", "targets_pretokenized": b"equivalent"}
-    target = task.postprocess_fn("equivalent", example=example, is_target=True)
-    answer = task.postprocess_fn("not_equivalent", example=example, is_target=False)
-    values = {k: v for metric in task.metric_fns for k, v in metric([target], [answer]).items()}
-    text = "input: sentence1: a\ntarget: equivalent\nprediction: not_equivalent"
-    assert values == {
-        "f1": 0.0,
-        "accuracy": 0.0,
-        "mrpc samples": seqio.metrics.Text(text),
-        "mrpc negative samples": seqio.metrics.Text(text),
-    }
-
-
 @pytest.mark.parametrize(("prefix", "version", "suffix"), VARIANTS)
 def test_the_mixture_of_mnli_has_tasks_of_its_variant(prefix, version, suffix):
     mixture = seqio.MixtureRegistry.get(f"{prefix}glue_mnli_and_dev_{version}{suffix}")
@@ -181,8 +165,3 @@ def test_a_cache_of_seqio_is_read(vocabulary, tmp_path, monkeypatch):
     batches = pipeline.TrainBatches(config, vocabulary, soft_tokens.SoftTokens(np.array([300])))
     batch = next(batches)
     assert batch["encoder_input_tokens"][0, : len(ids) + 2].tolist() == [300, *ids, 1]
-
-
-def test_taskless_removes_the_name_before_tokenization():
-    steps = seqio.TaskRegistry.get("taskless_glue_rte_v002").preprocessors
-    assert steps.index(formats.remove_first_text_token) < steps.index(seqio.preprocessors.tokenize)

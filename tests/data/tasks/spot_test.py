@@ -9,59 +9,6 @@ import seqio
 from prompt_tuning.data import pipeline, sources
 from prompt_tuning.data.tasks import spot  # noqa: F401
 
-GLUE = (
-    "cola",
-    "mnli_train",
-    "mnli_validation_matched",
-    "mnli_validation_mismatched",
-    "mrpc",
-    "qnli",
-    "qqp",
-    "rte",
-    "sst2",
-    "stsb",
-    "wnli",
-)
-NAMES = {
-    "spot_aeslc_v100",
-    "spot_anli_r1_v010",
-    "spot_anli_r2_v010",
-    "spot_anli_r3_v010",
-    "spot_billsum_v300",
-    "spot_cnn_dailymail_v320",
-    "spot_doc_nli_v100",
-    *(f"spot_glue_{name}_v200" for name in GLUE),
-    "spot_gigaword_v120",
-    "spot_mrqa_hotpot_qa_v100",
-    "spot_mrqa_natural_questions_v100",
-    "spot_mrqa_news_qa_v100",
-    "spot_mrqa_search_qa_v100",
-    "spot_mrqa_squad_v100",
-    "spot_mrqa_trivia_qa_v100",
-    "spot_multi_news_v100",
-    "spot_newsroom_v100",
-    "spot_samsum_v100",
-    "spot_snli_v110",
-}
-
-
-def test_all_names_are_registered():
-    assert {n for n in seqio.TaskRegistry.names() if n.startswith("spot_")} == NAMES
-    mixture = seqio.MixtureRegistry.get("spot_glue_mnli_and_dev_v200")
-    splits = {task.name: tuple(task.splits) for task in seqio.get_subtasks(mixture)}
-    assert splits == {
-        "spot_glue_mnli_train_v200": ("train",),
-        "spot_glue_mnli_validation_matched_v200": ("validation",),
-        "spot_glue_mnli_validation_mismatched_v200": ("validation",),
-    }
-
-
-def test_validation_of_mnli_is_a_split_of_mnli():
-    source = seqio.TaskRegistry.get("spot_glue_mnli_validation_mismatched_v200").source
-    assert source.name == "glue/mnli:2.0.0"
-    assert source.tfds_dataset._map_split("validation") == "validation_mismatched"
-
-
 SPLITS = ("train", "validation", "test")
 # Task -> data set in TFDS, splits.
 SOURCES = {
@@ -91,7 +38,24 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
+def test_all_names_are_registered():
+    assert {n for n in seqio.TaskRegistry.names() if n.startswith("spot_")} == set(SOURCES)
+    mixture = seqio.MixtureRegistry.get("spot_glue_mnli_and_dev_v200")
+    splits = {task.name: tuple(task.splits) for task in seqio.get_subtasks(mixture)}
+    assert splits == {
+        "spot_glue_mnli_train_v200": ("train",),
+        "spot_glue_mnli_validation_matched_v200": ("validation",),
+        "spot_glue_mnli_validation_mismatched_v200": ("validation",),
+    }
+
+
+def test_validation_of_mnli_is_a_split_of_mnli():
+    source = seqio.TaskRegistry.get("spot_glue_mnli_validation_mismatched_v200").source
+    assert source.name == "glue/mnli:2.0.0"
+    assert source.tfds_dataset._map_split("validation") == "validation_mismatched"
+
+
+@pytest.mark.parametrize("name", SOURCES)
 def test_data_sets_and_splits(name):
     source = seqio.TaskRegistry.get(name).source
     assert (source.name, tuple(source.splits)) == SOURCES[name]
@@ -183,12 +147,12 @@ FORMATS = [
 
 
 def test_every_task_has_a_format_to_test():
-    assert {name for name, *_ in FORMATS} == {re.sub(r"_v\d+$", "", name) for name in NAMES}
+    assert {name for name, *_ in FORMATS} == {re.sub(r"_v\d+$", "", name) for name in SOURCES}
 
 
 @pytest.mark.parametrize(("name", "file", "rows", "inputs", "target"), FORMATS)
 def test_text_format_of_an_example(tmp_path, vocabulary, name, file, rows, inputs, target):
-    (task_name,) = (n for n in NAMES if re.fullmatch(rf"{name}_v\d+", n))
+    (task_name,) = (n for n in SOURCES if re.fullmatch(rf"{name}_v\d+", n))
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
