@@ -181,7 +181,7 @@ def test_every_module_has_its_test_and_every_test_its_module():
     for path, _, _ in modules():
         if path not in TESTED_ELSEWHERE:
             wanted.add(path.replace("/__init__.py", ".py").replace(".py", "_test.py"))
-    found = {str(test.relative_to(TESTS)) for test in TESTS.rglob("*_test.py")}
+    tests = {str(test.relative_to(TESTS)) for test in TESTS.rglob("*_test.py")}
     others = {
         f"{name}_test.py"
         for name in (
@@ -198,8 +198,8 @@ def test_every_module_has_its_test_and_every_test_its_module():
     }
     others |= {f"{script.stem}_test.py" for script in (REPOSITORY / "scripts").glob("*.py")}
     others |= {f"{folder.name}_test.py" for folder in (REPOSITORY / "scripts").glob("*/")}
-    assert wanted - found == set()
-    assert found - wanted <= others
+    assert wanted - tests == set()
+    assert tests - wanted <= others
 
 
 def test_most_of_the_package_does_without_tensorflow():

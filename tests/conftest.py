@@ -43,12 +43,12 @@ jax.config.update("jax_disable_most_optimizations", True)  # Compiling is most o
 
 TESTDATA = pathlib.Path(__file__).parent / "testdata"
 SENTENCES = [
-    f"{who} {verb} the {how} {what} in the {place} ."
+    f"{who} {verb} the {how} {what} in the {location} ."
     for who in ("she", "he", "nobody", "everyone")
     for verb in ("liked", "hated", "saw", "forgot")
     for how in ("good", "bad", "long", "dull")
     for what in ("film", "story", "song")
-    for place in ("park", "town")
+    for location in ("park", "town")
 ]
 
 
@@ -102,7 +102,7 @@ class Adapter(NamedTuple):
 
 @pytest.fixture
 def peft_adapter(tmp_path) -> Callable[[str, str], Adapter]:
-    """(model, adapter) -> what scripts/make_peft_goldens.py has stored under these names."""
+    """(model, adapter) -> the golden of these names from scripts/make_peft_goldens.py."""
 
     def write(base: str, name: str) -> Adapter:
         with np.load(TESTDATA / "peft_adapters.npz") as file:
@@ -143,7 +143,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory) -> vocabularies.SentencePiece:
-    """About 50 pieces, letters and a few words, and 100 sentinels."""
+    """About 50 tokens (letters and a few words) and 100 sentinels."""
     folder = tmp_path_factory.mktemp("vocabulary")
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter([*SENTENCES, "abcdefghijklmnopqrstuvwxyz0123456789:,'\""]),

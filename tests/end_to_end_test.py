@@ -1,4 +1,4 @@
-"""The shipped runs on a tiny model, through the command line: what is written, and that runs go on."""
+"""The shipped runs on a tiny model, through the command line: files that are written, and runs that resume."""
 
 import itertools
 import json
@@ -27,8 +27,8 @@ answered: list[int] = []  # examples, in each evaluation of `trained`
 
 def files(folder):
     """The files below a folder that are ours: no event files, nothing of Orbax's."""
-    found = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
-    return {str(f) for f in found if "tfevents" not in f.name and "checkpoint" not in f.parts[0]}
+    paths = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
+    return {str(f) for f in paths if "tfevents" not in f.name and "checkpoint" not in f.parts[0]}
 
 
 def lines(path):
@@ -64,8 +64,8 @@ def test_train_writes_prompts_metrics_and_what_it_was_told(trained):
     }
     assert [line["step"] for line in lines(folder / "train/metrics.jsonl")] == [1003, 1006]
     for kind in ("inference_eval", "training_eval"):
-        told = lines(folder / kind / "eval-metrics.jsonl")
-        assert [line["step"] for line in told] == [1000, 1003, 1006]
+        metric_lines = lines(folder / kind / "eval-metrics.jsonl")
+        assert [line["step"] for line in metric_lines] == [1000, 1003, 1006]
     assert "TRAIN_STEPS = 1006" in (folder / "config.gin").read_text()
     assert "Trainable parameters: 64 (" in (folder / "model-info.txt").read_text()
     assert result["prompt_file"] == str(folder / "prompts/prompt_1006.npy")
@@ -185,7 +185,7 @@ def test_infer_answers_in_order_and_goes_on(trained, tiny_job, tmp_path, decoder
     )
     name = "infer-predict_with_aux.jsonl-00000-of-00001"
     (path,) = cli.run(arguments)
-    whole = (tmp_path / name).read_text()
+    content = (tmp_path / name).read_text()
     assert path == str(tmp_path / name)
     answers, asked = lines(tmp_path / name), lines(tiny_job.folder / "infer.jsonl")
     assert [x["inputs"]["inputs_pretokenized"] for x in answers] == [x["text"] for x in asked]
@@ -197,20 +197,20 @@ def test_infer_answers_in_order_and_goes_on(trained, tiny_job, tmp_path, decoder
     if decoder != "sampling":
         return
     # As a run leaves it that was stopped within line 12; the randomness is that of the line.
-    partial = "".join(whole.splitlines(keepends=True)[:11]) + '{"inputs": "she'
+    partial = "".join(content.splitlines(keepends=True)[:11]) + '{"inputs": "she'
     (tmp_path / name).unlink()
     (tmp_path / f"{name}.partial").write_text(partial)
     cli.run(arguments)
     assert files(tmp_path) == {"config.gin", name, f"{name}.COMPLETED", f"{name}.settings.json"}
-    assert (tmp_path / name).read_text() == whole
+    assert (tmp_path / name).read_text() == content
 
 
 def test_neighbors_prints_a_line_for_each_vector(trained, tiny_job, capsys):
     best = trained[0] / "prompts" / "best.npy"
-    found = cli.run(tiny_job.command("neighbors", PROMPT_FILE=best, NUM_NEIGHBORS=2))[""]
+    neighbor_rows = cli.run(tiny_job.command("neighbors", PROMPT_FILE=best, NUM_NEIGHBORS=2))[""]
     shown = capsys.readouterr().out.splitlines()
-    assert len(shown) == len(found) == 4 and all(len(row) == 2 for row in found)
-    assert all(row[0].token in line for row, line in zip(found, shown, strict=True))
+    assert len(shown) == len(neighbor_rows) == 4 and all(len(row) == 2 for row in neighbor_rows)
+    assert all(row[0].token in line for row, line in zip(neighbor_rows, shown, strict=True))
 
 
 def read_weights(folder, tiny):
@@ -322,11 +322,11 @@ def test_a_decoder_only_model_is_pretrained_tuned_evaluated_and_asked(
     settings = {"INITIAL_CHECKPOINT_PATH": base, "BATCH_SIZE": 16}
     tuning = {"MODEL_DIR": tmp_path / "run", "TRAIN_STEPS": 33, "EVAL_PERIOD": 30, "LOG_PERIOD": 5}
     result = cli.run(job.command("train", **tuning, **settings))
-    told = [
+    losses = [
         line["loss_per_nonpadding_target_token"]
         for line in lines(tmp_path / "run/train/metrics.jsonl")
     ]
-    assert told[-1] < told[0] - 0.05
+    assert losses[-1] < losses[0] - 0.05
     # Nothing but the prompt has moved from what the checkpoint holds.
     (run,) = runs
     after = params_lib.flatten(run.params())

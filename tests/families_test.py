@@ -62,7 +62,7 @@ SHARED = {
     "xl": (2048, 5120, 32, 64, 24, 24),
     "xxl": (4096, 10240, 64, 64, 24, 24),
 }
-OWN = {
+UNSHARED = {
     "t5_1_0_small": (512, 2048, 8, 64, 6, 6),
     "t5_1_0_base": (768, 3072, 12, 64, 12, 12),
     "t5_1_0_large": (1024, 4096, 16, 64, 24, 24),
@@ -98,7 +98,7 @@ NETWORKS = sorted({network for network, _, _ in CHECKPOINTS.values()})
 
 
 def size_of(name: str) -> tuple[int, ...]:
-    return OWN.get(name) or SHARED[name.rpartition("_")[2]]
+    return UNSHARED.get(name) or SHARED[name.rpartition("_")[2]]
 
 
 @functools.cache
@@ -127,8 +127,8 @@ def t5x_tree(network: Network, size: tuple[int, ...]) -> dict[str, tuple[int, ..
     for (stack, attentions), depth in zip(sublayers.items(), depths, strict=True):
         layers = [f"{stack}/layers_{i}" for i in range(depth)]
         tree[f"{stack}/{stack}_norm/scale"] = (d,)
-        for place in layers if network.per_layer else [stack]:
-            tree[f"{place}/relpos_bias/rel_embedding"] = (h, 32)
+        for owner in layers if network.per_layer else [stack]:
+            tree[f"{owner}/relpos_bias/rel_embedding"] = (h, 32)
         for layer, (attention, norm) in itertools.product(layers, attentions.items()):
             for name in ("query", "key", "value"):
                 tree[f"{layer}/{attention}/{name}/kernel"] = (d, h * c)
@@ -144,20 +144,20 @@ def t5x_tree(network: Network, size: tuple[int, ...]) -> dict[str, tuple[int, ..
 def test_tree_and_count_are_those_of_the_checkpoint(name, quick_shapes):
     network = FAMILIES[name.rpartition("_")[0]]
     built, _ = settings(name)
-    found = params.flatten(nn.unbox(built.abstract_params()))
-    prompt = found.pop(prompt_method.PATH)
+    tree = params.flatten(nn.unbox(built.abstract_params()))
+    prompt = tree.pop(prompt_method.PATH)
     assert prompt.shape == (100, size_of(name)[0])
-    assert {path: leaf.shape for path, leaf in found.items()} == t5x_tree(network, size_of(name))
-    assert params.count(params.unflatten(found)) == COUNTS[name]
+    assert {path: leaf.shape for path, leaf in tree.items()} == t5x_tree(network, size_of(name))
+    assert params.count(params.unflatten(tree)) == COUNTS[name]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_of_a_stack_have_the_same_shapes(family, request):
     """What `quick_shapes` relies on."""
     built, _ = settings(f"{family}_small")
-    whole = params.shapes(nn.unbox(built.abstract_params()))
+    expected = params.shapes(nn.unbox(built.abstract_params()))
     request.getfixturevalue("quick_shapes")
-    assert params.shapes(nn.unbox(built.abstract_params())) == whole
+    assert params.shapes(nn.unbox(built.abstract_params())) == expected
 
 
 def test_counts_known_from_the_papers():
@@ -182,8 +182,8 @@ def test_header_names_the_checkpoint_and_the_parameters(name):
 
 def test_each_model_file_is_in_the_tables():
     families = {*FAMILIES, "t5_mini", "decoder_only", "decoder_only_mini", "hugging_face"}
-    found = {file.stem for file in FOLDER.glob("*.gin")} - families
-    assert found == CHECKPOINTS.keys() | set(NETWORKS)
+    stems = {file.stem for file in FOLDER.glob("*.gin")} - families
+    assert stems == CHECKPOINTS.keys() | set(NETWORKS)
     assert {file.stem for file in (FOLDER / "sizes").glob("*.gin")} == SHARED.keys()
     assert COUNTS.keys() == set(NETWORKS)
 
@@ -195,17 +195,17 @@ def test_other_weights_are_of_the_same_network(name):
 
 
 def test_each_family_has_its_vocabulary():
-    found = {name: settings(f"{name}_small")[1] for name in FAMILIES}
+    vocabulary_of = {name: settings(f"{name}_small")[1] for name in FAMILIES}
     root = "gs://t5-data/vocabs"
     t5 = vocabularies.SentencePiece(f"{root}/cc_all.32000.100extra/sentencepiece.model", 0)
-    assert found == {
+    assert vocabulary_of == {
         "t5_1_0": t5,
         "t5_1_1": t5,
         "mt5": vocabularies.SentencePiece(f"{root}/mc4.250000.100extra/sentencepiece.model", 0),
         "byt5": vocabularies.ByteVocabulary(0),
         "umt5": vocabularies.SentencePiece(f"{root}/umt5.256000/sentencepiece.model", 300),
     }
-    found["byt5"].check_fits(settings("byt5_small")[0].config.vocab_size)
+    vocabulary_of["byt5"].check_fits(settings("byt5_small")[0].config.vocab_size)
 
 
 class Saved(NamedTuple):
@@ -252,8 +252,8 @@ def test_logits_are_those_of_transformers(saved):
         "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
         "decoder_target_tokens": targets,
     }
-    found, real = jax.jit(plain.logits)(weights, batch), targets > 0
-    np.testing.assert_allclose(found[real], arrays["logits"][real], rtol=0, atol=2e-5)
+    actual, real = jax.jit(plain.logits)(weights, batch), targets > 0
+    np.testing.assert_allclose(actual[real], arrays["logits"][real], rtol=0, atol=2e-5)
     if "greedy" in arrays:
         predict = jax.jit(plain.predict, static_argnums=2)
         decodes, _ = predict(weights, arrays["inputs"], arrays["greedy"].shape[1])

@@ -63,13 +63,13 @@ class Prompt:
 
     @property
     def place(self) -> str | tuple[int, ...]:
-        """Where it stands in an input (PROMPT_PLACE)."""
-        told = self.card.get("place", "prefix")
-        return tuple(told) if isinstance(told, list) else told
+        """Position of the soft tokens in an input (PROMPT_PLACE)."""
+        position = self.card.get("place", "prefix")
+        return tuple(position) if isinstance(position, list) else position
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels of the examples that it was tuned on; () of free text."""
+        """Labels of the training examples; () for free text."""
         return tuple(self.card.get("labels") or ())
 
     @arguments.checked()
@@ -149,7 +149,7 @@ def distinct(prompts: Prompts, count: int) -> tuple[tuple[Prompt, ...], list[int
 
 
 def as_method(prompts: Sequence[Prompt]) -> base.Method:
-    """The method of a network with prompts of one shape and place, or with none."""
+    """Returns the method for prompts of one length and position, or for none."""
     if not prompts:
         return base.NO_METHOD
     names = tuple(map(str, range(len(prompts)))) if len(prompts) > 1 else ()
@@ -157,7 +157,7 @@ def as_method(prompts: Sequence[Prompt]) -> base.Method:
 
 
 def as_initializer(prompts: Sequence[Prompt], base_digest: str) -> initializers.FromArray:
-    """What fills that table: below each other; it tells a base model other than `base_digest`."""
+    """Returns the initializer that stacks the prompts; it has the digest of another base model, if any."""
     digests = [prompt_files.comparable_digest(prompt.card) for prompt in prompts]
     others = [digest for digest in digests if digest not in (None, base_digest)]
     tables = np.concatenate([prompt.table for prompt in prompts])

@@ -116,11 +116,11 @@ def tune(
     if start_step is None:
         start_step = STEP_OF_PUBLIC_MODELS if base.step is None else base.step
     base = dataclasses.replace(base, model=network, step=start_step)
-    found = labels.find_labels(targets)
-    labels.check_labels(found, model.vocabulary, "examples: targets", labels.PYTHON_FIX)
+    label_counts = labels.find_labels(targets)
+    labels.check_labels(label_counts, model.vocabulary, "examples: targets", labels.PYTHON_FIX)
     pairs = zip(inputs, targets, strict=True)
     tokenized = [vocabularies.tokenize_pair(*pair, model.vocabulary) for pair in pairs]
-    for name, column in (("inputs", inputs), ("targets", () if found else targets)):
+    for name, column in (("inputs", inputs), ("targets", () if label_counts else targets)):
         ids = [example[name] for example in tokenized if column]
         vocabulary_checks.check_unknown(
             f"examples: {name}", column, ids, model.vocabulary, training=True
@@ -143,7 +143,7 @@ def tune(
             state.with_adapter(base, start, seed),
             tokenized,
             dataset,
-            labels=tuple(found),
+            labels=tuple(label_counts),
             steps=steps,
             learning_rate=learning_rate,
             model_dir=folder,
@@ -168,9 +168,9 @@ def _settings(
 
 @contextlib.contextmanager
 def _folder(model_dir: epath.PathLike | None) -> Iterator[epath.PathLike]:
-    """A folder for a run; where none is given one that is gone afterwards.
+    """Yields the folder of a run: `model_dir`, or a temporary one that is removed at the end.
 
-    Not after Ctrl-C, and not where a loss was no number: a message names what is in it.
+    It is kept after Ctrl-C and after a non-finite loss, whose messages name files in it.
     """
     if model_dir is not None:
         yield model_dir

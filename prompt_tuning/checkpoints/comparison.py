@@ -56,10 +56,10 @@ def compare(
         count = round(fraction * len(shared)) or min(1, len(shared))
         drawn = set(np.random.default_rng(seed).permutation(shared)[:count].tolist())
         drawn |= {name for pattern in check for name in fnmatch.filter(shared, pattern)}
-        found = {name: _difference(one[name], other[name]) for name in sorted(drawn)}
+        differences = {name: _difference(one[name], other[name]) for name in sorted(drawn)}
         result = {
             "compared": len(drawn),
-            "different": {name: what for name, what in found.items() if what is not None},
+            "different": {name: what for name, what in differences.items() if what is not None},
             "only_first": sorted(one.keys() - other.keys()),
             "only_second": sorted(other.keys() - one.keys()),
             "steps": [base_model.read_step(first), base_model.read_step(second)],

@@ -21,23 +21,23 @@ def splice(
     dtype: str = "float32",
     step: int | None = None,
 ) -> epath.Path:
-    """Writes a T5X native checkpoint of a model with its prompt, without an optimizer's state.
+    """Writes a T5X native checkpoint of a model with a prompt, without optimizer state.
 
-    Scanned layers stay scanned, so that the program that wrote the checkpoint reads this one.
+    Scanned layers stay scanned, so that the program that wrote the checkpoint can read the result.
 
     Args:
-      checkpoint: the model, in any format. A prompt in it is left out.
-      prompt_file: [P, D].
-      output_dir: where the folder checkpoint_<step> is made.
-      dtype: of the stored weights.
-      step: of the checkpoint that is written; None for the one that `checkpoint` tells.
+      checkpoint: the model, in any format; a prompt in it is replaced.
+      prompt_file: prompt, [P, D].
+      output_dir: parent of the new folder checkpoint_<step>.
+      dtype: dtype of the stored weights.
+      step: step of the new checkpoint; None for that of `checkpoint`.
 
     Returns:
       The folder.
 
     Raises:
       FileExistsError: the folder exists.
-      ValueError: the prompt is not one of this model, or the step is not told.
+      ValueError: the prompt does not fit the model, or the step is unknown.
     """
     if step is None:
         step = base_model.read_step(checkpoint)

@@ -31,13 +31,13 @@ PROMPT = (".*/prompt/.*",)
 
 
 class Model:
-    """A model of ours, encoder-decoder or decoder-only, with the methods that T5X calls.
+    """An encoder-decoder or decoder-only model with the interface of T5X's models.
 
     Attributes:
       model: network, loss and decoder.
-      vocabulary: of the model.
-      checkpoint: INITIAL_CHECKPOINT_PATH, that T5X starts from.
-      optimizer_def: what T5X trains with; None to answer only.
+      vocabulary: vocabulary of the model.
+      checkpoint: INITIAL_CHECKPOINT_PATH, from which T5X starts.
+      optimizer_def: optimizer for T5X; None for evaluation and inference.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Model:
         return self.model.score(params, _without_positions(batch))
 
     def added(self) -> dict[str, np.ndarray]:
-        """What is added to the base, as it starts: {path: values}; our trainer's for this seed."""
+        """Initializes the adapter parameters, {path: values}, as `prompt-tuning train` with this seed."""
         abstract = params_lib.flatten(nn.unbox(self.model.abstract_params()))
         shapes = {path: abstract[path] for path in sorted(self.model.adapter_paths)}
         embedding = jnp.asarray(base_model.read_embedding(self.checkpoint))
@@ -171,7 +171,7 @@ def _axes(box: Any) -> flax_partitioning.AxisMetadata:
 
 
 def _without_positions(batch: model_lib.Batch) -> dict[str, Array]:
-    """Tokens of a segment stand behind each other: their distances are the row's."""
+    """Removes positions: tokens of a segment are contiguous, so distances within a row are the same."""
     return {name: x for name, x in batch.items() if not name.endswith("_positions")}
 
 
@@ -202,15 +202,15 @@ def _metrics(sums: Mapping[str, Array], batch: model_lib.Batch) -> dict[str, Any
     for name, total in losses.items():
         metrics[name] = per_step(total=total)
         metrics[f"{name}_per_all_target_tokens"] = average(total=total, count=places)
-    filled, room = 0, 0
+    filled, capacity = 0, 0
     for side, tokens in (("encoder", "encoder_input_tokens"), ("decoder", "decoder_target_tokens")):
         segments = batch.get(f"{side}_segment_ids", (batch[tokens] != 0).astype(jnp.int32))
         examples, count = jnp.sum(jnp.max(segments, axis=-1)), jnp.sum(segments != 0)
         size = jnp.asarray(segments.size)
         metrics[f"effective_batch_size/{side}"] = per_step(total=examples)
         metrics[f"non_padding_fraction/{side}"] = average(total=count, count=size)
-        filled, room = filled + count, room + size
-    return metrics | {"non_padding_fraction/overall": average(total=filled, count=room)}
+        filled, capacity = filled + count, capacity + size
+    return metrics | {"non_padding_fraction/overall": average(total=filled, count=capacity)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,7 +90,8 @@ class ThreadedStep:
             with partitioning.use(self._mesh):  # the mesh context is thread-local
                 return jax.block_until_ready(self._one(state, frozen, batch, rng))
 
-        results = list(self._threads.map(step_of_run, states, batches, rngs))
+        runs = zip(states, batches, rngs, strict=True)
+        results = self._threads.map(lambda run: step_of_run(*run), runs)
         return tuple(map(list, zip(*results, strict=True)))
 
     def lower(self, states, frozen, batches, rngs):

@@ -21,7 +21,7 @@ FEW = {"length": 4, "steps": 2, "batch_size": 8}
 def work(
     texts: Iterable[str], *, batch_size: annotations.PositiveInt = 2, error: str = "", log: str = ""
 ) -> int:
-    """Does what it is told to."""
+    """Return its arguments."""
     if log:
         logging.warning("%s is set", log)
     if error:
@@ -36,7 +36,7 @@ def model(tiny) -> pt.Model:
 
 def test_arguments_are_given_as_python_has_them():
     assert type(work([], batch_size=np.int64(3))) is int
-    assert (work.__name__, work.__doc__) == ("work", "Does what it is told to.")
+    assert (work.__name__, work.__doc__) == ("work", "Return its arguments.")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ CALLS = {
     "beams": (lambda m: pt.BeamSearch("4"), "num_decodes='4' has type str"),
     "no beams": (lambda m: pt.BeamSearch(0), "num_decodes=0 is out of range"),
     "two ways to sample": (lambda m: pt.Sampling(topk=2, topp=0.5), "topk=2 and topp=0.5 are both set"),
-    "too many pieces": (lambda m: m.generate(["a"], decoder=pt.Sampling(topk=999)), "topk is 999; expected at most vocab_size=256"),
+    "too many tokens": (lambda m: m.generate(["a"], decoder=pt.Sampling(topk=999)), "topk is 999; expected at most vocab_size=256"),
     "a label": (lambda m: pt.LabelRanking("good"), r"Pass labels=\['good'\]"),
     "a prompt that is a path": (lambda m: m.generate(["a"], "a.npy"), r"prompt='a.npy' .* Pass prompt=pt.load_prompt\('a.npy'\)"),
     "a prompt that is a table": (lambda m: m.generate(["a"], np.ones((4, 16))), r"prompt\[0\]=array.* pass an array \[P, D\] as pt.Prompt"),

@@ -26,30 +26,32 @@ def test_model_and_prompt_are_in_one_checkpoint(tmp_path, write_orbax, prompt_fi
     folder = splicing.splice(base, prompt_file, tmp_path / "out")
     assert folder == tmp_path / "out" / "checkpoint_7"
     assert t5x.read_step(folder) == 7
-    with t5x.opened(folder) as found:
+    with t5x.opened(folder) as arrays:
         # Scanned layers stay as they are.
-        assert found.keys() == TREE.keys() | {"encoder/prompt/prompt/prompt"}
+        assert arrays.keys() == TREE.keys() | {"encoder/prompt/prompt/prompt"}
         for path, array in TREE.items():
-            np.testing.assert_array_equal(lazy_arrays.read(found[path]), array)
-        prompt = lazy_arrays.read(found["encoder/prompt/prompt/prompt"])
+            np.testing.assert_array_equal(lazy_arrays.read(arrays[path]), array)
+        prompt = lazy_arrays.read(arrays["encoder/prompt/prompt/prompt"])
     np.testing.assert_array_equal(prompt, PROMPT)
 
 
-EMBEDDING, PLACE = next(iter(splicing.PROMPTS.items()))
+EMBEDDING, PROMPT_PATH = next(iter(splicing.PROMPTS.items()))
 
 
 def test_a_prompt_in_it_is_replaced(tmp_path, prompt_file):
     base = {path: lazy_arrays.from_numpy(array) for path, array in TREE.items()}
-    older = {path: lazy_arrays.from_numpy(PROMPT + 1) for path in (PLACE, "encoder/prompt/prompt")}
+    older = {
+        path: lazy_arrays.from_numpy(PROMPT + 1) for path in (PROMPT_PATH, "encoder/prompt/prompt")
+    }
     t5x.save(tmp_path / "checkpoint_3", base | older, step=3, dtype="float32")
     folder = splicing.splice(
         tmp_path / "checkpoint_3", prompt_file, tmp_path / "out", dtype="bfloat16"
     )
-    found = base_model.read_variable(folder, PLACE)
-    np.testing.assert_array_equal(found, PROMPT.astype(found.dtype))
-    assert found.dtype.name == "bfloat16"
+    spliced_prompt = base_model.read_variable(folder, PROMPT_PATH)
+    np.testing.assert_array_equal(spliced_prompt, PROMPT.astype(spliced_prompt.dtype))
+    assert spliced_prompt.dtype.name == "bfloat16"
     with t5x.opened(folder) as spliced:
-        assert spliced.keys() == TREE.keys() | {PLACE}
+        assert spliced.keys() == TREE.keys() | {PROMPT_PATH}
 
 
 def test_the_prompt_of_a_model_without_encoder_is_the_decoders(tmp_path, prompt_file):
@@ -57,8 +59,8 @@ def test_the_prompt_of_a_model_without_encoder_is_the_decoders(tmp_path, prompt_
     t5x.save(tmp_path / "checkpoint_3", stored, step=3, dtype="float32")
     folder = splicing.splice(tmp_path / "checkpoint_3", prompt_file, tmp_path / "out", step=9)
     assert folder.name == "checkpoint_9"
-    with t5x.opened(folder) as found:
-        assert found.keys() == stored.keys() | {"decoder/prompt/prompt/prompt"}
+    with t5x.opened(folder) as arrays:
+        assert arrays.keys() == stored.keys() | {"decoder/prompt/prompt/prompt"}
 
 
 def test_what_does_not_belong_together_is_told(tmp_path, tiny, prompt_file):

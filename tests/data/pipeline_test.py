@@ -146,8 +146,8 @@ def test_small_files_are_tokenized_once(vocabulary, tmp_path, monkeypatch):
     assert list(texts_of([next(large)], vocabulary))[:4] == orders[1][3:]
     unshuffled = dataclasses.replace(settings, shuffle=False, batch_size=5)
     in_order = pipeline.TrainBatches(unshuffled, vocabulary, SOFT)
-    found = list(texts_of([next(in_order), next(in_order)], vocabulary))
-    assert found == [f"film {i % 7}" for i in range(10)]
+    in_order_texts = list(texts_of([next(in_order), next(in_order)], vocabulary))
+    assert in_order_texts == [f"film {i % 7}" for i in range(10)]
 
 
 def test_order_follows_the_seed(vocabulary):
@@ -239,13 +239,13 @@ def test_an_example_too_long_for_the_sample_fits(vocabulary, monkeypatch):
     task = make_task(texts=[*TEXTS[:6], "a long long long long film", *TEXTS[6:]])
     for pack in (False, True):
         batches = train(vocabulary, task, batch_size=11, pack=pack)
-        found = list(texts_of([next(batches)], vocabulary))
-        assert len(found) == 11 and max(map(len, found)) > 10
+        batch_texts = list(texts_of([next(batches)], vocabulary))
+        assert len(batch_texts) == 11 and max(map(len, batch_texts)) > 10
 
 
 def test_tasks_read_with_the_vocabulary_of_the_model(vocabulary):
-    (own,) = texts_of([next(train(vocabulary, make_task(), batch_size=1))], vocabulary)
-    assert own in TEXTS
+    (text,) = texts_of([next(train(vocabulary, make_task(), batch_size=1))], vocabulary)
+    assert text in TEXTS
     same = make_task(output_features=seqio_tasks.text_features(vocabulary.for_seqio()))
     next(train(vocabulary, same))
 
@@ -286,9 +286,9 @@ def test_a_task_of_a_mixture_may_lack_the_split(vocabulary):
 
 
 def needs_lengths(dataset, sequence_length):
-    """Tells the room in place of the targets."""
-    room = tf.constant([sequence_length["inputs"], sequence_length["targets"]], tf.int32)
-    return dataset.map(lambda example: example | {"targets": room})
+    """Replaces the targets by the maximum lengths."""
+    max_lengths = tf.constant([sequence_length["inputs"], sequence_length["targets"]], tf.int32)
+    return dataset.map(lambda example: example | {"targets": max_lengths})
 
 
 def test_a_preprocessor_that_needs_the_lengths_gets_them(vocabulary):
@@ -309,8 +309,8 @@ def test_a_label_that_is_cut_is_an_error(vocabulary, mixed, opens):
     part = rf"5 of the first 10 labels of films .*TASK_FEATURE_LENGTHS.* to at least {longest}"
     with pytest.raises(ValueError, match=part):
         call(vocabulary, provider)
-    room = {"inputs": 20, "targets": longest}
-    call(vocabulary, provider, task_feature_lengths=room)
+    max_lengths = {"inputs": 20, "targets": longest}
+    call(vocabulary, provider, task_feature_lengths=max_lengths)
 
 
 @pytest.mark.parametrize("opens", ["train", "evaluate"])
@@ -327,11 +327,11 @@ def test_what_else_is_cut_is_told(vocabulary, caplog, opens):
 
 
 @pytest.mark.parametrize("room", [24, 40])
-def test_a_field_is_shortened_however_a_file_is_read(vocabulary, tmp_path, caplog, room):
+def test_a_field_is_shortened_however_a_file_is_read(vocabulary, tmp_path, caplog, max_inputs):
     """By number, and by seqio, as in a mixture and under T5X."""
     question = "she saw the bad film"
     rows = [("she liked the good film in the park . " * n, question) for n in (9, 1, 0, 5)]
-    path, lengths = tmp_path / "a.tsv", {"inputs": room, "targets": 4}
+    path, lengths = tmp_path / "a.tsv", {"inputs": max_inputs, "targets": 4}
     path.write_text("p\tq\tlabel\n" + "".join(f"{p}\t{q}\tgood\n" for p, q in rows))
     source = sources.TaskSource(
         train_file=str(path), input_template="{p} . {q}", truncate_field="p"
@@ -345,7 +345,7 @@ def test_a_field_is_shortened_however_a_file_is_read(vocabulary, tmp_path, caplo
         assert example["inputs"].tolist() == [*vocabulary.encode(text), 1]
         np.testing.assert_array_equal(example["inputs"], other["inputs"])
         assert example.keys() == other.keys()
-    assert next(len(example["inputs"]) for example in task.examples) in (room, room - 1)
+    assert next(len(example["inputs"]) for example in task.examples) in (max_inputs, max_inputs - 1)
     batch = next(pipeline.TrainBatches(settings, vocabulary, SOFT))
     texts = list(texts_of([batch], vocabulary))
     assert texts == [task.text(example, "inputs").strip() for example in task.examples]
@@ -426,8 +426,8 @@ def test_what_is_not_kept_is_read_when_asked_for(vocabulary, tmp_path):
     path = tmp_path / "a.tsv"
     path.write_text("text\n" + "".join(f"{text}\n" for text in TEXTS))
     source = sources.TaskSource(infer_file=str(path))
-    own = pipeline.DatasetConfig(source, LENGTHS, "infer", 4)
-    for settings in (own, config(make_task(), split="validation")):
+    of_file = pipeline.DatasetConfig(source, LENGTHS, "infer", 4)
+    for settings in (of_file, config(make_task(), split="validation")):
         (kept,) = pipeline.evaluation_tasks(settings, vocabulary)
         (task,) = pipeline.evaluation_tasks(settings, vocabulary, in_memory=False)
         assert len(task.examples) == 10 and not isinstance(task.examples, list)

@@ -70,8 +70,13 @@ def of_line(line, mesh):
     ],
 )
 def test_groups_lie_along_an_axis(mesh, groups, axis):
-    (found,) = of_line(f"f32[2,3]{{1,0}} all-reduce(%p), {groups}, to_apply=%add", mesh)
-    assert (found.kind, found.axis, found.times, found.source) == ("all-reduce", axis, 1, "a/b")
+    (collective,) = of_line(f"f32[2,3]{{1,0}} all-reduce(%p), {groups}, to_apply=%add", mesh)
+    assert (collective.kind, collective.axis, collective.times, collective.source) == (
+        "all-reduce",
+        axis,
+        1,
+        "a/b",
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,9 +99,9 @@ def test_groups_lie_along_an_axis(mesh, groups, axis):
     ],
 )
 def test_arrays_are_whole(mesh, line, arrays, size):
-    (found,) = of_line(f"{line}, {PLAIN}", mesh)
-    assert [str(array) for array in found.arrays] == arrays
-    assert found.bytes == size
+    (exchange,) = of_line(f"{line}, {PLAIN}", mesh)
+    assert [str(array) for array in exchange.arrays] == arrays
+    assert exchange.bytes == size
 
 
 @pytest.mark.parametrize(
@@ -127,8 +132,8 @@ def test_rows_of_the_summary_add_up(mesh):
         f"f32[2]{{0}} all-reduce(%p), {PLAIN}",
         "f32[1]{0} all-reduce(%p), replica_groups={}",
     ]
-    found = [each for line in lines for each in of_line(line, mesh)]
-    assert [tuple(row.values()) for row in collectives.summarize(found)] == [
+    exchanges = [each for line in lines for each in of_line(line, mesh)]
+    assert [tuple(row.values()) for row in collectives.summarize(exchanges)] == [
         ("all-gather", "model", 1, 32, "f32[8]"),
         ("all-reduce", "model", 2, 32, "f32[3,2]"),
         ("all-reduce", "data+model", 1, 4, "f32[1]"),
@@ -136,16 +141,16 @@ def test_rows_of_the_summary_add_up(mesh):
 
 
 def test_a_weight_that_is_gathered_is_found(mesh):
-    def place(*axes):
+    def sharded(*axes):
         return NamedSharding(mesh, PartitionSpec(*axes))
 
-    weight = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=place(None, "model"))
-    rows = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=place("data"))
-    gathered = jax.jit(jnp.cos, out_shardings=place()).lower(weight).compile()
-    product = jax.jit(jnp.dot, out_shardings=place("data")).lower(rows, weight).compile()
+    weight = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=sharded(None, "model"))
+    rows = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=sharded("data"))
+    gathered = jax.jit(jnp.cos, out_shardings=sharded()).lower(weight).compile()
+    product = jax.jit(jnp.dot, out_shardings=sharded("data")).lower(rows, weight).compile()
     for program, count in ((gathered, 1), (product, 0)):
-        found = collectives.read(program, mesh)
-        assert [(each.kind, each.axis) for each in found] == [("all-gather", "model")]
+        exchanges = collectives.read(program, mesh)
+        assert [(each.kind, each.axis) for each in exchanges] == [("all-gather", "model")]
         for shape in ((16, 32), (32, 16), (32, 1, 16)):
-            assert len(collectives.weight_exchanges(found, [(9, 9), shape])) == count
-        assert not collectives.weight_exchanges(found, [(16, 16)])
+            assert len(collectives.weight_exchanges(exchanges, [(9, 9), shape])) == count
+        assert not collectives.weight_exchanges(exchanges, [(16, 16)])

@@ -20,8 +20,8 @@ class Gathering(model.EncoderDecoderModel):
     """Has every weight whole on every device."""
 
     def loss(self, params, batch, dropout_rng=None):
-        whole = jax.lax.with_sharding_constraint(params, jax.sharding.PartitionSpec())
-        return super().loss(whole, batch, dropout_rng)
+        gathered = jax.lax.with_sharding_constraint(params, jax.sharding.PartitionSpec())
+        return super().loss(gathered, batch, dropout_rng)
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +60,15 @@ def test_arguments_and_bytes_are_those_of_a_run(load, make_run, make_batches, co
     assert facts(arguments.frozen) == facts(run.frozen)
     assert facts(arguments.batch) == facts(batch)
     assert arguments.rng.dtype == jax.random.key(3).dtype
-    found, used = compiled_step.device_bytes(arguments, step), step.memory_analysis()
-    assert found["weights"] == on_first_device(run.frozen)
-    assert found["trained"] == on_first_device(run.state)
-    arguments = found["weights"] + found["trained"] + found["batch"]
+    sizes, used = compiled_step.device_bytes(arguments, step), step.memory_analysis()
+    assert sizes["weights"] == on_first_device(run.frozen)
+    assert sizes["trained"] == on_first_device(run.state)
+    arguments = sizes["weights"] + sizes["trained"] + sizes["batch"]
     assert arguments == used.argument_size_in_bytes
     # The state is reused; beside it come out six sums, and where each array lies.
     pointers = 8 * (6 + len(jax.tree.leaves(run.state)))
-    assert found["temporary"] == used.temp_size_in_bytes + 6 * 4 + pointers
-    assert found["total"] == arguments + found["temporary"]
+    assert sizes["temporary"] == used.temp_size_in_bytes + 6 * 4 + pointers
+    assert sizes["total"] == arguments + sizes["temporary"]
 
 
 class CompilingError(Exception):
@@ -96,14 +96,14 @@ def test_no_frozen_weight_is_gathered(compiled, shape):
     arguments, step, mesh = compiled(shape)
     weights = compiled_step.sharded_weights(arguments)
     assert len(weights) == 22 and (256, 16) in weights
-    found = collectives.read(step, mesh)
-    assert {each.kind for each in found if each.axis == "model"} >= {"all-reduce"}
-    assert collectives.weight_exchanges(found, weights) == []
+    exchanges = collectives.read(step, mesh)
+    assert {each.kind for each in exchanges if each.axis == "model"} >= {"all-reduce"}
+    assert collectives.weight_exchanges(exchanges, weights) == []
 
 
 def test_frozen_weights_that_are_gathered_are_noticed(compiled):
     arguments, step, mesh = compiled((2, 4), kind=Gathering)
     weights = compiled_step.sharded_weights(arguments)
-    moved = collectives.weight_exchanges(collectives.read(step, mesh), weights)
-    assert {each.kind for each in moved} == {"all-gather"}
-    assert sum(len(each.arrays) for each in moved) == len(weights)
+    gathers = collectives.weight_exchanges(collectives.read(step, mesh), weights)
+    assert {each.kind for each in gathers} == {"all-gather"}
+    assert sum(len(each.arrays) for each in gathers) == len(weights)

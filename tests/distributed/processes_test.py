@@ -40,18 +40,18 @@ def test_code_is_compared_ours_and_the_users(tmp_path, monkeypatch):
     package.mkdir()
     (package / "__init__.py").write_text("")
     monkeypatch.setattr(prompt_tuning, "__file__", str(package / "__init__.py"))
-    own = types.ModuleType("my_tasks")
-    own.__file__ = str(tmp_path / "my_tasks.py")
-    monkeypatch.setitem(sys.modules, "my_tasks", own)
+    user_module = types.ModuleType("my_tasks")
+    user_module.__file__ = str(tmp_path / "my_tasks.py")
+    monkeypatch.setitem(sys.modules, "my_tasks", user_module)
     (tmp_path / "my_tasks.py").write_text("# none yet")
     settings = "from my_tasks import tasks\n"
-    found = []
+    all_facts = []
     for text in ("", "x = 1"):
         for file in (package / "more.py", tmp_path / "my_tasks.py"):
             file.write_text(text)
-            found.append(processes.facts(settings))
+            all_facts.append(processes.facts(settings))
     for before, after, name in zip(
-        found[1:], found[2:], ("prompt_tuning", "module my_tasks"), strict=False
+        all_facts[1:], all_facts[2:], ("prompt_tuning", "module my_tasks"), strict=False
     ):
         (line,) = processes.differing(before, after)
         assert line.startswith(f"{name}: ")
@@ -65,9 +65,9 @@ def met(monkeypatch):
     def meet(*others):
         monkeypatch.setattr(jax, "process_count", lambda: 1 + len(others))
         server = opened.enter_context(socket.create_server(("localhost", 0)))
-        place = server.getsockname()[:2]
+        address = server.getsockname()[:2]
         for line in (b"GET / HTTP/1.1\r\n", b"[]\n", b"[" * 100_000 + b"\n"):
-            with socket.create_connection(place) as stray:
+            with socket.create_connection(address) as stray:
                 stray.sendall(line)
 
         def hello(index, settings):
@@ -77,7 +77,7 @@ def met(monkeypatch):
         calls = [background.Background(lambda: processes._accept_all(server, hello(0, SETTINGS)))]
         for index, settings in enumerate(others, 1):
             message = hello(index, settings)
-            calls.append(background.Background(lambda m=message: processes._join(place, m, 10)))
+            calls.append(background.Background(lambda m=message: processes._join(address, m, 10)))
         results = []
         for call in calls:
             try:
@@ -101,28 +101,28 @@ def test_all_that_run_the_same_are_linked_with_the_first(met):
 
 
 def test_all_say_which_one_differs(met):
-    told = met(SETTINGS, "import math\n\nA = 5\nB = 2\n")
-    assert len(set(told)) == 1
-    assert told[0].startswith("process 2 differs from process 0:\n")
+    errors = met(SETTINGS, "import math\n\nA = 5\nB = 2\n")
+    assert len(set(errors)) == 1
+    assert errors[0].startswith("process 2 differs from process 0:\n")
     assert (
-        "A = 1, expected" in told[0]
-        and "A = 5" in told[0]
-        and "same installation, flags" in told[0]
+        "A = 1, expected" in errors[0]
+        and "A = 5" in errors[0]
+        and "same installation, flags" in errors[0]
     )
 
 
 def test_a_first_process_that_cannot_be_reached():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        place = free.getsockname()
+        address = free.getsockname()
     with pytest.raises(OSError, match=r"cannot connect to process 0 at 127\.0\.0\.1, port"):
-        processes._join(place, {"name": "process 1"}, 1)
+        processes._join(address, {"name": "process 1"}, 1)
 
 
 def test_a_first_process_that_goes_before_it_answers():
     with socket.create_server(("localhost", 0)) as server:
-        place = server.getsockname()
-        call = background.Background(lambda: processes._join(place, {"name": "process 1"}, 10))
+        address = server.getsockname()
+        call = background.Background(lambda: processes._join(address, {"name": "process 1"}, 10))
         server.accept()[0].close()
         with pytest.raises(OSError, match="process 0 has exited, or did not reply to process 1"):
             call.result()
@@ -141,19 +141,19 @@ def test_numbers_of_devices_are_compared(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("preemption", "error", "told"),
+    ("preemption", "error", "expected"),
     [
         (False, None, ["end"]),
-        (True, interrupts.Terminated, ["ours again", "end"]),  # all stop after the same step
-        (True, KeyboardInterrupt, ["ours again", "fail"]),
+        (True, interrupts.Terminated, ["handler restored", "end"]),  # all stop after the same step
+        (True, KeyboardInterrupt, ["handler restored", "fail"]),
     ],
 )
-def test_one_process_alone_that_is_told_to_be_one_of_one(monkeypatch, preemption, error, told):
-    """JAX is told of limits that come after ours."""
-    given, ends = [], []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **more: given.append((*a, more)))
-    monkeypatch.setattr(jax.config, "update", lambda *each: given.append(each))
-    monkeypatch.setattr(interrupts, "catch", lambda: ends.append("ours again"))
+def test_a_single_process_initializes_jax_and_ends(monkeypatch, preemption, error, expected):
+    """JAX gets timeouts that are later than those of the package."""
+    calls, ends = [], []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **more: calls.append((*a, more)))
+    monkeypatch.setattr(jax.config, "update", lambda *each: calls.append(each))
+    monkeypatch.setattr(interrupts, "catch", lambda: ends.append("handler restored"))
     monkeypatch.setattr(watch, "_delay_aborts", lambda: None)
     monkeypatch.setattr(watch.Watch, "end", lambda self: ends.append("end"))
     monkeypatch.setattr(watch.Watch, "fail", lambda self, error: ends.append("fail"))
@@ -166,5 +166,5 @@ def test_one_process_alone_that_is_told_to_be_one_of_one(monkeypatch, preemption
             raise error
     limits = {"initialization_timeout": 600, "heartbeat_timeout_seconds": 14}
     service = ("jax_enable_preemption_service", preemption)
-    assert given == [service, ("localhost:1", 1, None, limits)]
-    assert ends == told
+    assert calls == [service, ("localhost:1", 1, None, limits)]
+    assert ends == expected

@@ -18,17 +18,17 @@ LONG = 60
 @pytest.fixture
 def left(monkeypatch):
     """(message, code) with which a watch would have ended this process; its thread ends instead."""
-    told = []
+    exits = []
 
     def leave(message, code):
-        told.append((message, code))
+        exits.append((message, code))
         raise SystemExit
 
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     monkeypatch.setattr(watch, "leave", leave)
     monkeypatch.setattr(watch, "_delay_aborts", lambda: None)
-    monkeypatch.setattr(watch.atexit, "register", lambda call, code: told.append(("exit", code)))
-    return told
+    monkeypatch.setattr(watch.atexit, "register", lambda call, code: exits.append(("exit", code)))
+    return exits
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def hub(left):
         return watches[-1], *theirs[-2:]
 
     yield start
-    # One that goes on when `left` is over would end this process, which is all tests'.
+    # A thread that outlives `left` would exit the process of all tests.
     for end in theirs:
         end.close()
     for watching in watches:
@@ -74,19 +74,23 @@ def test_one_that_is_gone_is_named_here_and_to_the_others(hub, left):
     (message, code), *_ = left
     assert code == watch.EXIT_PEER_FAILED == 75
     assert message.startswith("process 1 has exited: it was killed") and "MODEL_DIR" in message
-    (told,) = heard(two)
-    assert told["end"] == "process 1" and "has exited" in told["why"] and told["code"] == 75
+    (forwarded,) = heard(two)
+    assert (
+        forwarded["end"] == "process 1"
+        and "has exited" in forwarded["why"]
+        and forwarded["code"] == 75
+    )
 
 
-def test_one_of_which_another_tells_is_named_not_the_other(left):
+def test_the_failed_process_is_named_not_the_one_that_reports_it(left):
     mine, of_0 = socket.socketpair()
     watching = watch.Watch("process 2", {"process 0": mine}, LONG)
     with mine, of_0:
-        of_0.sendall(b'\n{"end": "process 1", "why": "is go')
-        of_0.sendall(b'ne", "code": 75}\n')
+        of_0.sendall(b'\n{"end": "process 1", "why": "has fai')
+        of_0.sendall(b'led", "code": 75}\n')
         of_0.close()
         joined(watching)
-    assert left[0][0].startswith("process 1 is gone. ") and len(left) == 1
+    assert left[0][0].startswith("process 1 has failed. ") and len(left) == 1
 
 
 def test_one_that_is_silent_is_named(hub, left):
@@ -134,23 +138,23 @@ def test_one_that_is_done_may_go(hub, left):
         (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: memory"), "memory", 1),
     ],
 )
-def test_an_error_of_one_is_told_to_the_others(hub, left, monkeypatch, error, why, code):
+def test_an_error_is_reported_to_the_other_processes(hub, left, monkeypatch, error, why, code):
     monkeypatch.setattr(watch, "GRACE", 0)
     watching, one, _ = hub()
     watching.fail(error)
-    (told,) = heard(one)
-    assert told["end"] == "process 0" and told["why"].endswith(why) and told["code"] == code
+    (report,) = heard(one)
+    assert report["end"] == "process 0" and report["why"].endswith(why) and report["code"] == code
     assert left == [("exit", code)]
     # Another hears of it.
     mine, of_0 = socket.socketpair()
     with mine, of_0:
         other = watch.Watch("process 1", {"process 0": mine}, LONG)
-        of_0.sendall(json.dumps(told).encode() + b"\n")
+        of_0.sendall(json.dumps(report).encode() + b"\n")
         joined(other)
-    assert left[1][1] == code and left[1][0].startswith(f"process 0 {told['why']}. ")
+    assert left[1][1] == code and left[1][0].startswith(f"process 0 {report['why']}. ")
 
 
-def test_those_that_fail_together_each_tell_their_own(hub, left):
+def test_processes_that_fail_together_report_their_own_errors(hub, left):
     watching, one, two = hub()
     watching.fail(ValueError("of all"))
     one.sendall(b'{"end": "process 1", "why": "ended with an error: of all", "code": 2}\n')
@@ -159,7 +163,7 @@ def test_those_that_fail_together_each_tell_their_own(hub, left):
     assert left == [("exit", 2)]
 
 
-def test_an_error_of_jax_waits_for_who_is_gone(hub, left):
+def test_an_error_of_jax_waits_for_the_failed_process(hub, left):
     watching, one, _ = hub()
     timer = threading.Timer(0.3, one.close)
     timer.start()
@@ -171,8 +175,8 @@ def test_an_error_of_jax_waits_for_who_is_gone(hub, left):
 def test_an_abort_waits_for_the_watch():
     program = (
         "import ctypes, threading; from prompt_tuning.distributed import watch; watch._delay_aborts(); "
-        "threading.Timer(0.5, watch.leave, ('process 1 is gone', 75)).start(); "
+        "threading.Timer(0.5, watch.leave, ('process 1 has failed', 75)).start(); "
         "ctypes.CDLL(None).abort()"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ended.returncode == 75 and "prompt-tuning: process 1 is gone\n" in ended.stderr
+    assert ended.returncode == 75 and "prompt-tuning: process 1 has failed\n" in ended.stderr

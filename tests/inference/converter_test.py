@@ -84,21 +84,22 @@ def test_converted_prompt_has_the_logits_of_peft(peft_adapter, convert, base, na
     assert_same_logits(model, params.merge(adapter.base.params, added), batch, adapter.logits)
 
 
+def assert_leaves_have_logits_of_peft(model, converted, adapter):
+    """The converted file holds all adapter parameters of the model, which then has PEFT's logits."""
+    initializer = prompt_files.initializer(converted)
+    assert isinstance(initializer, initializers.FromLeaves)
+    assert initializer.leaves.keys() == model.adapter_paths
+    weights = params.merge(adapter.base.params, params.unflatten(dict(initializer.leaves)))
+    assert_same_logits(model, weights, adapter.batch, adapter.logits)
+
+
 @pytest.mark.parametrize(("base", "name"), SCALINGS)
 def test_converted_ia3_has_the_logits_of_peft(peft_adapter, convert, base, name):
     adapter = peft_adapter(base, name)
     converted = convert(adapter.base.config, adapter.folder, "scaling.npz")
     model = model_lib.EncoderDecoderModel(adapter.base.config, ia3.IA3())
-    initializer = prompt_files.initializer(converted)
-    assert (
-        isinstance(initializer, initializers.FromLeaves)
-        and initializer.leaves.keys() == model.adapter_paths
-    )
     assert prompt_files.length(converted) == 0
-    added = params.unflatten(dict(initializer.leaves))
-    assert_same_logits(
-        model, params.merge(adapter.base.params, added), adapter.batch, adapter.logits
-    )
+    assert_leaves_have_logits_of_peft(model, converted, adapter)
 
 
 @pytest.mark.parametrize(("base", "name"), PREFIXES)
@@ -109,21 +110,14 @@ def test_converted_prefix_has_the_logits_of_peft_and_round_trips(
     config = adapter.base.config
     converted = convert(config, adapter.folder, "prefix.npz")
     model = model_lib.EncoderDecoderModel(config, prefix.Prefix(4))
-    initializer = prompt_files.initializer(converted)
-    assert (
-        isinstance(initializer, initializers.FromLeaves)
-        and initializer.leaves.keys() == model.adapter_paths
-    )
     assert prompt_files.length(converted) == 4
-    added = params.unflatten(dict(initializer.leaves))
-    assert_same_logits(
-        model, params.merge(adapter.base.params, added), adapter.batch, adapter.logits
-    )
+    assert_leaves_have_logits_of_peft(model, converted, adapter)
     convert(config, converted, "written", base_model_name="google/t5")
     again = prompt_files.load_leaves(convert(config, tmp_path / "written", "again.npz"))
-    assert again.keys() == initializer.leaves.keys()
+    first = prompt_files.load_leaves(converted)
+    assert again.keys() == first.keys()
     for path, leaf in again.items():
-        np.testing.assert_array_equal(leaf, initializer.leaves[path], strict=True)
+        np.testing.assert_array_equal(leaf, first[path], strict=True)
 
 
 @pytest.fixture

@@ -21,13 +21,13 @@ def mask_of(decoder_only):
 def test_logits_are_those_of_transformers(decoder_only_golden, decoder_only, decoder_only_teacher):
     stored, mask = decoder_only_golden.arrays, mask_of(decoder_only)
     real = stored["targets"] > 0
-    found = decoder_only.logits(decoder_only.params, decoder_only_teacher)
+    logits = decoder_only.logits(decoder_only.params, decoder_only_teacher)
     np.testing.assert_allclose(
-        found[real], stored[f"{mask}_prompt_logits"][real], rtol=0, atol=2e-5
+        logits[real], stored[f"{mask}_prompt_logits"][real], rtol=0, atol=2e-5
     )
     plain = decoder_only_teacher | {"encoder_input_tokens": stored["inputs"]}
-    found = decoder_only.logits(decoder_only.params, plain)
-    np.testing.assert_allclose(found[real], stored[f"{mask}_logits"][real], rtol=0, atol=2e-5)
+    logits = decoder_only.logits(decoder_only.params, plain)
+    np.testing.assert_allclose(logits[real], stored[f"{mask}_logits"][real], rtol=0, atol=2e-5)
 
 
 def test_parameter_tree_is_that_of_t5x():
@@ -50,11 +50,11 @@ def test_parameter_tree_is_that_of_t5x():
         "decoder/layers_0/mlp/wo/kernel": (f, d),
     }
     shapes = decoder_only_model.DecoderOnlyModel(config).abstract_params()
-    found = params.flatten(nn.unbox(shapes))
-    assert {path: leaf.shape for path, leaf in found.items()} == expected
+    tree = params.flatten(nn.unbox(shapes))
+    assert {path: leaf.shape for path, leaf in tree.items()} == expected
     tied = dataclasses.replace(config, logits_via_embedding=True)
-    found = params.flatten(decoder_only_model.DecoderOnlyModel(tied).abstract_params())
-    assert expected.keys() - found.keys() == {"decoder/logits_dense/kernel"}
+    tree = params.flatten(decoder_only_model.DecoderOnlyModel(tied).abstract_params())
+    assert expected.keys() - tree.keys() == {"decoder/logits_dense/kernel"}
 
 
 def real(ids):
@@ -85,9 +85,9 @@ def test_more_padding_changes_nothing(prefix_lm, decoder_only_teacher):
     before = decoder_only_teacher["decoder_target_tokens"] > 0
     wide = {key: np.pad(ids, ((0, 1), (0, 5))) for key, ids in decoder_only_teacher.items()}
     expected = prefix_lm.logits(prefix_lm.params, decoder_only_teacher)
-    found = np.asarray(prefix_lm.logits(prefix_lm.params, wide))
-    np.testing.assert_allclose(found[:-1, :-5][before], expected[before], rtol=0, atol=1e-5)
-    assert np.isfinite(found).all()
+    logits = np.asarray(prefix_lm.logits(prefix_lm.params, wide))
+    np.testing.assert_allclose(logits[:-1, :-5][before], expected[before], rtol=0, atol=1e-5)
+    assert np.isfinite(logits).all()
 
 
 def test_prefill_and_cached_steps_give_the_teacher_forced_logits(
@@ -107,9 +107,9 @@ def test_prefill_and_cached_steps_give_the_teacher_forced_logits(
 
     previous = np.zeros(len(inputs), np.int32)  # as a search begins
     for i in range(targets.shape[1]):
-        found, cache = step(previous, jnp.int32(i), cache)
+        logits, cache = step(previous, jnp.int32(i), cache)
         rows = targets[:, i] > 0
-        np.testing.assert_allclose(found[rows], expected[rows, i], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(logits[rows], expected[rows, i], rtol=0, atol=1e-5)
         previous = targets[:, i]
 
 
@@ -132,9 +132,9 @@ def test_the_prompt_is_read_in_the_prefill_and_not_in_steps(prefix_lm, decoder_o
         return net.apply({"params": weights}, ids, jnp.int32(index), cache, inputs, method=net.step)
 
     for index in (0, 1):
-        found = step(prefix_lm.params, cache, index)[0]
-        np.testing.assert_array_equal(found, step(others, cache, index)[0])
-        assert not np.allclose(found, step(others, other_cache, index)[0])
+        logits = step(prefix_lm.params, cache, index)[0]
+        np.testing.assert_array_equal(logits, step(others, cache, index)[0])
+        assert not np.allclose(logits, step(others, other_cache, index)[0])
 
 
 def test_rematerialisation_changes_no_gradient(prefix_lm, decoder_only_teacher):

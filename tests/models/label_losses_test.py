@@ -20,10 +20,10 @@ def logits(*log_probabilities):
     out = np.full((len(log_probabilities), 2, 3, 8), -1e9, np.float32)
     for row, of_labels in enumerate(log_probabilities):
         for n, (label, mean) in enumerate(zip(LABELS, of_labels, strict=True)):
-            for place, token in enumerate([*label, *[1] * (3 - len(label))]):
-                out[row, n, place, token] = mean
+            for index, token in enumerate([*label, *[1] * (3 - len(label))]):
+                out[row, n, index, token] = mean
                 # The rest of the probability is elsewhere.
-                out[row, n, place, 0] = np.log1p(-np.exp(mean))
+                out[row, n, index, 0] = np.log1p(-np.exp(mean))
     return jnp.asarray(out)
 
 
@@ -33,27 +33,27 @@ TARGETS = np.array([[5, 6, 1, 0], [7, 1, 0, 0], [0, 0, 0, 0]], np.int32)
 @pytest.mark.parametrize("normalize", [True, False])
 def test_perceptron(normalize):
     loss = label_losses.LabelLoss(LABELS, hinge=0.5, length_normalize=normalize)
-    found = loss(logits((-1.0, -1.2), (-1.0, -3.0), (-1.0, -1.0)), TARGETS)
+    actual = loss(logits((-1.0, -1.2), (-1.0, -3.0), (-1.0, -1.0)), TARGETS)
     # The first row is right, by less than the margin; the second is wrong; the third is empty.
     ahead = -1.0 - -1.2 if normalize else -3.0 - -2.4
     behind = -1.0 - -3.0 if normalize else -3.0 - -6.0
-    np.testing.assert_allclose(found[0], [0.5 - ahead, 0.5 + behind, 0], atol=1e-5)
-    np.testing.assert_array_equal(found[1], [ahead > 0, 0, 0])
-    np.testing.assert_array_equal(found[2], [1, 1, 0])
+    np.testing.assert_allclose(actual[0], [0.5 - ahead, 0.5 + behind, 0], atol=1e-5)
+    np.testing.assert_array_equal(actual[1], [ahead > 0, 0, 0])
+    np.testing.assert_array_equal(actual[2], [1, 1, 0])
     far = loss(logits((-0.1, -9.0)), TARGETS[:1])
     assert far[0][0] == 0
 
 
 def test_cross_entropy():
     loss = label_losses.LabelLoss(LABELS, kind="cross_entropy")
-    found, *_ = loss(logits((-1.0, -1.2), (-1.0, -3.0), (-1.0, -1.0)), TARGETS)
+    actual, *_ = loss(logits((-1.0, -1.2), (-1.0, -3.0), (-1.0, -1.0)), TARGETS)
     expected = [np.log(1 + np.exp(-0.2)), np.log(1 + np.exp(2.0)), 0]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_a_target_that_is_no_label_is_no_number():
-    found, *_ = label_losses.LabelLoss(LABELS)(logits((-1.0, -1.0)), np.array([[5, 1, 0]]))
-    assert np.isnan(found[0])
+    actual, *_ = label_losses.LabelLoss(LABELS)(logits((-1.0, -1.0)), np.array([[5, 1, 0]]))
+    assert np.isnan(actual[0])
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def of_targets(log_probs, batch):
 def test_loss_and_sums(prompted, weights, batch, log_probs):
     divisors = {None: 1, "NUM_REAL_TARGET_TOKENS": 6, "AVERAGE_PER_SEQUENCE": 2, 4.0: 4}
     tuned = dataclasses.replace(prompted, z_loss=0.01)
-    found = jax.jit(
+    actual = jax.jit(
         lambda: [
             dataclasses.replace(tuned, loss_normalizing_factor=factor).loss(weights, batch)
             for factor in divisors
@@ -82,7 +82,7 @@ def test_loss_and_sums(prompted, weights, batch, log_probs):
         "correct": (log_probs.argmax(-1) == batch["decoder_target_tokens"])[real].sum(),
         "tokens": 6,
     }
-    for (loss, sums), divisor in zip(found, divisors.values(), strict=True):
+    for (loss, sums), divisor in zip(actual, divisors.values(), strict=True):
         np.testing.assert_allclose(loss, total / divisor, rtol=1e-5)
         assert sums.keys() == expected.keys()
         for name in expected:
@@ -103,8 +103,8 @@ def test_score_is_the_log_probability_without_z_loss_and_smoothing(
 ):
     smoothed = dataclasses.replace(prompted, z_loss=1.0, label_smoothing=0.5)
     expected = (of_targets(log_probs[0], batch) * batch["decoder_loss_weights"]).sum(-1)
-    found = jax.jit(smoothed.score)(weights, batch)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    actual = jax.jit(smoothed.score)(weights, batch)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_dropout_acts_only_with_an_rng_and_follows_it(prompted, weights, batch, log_probs):
@@ -137,13 +137,13 @@ def test_beam_scores_are_those_of_score(prompted, weights, batch):
     tokens, scores = predict(weights, ids, 6)
     for n in range(2):
         targets = np.asarray(tokens[:, n])
-        found = {
+        scored = {
             "encoder_input_tokens": ids,
             "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
             "decoder_target_tokens": targets,
             "decoder_loss_weights": (targets > 0).astype(np.float32),
         }
-        expected = jax.jit(prompted.score)(weights, found)
+        expected = jax.jit(prompted.score)(weights, scored)
         np.testing.assert_allclose(scores[:, n], expected, rtol=1e-4)
     other_prompt = params.merge(
         params.split(weights, TRAINABLE)[1],
@@ -198,9 +198,9 @@ def test_logits_are_the_same_on_one_device_and_on_eight(prompted, weights, batch
     assert mesh.size == 8
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     many = {key: jax.device_put(np.tile(ids, (4, 1)), rows) for key, ids in batch.items()}
-    found = jax.nn.log_softmax(jax.jit(prompted.logits)(weights, many))
+    actual = jax.nn.log_softmax(jax.jit(prompted.logits)(weights, many))
     real = batch["decoder_target_tokens"] > 0
-    np.testing.assert_allclose(found[:2][real], log_probs[0][real], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(actual[:2][real], log_probs[0][real], rtol=0, atol=2e-5)
 
 
 def test_rank_labels_orders_labels_by_their_score(prompted, weights, batch):
@@ -291,7 +291,7 @@ def test_logits_of_bfloat16_weights_are_near_those_of_float32(prompted, weights,
     for dtype, tolerance in (("float32", 0.02), ("bfloat16", 0.05)):
         config = dataclasses.replace(CONFIG, dtype=dtype)
         small = dataclasses.replace(prompted, config=config)
-        found = jax.jit(small.logits)(halved, batch)
-        assert found.dtype == jnp.float32
-        error = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)
+        actual = jax.jit(small.logits)(halved, batch)
+        assert actual.dtype == jnp.float32
+        error = np.sqrt(np.mean((actual - expected) ** 2)) / np.std(expected)
         assert 0 < error < tolerance, dtype

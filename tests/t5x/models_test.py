@@ -108,8 +108,8 @@ def first_optimizer(model):
     target = made.state_dict()["target"]
     base = {p: x for p, x in params.flatten(target).items() if p not in model.model.adapter_paths}
     weights, step = base_model.load(model.checkpoint, params.unflatten(base))
-    found = {"target": weights, "state": {"step": np.int32(step), "param_states": {"old": 0}}}
-    content = t5x_models.FromBase(model)(found, made.state_dict())
+    restored = {"target": weights, "state": {"step": np.int32(step), "param_states": {"old": 0}}}
+    content = t5x_models.FromBase(model)(restored, made.state_dict())
     return jax.tree.map(jnp.asarray, made.restore_state(content))
 
 
@@ -142,8 +142,8 @@ def test_losses_of_twenty_steps_are_those_of_t5x(parity, t5x):
         if len(losses) == 1:
             first = {name: m for name, m in metrics.items() if not name.startswith("timing/")}
             with jax.numpy_dtype_promotion("standard"):  # clu divides by whole numbers
-                found = {name: float(metric.compute()) for name, metric in first.items()}
-            assert found == pytest.approx(GOLDEN["metrics"], rel=1e-4)
+                values = {name: float(metric.compute()) for name, metric in first.items()}
+            assert values == pytest.approx(GOLDEN["metrics"], rel=1e-4)
     np.testing.assert_allclose(losses, GOLDEN["losses"], rtol=1e-4)
 
 
@@ -160,8 +160,8 @@ def test_a_step_moves_the_prompt_and_nothing_else(wrapped, batch, t5x):
     assert int(new.state.step) == 1001
     before, after = params.flatten(old.target), params.flatten(new.target)
     for path in before:
-        moved = bool(jnp.any(before[path] != after[path]))
-        assert moved == (path == "encoder/prompt/prompt"), path
+        has_changed = bool(jnp.any(before[path] != after[path]))
+        assert has_changed == (path == "encoder/prompt/prompt"), path
     # As after a million steps: each moves the prompt by the rate, and T5X's own is not asked.
     step = after["encoder/prompt/prompt"] - before["encoder/prompt/prompt"]
     assert float(jnp.sqrt(jnp.mean(step**2))) == pytest.approx(0.3, rel=1e-3)
@@ -224,9 +224,9 @@ def test_the_prompt_starts_as_in_our_trainer(tiny, checkpoint):
         prompt_initializer=initializers.ClassLabels(["good"]),
         seed=3,
     )
-    found = {"target": {"token_embedder": "stored"}, "state": {"step": 5, "param_states": 1}}
+    restored = {"target": {"token_embedder": "stored"}, "state": {"step": 5, "param_states": 1}}
     # To answer, T5X wants no state of an optimizer.
-    content = t5x_models.FromBase(model)(found, {"target": {}, "state": {"step": None}})
+    content = t5x_models.FromBase(model)(restored, {"target": {}, "state": {"step": None}})
     assert content["state"] == {"step": 5}
     assert content["target"]["token_embedder"] == "stored"
     ours = loaded.params["encoder"]["prompt"]["prompt"]
@@ -274,12 +274,13 @@ def test_answers_and_scores_are_those_of_the_model(tiny, wrapped, batch, t5x):
     weights, ids = random_weights(wrapped), batch["encoder_input_tokens"]
     tokens, scores = jax.jit(tiny.model.predict, static_argnums=2)(weights, ids, 5)
     answer = jax.jit(wrapped.predict_batch_with_aux)
-    found, aux = answer(weights, batch, jax.random.PRNGKey(0))
-    np.testing.assert_array_equal(found, tokens[:, 0])
+    decodes, aux = answer(weights, batch, jax.random.PRNGKey(0))
+    np.testing.assert_array_equal(decodes, tokens[:, 0])
     np.testing.assert_array_equal(aux["scores"], scores[:, 0])
-    np.testing.assert_array_equal(jax.jit(wrapped.predict_batch)(weights, batch), found)
-    found, wanted = (jax.jit(of)(weights, batch) for of in (wrapped.score_batch, tiny.model.score))
-    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(jax.jit(wrapped.predict_batch)(weights, batch), decodes)
+    np.testing.assert_array_equal(
+        jax.jit(wrapped.score_batch)(weights, batch), jax.jit(tiny.model.score)(weights, batch)
+    )
     loss, _ = jax.jit(wrapped.eval_fn)(weights, batch)
     assert loss == jax.jit(tiny.model.loss)(weights, batch)[0]
     dropped, _ = jax.jit(wrapped.loss_fn)(weights, batch, jax.random.PRNGKey(0))
@@ -293,8 +294,8 @@ def test_labels_are_ranked(tiny, batch):
     weights, ids = random_weights(model), batch["encoder_input_tokens"]
     labels = labels_lib.label_ids(decoder.labels, tiny.vocabulary)
     tokens, scores = jax.jit(ranking.rank_labels)(weights, ids, labels)
-    found, aux = jax.jit(model.predict_batch_with_aux)(weights, batch)
-    np.testing.assert_array_equal(found, tokens[:, 0])
+    decodes, aux = jax.jit(model.predict_batch_with_aux)(weights, batch)
+    np.testing.assert_array_equal(decodes, tokens[:, 0])
     np.testing.assert_array_equal(aux["scores"], scores[:, 0])
 
 

@@ -29,9 +29,9 @@ def test_a_run_is_left_as_the_command_leaves_it(load, vocabulary, tmp_path, monk
     path = tune(load(), tmp_path, vocabulary)
     assert path == tmp_path / "prompts/prompt_1002.npy"
     first = prompt_files.load(tmp_path / "prompts/prompt_1000.npy")
-    moved = prompt_files.load(path) - first
+    difference = prompt_files.load(path) - first
     # Two steps of an RMS of 0.3 each, as the optimizer's step is that of the checkpoint.
-    assert 0.3 < np.sqrt(np.mean(moved**2)) <= 0.601
+    assert 0.3 < np.sqrt(np.mean(difference**2)) <= 0.601
     assert runs[0].state.trainable.keys() == {"encoder"}
     assert train_state.latest_step(tmp_path) == 1002
     (line,) = (tmp_path / "train/metrics.jsonl").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The loop around the training step: what it saves, and where it goes on from."""
+"""The training loop: what it saves, and where it resumes."""
 
 import json
 import os
@@ -72,15 +72,15 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     make_run, make_batches, shared_step, caplog
 ):
     settings = {"steps": 7, "eval_period": 2, "log_period": 1}
-    whole = make_run(folder="whole", **settings)
-    loop(whole, shared_step(whole), make_batches(pack=True))
+    uninterrupted = make_run(folder="whole", **settings)
+    loop(uninterrupted, shared_step(uninterrupted), make_batches(pack=True))
 
     # Saved at 1,002, dead in 1,003.
     first = make_run(**settings)
     with pytest.raises(RuntimeError):
         loop(first, stopping(shared_step(None), 1003, crash), make_batches(pack=True))
     assert [line["step"] for line in lines(first)] == [1001, 1002, 1003]
-    # Goes on; Ctrl-C within step 1,004 -> 1,005, which is no stop of the schedule.
+    # Resumes; Ctrl-C within step 1,004 -> 1,005, which is no stop of the schedule.
     second = make_run(**settings)
     second.resume()
     assert (second.step, second.first_step) == (1002, 1000)
@@ -92,13 +92,14 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_ends(
     third.resume()
     assert third.step == 1005
     loop(third, shared_step(None), make_batches(pack=True))
-    assert third.position == whole.position == {"epoch": 5, "examples": 6}
+    assert third.position == uninterrupted.position == {"epoch": 5, "examples": 6}
     np.testing.assert_array_equal(
-        third.adapter_params()[prompt_method.PATH], whole.adapter_params()[prompt_method.PATH]
+        third.adapter_params()[prompt_method.PATH],
+        uninterrupted.adapter_params()[prompt_method.PATH],
     )
-    jax.tree.map(np.testing.assert_array_equal, third.state, whole.state)
+    jax.tree.map(np.testing.assert_array_equal, third.state, uninterrupted.state)
     same = ("step", "loss", "accuracy", "prompt_distance")
-    ours, theirs = ([[line[k] for k in same] for line in lines(r)] for r in (third, whole))
+    ours, theirs = ([[line[k] for k in same] for line in lines(r)] for r in (third, uninterrupted))
     assert ours == theirs and [row[0] for row in ours] == list(range(1001, 1008))
 
 
@@ -125,7 +126,7 @@ def test_a_run_that_ended_is_left_as_it_is(make_run, make_batches, shared_step):
 
 
 def poisoned(step, bad):
-    """The step, whose loss is no number where it leads to one of `bad`."""
+    """A step whose loss is NaN if it leads to one of `bad`."""
 
     def taken(old, frozen, batch, rng):
         now = int(old.step) + 1
@@ -191,8 +192,8 @@ class StoppedEvaluator(NoEvaluator):
         return {"task": {"accuracy": float(step)}}
 
 
-def test_an_evaluation_that_is_stopped_is_owed(make_run, make_batches, shared_step):
-    """The state is saved at once; what goes on evaluates first."""
+def test_an_interrupted_evaluation_is_repeated(make_run, make_batches, shared_step):
+    """The state is saved at once, and the resumed run evaluates first."""
     for at in (1002, 1004):
         settings = {"folder": str(at), "steps": 4, "eval_period": 2}
         run, evaluator = make_run(**settings), StoppedEvaluator(at)
@@ -218,10 +219,10 @@ def test_a_signal_before_an_evaluation_does_not_wait_for_it(make_run, make_batch
 
 @pytest.mark.parametrize("at", [1001, 1002, 1004])
 def test_log_lines_are_those_of_a_run_without_stops(make_run, make_batches, shared_step, at):
-    """Wherever it was stopped: a window is told when it is full, and once."""
+    """A window is logged once, when it is complete, wherever the run was stopped."""
     settings = {"steps": 7, "eval_period": 6, "log_period": 3}
-    whole, run = make_run(folder="whole", **settings), make_run(**settings)
-    loop(whole, shared_step(whole), make_batches())
+    uninterrupted, run = make_run(folder="whole", **settings), make_run(**settings)
+    loop(uninterrupted, shared_step(uninterrupted), make_batches())
     with pytest.raises(KeyboardInterrupt):
         loop(run, stopping(shared_step(run), at, control_c), make_batches())
     again = make_run(**settings)
@@ -230,6 +231,6 @@ def test_log_lines_are_those_of_a_run_without_stops(make_run, make_batches, shar
     loop(again, shared_step(run), make_batches())
     ours, theirs = (
         [{k: v for k, v in line.items() if "timing" not in k} for line in lines(r)]
-        for r in (again, whole)
+        for r in (again, uninterrupted)
     )
     assert ours == theirs and [line["step"] for line in ours] == [1003, 1006, 1007]

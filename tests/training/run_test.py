@@ -153,9 +153,9 @@ def test_the_best_prompt_is_kept_apart(make_run):
 def test_among_equal_metrics_the_loss_decides(make_run):
     """That of the evaluated targets, else that of training; also where it was read from a state."""
     tuning = make_run(steps=9, keep=None)
-    given = [(None, None), (2.0, None), (1.0, None), (3.0, None), (3.0, 5.0), (1.0, 6.0)]
+    losses = [(None, None), (2.0, None), (1.0, None), (3.0, None), (3.0, 5.0), (1.0, 6.0)]
     best = []
-    for offset, (training, loss) in enumerate(given):
+    for offset, (training, loss) in enumerate(losses):
         tuning.state = tuning.state._replace(step=jnp.asarray(1000 + offset))
         tuning.training_loss = training
         tuning.record(evaluation(50.0), loss)
@@ -221,9 +221,9 @@ def test_what_a_method_adds_is_saved_with_its_paths(make_run, load, shifted):
     tuning.save()
     assert tuning.prompt_file("best") == tuning.model_dir / "prompts" / "best.npz"
     for name in ("best", "prompt_1000"):
-        found = prompt_files.load_leaves(tuning.prompt_file(name))
-        assert found.keys() == {prompt_method.PATH, "encoder/prompt/shift"}
-        np.testing.assert_array_equal(found["encoder/prompt/shift"], shift)
+        leaves = prompt_files.load_leaves(tuning.prompt_file(name))
+        assert leaves.keys() == {prompt_method.PATH, "encoder/prompt/shift"}
+        np.testing.assert_array_equal(leaves["encoder/prompt/shift"], shift)
         assert prompt_files.length(tuning.prompt_file(name)) == 4
     tuning.state = tuning.state._replace(
         trainable=jax.tree.map(lambda x: x + 2.0, tuning.state.trainable)
@@ -234,8 +234,8 @@ def test_what_a_method_adds_is_saved_with_its_paths(make_run, load, shifted):
 def test_a_prompt_moves_from_its_start(make_run):
     tuning = make_run()
     assert tuning.prompt_drift() == {"prompt_distance": 0.0}
-    moved = jax.tree.map(lambda x: x + 2.0, tuning.state.trainable)
-    tuning.state = tuning.state._replace(trainable=moved)
+    shifted = jax.tree.map(lambda x: x + 2.0, tuning.state.trainable)
+    tuning.state = tuning.state._replace(trainable=shifted)
     np.testing.assert_allclose(
         tuning.prompt_drift()["prompt_distance"], 8.0, rtol=1e-6
     )  # 2 sqrt(16)

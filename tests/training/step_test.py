@@ -71,9 +71,9 @@ def test_any_mesh_gives_the_same_losses(load, make_run, make_step, make_batches,
 @pytest.mark.parametrize("shape", [(4, 2), (2, 4), (1, 8)])
 def test_weights_are_shared_out_over_the_model_axis(load, shape):
     for path, leaf in params.flatten(load(shape).params).items():
-        part, whole = leaf.addressable_shards[0].data.size, leaf.size
+        part, size = leaf.addressable_shards[0].data.size, leaf.size
         is_shared = path.rsplit("/")[-1] in ("kernel", "embedding", "rel_embedding")
-        assert part * shape[1] == whole if is_shared else part == whole, path
+        assert part * shape[1] == size if is_shared else part == size, path
 
 
 def gradient(load, make_run, make_step, make_batches, factor, num_microbatches, method=None):
@@ -88,11 +88,11 @@ def gradient(load, make_run, make_step, make_batches, factor, num_microbatches, 
 
 
 def test_microbatches_give_the_gradient_of_the_whole_batch(load, make_run, make_step, make_batches):
-    whole, loss = gradient(load, make_run, make_step, make_batches, None, 1)
+    expected, loss = gradient(load, make_run, make_step, make_batches, None, 1)
     tokens = next(make_batches())["decoder_loss_weights"].sum()
     for factor, divisor, count in ((None, 1, 4), ("NUM_REAL_TARGET_TOKENS", tokens, 2)):
         part, part_loss = gradient(load, make_run, make_step, make_batches, factor, count)
-        np.testing.assert_allclose(part, whole / divisor, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(part, expected / divisor, rtol=0, atol=1e-6)
         np.testing.assert_allclose(part_loss, loss, rtol=1e-6)
 
 
@@ -137,16 +137,16 @@ def test_each_step_has_its_own_dropout(make_run, make_step, make_batches):
 def test_packed_examples_give_the_loss_and_gradient_of_rows_of_their_own(
     load, make_run, make_step, make_batches
 ):
-    found = []
+    results = []
     for pack in (False, True):
         run = make_run(load(**STILL), optimizer=sgd)
         batches = make_batches(pack)
         losses = go(run, make_step(run), batches, 1)
-        found.append((run.adapter_params()[prompt_method.PATH], losses))
+        results.append((run.adapter_params()[prompt_method.PATH], losses))
     rows = make_batches(True).__next__()["encoder_segment_ids"]
     assert rows.max() > 1 and (rows.max(axis=1) > 0).sum() < 8
-    np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-5)
-    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(results[1][1], results[0][1], rtol=1e-5)
+    np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["in one program", "on threads"])
@@ -170,11 +170,11 @@ def test_runs_that_are_taken_together_move_as_alone(load, make_run, make_step, m
         if how != "on threads":
             stacked = step_lib.make_stacked_step(run.loaded.model, run.optimizer, where)
         states, sums = stacked([each.state for each in starts], run.frozen, long, rngs)
-    for state, own, (other, others) in zip(states, sums, alone, strict=True):
+    for state, run_sums, (other, others) in zip(states, sums, alone, strict=True):
         jax.tree.map(
             lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), state, other
         )
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), own, others)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), run_sums, others)
     assert sums[0]["loss"] != sums[1]["loss"]
 
 

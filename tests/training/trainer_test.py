@@ -1,4 +1,4 @@
-"""What is looked at, and told, before a run trains."""
+"""Checks and warnings of a run before it trains."""
 
 import json
 import re
@@ -20,16 +20,16 @@ def test_a_task_without_validation_is_trained_on(vocabulary, tmp_path, caplog, s
     source = sources.TaskSource("super_glue_wsc_v102_simple_train", data_dir=str(tmp_path))
     config = pipeline.DatasetConfig(source, {"inputs": 40, "targets": 10}, split, 1)
     assert len(trainer.evaluation_tasks(config, vocabulary)) == count
-    told = "Training without evaluation: super_glue_wsc_v102_simple_train has no split"
-    assert (told in caplog.text) == (count == 0)
+    warning = "Training without evaluation: super_glue_wsc_v102_simple_train has no split"
+    assert (warning in caplog.text) == (count == 0)
 
 
-def test_nothing_is_evaluated_where_nothing_is_asked_for(vocabulary):
+def test_no_task_is_evaluated_without_an_eval_dataset(vocabulary):
     assert trainer.evaluation_tasks(None, vocabulary) == []
 
 
 @pytest.mark.parametrize(
-    ("factors", "offset", "told"),
+    ("factors", "offset", "warns"),
     [
         ("linear_decay", 0, True),
         # At its least at the start and from the 60th step on, but not in the middle.
@@ -37,12 +37,12 @@ def test_nothing_is_evaluated_where_nothing_is_asked_for(vocabulary):
         ("constant", 0, False),
     ],
 )
-def test_a_schedule_that_is_over_before_the_run_is_told(factors, offset, told, caplog):
+def test_warns_if_the_learning_rate_is_zero_for_all_steps(factors, offset, warns, caplog):
     schedule = run_lib.TrainConfig(1_100_100, 1_100_000)
     settings = {"warmup_steps": 10, "decay_factor": 0.02, "step_offset": offset}
     rate = optimizers.learning_rate_schedule(factors, **settings)
     trainer._warn_of_zero_learning_rate(rate, schedule)
-    assert ("STEP_OFFSET=1100000" in caplog.text) == told
+    assert ("STEP_OFFSET=1100000" in caplog.text) == warns
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def test_labels_are_kept_in_the_card_and_compared(tiny_job, labelled, capsys):
     card = prompt_files.read_card(result["prompt_file"])
     assert card["labels"] == ["Good", "bad"]
     assert prompt_files.labels(result["prompt_file"]) == {None: ("Good", "bad")}
-    told = "eval has labels that are not in TRAIN_FILE .*train.tsv, so the prompt does not learn"
+    warning = "eval has labels that are not in TRAIN_FILE .*train.tsv, so the prompt does not learn"
     lines = capsys.readouterr().err.splitlines()
     [message] = [line for line in lines if "labels that are not in" in line]
-    assert re.search(told, message) and "'fine' (1 examples), 'Bad' (1 examples)" in message
+    assert re.search(warning, message) and "'fine' (1 examples), 'Bad' (1 examples)" in message
 
 
 @pytest.mark.parametrize("count", [2, 30])

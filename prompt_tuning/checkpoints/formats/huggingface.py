@@ -47,22 +47,21 @@ def is_checkpoint(path: epath.PathLike) -> bool:
 
 
 def read_step(path: epath.PathLike) -> int | None:
-    """The pre-training step, where this package wrote the checkpoint."""
+    """Reads the pre-training step; None unless this package wrote the checkpoint."""
     file = epath.Path(path) / "config.json"
     config = weight_files.read_json(file)
-    told = config.get(STEP_KEY) is not None
-    return weight_files.whole_number(file, config, STEP_KEY, least=0) if told else None
+    has_step = config.get(STEP_KEY) is not None
+    return weight_files.whole_number(file, config, STEP_KEY, least=0) if has_step else None
 
 
 HOW_TO_RUN = {"dropout_rate", "dtype", "weights_dtype", "remat_policy"}
 
 
 def read_config(path: epath.PathLike) -> config_lib.T5Config:
-    """The network that config.json and the weights describe; how it is to be run is not told.
+    """Returns the network of config.json and the weights; settings in HOW_TO_RUN keep their defaults.
 
     Raises:
-      ValueError: a model that is not a T5, a variant that the network does not have, or a T5
-        with other special ids.
+      ValueError: the model is not a T5, an unsupported variant, or has other special ids.
     """
     path = epath.Path(path)
     config = weight_files.read_json(path / "config.json")

@@ -44,8 +44,8 @@ def opened(path: epath.PathLike) -> Iterator[dict[str, lazy_arrays.LazyArray]]:
     targets = [name for name in names(path) if name.startswith(TARGET)]
     if not targets:
         raise _foreign(path)
-    found = open_arrays(path, targets)
-    yield {name.removeprefix(TARGET).replace(".", "/"): leaf for name, leaf in found.items()}
+    arrays = open_arrays(path, targets)
+    yield {name.removeprefix(TARGET).replace(".", "/"): leaf for name, leaf in arrays.items()}
 
 
 def open_arrays(path: epath.PathLike, wanted: Iterable[str]) -> dict[str, lazy_arrays.LazyArray]:
@@ -88,7 +88,7 @@ def names(path: epath.PathLike) -> list[str]:
 def _is_whole(path: epath.Path) -> bool:
     if (path / MARKER).exists():
         return True
-    # Some versions of Orbax rename a finished folder, and tell it in its metadata only.
+    # Some versions of Orbax mark a complete checkpoint only in its metadata.
     try:
         metadata = json.loads((path / METADATA).read_text())
         return bool(metadata.get("commit_timestamp_nsecs"))

@@ -127,28 +127,29 @@ def _files(path: epath.Path) -> list[epath.Path]:
 
 
 def _listed(path: epath.Path) -> list[str]:
-    """Names of the files beside an index; none where there is no index."""
+    """Returns the file names in an index; none without an index."""
     if not (path / INDEX).exists():
         return []
-    found = read_json(path / INDEX).get("weight_map")
-    if not found or not isinstance(found, dict):
+    weight_map = read_json(path / INDEX).get("weight_map")
+    if not weight_map or not isinstance(weight_map, dict):
         raise ValueError(
             f"{path / INDEX} has no weight_map, or an empty one; expected {{tensor: file}}. Copy "
             "it again."
         )
-    for file in found.values():
+    for file in weight_map.values():
         if not isinstance(file, str) or "/" in file or file in ("", ".", ".."):
             raise ValueError(
                 f"{path / INDEX} refers to a file outside its folder ({file!r}); expected a file "
                 "name. Use another copy of the model."
             )
-    return sorted(set(found.values()))
+    return sorted(set(weight_map.values()))
 
 
 def _header(path: epath.Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a file's tensors. Eight bytes tell the length of a JSON object, which comes next.
+    """Reads {name: shape} from the header of a safetensors file, and checks the size of the file.
 
-    It tells too where each tensor ends, so how long the file must be.
+    The file begins with the length of the header (8 bytes) and the header, a JSON object with the
+    offsets of all tensors.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -167,7 +168,7 @@ def _header(path: epath.Path) -> dict[str, tuple[int, ...]]:
 
 
 def _leaves(file: str) -> dict[str, lazy_arrays.LazyArray]:
-    found = {}
+    arrays = {}
     with safetensors.safe_open(file, framework="numpy") as tensors:
         for name in tensors.keys():  # noqa: SIM118, it is not a mapping
             tensor = tensors.get_slice(name)
@@ -175,10 +176,10 @@ def _leaves(file: str) -> dict[str, lazy_arrays.LazyArray]:
             dtype = tensor[tuple(slice(0, 1) for _ in shape)].dtype  # an empty one reads all
             row = math.prod(shape[1:]) * dtype.itemsize
             rows = max(1, LARGEST_CHUNK // row) if row else shape[0] if shape else 1
-            found[name] = lazy_arrays.LazyArray(
+            arrays[name] = lazy_arrays.LazyArray(
                 shape, dtype, (rows, *shape[1:])[: len(shape)], _reader(file, name)
             )
-    return found
+    return arrays
 
 
 def _reader(file: str, name: str):

@@ -171,7 +171,7 @@ def test_shards_are_read_as_one(saved):
         (TIED, True, True, (True, True)),  # T5 1.0 as transformers 5 writes it
         (TIED, True, False, (True, False)),  # T5Config(tie_word_embeddings=False) of transformers 5
         (TIED, False, "absent", (True, False)),  # as transformers 5 reads it
-        (CONFIG, True, True, (False, True)),  # likewise
+        (CONFIG, True, True, (False, True)),  # T5X
     ],
 )
 def test_weights_decide_tying_and_config_scaling(

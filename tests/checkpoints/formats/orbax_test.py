@@ -53,7 +53,7 @@ def test_weights_and_step_are_read(written):
 def test_the_optimizer_is_not_opened(written, monkeypatch):
     opened, open_leaves = [], zarr.open_leaves
     monkeypatch.setattr(
-        zarr, "open_leaves", lambda found, path: opened.extend(found) or open_leaves(found, path)
+        zarr, "open_leaves", lambda arrays, path: opened.extend(arrays) or open_leaves(arrays, path)
     )
     with orbax.opened(written):
         pass

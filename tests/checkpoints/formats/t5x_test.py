@@ -295,8 +295,8 @@ def test_what_is_saved_is_what_t5x_reads(tmp_path, monkeypatch, dtype):
         name = "target." + path.replace("/", ".")
         assert spec["kvstore"]["path"] == name
         spec["kvstore"]["path"] = str(folder / name)
-        found = tensorstore.open(tensorstore.Spec(spec), open=True).result().read().result()
-        np.testing.assert_array_equal(found, array.astype(dtype), strict=True)
+        values = tensorstore.open(tensorstore.Spec(spec), open=True).result().read().result()
+        np.testing.assert_array_equal(values, array.astype(dtype), strict=True)
 
 
 def test_save_leaves_nothing_half_written(tmp_path):

@@ -26,21 +26,21 @@ def tensors(rng):
 def test_tensors_are_read_in_rows(tmp_path, tensors, monkeypatch):
     monkeypatch.setattr(weight_files, "LARGEST_CHUNK", 16 * 7)
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
-    with weight_files.opened(tmp_path) as found:
-        assert found["wide"].chunk == (7, 4)
-        assert found["half"].chunk == (14, 4)
+    with weight_files.opened(tmp_path) as arrays:
+        assert arrays["wide"].chunk == (7, 4)
+        assert arrays["half"].chunk == (14, 4)
         for name, tensor in tensors.items():
-            assert found[name].dtype == tensor.dtype
-            np.testing.assert_array_equal(lazy_arrays.read(found[name]), tensor, strict=True)
-        part = found["wide"].read((slice(3, 5), slice(1, 3)))
+            assert arrays[name].dtype == tensor.dtype
+            np.testing.assert_array_equal(lazy_arrays.read(arrays[name]), tensor, strict=True)
+        part = arrays["wide"].read((slice(3, 5), slice(1, 3)))
         np.testing.assert_array_equal(part, tensors["wide"][3:5, 1:3])
 
 
 def test_no_file_stays_mapped(tmp_path, tensors):
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
     maps = pathlib.Path("/proc/self/maps")
-    with weight_files.opened(tmp_path) as found:
-        array = lazy_arrays.read(found["wide"])
+    with weight_files.opened(tmp_path) as arrays:
+        array = lazy_arrays.read(arrays["wide"])
         assert str(tmp_path) not in (maps.read_text() if maps.exists() else "")
     np.testing.assert_array_equal(array, tensors["wide"])
 
@@ -49,8 +49,8 @@ def test_names_and_shapes_are_those_of_the_headers(tmp_path, tensors):
     safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     expected = {name: tensor.shape for name, tensor in tensors.items()}
     assert weight_files.shapes(tmp_path) == expected
-    whole = (tmp_path / "model.safetensors").read_bytes()
-    for damage in (b"", b"short", bytes(20), b"\xff" * 20, whole[:-1], whole + b"0"):
+    content = (tmp_path / "model.safetensors").read_bytes()
+    for damage in (b"", b"short", bytes(20), b"\xff" * 20, content[:-1], content + b"0"):
         (tmp_path / "model.safetensors").write_bytes(damage)
         with pytest.raises(ValueError, match=r"model.safetensors is damaged .* Copy it again"):
             weight_files.shapes(tmp_path)
@@ -134,8 +134,8 @@ def test_what_is_not_local_is_copied_while_it_is_needed(tmp_path, tensors, monke
     folder = tmp_path / "model"
     folder.mkdir()
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
-    with weight_files.opened(folder) as found:
+    with weight_files.opened(folder) as arrays:
         (copy,) = {*tmp_path.glob("*/model.safetensors")} - {folder / "model.safetensors"}
         (folder / "model.safetensors").unlink()
-        np.testing.assert_array_equal(lazy_arrays.read(found["wide"]), tensors["wide"])
+        np.testing.assert_array_equal(lazy_arrays.read(arrays["wide"]), tensors["wide"])
     assert not copy.parent.exists()
