@@ -326,7 +326,7 @@ def test_what_else_is_cut_is_told(vocabulary, caplog, opens):
     assert "WARNING" not in {record.levelname for record in caplog.records}
 
 
-@pytest.mark.parametrize("room", [24, 40])
+@pytest.mark.parametrize("max_inputs", [24, 40])
 def test_a_field_is_shortened_however_a_file_is_read(vocabulary, tmp_path, caplog, max_inputs):
     """By number, and by seqio, as in a mixture and under T5X."""
     question = "she saw the bad film"
